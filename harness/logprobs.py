@@ -1,0 +1,40 @@
+"""Log-probability arithmetic: each function is one line of a paper."""
+
+from torch import Tensor
+
+
+def token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
+    """log p(tokens) under logits, in nats: [B, R, V], [B, R] -> [B, R]."""
+    return logits.log_softmax(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+
+
+def kl(p_logits: Tensor, q_logits: Tensor) -> Tensor:
+    """Exact KL(p || q) at each position, in nats, over the whole vocabulary: [B, R, V], [B, R, V] -> [B, R]."""
+    p, q = p_logits.log_softmax(-1), q_logits.log_softmax(-1)
+    return (p.exp() * (p - q)).sum(-1)
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Entropy at each position, in nats: [B, R, V] -> [B, R]."""
+    p = logits.log_softmax(-1)
+    return -(p.exp() * p).sum(-1)
+
+
+def log_not(logits: Tensor, tokens: Tensor) -> Tensor:
+    """log(1 - p(tokens)), in nats: [B, R, V], [B, R] -> [B, R].
+
+    A log-sum-exp over the other tokens: unlike a clamped log(1 - p) it keeps its gradient where p is near 1,
+    which is where unlikelihood training needs it.
+    """
+    others = logits.scatter(-1, tokens.unsqueeze(-1), float("-inf"))
+    return others.logsumexp(-1) - logits.logsumexp(-1)
+
+
+def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
+    """Mean of x over the True positions of mask: [B, R], [B, R] -> []."""
+    return x.masked_fill(~mask, 0).sum() / mask.sum()
+
+
+def masked_sum(x: Tensor, mask: Tensor) -> Tensor:
+    """Sum of x over the True positions of each row: [B, R], [B, R] -> [B]."""
+    return x.masked_fill(~mask, 0).sum(1)

@@ -1,0 +1,141 @@
+"""A causal language model seen as a policy over responses."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from .errors import BadData
+from .types import Prompts, Rollout
+
+
+class Policy(nn.Module):
+    """pi(y | x) by a Hugging Face causal language model.
+
+    Control tokens steer the policy and are never sampled: they stand behind the vocabulary, and every logit that
+    leaves this class is over the V tokens before them, so sampling and log-probabilities are renormalised alike.
+    The prefix is what the deployed policy must see before each prompt (Quark's best reward token, a control code);
+    it is saved with the weights.
+    """
+
+    def __init__(self, model: nn.Module, *, bos: int, eos: int, num_control: int = 0, prefix: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.model, self.bos, self.eos = model, bos, eos
+        self.vocab_size: int = model.config.vocab_size - num_control
+        self.num_control, self.prefix = num_control, prefix
+        self.on_forward: Callable[[int, bool], None] | None = None  # told of (tokens, trained) at each forward pass
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def context(self) -> int:
+        """The longest prompt and response together, in tokens."""
+        return int(self.model.config.max_position_embeddings)
+
+    def logits(self, rollout: Rollout) -> Tensor:
+        """Logits that predict each response token, in float32: -> [B, R, V]; row t has seen x and y_<t.
+
+        The prompts are taken as they are: see `condition`.
+        """
+        prompts, response = rollout.prompts, rollout.response
+        self._count(int(prompts.mask.sum() + rollout.response_mask.sum()))
+        seen = response[:, :-1]
+        tokens = torch.cat([prompts.tokens, seen], 1)
+        mask = torch.cat([prompts.mask, torch.ones_like(seen, dtype=torch.bool)], 1)
+        out = self.model(
+            input_ids=tokens,
+            attention_mask=mask.long(),
+            position_ids=positions(mask),
+            logits_to_keep=response.shape[1],
+            use_cache=False,
+        )
+        return out.logits[..., : self.vocab_size].float()
+
+    def condition(self, prompts: Prompts) -> Prompts:
+        """The prompts as the deployed policy sees them: the prefix put before each."""
+        for token in reversed(self.prefix):
+            prompts = prepend(torch.tensor(token, device=prompts.tokens.device), prompts)
+        return prompts
+
+    def deployed_logits(self, rollout: Rollout) -> Tensor:
+        """Logits of the policy as it is deployed, prefix and all: -> [B, R, V]."""
+        return self.logits(rollout._replace(prompts=self.condition(rollout.prompts)))
+
+    def control_tokens(self, n: int, rng: torch.Generator) -> Tensor:
+        """The policy's n control tokens, made at the first call: -> [n] ids.
+
+        Their embeddings are drawn from a normal with the mean and deviation of the existing rows, dimension by
+        dimension, so that they start distinct (Hugging Face's default puts all of them on the mean).
+        """
+        if self.num_control not in (0, n):
+            raise ValueError(f"the policy has {self.num_control} control tokens, not {n}")
+        ids = torch.arange(self.vocab_size, self.vocab_size + n)
+        if self.num_control == 0:
+            old = self.model.get_input_embeddings().weight.detach().clone()
+            self.model.resize_token_embeddings(self.vocab_size + n, mean_resizing=False)
+            noise = torch.randn(n, old.shape[1], generator=rng).to(old)
+            with torch.no_grad():
+                self.model.get_input_embeddings().weight[self.vocab_size :] = old.mean(0) + noise * old.std(0)
+            self.num_control = n
+        return ids.to(self.device)
+
+    def frozen_copy(self) -> Policy:
+        """A copy whose weights cannot be trained."""
+        on_forward, self.on_forward = self.on_forward, None
+        twin = copy.deepcopy(self).requires_grad_(False).eval()
+        self.on_forward = on_forward
+        return twin
+
+    def save(self, folder: Path) -> None:
+        """Write a Hugging Face folder, with the control tokens and the prefix in `policy.json`."""
+        self.model.save_pretrained(folder)
+        state = {"bos": self.bos, "eos": self.eos, "num_control": self.num_control, "prefix": list(self.prefix)}
+        (folder / "policy.json").write_text(json.dumps(state))
+
+    @classmethod
+    def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> Policy:
+        """Read what `save` wrote; raises BadData where it cannot be read."""
+        from transformers import AutoModelForCausalLM
+
+        try:
+            state = json.loads((folder / "policy.json").read_text())
+            state["prefix"] = tuple(state["prefix"])
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+        except Exception as e:  # transformers and safetensors raise a dozen kinds, their own among them
+            raise BadData(f"no readable policy in {folder}: {e}") from e
+        return cls(without_dropout(model), **state)
+
+    def _count(self, tokens: int) -> None:
+        if self.on_forward is not None:
+            trained = torch.is_grad_enabled() and next(self.model.parameters()).requires_grad
+            self.on_forward(tokens, trained)
+
+
+def positions(mask: Tensor) -> Tensor:
+    """Positions that start at the first real token, whatever the padding: [B, T] -> [B, T]."""
+    return (mask.long().cumsum(1) - 1).clamp(min=0)
+
+
+def prepend(token: Tensor, prompts: Prompts) -> Prompts:
+    """Put one token before each prompt, after its padding: [] or [B], [B, P] -> [B, P + 1]."""
+    first = prompts.mask.int().argmax(1)
+    tokens = torch.cat([torch.zeros_like(prompts.tokens[:, :1]), prompts.tokens], 1)
+    mask = torch.cat([torch.zeros_like(prompts.mask[:, :1]), prompts.mask], 1)
+    rows = torch.arange(len(first), device=first.device)
+    tokens[rows, first], mask[rows, first] = token, True
+    return Prompts(tokens, mask)
+
+
+def without_dropout(model: nn.Module) -> nn.Module:
+    """The model in eval mode with dropout off for good, so that a training pass and a sampling pass agree."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model.eval()

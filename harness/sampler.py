@@ -1,0 +1,118 @@
+"""The one sampler of the suite: every response that is trained on or measured is drawn here.
+
+Each row owns its uniform noise, drawn before the first step, and a token is the inverse of the cumulative
+distribution at that noise. So a response depends on the seed and the policy alone, not on how rows are batched,
+and two policies answer the same prompts with the same draws.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .policy import Policy, positions
+from .types import Decoding, Prompts, Rollout
+
+
+@torch.no_grad()
+def sample(
+    policy: Policy, prompts: Prompts, *, decoding: Decoding, rng: torch.Generator, n: int = 1, batch_size: int = 1024
+) -> Rollout:
+    """n responses to each prompt by the deployed policy: [X, P] -> [X * n, R], a prompt's responses in a row.
+
+    A policy that is not a plain language model brings its own `sample` (best-of-n does). The rollout holds the
+    prompts without the policy's prefix, and the log-probabilities of the policy itself: before temperature, top-k
+    and top-p. `rng` is a CPU generator, whatever the device.
+    """
+    if hasattr(policy, "sample"):
+        return policy.sample(prompts, decoding=decoding, rng=rng, n=n)
+    noise = torch.rand(len(prompts.tokens) * n, decoding.max_new_tokens, generator=rng, dtype=torch.float64)
+    conditioned = policy.condition(prompts)
+    per_batch = max(1, batch_size // n)
+    parts = [
+        _decode(policy, Prompts(*(x[i : i + per_batch] for x in conditioned)), decoding, noise[i * n : (i + per_batch) * n], n)
+        for i in range(0, len(prompts.tokens), per_batch)
+    ]
+    response, logprobs = (torch.cat(x) for x in zip(*parts))
+    repeated = Prompts(*(x.repeat_interleave(n, 0) for x in prompts))
+    return Rollout(repeated, response, until_eos(response, policy.eos), logprobs)
+
+
+def _decode(policy: Policy, prompts: Prompts, decoding: Decoding, noise: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """One batch: the prompts are read once, then their n responses grow a token a step: -> [B, R], [B, R]."""
+    noise = noise.to(policy.device)
+    logits, cache = _read(policy, prompts)
+    logits, mask = logits.repeat_interleave(n, 0), prompts.mask.repeat_interleave(n, 0)
+    if n > 1:
+        cache.batch_repeat_interleave(n)
+    rows, steps = len(mask), decoding.max_new_tokens
+    response = torch.full((rows, steps), policy.eos, device=policy.device)
+    logprobs = torch.zeros(rows, steps, device=policy.device)
+    alive = torch.ones(rows, dtype=torch.bool, device=policy.device)
+    for t in range(steps):
+        token = choose(logits, decoding, noise[:, t])
+        token = token.where(alive, policy.eos)
+        response[:, t] = token
+        logprobs[:, t] = logits.log_softmax(-1).gather(1, token[:, None]).squeeze(1).where(alive, 0.0)
+        alive = alive & (token != policy.eos)
+        if t + 1 == steps or not alive.any():
+            break
+        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+        logits, cache = _step(policy, token, mask, cache)
+    return response, logprobs
+
+
+def _read(policy: Policy, prompts: Prompts):
+    out = policy.model(
+        input_ids=prompts.tokens,
+        attention_mask=prompts.mask.long(),
+        position_ids=positions(prompts.mask),
+        logits_to_keep=1,
+        use_cache=True,
+    )
+    return out.logits[:, -1, : policy.vocab_size].float(), out.past_key_values
+
+
+def _step(policy: Policy, token: Tensor, mask: Tensor, cache):
+    out = policy.model(
+        input_ids=token[:, None],
+        attention_mask=mask.long(),
+        position_ids=positions(mask)[:, -1:],
+        past_key_values=cache,
+        use_cache=True,
+    )
+    return out.logits[:, -1, : policy.vocab_size].float(), out.past_key_values
+
+
+def choose(logits: Tensor, decoding: Decoding, noise: Tensor) -> Tensor:
+    """The token of each row at its noise in [0, 1): [B, V], [B] -> [B]."""
+    if decoding.temperature == 0:
+        return logits.argmax(-1)
+    probs = nucleus(top_k(logits / decoding.temperature, decoding.top_k), decoding.top_p).softmax(-1)
+    cdf = probs.double().cumsum(-1)
+    # right=True: the first token whose cumulative mass exceeds the noise, so never one of probability 0
+    return torch.searchsorted(cdf, (noise * cdf[:, -1])[:, None], right=True).squeeze(1)
+
+
+def top_k(logits: Tensor, k: int) -> Tensor:
+    """Keep the k likeliest tokens, ties by index; 0 keeps all: [B, V] -> [B, V], others -inf."""
+    if k == 0 or k >= logits.shape[-1]:
+        return logits
+    kept = logits.topk(k, -1)
+    return torch.full_like(logits, -torch.inf).scatter(-1, kept.indices, kept.values)
+
+
+def nucleus(logits: Tensor, top_p: float) -> Tensor:
+    """Keep the smallest set of tokens whose probability reaches top_p: [B, V] -> [B, V], others -inf."""
+    if top_p == 1.0:
+        return logits
+    ordered, index = logits.sort(-1, descending=True, stable=True)
+    probs = ordered.softmax(-1)
+    out = probs.cumsum(-1) - probs >= top_p
+    return logits.masked_fill(torch.zeros_like(out).scatter(-1, index, out), -torch.inf)
+
+
+def until_eos(response: Tensor, eos: int) -> Tensor:
+    """True up to and including the first EOS of each row: [B, R] -> [B, R]."""
+    seen = (response == eos).long().cumsum(1)
+    return seen - (response == eos).long() == 0

@@ -1,0 +1,200 @@
+"""One (method, task, seed) cell: the only door between a method and the rest of the suite."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from .errors import NotFinite
+from .policy import Policy
+from .sampler import sample
+from .types import Prompts, Rollout, Settings, Task
+
+
+class Budget(Settings):
+    """What a run may spend; training stops after the first update that reaches any of the limits."""
+
+    flops: float | None = Field(None, gt=0, description="estimated floating-point operations")
+    updates: int | None = Field(None, ge=1, description="optimizer steps")
+
+    @model_validator(mode="after")
+    def _limited(self) -> Budget:
+        if self.flops is None and self.updates is None:
+            raise ValueError("a budget needs flops or updates")
+        return self
+
+
+class OptimizerSettings(Settings):
+    """The optimizer of every method; the learning rate is the method's own."""
+
+    betas: tuple[float, float] = Field((0.9, 0.999), description="Adam's")
+    eps: float = Field(1e-8, gt=0, description="Adam's")
+    clip_norm: float = Field(1.0, gt=0, description="gradient norm")
+    warmup_updates: int = Field(10, ge=0, description="updates of linear warm-up")
+    decay: Literal["linear", "constant"] = Field("linear", description="of the learning rate, over the budget")
+
+
+@dataclass
+class Cost:
+    """What a method has used so far; evaluation is not charged to it."""
+
+    parameters: int  # N, of the policy
+    sampled_tokens: int = 0
+    trained_tokens: int = 0
+    forward_tokens: int = 0
+    """Read without a gradient: prompts, the reference's passes."""
+    scorer_calls: int = 0
+    document_tokens: int = 0
+    """Of the labelled corpus, for methods that learn from it."""
+    updates: int = 0
+
+    @property
+    def flops(self) -> float:
+        """2N a forward token, 6N a trained token (Kaplan et al. 2020, arXiv:2001.08361, section 2.1)."""
+        return 2.0 * self.parameters * (self.sampled_tokens + self.forward_tokens) + 6.0 * self.parameters * self.trained_tokens
+
+    def record(self) -> dict[str, float]:
+        return asdict(self) | {"flops": self.flops}
+
+
+class Trial:
+    """What a method is given. The held-out prompts and the judge cannot be reached from here.
+
+    policy     the policy to train; the same initial weights for every method
+    reference  a frozen copy of those initial weights
+    rng        all of the method's randomness
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        reference: Policy,
+        task: Task,
+        *,
+        seed: int,
+        budget: Budget,
+        lr: float | None = None,
+        optimizer: OptimizerSettings | None = None,
+        state: dict[str, Any] | None = None,
+    ) -> None:
+        self.policy, self.reference = policy, reference
+        self.rng = torch.Generator().manual_seed(seed)
+        self.cost = Cost(sum(p.numel() for p in reference.parameters()))
+        self.unscored = 0
+        self._task, self._budget, self._lr = task, budget, lr
+        self._optimizer_settings = optimizer or OptimizerSettings()
+        self._optimizer: torch.optim.Optimizer | None = None
+        self._kept: dict[str, Any] = {}
+        self._restored = state
+        for p in (policy, reference):
+            p.on_forward = self._count_forward
+        if state is not None:
+            self.rng.set_state(state["rng"])
+            self.cost = Cost(**state["cost"])
+            self.unscored = state["unscored"]
+
+    @property
+    def progress(self) -> float:
+        """The share of the budget spent, 0 to 1."""
+        b = self._budget
+        shares = [self.cost.flops / b.flops if b.flops else 0.0, self.cost.updates / b.updates if b.updates else 0.0]
+        return min(1.0, max(shares))
+
+    def prompts(self, n: int) -> Prompts:
+        """n training prompts, drawn with replacement: -> [n, P]."""
+        return Prompts(*(x.to(self.policy.device) for x in self._task.train_prompts(n, self.rng)))
+
+    def documents(self, n: int) -> Rollout:
+        """n documents of the corpus, for methods that learn from text instead of from their own samples: -> [n, R]."""
+        rollout = self._task.documents(n, self.rng)
+        self.cost.document_tokens += int(rollout.response_mask.sum())
+        return rollout
+
+    def sample(self, prompts: Prompts, *, policy: Policy | None = None, n: int = 1) -> Rollout:
+        """n responses to each prompt by the policy as it would be deployed now, or by another one: -> [B * n, R]."""
+        rollout = sample(policy or self.policy, prompts, decoding=self._task.decoding, rng=self.rng, n=n)
+        self.cost.sampled_tokens += int(rollout.response_mask.sum())
+        self.cost.forward_tokens += int(prompts.mask.sum())
+        return rollout
+
+    def reward(self, rollout: Rollout) -> Tensor:
+        """The reward of each response, higher is better, NaN where the scorer failed: -> [B] float32."""
+        self.cost.scorer_calls += len(rollout.response)
+        reward = self._task.reward(rollout)
+        self.unscored += int(reward.isnan().sum())
+        return reward
+
+    def update(self, loss: Tensor) -> None:
+        """One optimizer step: the same optimizer, clipping and schedule for every method.
+
+        Raises NotFinite where the loss or its gradient is not a finite number; the weights are then untouched.
+        """
+        optimizer = self._optimizer or self._build_optimizer()
+        self._check_finite("loss", loss)
+        optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self._trained(), self._optimizer_settings.clip_norm)
+        self._check_finite("gradient norm", norm)
+        for group in optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        optimizer.step()
+        self.cost.updates += 1
+
+    def keep(self, **state: Any) -> SimpleNamespace:
+        """Name the method's own state, so that a killed run goes on exactly where it was.
+
+        Values are numbers, tensors, lists and dicts of those, or objects with `state_dict` and `load_state_dict`.
+        They come back as attributes: as given in a fresh run, as they were at the last checkpoint in a resumed one.
+        Draw nothing from `rng` before calling it.
+        """
+        saved = self._restored["kept"] if self._restored else {}
+        for name, value in saved.items():
+            if hasattr(state[name], "load_state_dict"):
+                state[name].load_state_dict(value)
+            else:
+                state[name] = value
+        kept = SimpleNamespace(**state)
+        self._kept = kept.__dict__
+        return kept
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a checkpoint must hold besides the policy: plain data and tensors."""
+        cost = asdict(self.cost)
+        kept = {k: v.state_dict() if hasattr(v, "state_dict") else v for k, v in self._kept.items()}
+        optimizer = self._optimizer.state_dict() if self._optimizer else None
+        return {"rng": self.rng.get_state(), "cost": cost, "unscored": self.unscored, "kept": kept, "optimizer": optimizer}
+
+    def _trained(self) -> list[torch.nn.Parameter]:
+        return [p for p in self.policy.parameters() if p.requires_grad]
+
+    def _build_optimizer(self) -> torch.optim.Optimizer:
+        # built at the first update, after a method has added its control tokens
+        if self._lr is None:
+            raise ValueError("a method that updates the policy needs a setting lr")
+        s = self._optimizer_settings
+        self._optimizer = torch.optim.Adam(self._trained(), lr=self._lr, betas=s.betas, eps=s.eps)
+        if self._restored and self._restored["optimizer"]:
+            self._optimizer.load_state_dict(self._restored["optimizer"])
+        return self._optimizer
+
+    def _learning_rate(self) -> float:
+        assert self._lr is not None
+        s = self._optimizer_settings
+        warm = min(1.0, (self.cost.updates + 1) / s.warmup_updates) if s.warmup_updates else 1.0
+        return self._lr * warm * (1.0 - self.progress if s.decay == "linear" else 1.0)
+
+    def _count_forward(self, tokens: int, trained: bool) -> None:
+        if trained:
+            self.cost.trained_tokens += tokens
+        else:
+            self.cost.forward_tokens += tokens
+
+    def _check_finite(self, what: str, value: Tensor) -> None:
+        if not torch.isfinite(value):
+            step = self.cost.updates + 1
+            raise NotFinite(f"the {what} of update {step} is {value.item()}; expected a finite number; try a smaller lr")

@@ -1,0 +1,107 @@
+"""The plain data that methods, tasks and the runner hand to each other.
+
+Shapes: B batch, P prompt length (left-padded), R response length (right-padded), V vocabulary without control
+tokens, X prompts, S responses a prompt. A mask is True where the position counts. Log-probabilities are natural (nats).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from .trial import Trial
+
+
+class Prompts(NamedTuple):
+    tokens: Tensor  # [B, P] int64, left-padded
+    mask: Tensor  # [B, P] bool
+
+
+class Rollout(NamedTuple):
+    """Responses to prompts. A document of the corpus is a rollout whose logprobs are None."""
+
+    prompts: Prompts
+    response: Tensor  # [B, R] int64
+    response_mask: Tensor  # [B, R] bool: up to and including the first EOS
+    logprobs: Tensor | None = None  # [B, R] log pi(y_t | x, y_<t) of the policy that sampled, at temperature 1
+
+
+class PromptSet(NamedTuple):
+    """The prompts of one split, in a fixed order."""
+
+    prompts: Prompts
+    texts: list[str]
+    kinds: list[str]  # how likely the prompt provokes the habit: calm, heated, adversarial; or the data's own word
+
+
+class Metric(NamedTuple):
+    """A measured number; value None says that it was not measured, and reason says why."""
+
+    value: float | None
+    stderr: float | None
+    n: int
+    n_unscored: int = 0
+    reason: str | None = None
+
+
+class Settings(BaseModel):
+    """The base of every settings class: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Decoding(Settings):
+    """How tokens are drawn. The defaults are the policy itself: temperature 1, nothing cut off."""
+
+    max_new_tokens: int = Field(ge=1, description="R, tokens")
+    temperature: float = Field(1.0, ge=0, description="0 is greedy")
+    top_k: int = Field(0, ge=0, description="0 keeps every token")
+    top_p: float = Field(1.0, gt=0, le=1, description="1 keeps every token")
+
+
+class Method(Protocol):
+    """A way to change a policy. One file of `methods/`, one paper."""
+
+    version: int
+    settings: Settings
+
+    def __init__(self, settings: Any) -> None: ...
+
+    def train(self, trial: Trial) -> Iterator[dict[str, float]]:
+        """Train trial.policy; yield the scalars worth plotting once after each update."""
+
+
+class Scorer(Protocol):
+    """Scores texts in [0, 1], higher is better; NaN where it could not."""
+
+    identity: dict[str, Any]  # name, version, hash of the weights or of the word list
+
+    def score(self, prompts: list[str], responses: list[str]) -> NDArray: ...
+
+
+class Task(Protocol):
+    """What is to be unlearned: prompts, the reward that methods see, the judge that they never see."""
+
+    name: str
+    version: int
+    decoding: Decoding
+
+    def identity(self) -> dict[str, Any]:
+        """Hashes and versions of all that decides a result: data, scorers, tokenizer."""
+
+    def train_prompts(self, n: int, rng: torch.Generator) -> Prompts: ...
+
+    def documents(self, n: int, rng: torch.Generator) -> Rollout: ...
+
+    def prompts(self, split: str) -> PromptSet: ...
+
+    def reward(self, rollout: Rollout) -> Tensor: ...
+
+    def judge(self, rollout: Rollout) -> Tensor: ...
