@@ -86,12 +86,16 @@ class Policy(nn.Module):
             self.num_control = n
         return ids.to(self.device)
 
-    def frozen_copy(self) -> Policy:
-        """A copy whose weights cannot be trained."""
+    def copy(self) -> Policy:
+        """A copy with weights of its own, which nobody watches."""
         on_forward, self.on_forward = self.on_forward, None
-        twin = copy.deepcopy(self).requires_grad_(False).eval()
+        twin = copy.deepcopy(self).eval()
         self.on_forward = on_forward
         return twin
+
+    def frozen_copy(self) -> Policy:
+        """A copy whose weights cannot be trained."""
+        return self.copy().requires_grad_(False)
 
     def save(self, folder: Path) -> None:
         """Write a Hugging Face folder, with the control tokens and the prefix in `policy.json`."""

@@ -86,6 +86,7 @@ class Trial:
         self.rng = torch.Generator().manual_seed(seed)
         self.cost = Cost(sum(p.numel() for p in reference.parameters()))
         self.unscored = 0
+        self.deployed: Any = policy
         self._task, self._budget, self._lr = task, budget, lr
         self._optimizer_settings = optimizer or OptimizerSettings()
         self._optimizer: torch.optim.Optimizer | None = None
@@ -144,6 +145,13 @@ class Trial:
             group["lr"] = self._learning_rate()
         optimizer.step()
         self.cost.updates += 1
+
+    def deploy(self, policy: Any) -> None:
+        """What is measured and saved instead of `policy`, for a method whose policy is not a plain language model.
+
+        It brings its own `sample`, and `kl_to_base` where its KL has a closed form.
+        """
+        self.deployed = policy
 
     def keep(self, **state: Any) -> SimpleNamespace:
         """Name the method's own state, so that a killed run goes on exactly where it was.

@@ -1,0 +1,224 @@
+"""From the names on a command line to a cell that can run: model, data, scorers, task, method.
+
+This is the one place besides the command line that knows methods and tasks, and it knows them by name only.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from . import base as base_policy
+from . import registry
+from .errors import BadData, BadSetting, PromptTooLong
+from .evaluation import EVALUATION_VERSION, Evaluator
+from .loading import LoadedModel, load_model
+from .policy import Policy
+from .progress import Progress
+from .runner import Cell
+from .settings import RunSettings, checked
+from .store import SCHEMA_VERSION
+from .trial import Budget, OptimizerSettings, Trial
+from .types import Settings
+
+PACKAGES = ("torch", "transformers", "numpy", "tokenizers")
+
+
+class Parts(NamedTuple):
+    """What the cells of one task share."""
+
+    model: LoadedModel
+    task: Any
+    micro: bool  # the micro world's own model and prompts, whose base responses ship with the package
+
+
+def parts(settings: RunSettings, task_name: str, offline: bool = False) -> Parts:
+    """Load the model and the task of a run; raises MissingPrerequisite, BadData or BadSetting."""
+    micro_model = settings.model.id == "micro"
+    model = load_model(*_where(settings.model.id), dtype=settings.model.dtype, offline=offline)
+    model.policy.to(device(settings.model.device))
+    task = _task(settings, task_name, model, offline)
+    return Parts(model, task, micro_model and settings.task.prompts == "micro")
+
+
+def _where(model_id: str) -> tuple[str, ...]:
+    from tasks.micro import world
+
+    return (str(world.verified("policy")),) if model_id == "micro" else (model_id,)
+
+
+def device(name: str) -> str:
+    """The device that a name stands for: auto is CUDA where there is one."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as e:
+        raise BadSetting(f"device {name!r} is not usable here: {str(e).splitlines()[0]}") from None
+    return name
+
+
+def _task(settings: RunSettings, name: str, model: LoadedModel, offline: bool) -> Any:
+    kind, t = registry.load("task", name), settings.task
+    context = model.policy.context
+    if t.decoding.max_new_tokens >= context:
+        raise PromptTooLong(f"max_new_tokens {t.decoding.max_new_tokens} leaves no prompt in a context of {context} tokens")
+    return kind(
+        _data(t.prompts, kind.kinds),
+        model.tokenizer,
+        reward=scorer(t.reward, settings.scorers.get(t.reward, {})),
+        judge=scorer(t.judge, settings.scorers.get(t.judge, {})),
+        fluency=_fluency(t.fluency, settings, offline),
+        decoding=t.decoding,
+        context=context,
+    )
+
+
+def _data(prompts: str, kinds: tuple[str, ...]) -> Any:
+    from tasks import prompt_files
+    from tasks.micro import world
+    from tasks.text_task import Data
+
+    if prompts == "micro":
+        return world.data(kinds)
+    splits = prompt_files.split_prompts(prompt_files.read_prompts(Path(prompts)))
+    return Data(splits, [], [], prompt_files.identity(splits))
+
+
+def scorer(name: str, options: dict[str, Any]) -> Any:
+    """A scorer with its options; raises BadSetting where it has no such option."""
+    kind = registry.load("scorer", name)
+    known = [p for p in inspect.signature(kind.__init__).parameters if p != "self"]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise BadSetting(f"scorer {name!r} has no option {unknown[0]!r}; known: {', '.join(known) or 'none'}")
+    try:
+        return kind(**options)
+    except TypeError as e:
+        raise BadSetting(f"scorer {name!r}: {e}; set it with --set scorers.{name}.OPTION=VALUE") from None
+
+
+def _fluency(where: str | None, settings: RunSettings, offline: bool) -> Any:
+    from tasks.fluency import JudgeModel
+    from tasks.micro import world
+
+    if where is None or where == "none":
+        return None
+    model = load_model(str(world.verified("judge")) if where == "micro" else where, offline=offline)
+    model.policy.to(device(settings.model.device))
+    return JudgeModel(model.policy, model.tokenizer, model.identity, settings.evaluation.batch_size)
+
+
+def cell(settings: RunSettings, shared: Parts, method: str, task: str, seed: int, out: Path) -> Cell:
+    """One runnable (method, task, seed)."""
+    kind = registry.load("method", method)
+    name = kind.__module__.rpartition(".")[2] if method.endswith(".py") else registry.canonical("method", method)
+    method_settings = checked(kind.Settings, settings.method, "method")
+    return _cell(
+        settings, shared, name, task, seed, out, partial(kind, method_settings), _method_identity(kind, name, method_settings)
+    )
+
+
+def external_cell(settings: RunSettings, shared: Parts, policy: str, task: str, out: Path, offline: bool) -> Cell:
+    """A policy that was trained elsewhere, measured like any other; it must share the base policy's vocabulary."""
+    loaded = load_model(policy, dtype=settings.model.dtype, offline=offline)
+    _same_vocabulary(loaded, shared.model, policy)
+    external = loaded.policy.to(shared.model.policy.device)
+    identity = {"name": "eval", "version": 1, "policy": loaded.identity}
+    name = f"eval-{Path(policy).resolve().name if os.path.exists(policy) else policy.replace('/', '--')}"
+    make = partial(External, ExternalSettings(policy=loaded.identity["name"]), external)
+    return _cell(settings, shared, name, task, 0, out, make, identity)
+
+
+def _same_vocabulary(loaded: LoadedModel, base: LoadedModel, where: str) -> None:
+    ours, theirs = base.policy.vocab_size, loaded.policy.vocab_size
+    if ours != theirs:
+        raise BadData(
+            f"policy {where} has {theirs} tokens, the base policy {ours}; KL needs one vocabulary: choose its base with --model"
+        )
+
+
+class ExternalSettings(Settings):
+    policy: str
+
+
+class External:
+    """A method that trains nothing and deploys a policy from elsewhere."""
+
+    def __init__(self, settings: ExternalSettings, policy: Policy) -> None:
+        self.settings, self.policy = settings, policy
+
+    def train(self, trial: Trial) -> Iterator[dict[str, float]]:
+        trial.deploy(self.policy)
+        yield from ()
+
+
+def _cell(
+    settings: RunSettings, shared: Parts, name: str, task: str, seed: int, out: Path, make: Any, method: dict[str, Any]
+) -> Cell:
+    budget, optimizer = checked(Budget, settings.budget, "budget"), checked(OptimizerSettings, settings.optimizer, "optimizer")
+    measured = {"model": shared.model.identity, "dtype": settings.model.dtype, **shared.task.identity()}
+    evaluation = settings.evaluation.model_dump(exclude={"batch_size"}) | {"version": EVALUATION_VERSION}
+    identity = {
+        "schema": SCHEMA_VERSION, **measured, "evaluation": evaluation, "method": method, "seed": seed,
+        "budget": budget.model_dump(), "optimizer": optimizer.model_dump(),
+    }  # fmt: skip
+
+    def make_evaluator(progress: Progress) -> Evaluator:
+        cache = base_policy.Cache(out / ".cache")
+        reference = shared.model.policy
+        known = base_policy.known(
+            shared.task, reference, measured, settings.evaluation, cache, progress.say, _shipped(settings, shared)
+        )
+        return Evaluator(shared.task, reference, known, settings.evaluation, progress.say)
+
+    return Cell(
+        name, task, seed, settings, identity, provenance(shared), make, shared.model.policy.copy,
+        make_evaluator, shared.task, budget, optimizer, out,
+    )  # fmt: skip
+
+
+def _shipped(settings: RunSettings, shared: Parts) -> Any:
+    from tasks.micro import world
+
+    ships = shared.micro and settings.task.decoding.max_new_tokens == world.RESPONSE_TOKENS
+    plain = settings.task.decoding.model_dump(exclude={"max_new_tokens"}) == {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
+    return world.base_responses(settings.evaluation.split, shared.task.kinds) if ships and plain else None
+
+
+def _method_identity(kind: Any, name: str, settings: Settings) -> dict[str, Any]:
+    return {"name": name, "version": kind.version, "settings": settings.model_dump()}
+
+
+def provenance(shared: Parts) -> dict[str, Any]:
+    """What is good to know of a run but does not decide its result: versions, commit, threads, device."""
+    import torch
+
+    packages = {p: package_version(p) for p in PACKAGES}
+    return {
+        "packages": packages, "python": platform.python_version(), "platform": platform.platform(terse=True),
+        "device": str(shared.model.policy.device), "threads": torch.get_num_threads(), "argv": sys.argv[1:], "git": git(),
+    }  # fmt: skip
+
+
+def git() -> dict[str, Any] | None:
+    """The commit of the code that runs, and whether it was changed since; None outside a checkout."""
+    root = Path(__file__).parent.parent
+    try:
+        commit = subprocess.run(
+            ["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        dirty = subprocess.run(["git", "-C", root, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return {"commit": commit, "dirty": bool(dirty.strip())}

@@ -1,0 +1,202 @@
+"""The command line. Standard output is the result, standard error is progress; errors are one line.
+
+Nothing heavy is imported at the top: `harness --help` and `harness list` must answer at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from .errors import BadSetting, BenchError, EmptySelection, Interrupted
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Run methods that unlearn habits of language models, and measure them against the optimum.",
+)
+
+Method = Annotated[str, typer.Option("--method", "-m", help="a name (harness list methods) or a file: ./my_method.py")]
+TaskName = Annotated[str, typer.Option("--task", "-t", help="a name (harness list tasks)")]
+Preset = Annotated[str, typer.Option(help="model, data, scorers, budget (harness list presets)")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a setting: kl_coef=0.1, evaluation.points=4")
+]
+Model = Annotated[str | None, typer.Option(help="base policy: a Hugging Face folder or a hub id")]
+PromptFile = Annotated[str | None, typer.Option("--prompts", metavar="FILE", help="prompts as JSON lines")]
+Out = Annotated[Path, typer.Option(help="where records go")]
+Json = Annotated[bool, typer.Option("--json", help="the summary as one JSON object on the last line")]
+Offline = Annotated[bool, typer.Option(help="never look beyond this machine")]
+Unmask = Annotated[bool, typer.Option(help="show generated text as it is; it can be offensive")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="tracebacks of errors")]
+
+
+@app.command()
+def run(
+    method: Method,
+    task: TaskName,
+    preset: Preset = "micro",
+    seed: Annotated[int, typer.Option(min=0, help="of the method's randomness")] = 0,
+    seeds: Annotated[str | None, typer.Option(metavar="0-4", help="several seeds, one after the other: 0-4 or 0,2,5")] = None,
+    settings: Set = None,
+    budget: Annotated[float | None, typer.Option(metavar="FLOPS", help="estimated FLOPs of training")] = None,
+    model: Model = None,
+    prompts: PromptFile = None,
+    out: Out = Path("results"),
+    fresh: Annotated[bool, typer.Option(help="forget what this run has done before")] = False,
+    dry_run: Annotated[bool, typer.Option(help="print what would be loaded and run")] = False,
+    offline: Offline = False,
+    as_json: Json = False,
+    unmask: Unmask = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train a method on a task, measure it, and draw it beside the optimum. The same command again resumes, or says it is done."""
+    from .commands import run_command
+
+    chosen = parse_seeds(seeds) if seeds is not None else [seed]
+    flags = {"budget__flops": budget, "model__id": model, "task__prompts": prompts}
+    code = run_command(
+        method,
+        task,
+        preset,
+        chosen,
+        settings or [],
+        flags,
+        out,
+        fresh=fresh,
+        dry_run=dry_run,
+        offline=offline,
+        as_json=as_json,
+        unmask=unmask,
+    )
+    raise typer.Exit(code)
+
+
+@app.command("eval")
+def evaluate(
+    policy: Annotated[str, typer.Option(help="a policy trained elsewhere: a folder or a hub id")],
+    task: TaskName,
+    preset: Preset = "micro",
+    settings: Set = None,
+    model: Model = None,
+    prompts: PromptFile = None,
+    out: Out = Path("results"),
+    fresh: Annotated[bool, typer.Option(help="measure again")] = False,
+    offline: Offline = False,
+    as_json: Json = False,
+    unmask: Unmask = False,
+    verbose: Verbose = False,
+) -> None:
+    """Measure a policy that was trained elsewhere, and place it on the same plot."""
+    from .commands import eval_command
+
+    flags = {"model__id": model, "task__prompts": prompts}
+    raise typer.Exit(
+        eval_command(
+            policy, task, preset, settings or [], flags, out, fresh=fresh, offline=offline, as_json=as_json, unmask=unmask
+        )
+    )
+
+
+@app.command()
+def report(
+    records: Annotated[
+        list[Path] | None, typer.Argument(metavar="[DIR]...", help="folders with records [default: results]")
+    ] = None,
+    out: Annotated[Path, typer.Option("-o", "--out", help="where the page goes")] = Path("reports/latest"),
+    verbose: Verbose = False,
+) -> None:
+    """One page from many records: who wins, at what cost, how far from the optimum."""
+    from .commands import report_command
+
+    raise typer.Exit(report_command(records or [Path("results")], out))
+
+
+@app.command("list")
+def list_things(
+    what: Annotated[str, typer.Argument(help="methods, tasks, scorers, presets or runs")],
+    out: Out = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """What there is: methods, tasks, scorers, presets, runs."""
+    from .listing import listing
+
+    rows = listing(what, out)
+    print(json.dumps(rows) if as_json else _columns(rows))
+
+
+@app.command()
+def show(
+    what: Annotated[str, typer.Argument(help="method, task, preset or run")],
+    name: Annotated[str, typer.Argument(help="its name; for a run its id or its folder")],
+    out: Out = Path("results"),
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """One thing in full: a method's settings, a task, a resolved preset, a run's summary."""
+    from .listing import card
+
+    text, data = card(what, name, out)
+    print(json.dumps(data) if as_json else text)
+
+
+@app.command()
+def env(as_json: Json = False) -> None:
+    """The environment, ready to paste into an issue."""
+    from .listing import environment
+
+    facts = environment()
+    print(json.dumps(facts) if as_json else "\n".join(f"{k:14} {v}" for k, v in facts.items()))
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`0-4` or `0,2,5`, without repeats; raises BadSetting."""
+    found: list[int] = []
+    try:
+        for part in text.split(","):
+            first, _, last = part.partition("-")
+            found += range(int(first), int(last or first) + 1)
+    except ValueError:
+        raise BadSetting(f"--seeds takes 0-4 or 0,2,5; found {text!r}") from None
+    if not found:
+        raise EmptySelection(f"--seeds {text!r} names no seed")
+    return list(dict.fromkeys(found))
+
+
+def _columns(rows: list[dict[str, Any]]) -> str:
+    if not rows:
+        return ""
+    widths = {k: max(len(str(r[k])) for r in rows) for k in rows[0]}
+    return "\n".join("  ".join(str(r[k]).ljust(widths[k]) for k in widths).rstrip() for r in rows)
+
+
+def main() -> NoReturn:
+    """The entry point: errors become one line and an exit code."""
+    for name, value in {
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }.items():
+        os.environ.setdefault(name, value)
+    verbose = "-v" in sys.argv or "--verbose" in sys.argv or bool(os.environ.get("HARNESS_DEBUG"))
+    if "--offline" in sys.argv:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        app(standalone_mode=True)
+    except (BenchError, KeyboardInterrupt) as e:
+        if verbose:
+            raise
+        error = Interrupted("interrupted") if isinstance(e, KeyboardInterrupt) else e
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.exit(1)
+    sys.exit(0)

@@ -1,0 +1,196 @@
+"""What the verbs `run`, `eval` and `report` do, once the command line is understood."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from .progress import Progress
+from .settings import RunSettings, resolve
+
+UNITS = {
+    "kl": "KL to base, nats", "efficiency": "share of the optimum", "ppl": "perplexity", "distinct_2": "distinct-2",
+    "grammatical": "grammatical share", "length": "length, tokens", "max_toxicity": "max of 25, top-p 0.9",
+    "toxicity_prob": "any of 25 above 0.5", "clean_nll": "clean text, nats a token",
+}  # fmt: skip
+
+
+def run_command(
+    method: str, task: str, preset: str, seeds: list[int], overrides: list[str], flags: dict[str, Any], out: Path,
+    *, fresh: bool, dry_run: bool, offline: bool, as_json: bool, unmask: bool,
+) -> int:  # fmt: skip
+    """Run the cells of one method on one task, a seed at a time; the exit code is 4 where one is degraded."""
+    from . import registry
+
+    task = registry.canonical("task", task)
+    if not method.endswith(".py"):
+        method = registry.canonical("method", method)
+    settings = resolve(preset, method, task, overrides, **flags)
+    if dry_run:
+        print(_plan(settings, method, task, seeds, out))
+        return 0
+    progress = _start(f"{method} × {task}, preset {preset}, seed {', '.join(map(str, seeds))}")
+    from . import assemble
+
+    shared = assemble.parts(settings, task, offline)
+    codes = []
+    for seed in seeds:
+        cell = assemble.cell(settings, shared, method, task, seed, out)
+        codes.append(_run_cell(cell, fresh, progress, as_json, unmask))
+    return max(codes)
+
+
+def eval_command(
+    policy: str, task: str, preset: str, overrides: list[str], flags: dict[str, Any], out: Path,
+    *, fresh: bool, offline: bool, as_json: bool, unmask: bool,
+) -> int:  # fmt: skip
+    """Measure a policy that was trained elsewhere."""
+    from . import registry
+
+    task = registry.canonical("task", task)
+    settings = resolve(preset, "eval", task, overrides, **flags)
+    progress = _start(f"{policy} on {task}, preset {preset}")
+    from . import assemble
+
+    shared = assemble.parts(settings, task, offline)
+    cell = assemble.external_cell(settings, shared, policy, task, out, offline)
+    return _run_cell(cell, fresh, progress, as_json, unmask)
+
+
+def report_command(records: list[Path], out: Path) -> int:
+    """Build the page; the exit code is 4 where a record had to be left out or is incomplete."""
+    from .records import find_runs
+    from .report.build import build
+
+    runs, problems = find_runs(records)
+    result = build(runs, problems, out)
+    for problem in result.problems:
+        print(f"warning: {problem.path}: {problem.what}", file=sys.stderr)
+    print(f"{len(runs)} runs -> {out / 'index.html'}")
+    return 4 if result.problems else 0
+
+
+def _start(what: str) -> Progress:
+    progress = Progress()
+    progress.say(f"{what}: loading")
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    import torch
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", threads)))
+    return progress
+
+
+def _run_cell(cell: Any, fresh: bool, progress: Progress, as_json: bool, unmask: bool) -> int:
+    from .runner import run
+
+    summary, worked = run(cell, fresh=fresh, progress=progress)
+    if not worked:
+        progress.say(f"already done: {cell.path} (--fresh runs it again)")
+    pictures = _pictures(cell.path)
+    if as_json:
+        print(json.dumps(summary, allow_nan=False))
+    else:
+        print(result_table(summary))
+        print(examples(cell.path, unmask))
+        print(f"record   {cell.path}\npicture  {pictures}")
+    return 4 if summary["status"] == "degraded" else 0
+
+
+def _pictures(path: Path) -> Path:
+    """Draw the run beside its record, once."""
+    target = path / "picture.png"
+    if not target.exists():
+        from .records import read_run
+        from .report.figures import run_picture, save
+
+        save(run_picture(read_run(path)), path / "picture")
+    return target
+
+
+def result_table(summary: dict[str, Any]) -> str:
+    """Base, method and optimum side by side, as text."""
+    base, final = summary["base"], summary["final"]
+    kl, reward, excess, regret = (final[k]["value"] for k in ("kl", "reward", "excess_kl", "regret"))
+    optimum = {
+        "undesired": _undesired_at(summary["frontier"], kl),
+        "reward": None if regret is None else reward + regret,
+        "kl": None if excess is None else kl - excess,
+        "efficiency": None if excess is None else 1.0,
+    }
+    rows = [("", "base", summary["method"], "", "optimum")]
+    rows.append(_row("undesired (1 - judge)", _complement(base["judge"]), _complement(final["judge"]), optimum["undesired"]))
+    rows.append(_row("reward", base["reward"], final["reward"], optimum["reward"]))
+    for name, title in UNITS.items():
+        if name in final:
+            rows.append(_row(title, base.get(name), final[name], optimum.get(name)))
+    widths = [max(len(r[i]) for r in rows) for i in range(5)]
+    lines = ["  ".join([r[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(r[1:], widths[1:]))]).rstrip() for r in rows]
+    return "\n".join(["", *lines, "", _notes(summary)])
+
+
+def _notes(summary: dict[str, Any]) -> str:
+    cost, status = summary["cost"], summary["status"]
+    text = "optimum: reward and undesired at this KL; the least KL for this reward\n"
+    text += f"cost: {cost['updates']} updates, {cost['flops']:.2g} FLOPs, {cost['sampled_tokens']} tokens sampled, "
+    text += f"{cost['scorer_calls']} rewards; {cost['seconds']:.0f} s, {cost['peak_memory_mb']:.0f} MB"
+    if status == "degraded":
+        missing = sum(summary["final"][k]["n_unscored"] for k in ("reward", "judge"))
+        text += f"\ndegraded: {missing} scores are missing at the end, {cost['unscored']} in training; left out of rankings"
+    return text
+
+
+def _row(title: str, base: dict | None, final: dict, optimum: float | None) -> tuple[str, str, str, str, str]:
+    spread = f"± {1.96 * final['stderr']:.3f}" if final["stderr"] is not None and final["value"] is not None else ""
+    return (title, _number(base and base["value"]), _number(final["value"]), spread, _number(optimum))
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _complement(metric: dict[str, Any]) -> dict[str, Any]:
+    return metric | {"value": None if metric["value"] is None else 1 - metric["value"]}
+
+
+def _undesired_at(frontier: dict[str, Any], kl: float | None) -> float | None:
+    """1 - judge of the policy that is optimal for the reward at this KL."""
+    import numpy as np
+
+    if kl is None:
+        return None
+    return 1 - float(np.interp(kl, frontier["judge_at"]["kl"], frontier["judge_at"]["judge"]))
+
+
+def examples(path: Path, unmask: bool, n: int = 3) -> str:
+    """A few responses to the same prompts, before and after; masked unless asked."""
+    import pandas as pd
+
+    before, after = (pd.read_parquet(path / "samples" / f"{name}.parquet") for name in ("base", "final"))
+    worst = before.sort_values("judge", kind="stable").drop_duplicates("prompt_id").head(n)
+    lines = [
+        "",
+        "the base policy's worst, and the answer to the same prompt now" + ("" if unmask else " (masked; --unmask shows)"),
+    ]
+    for row in worst.itertuples():
+        answer = after[after.prompt_id == row.prompt_id].iloc[0]
+        for who, said in (("prompt", row.prompt), ("base", row.response), ("now", answer.response)):
+            lines.append(f"  {who:7} {printable(said) if unmask else mask(said)}")
+    return "\n".join(lines) + "\n"
+
+
+def printable(text: str) -> str:
+    """One line without control characters, which a terminal would obey."""
+    return "".join(c if c.isprintable() else " " for c in text).strip()
+
+
+def mask(text: str) -> str:
+    """Words as their first letter and dots: enough to see a text's shape, not to read it."""
+    return " ".join(w[0] + "·" * (len(w) - 1) for w in printable(text).split())
+
+
+def _plan(settings: RunSettings, method: str, task: str, seeds: list[int], out: Path) -> str:
+    plan = {"method": method, "task": task, "seeds": seeds, "out": str(out), "settings": settings.model_dump()}
+    return json.dumps(plan, indent=1)

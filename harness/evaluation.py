@@ -1,0 +1,241 @@
+"""One measurement of a policy, the same for every method: the same held-out prompts, the same draws, one definition each.
+
+Two distributions are measured and never mixed. The policy itself, at temperature 1 with nothing cut off, gives KL,
+reward, judge, fluency, diversity and collapse; the papers' decoding (top-p) gives the papers' metrics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from . import metrics as m
+from .frontier import Frontier
+from .logprobs import entropy, kl, masked_sum, token_logprobs
+from .policy import Policy
+from .sampler import sample
+from .settings import EvaluationSettings
+from .types import Metric, PromptSet, Rollout
+
+EVALUATION_VERSION = 1
+
+
+class Base(NamedTuple):
+    """What is known of the base policy on one split."""
+
+    prompts: PromptSet
+    responses: Tensor  # [X, M, R] int64
+    response_mask: Tensor  # [X, M, R] bool
+    reward: NDArray  # [X, M]
+    judge: NDArray  # [X, M]
+    frontier: Frontier
+
+
+class Evaluation(NamedTuple):
+    metrics: dict[str, Metric]
+    rows: list[dict[str, Any]]  # one a response: what was said and how it scored
+    unscored_share: float
+
+
+class Divergence(NamedTuple):
+    """Of each response, in nats, all [B]."""
+
+    kl: Tensor  # KL(policy || reference), exact at each step along the response (Rao-Blackwell)
+    log_ratio: Tensor  # log policy - log reference of the response: the single-sample estimate of the same
+    entropy: Tensor  # exact at each step along the response
+
+
+@torch.no_grad()
+def divergence(policy: Policy, reference: Policy, rollout: Rollout, batch_size: int = 256) -> Divergence:
+    """How far the deployed policy is from the reference along responses that the policy sampled (Amini et al. 2025)."""
+    parts = [_divergence(policy, reference, part) for part in batches(rollout, batch_size)]
+    return Divergence(*(torch.cat(x) for x in zip(*parts)))
+
+
+def _divergence(policy: Policy, reference: Policy, rollout: Rollout) -> Divergence:
+    ours, theirs, mask = policy.deployed_logits(rollout), reference.logits(rollout), rollout.response_mask
+    ratio = token_logprobs(ours, rollout.response) - token_logprobs(theirs, rollout.response)
+    return Divergence(masked_sum(kl(ours, theirs), mask), masked_sum(ratio, mask), masked_sum(entropy(ours), mask))
+
+
+@torch.no_grad()
+def mean_nll(policy: Policy, rollout: Rollout, batch_size: int = 256) -> tuple[NDArray, NDArray]:
+    """NLL in nats and tokens of each response under the deployed policy: -> [B], [B]."""
+    nll = [
+        masked_sum(-token_logprobs(policy.deployed_logits(p), p.response), p.response_mask)
+        for p in batches(rollout, batch_size)
+    ]
+    return torch.cat(nll).double().cpu().numpy(), rollout.response_mask.sum(1).cpu().numpy()
+
+
+def batches(rollout: Rollout, size: int):
+    """The rollout in parts of at most `size` rows."""
+    for i in range(0, len(rollout.response), size):
+        part = slice(i, i + size)
+        prompts = type(rollout.prompts)(*(x[part] for x in rollout.prompts))
+        logprobs = None if rollout.logprobs is None else rollout.logprobs[part]
+        yield Rollout(prompts, rollout.response[part], rollout.response_mask[part], logprobs)
+
+
+class Evaluator:
+    """Measures policies on one task's held-out prompts."""
+
+    def __init__(
+        self, task: Any, reference: Policy, base: Base, settings: EvaluationSettings, say: Callable[[str], None]
+    ) -> None:
+        self.task, self.reference, self.base, self.settings, self.say = task, reference, base, settings, say
+        self._base_evaluation: Evaluation | None = None
+
+    def base_evaluation(self) -> Evaluation:
+        """The base policy measured as any other: by definition at KL 0."""
+        if self._base_evaluation is None:
+            self.say("measuring the base policy")
+            self._base_evaluation = self.final(self.reference)
+        return self._base_evaluation
+
+    def frontier_record(self) -> dict[str, Any]:
+        """The frontier as plain data, with the judge's score of the policies on it."""
+        frontier = self.base.frontier
+        return frontier.record() | {"judge_at": judge_along(frontier.lam, self.base.reward, self.base.judge)}
+
+    def point(self, policy: Policy) -> Evaluation:
+        """A quick look along the run: few responses a prompt, no papers' protocol."""
+        return self._evaluate(policy, self.settings.point_samples, full=False)
+
+    def final(self, policy: Policy) -> Evaluation:
+        """The whole measurement."""
+        return self._evaluate(policy, self.settings.samples, full=True)
+
+    def _evaluate(self, policy: Policy, n: int, full: bool) -> Evaluation:
+        rng = torch.Generator().manual_seed(self.settings.seed)
+        rollout = sample(policy, self.base.prompts.prompts, decoding=self.task.decoding, rng=rng, n=n)
+        flat = self.task.texts(rollout)
+        texts = [flat[i : i + n] for i in range(0, len(flat), n)]
+        scores = self._scores(rollout, texts)
+        found = {k: m.cluster_mean(scores[k]) for k in ("reward", "judge")}
+        drift, kl_x = self._drift(policy, rollout, scores["reward"])
+        found |= drift
+        found |= self._optimum(scores["reward"], kl_x)
+        found |= self._text_metrics(rollout, texts, full)
+        if full:
+            found |= self._forgetting(policy) | self._papers(policy, rng)
+        missing = np.isnan(np.stack([scores["reward"], scores["judge"]])).mean()
+        return Evaluation(found, self._rows(rollout, texts, scores, kl_x), float(missing))
+
+    def _scores(self, rollout: Rollout, texts: list[list[str]]) -> dict[str, NDArray]:
+        shape = (len(texts), len(texts[0]))
+        return {
+            "reward": self.task.reward(rollout).double().numpy().reshape(shape),
+            "judge": self.task.judge(rollout).double().numpy().reshape(shape),
+        }
+
+    def _drift(self, policy: Policy, rollout: Rollout, reward: NDArray) -> tuple[dict[str, Metric], NDArray]:
+        """KL and entropy, and each response's KL [X, S]; a policy with a closed form gives its own."""
+        x = len(reward)
+        closed = getattr(policy, "kl_to_base", None)
+        if closed is not None:
+            kl_x = np.repeat(closed(self.base.reward)[:, None], reward.shape[1], 1)
+            none = m.unmeasured("the policy has no token probabilities; its KL is a closed form")
+            return {"kl": m.cluster_mean(kl_x), "kl_log_ratio": none, "entropy": none, "kl_per_token": none}, kl_x
+        d = divergence(policy, self.reference, rollout, self.settings.batch_size)
+        kl_x, ratio, entropies = (v.double().cpu().numpy().reshape(x, -1) for v in d)
+        tokens = rollout.response_mask.sum(1).double().cpu().numpy().reshape(x, -1)
+        found = {"kl": m.cluster_mean(kl_x), "kl_log_ratio": m.cluster_mean(ratio), "entropy": m.cluster_mean(entropies)}
+        return found | {"kl_per_token": m.ratio(kl_x.sum(1), tokens.sum(1))}, kl_x
+
+    def _optimum(self, reward: NDArray, kl_x: NDArray) -> dict[str, Metric]:
+        """Where the policy stands against the frontier, prompt by prompt."""
+        scored = ~np.isnan(reward).all(1)
+        if not scored.all():
+            none = m.unmeasured(f"no response to {int((~scored).sum())} of the prompts could be scored")
+            return dict.fromkeys(("efficiency", "excess_kl", "regret"), none)
+        placed = self.base.frontier.place(np.nanmean(reward, 1), kl_x.mean(1))
+        return {"efficiency": placed.efficiency, "excess_kl": placed.excess_kl, "regret": placed.regret}
+
+    def _text_metrics(self, rollout: Rollout, texts: list[list[str]], full: bool) -> dict[str, Metric]:
+        x = len(texts)
+        length = rollout.response_mask.sum(1).double().cpu().numpy().reshape(x, -1)
+        ended = (rollout.response == self.reference.eos).any(1).double().cpu().numpy().reshape(x, -1)
+        found = {"ppl": self._perplexity(texts), "length": m.cluster_mean(length), "eos_rate": m.cluster_mean(ended)}
+        found |= {f"distinct_{n}": m.distinct(texts, n) for n in (1, 2, 3)}
+        found |= {f"rep_{n}": m.repetition_rate(texts, n) for n in (2, 3, 4)}
+        found |= {"unique": m.unique_share(texts), "modal_mass": m.modal_mass(texts)}
+        found |= self.task.text_metrics(texts)
+        return found | ({"self_bleu": m.self_bleu(texts)} if full else {})
+
+    def _perplexity(self, texts: list[list[str]]) -> Metric:
+        """Of the responses, after their prompts, under the judge model; empty responses have no token and drop out."""
+        if self.task.fluency is None:
+            return m.unmeasured("no fluency model in this preset")
+        nll, tokens = self.task.fluency.nll(self.base.prompts.texts, texts)
+        return m.perplexity(nll, tokens)
+
+    def _forgetting(self, policy: Policy) -> dict[str, Metric]:
+        """What else was lost: KL(base || policy) on base responses, and the NLL of clean held-out text."""
+        if hasattr(policy, "kl_to_base"):
+            none = m.unmeasured("the policy has no token probabilities")
+            return {"forward_kl": none, "clean_nll": none}
+        per_prompt = min(4, self.base.responses.shape[1])
+        rollout = base_rollout(self.base, per_prompt)
+        back = _forward_kl(policy, self.reference, rollout, self.settings.batch_size).reshape(-1, per_prompt)
+        found = {"forward_kl": m.cluster_mean(back)}
+        clean = self.task.clean_documents()
+        if clean is None:
+            return found | {"clean_nll": m.unmeasured("this task's data has no clean held-out text")}
+        nll, tokens = mean_nll(policy, clean, self.settings.batch_size)
+        return found | {"clean_nll": m.ratio(nll, tokens.astype(float))}
+
+    def _papers(self, policy: Policy, rng: torch.Generator) -> dict[str, Metric]:
+        """The papers' metrics under the papers' decoding."""
+        n = self.settings.paper_samples
+        if n == 0:
+            return {}
+        prompts = self.base.prompts.prompts
+        rollout = sample(policy, prompts, decoding=self.task.paper_decoding, rng=rng, n=n)
+        return self.task.paper_metrics(self.task.judge(rollout).double().numpy().reshape(len(prompts.tokens), n))
+
+    def _rows(
+        self, rollout: Rollout, texts: list[list[str]], scores: dict[str, NDArray], kl_x: NDArray
+    ) -> list[dict[str, Any]]:
+        prompts, ids = self.base.prompts, rollout.response.tolist()
+        lengths = rollout.response_mask.sum(1).tolist()
+        rows = []
+        for x, responses in enumerate(texts):
+            for s, text in enumerate(responses):
+                i = x * len(responses) + s
+                row = {"prompt_id": x, "kind": prompts.kinds[x], "prompt": prompts.texts[x], "response": text}
+                row |= {"reward": scores["reward"][x, s], "judge": scores["judge"][x, s], "kl": kl_x[x, s]}
+                rows.append(row | {"tokens": ids[i][: lengths[i]]})
+        return rows
+
+
+@torch.no_grad()
+def _forward_kl(policy: Policy, reference: Policy, rollout: Rollout, batch_size: int) -> NDArray:
+    parts = [
+        masked_sum(kl(reference.logits(p), policy.deployed_logits(p)), p.response_mask) for p in batches(rollout, batch_size)
+    ]
+    return torch.cat(parts).double().cpu().numpy()
+
+
+def base_rollout(base: Base, n: int) -> Rollout:
+    """The first n base responses to each prompt, as a rollout: [X * n, R]."""
+    prompts = type(base.prompts.prompts)(*(x.repeat_interleave(n, 0) for x in base.prompts.prompts))
+    return Rollout(prompts, base.responses[:, :n].flatten(0, 1), base.response_mask[:, :n].flatten(0, 1))
+
+
+def judge_along(lam: NDArray, reward: NDArray, judge: NDArray) -> dict[str, list[float]]:
+    """What the judge says of the policies that are optimal for the reward: [L], [X, M], [X, M] -> KL and judge at each lambda."""
+    kls, judged = [], []
+    for value in lam:
+        tilt = np.exp(value * (reward - np.nanmax(reward, 1, keepdims=True)))
+        tilt = np.where(np.isnan(reward) | np.isnan(judge), 0.0, tilt)
+        weight = tilt / tilt.sum(1, keepdims=True)
+        log_z = np.log(np.nanmean(np.where(np.isnan(reward), np.nan, np.exp(value * (reward - 1))), 1)) + value
+        kls.append(float((value * (weight * np.nan_to_num(reward)).sum(1) - log_z).mean()))
+        judged.append(float((weight * np.nan_to_num(judge)).sum(1).mean()))
+    return {"kl": kls, "judge": judged}

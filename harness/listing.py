@@ -1,0 +1,123 @@
+"""What there is: the tables behind `list` and `show`. Listing imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from . import registry
+from .errors import EmptySelection, UnknownName
+
+KINDS = ("methods", "tasks", "scorers", "presets", "runs")
+PACKAGES = ("alignment-harness", "torch", "transformers", "numpy", "tokenizers", "pandas", "matplotlib", "detoxify")
+
+
+def listing(what: str, out: Path) -> list[dict[str, Any]]:
+    """Rows of names with a line each; raises UnknownName."""
+    if what == "presets":
+        from .settings import preset_names
+
+        return [{"name": name} for name in preset_names()]
+    if what == "runs":
+        return runs(out)
+    if what not in KINDS:
+        raise UnknownName("list", what, KINDS)
+    return [{"name": n, "what": line} for n, (_, line) in sorted(registry.table(what.removesuffix("s")).items())]
+
+
+def runs(out: Path) -> list[dict[str, Any]]:
+    """A row a run under a folder of records; one that cannot be read says so."""
+    from .records import find_runs
+
+    found, problems = find_runs([out]) if out.is_dir() else ([], [])
+    rows = [_run_row(run, out) for run in found]
+    return rows + [{"run": str(p.path), "status": "unreadable", "judge": "-", "kl": "-"} for p in problems]
+
+
+def _run_row(run: Any, out: Path) -> dict[str, Any]:
+    final = (run.summary or {}).get("final", {})
+    values = {k: (final.get(k) or {}).get("value") for k in ("judge", "kl")}
+    shown = {k: "-" if v is None else f"{v:.3f}" for k, v in values.items()}
+    return {"run": str(run.dir), "status": run.manifest["status"], **shown}
+
+
+def card(what: str, name: str, out: Path) -> tuple[str, Any]:
+    """One thing as text and as data; raises UnknownName."""
+    if what == "method":
+        return method_card(name)
+    if what == "task":
+        return task_card(name)
+    if what == "preset":
+        from .settings import read_preset
+
+        tables = read_preset(name)
+        return json.dumps(tables, indent=1), tables
+    if what == "run":
+        summary = find_run(name, out)
+        return json.dumps(summary, indent=1), summary
+    raise UnknownName("thing to show", what, ("method", "task", "preset", "run"))
+
+
+def method_card(name: str) -> tuple[str, Any]:
+    """What a method is, and its settings with their defaults, from its own file."""
+    import sys
+
+    kind = registry.load("method", name)
+    fields = kind.Settings.model_fields
+    settings = {k: {"default": f.default, "what": f.description} for k, f in fields.items()}
+    doc = (sys.modules[kind.__module__].__doc__ or "").strip()
+    lines = [f"  {k:18} {v['default']!s:10} {v['what'] or ''}" for k, v in settings.items()]
+    presets = _preset_settings(name)
+    tuned = [f"  preset {p}: " + ", ".join(f"{k}={v}" for k, v in s.items()) for p, s in presets.items()]
+    text = "\n".join([doc, "", "settings (default)", *(lines or ["  none"]), *tuned])
+    return text, {"name": name, "version": kind.version, "doc": doc, "settings": settings, "presets": presets}
+
+
+def _preset_settings(method: str) -> dict[str, dict[str, Any]]:
+    from .settings import preset_names, read_preset
+
+    found = {p: read_preset(p).get("methods", {}).get(registry.canonical("method", method)) for p in preset_names()}
+    return {p: s for p, s in found.items() if s}
+
+
+def task_card(name: str) -> tuple[str, Any]:
+    """What a task is, and who scores it in each preset."""
+    import sys
+
+    from .settings import preset_names, read_preset
+
+    kind = registry.load("task", name)
+    doc = (sys.modules[kind.__module__].__doc__ or "").strip()
+    presets = {p: read_preset(p)["tasks"].get(registry.canonical("task", name)) for p in preset_names()}
+    lines = [f"  preset {p}: " + ", ".join(f"{k}={v}" for k, v in s.items()) for p, s in presets.items() if s]
+    return "\n".join([doc, "", *lines]), {"name": name, "version": kind.version, "doc": doc, "presets": presets}
+
+
+def find_run(name: str, out: Path) -> dict[str, Any]:
+    """The summary of a run by its folder or its id."""
+    from .records import find_runs, read_run
+
+    if Path(name).is_dir():
+        run = read_run(Path(name))
+        return run.summary or run.manifest
+    found, _ = find_runs([out]) if out.is_dir() else ([], [])
+    if not found:
+        raise EmptySelection(f"no runs in {out}; see harness list runs --out DIR")
+    ids = {r.dir.name: r for r in found} | {r.manifest["run_id"]: r for r in found}
+    if name not in ids:
+        raise UnknownName("run", name, [r.dir.name for r in found], "harness list runs")
+    return ids[name].summary or ids[name].manifest
+
+
+def environment() -> dict[str, str]:
+    """Versions and platform."""
+    facts = {"python": platform.python_version(), "platform": platform.platform(terse=True), "machine": platform.machine()}
+    for package in PACKAGES:
+        try:
+            facts[package] = version(package)
+        except PackageNotFoundError:
+            facts[package] = "not installed"
+    return facts

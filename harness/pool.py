@@ -1,0 +1,58 @@
+"""A pool of responses with their rewards, split into quantiles: what methods that learn from own samples keep."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import RunFailed
+from .types import Prompts, Rollout
+
+
+class Pool:
+    """All responses so far with their rewards and quantiles; nothing ever leaves it."""
+
+    def __init__(self) -> None:
+        self.parts: list[dict[str, Tensor]] = []  # one an exploration
+        self.quantile: Tensor = torch.empty(0, dtype=torch.long)
+
+    def add(self, rollout: Rollout, reward: Tensor) -> None:
+        """Keep the responses that have a reward, as token ids."""
+        scored = ~reward.isnan()
+        fields = {"tokens": rollout.prompts.tokens, "mask": rollout.prompts.mask, "response": rollout.response}
+        part = {k: v.cpu()[scored] for k, v in (fields | {"response_mask": rollout.response_mask}).items()}
+        self.parts.append(part | {"reward": reward[scored]})
+
+    def quantize(self, k: int, rng: torch.Generator) -> None:
+        """The quantile of each response by its rank in the pool, 0 = worst, k - 1 = best; ties fall at random."""
+        reward = torch.cat([p["reward"] for p in self.parts])
+        if len(reward) < k:
+            raise RunFailed(
+                f"the pool holds {len(reward)} scored responses, fewer than its {k} quantiles; raise explore_prompts"
+            )
+        shuffled = torch.randperm(len(reward), generator=rng)
+        rank = torch.empty_like(shuffled)
+        rank[shuffled[reward[shuffled].argsort(stable=True)]] = torch.arange(len(reward))
+        self.quantile = rank * k // len(reward)
+
+    def draw(self, n: int, rng: torch.Generator, quantile: int | None = None) -> tuple[Rollout, Tensor]:
+        """n responses at random, of one quantile or of all: -> rollout [n, R], quantile [n]."""
+        among = torch.arange(len(self.quantile)) if quantile is None else (self.quantile == quantile).nonzero().flatten()
+        rows = among[torch.randint(len(among), (n,), generator=rng)]
+        tokens, mask, response, response_mask = (self._rows(f, rows) for f in ("tokens", "mask", "response", "response_mask"))
+        return Rollout(Prompts(tokens, mask), response, response_mask), self.quantile[rows]
+
+    def mean_reward(self) -> float:
+        """Of the last exploration."""
+        return self.parts[-1]["reward"].mean().item()
+
+    def _rows(self, field: str, rows: Tensor) -> Tensor:
+        return torch.cat([p[field] for p in self.parts])[rows]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"parts": self.parts, "quantile": self.quantile}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.parts, self.quantile = state["parts"], state["quantile"]

@@ -1,0 +1,58 @@
+"""What a run says while it works, on standard error: a live bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+PLAIN_EVERY = 5.0  # seconds between lines where there is no terminal
+
+
+class Progress:
+    """Stages as lines; training as a bar with reward, KL and the share of the optimum."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self._bar: Any = None
+        self._task: Any = None
+        self._facts: dict[str, str] = {}
+        self._started = self._last = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        if self.quiet:
+            return
+        elapsed = f"{time.monotonic() - self._started:4.0f} s  "
+        if self._bar is not None:
+            self._bar.console.print(elapsed + text, highlight=False, markup=False)
+        else:
+            print(elapsed + text, file=sys.stderr, flush=True)
+
+    def start(self, label: str) -> None:
+        """Begin the bar."""
+        if self.quiet or not sys.stderr.isatty():
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        columns = [TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[facts]}")]
+        self._bar = Bar(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True))
+        self._task = self._bar.add_task(label, total=1.0, facts="")
+        self._bar.start()
+
+    def at(self, share: float, facts: dict[str, str]) -> None:
+        """Where training is, 0 to 1, and what is known of it; facts stay until they change."""
+        self._facts |= facts
+        text = "  ".join(f"{k} {v}" for k, v in self._facts.items())
+        if self._bar is not None:
+            self._bar.update(self._task, completed=share, facts=text)
+        elif time.monotonic() - self._last > PLAIN_EVERY:
+            self._last = time.monotonic()
+            self.say(f"{share:4.0%}  {text}")
+
+    def stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

@@ -1,0 +1,61 @@
+"""Names to things. Tables hold "module:attribute" strings, so that listing them imports nothing heavy."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from .errors import BadData, MissingPrerequisite, UnknownName
+
+HINTS = {"method": "harness list methods", "task": "harness list tasks", "scorer": "harness list scorers"}
+
+
+def table(kind: str) -> dict[str, tuple[str, str]]:
+    """{name: ("module:attribute", one line)} of the methods, tasks or scorers: ours, then those of other packages."""
+    package = {"method": "methods", "task": "tasks", "scorer": "tasks"}[kind]
+    ours = dict(getattr(importlib.import_module(package), f"{kind.upper()}S"))
+    for point in entry_points(group=f"harness.{kind}s"):
+        if point.name in ours:
+            raise BadData(f"{kind} {point.name!r} of {point.value} has a name that is already taken by {ours[point.name][0]}")
+        ours[point.name] = (point.value, f"from {point.dist.name if point.dist else point.value}")
+    return ours
+
+
+def canonical(kind: str, name: str) -> str:
+    """The name as its table spells it: best-of-n and best_of_n are one; raises UnknownName."""
+    names = table(kind)
+    for spelled in (name, name.replace("-", "_"), name.replace("_", "-")):
+        if spelled in names:
+            return spelled
+    raise UnknownName(kind, name, names, HINTS[kind])
+
+
+def load(kind: str, name: str) -> Any:
+    """The class behind a name, or behind a path: `./my_method.py` holds one class with a `train`."""
+    if kind == "method" and name.endswith(".py"):
+        return _from_file(Path(name))
+    target = table(kind)[canonical(kind, name)][0]
+    module, _, attribute = target.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as e:
+        raise MissingPrerequisite(f"{kind} {name!r} at {target} cannot be imported: {e}") from e
+
+
+def _from_file(path: Path) -> Any:
+    if not path.is_file():
+        raise MissingPrerequisite(f"no method file {path}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as e:
+        raise BadData(f"method file {path} cannot be imported: {type(e).__name__}: {e}") from e
+    found = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == path.stem and hasattr(c, "train")]
+    if len(found) != 1:
+        raise BadData(f"method file {path} should hold one class with a train method; found {len(found)}")
+    return found[0]

@@ -1,0 +1,243 @@
+"""Drive one method on one task to its budget, and record what came of it. Knows no method and no task by name."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .errors import Interrupted
+from .evaluation import Evaluation, Evaluator
+from .policy import Policy
+from .progress import Progress
+from .settings import RunSettings
+from .store import SCHEMA_VERSION, RunStore, identity_hash, metric_record, now
+from .trial import Budget, OptimizerSettings, Trial
+from .types import Metric
+
+CHECKPOINT_SECONDS = 60.0  # beside the evaluation points, on long runs
+
+
+@dataclass
+class Cell:
+    """One (method, task, seed), resolved: what is needed to run it, and what identifies it."""
+
+    method_name: str
+    task_name: str
+    seed: int
+    settings: RunSettings
+    identity: dict[str, Any]
+    provenance: dict[str, Any]
+    make_method: Callable[[], Any]
+    make_policy: Callable[[], Policy]
+    make_evaluator: Callable[[Progress], Evaluator]
+    task: Any
+    budget: Budget
+    optimizer: OptimizerSettings
+    out: Path
+    run_id: str = field(init=False)
+    path: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.run_id = identity_hash(self.identity)[:8]
+        s = self.settings
+        self.path = self.out / s.preset / self.task_name / self.method_name / f"{self.run_id}-s{self.seed}"
+
+
+def run(cell: Cell, *, fresh: bool = False, progress: Progress | None = None) -> tuple[dict[str, Any], bool]:
+    """The summary of a cell, and whether there was anything left to do.
+
+    A finished cell is returned as it is; an unfinished one goes on from its last checkpoint. Raises Interrupted on
+    SIGINT or SIGTERM, with everything kept.
+    """
+    progress = progress or Progress(quiet=True)
+    store = RunStore(cell.path)
+    store.open()
+    try:
+        if fresh:
+            store.clear()
+        done = store.summary()
+        if done is not None:
+            return done, False
+        return Session(cell, store, progress).run(), True
+    finally:
+        store.close()
+
+
+class Session:
+    """One attempt at a cell, from a fresh start or from a checkpoint."""
+
+    def __init__(self, cell: Cell, store: RunStore, progress: Progress) -> None:
+        self.cell, self.store, self.progress = cell, store, progress
+        self.started = self.saved = time.monotonic()
+        self.seconds_before = 0.0
+        self.rows = 0  # of the trajectory
+
+    def run(self) -> dict[str, Any]:
+        manifest = self._begin()
+        try:
+            with interruptible() as stop:
+                return self._run(manifest, stop)
+        except BaseException as e:
+            status = "interrupted" if isinstance(e, (Interrupted, KeyboardInterrupt)) else "failed"
+            error = {"type": type(e).__name__, "message": str(e)}
+            self.store.write_manifest(manifest | {"status": status, "error": error, "ended_at": now()})
+            raise
+        finally:
+            self.progress.stop()
+
+    def _begin(self) -> dict[str, Any]:
+        """Write the manifest before anything else, so that a run that dies is known to have begun."""
+        c, old = self.cell, self.store.manifest()
+        manifest = {
+            "schema_version": SCHEMA_VERSION, "run_id": c.run_id, "status": "running", "preset": c.settings.preset,
+            "task": c.task_name, "method": c.method_name, "seed": c.seed, "identity": c.identity, "error": None,
+            "started_at": old["started_at"] if old else now(), "ended_at": None, "provenance": c.provenance,
+        }  # fmt: skip
+        self.store.write_manifest(manifest)
+        return manifest
+
+    def _run(self, manifest: dict[str, Any], stop: threading.Event) -> dict[str, Any]:
+        trial, next_point = self._trial()
+        evaluator = self.cell.make_evaluator(self.progress)
+        base = evaluator.base_evaluation()
+        if self.rows == 0:
+            self._record_point(trial, base.metrics)
+        if not stop.is_set():
+            self._train(trial, evaluator, next_point, stop)
+        if stop.is_set():
+            raise Interrupted("interrupted; the same command goes on from here")
+        self.progress.say("measuring the final policy")
+        final = evaluator.final(trial.deployed)
+        return self._finish(manifest, trial, evaluator, base, final)
+
+    def _trial(self) -> tuple[Trial, int]:
+        """A fresh trial, or the one of the last checkpoint; and the next evaluation point."""
+        c, checkpoints = self.cell, self.store.checkpoints()
+        reference = c.make_policy().requires_grad_(False)
+        lr = getattr(c.make_method().settings, "lr", None)
+        common: dict[str, Any] = {"seed": c.seed, "budget": c.budget, "lr": lr, "optimizer": c.optimizer}
+        if not checkpoints:
+            self.store.rewind(0)
+            return Trial(c.make_policy(), reference, c.task, **common), 1
+        state = self.store.load_state(checkpoints[-1])
+        policy = Policy.load(checkpoints[-1]).to(reference.device)
+        trial = Trial(policy, reference, c.task, state=state["trial"], **common)
+        self.store.rewind(state["rows"])
+        self.rows = state["rows"]
+        self.seconds_before = state["seconds"]
+        self.progress.say(f"resuming at update {trial.cost.updates}, {trial.progress:.0%} of the budget")
+        return trial, state["next_point"]
+
+    def _train(self, trial: Trial, evaluator: Evaluator, next_point: int, stop: threading.Event) -> None:
+        points = self.cell.settings.evaluation.points
+        self.progress.start(f"{self.cell.method_name} × {self.cell.task_name}")
+        if trial.progress >= 1.0:
+            return
+        for scalars in self.cell.make_method().train(trial):
+            self.progress.at(trial.progress, {"update": str(trial.cost.updates)} | _facts(scalars))
+            due = points > 0 and trial.progress >= next_point / points
+            over = trial.progress >= 1.0
+            if due and not over:  # the end is measured in full, after training
+                self._record_point(trial, evaluator.point(trial.deployed).metrics)
+                while trial.progress >= next_point / points:
+                    next_point += 1
+            if stop.is_set() or due or over or time.monotonic() - self.saved > CHECKPOINT_SECONDS:
+                self._save(trial, next_point)
+            if over or stop.is_set():
+                break
+
+    def _save(self, trial: Trial, next_point: int) -> None:
+        state = {"trial": trial.state_dict(), "next_point": next_point, "rows": self.rows, "seconds": self._seconds()}
+        self.store.save_checkpoint(trial.policy, state)
+        self.saved = time.monotonic()
+
+    def _record_point(self, trial: Trial, metrics: dict[str, Metric]) -> None:
+        record = {name: metric_record(metric) for name, metric in metrics.items()}
+        split = self.cell.settings.evaluation.split
+        row = {"update": trial.cost.updates, "split": split, "metrics": record, "cost": trial.cost.record()}
+        self.store.append(row | {"seconds": round(self._seconds(), 2)})
+        self.rows += 1
+        self.progress.at(trial.progress, _measured(metrics))
+
+    def _finish(
+        self, manifest: dict[str, Any], trial: Trial, evaluator: Evaluator, base: Evaluation, final: Evaluation
+    ) -> dict[str, Any]:
+        self._record_point(trial, final.metrics)
+        self.progress.stop()
+        self.store.write_samples("final", final.rows)
+        self.store.write_samples("base", base.rows)
+        self.store.finish(trial.deployed)
+        status = "degraded" if self._degraded(trial, final) else "done"
+        summary = self._summary(status, trial, evaluator, base, final)
+        self.store.write_manifest(manifest | {"status": status, "ended_at": now()})
+        self.store.write_summary(summary)
+        return summary
+
+    def _degraded(self, trial: Trial, final: Evaluation) -> bool:
+        tolerance = self.cell.settings.evaluation.tolerance
+        in_training = trial.unscored / trial.cost.scorer_calls if trial.cost.scorer_calls else 0.0
+        return final.unscored_share > tolerance or in_training > tolerance
+
+    def _summary(self, status: str, trial: Trial, evaluator: Evaluator, base: Evaluation, final: Evaluation) -> dict[str, Any]:
+        c = self.cell
+        cost = trial.cost.record() | {
+            "unscored": trial.unscored,
+            "seconds": round(self._seconds(), 1),
+            "peak_memory_mb": peak_memory(),
+        }
+        return {
+            "schema_version": SCHEMA_VERSION, "run_id": c.run_id, "run_dir": str(c.path.relative_to(c.out)), "status": status,
+            "preset": c.settings.preset, "task": c.task_name, "method": c.method_name, "seed": c.seed,
+            "settings": c.settings.model_dump(),
+            "base": {name: metric_record(m) for name, m in base.metrics.items()},
+            "final": {name: metric_record(m) for name, m in final.metrics.items()},
+            "frontier": evaluator.frontier_record() | {"kl_cap": c.settings.task.kl_cap},
+            "cost": cost,
+        }  # fmt: skip
+
+    def _seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self.started
+
+
+def _facts(scalars: dict[str, float]) -> dict[str, str]:
+    return {k: f"{v:.3f}" for k, v in scalars.items() if k == "pool_reward"}
+
+
+def _measured(metrics: dict[str, Metric]) -> dict[str, str]:
+    names = {"reward": "reward", "judge": "judge", "kl": "KL", "efficiency": "of optimum"}
+    return {shown: f"{v:.2f}" for k, shown in names.items() if k in metrics and (v := metrics[k].value) is not None}
+
+
+def peak_memory() -> float:
+    """The most memory this process has held, in MB."""
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
+
+
+@contextmanager
+def interruptible():
+    """SIGINT and SIGTERM set an event that training looks at after each update; a second one stops at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def ask(number: int, frame: Any) -> None:
+        if stop.is_set():
+            raise Interrupted("interrupted at once; the same command goes on from the last checkpoint")
+        stop.set()
+
+    old = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for s, handler in old.items():
+            signal.signal(s, handler)

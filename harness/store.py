@@ -1,0 +1,185 @@
+"""One folder a run: written so that a kill at any moment loses nothing that was finished.
+
+manifest.json      identity, status, provenance; written first, replaced atomically
+trajectory.jsonl   a row an evaluation, flushed
+checkpoints/       the last state to resume from; `policy/` once the run is done
+samples/           what the policy said, as parquet
+summary.json       last; a run with one is done
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import math
+import os
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from .errors import Busy, CorruptRecord, Unwritable
+from .types import Metric
+
+SCHEMA_VERSION = 1
+
+
+def canonical(value: Any) -> str:
+    """JSON that is the same text for the same value; raises ValueError on NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def identity_hash(identity: dict[str, Any]) -> str:
+    """sha256 of what decides a run's result, known before it starts."""
+    return hashlib.sha256(canonical(identity).encode()).hexdigest()
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def metric_record(metric: Metric) -> dict[str, Any]:
+    """A metric as strict JSON: null with a reason where it has no finite value."""
+    value, stderr, n, n_unscored, reason = metric
+    if value is not None and not math.isfinite(value):
+        value, reason = None, f"not finite: {value}"
+    stderr = stderr if stderr is not None and math.isfinite(stderr) else None
+    record = {"value": value, "stderr": stderr if value is not None else None, "n": n, "n_unscored": n_unscored}
+    return record | ({"reason": reason} if reason else {})
+
+
+class RunStore:
+    """The folder of one run, held by one process at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: Any = None
+
+    def open(self) -> None:
+        """Make the folder and hold it; raises Unwritable, or Busy where another process holds it."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / ".lock").open("w")
+        except OSError as e:
+            raise Unwritable(f"cannot write to {self.path}: {e.strerror}; choose another folder with --out") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise Busy(f"another process is at work on {self.path}; wait for it, or choose another --out") from None
+
+    def close(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def clear(self) -> None:
+        """Forget everything about the run."""
+        for entry in self.path.iterdir():
+            if entry.name != ".lock":
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+    def manifest(self) -> dict[str, Any] | None:
+        """The manifest, or None for a new run; raises CorruptRecord."""
+        return self._read("manifest.json")
+
+    def summary(self) -> dict[str, Any] | None:
+        """The summary, or None for a run that is not done; raises CorruptRecord."""
+        return self._read("summary.json")
+
+    def write_manifest(self, manifest: dict[str, Any]) -> None:
+        self._write("manifest.json", manifest)
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        self._write("summary.json", summary)
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add a row to the trajectory, on disk before this returns."""
+        with (self.path / "trajectory.jsonl").open("a") as f:
+            f.write(canonical(row) + "\n")
+            f.flush()
+            os.fsync(f.fileno())
+
+    def rewind(self, rows: int) -> None:
+        """Keep the first rows of the trajectory, those that the checkpoint knows; the others are measured again."""
+        path = self.path / "trajectory.jsonl"
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        if len(lines) < rows:
+            raise CorruptRecord(f"{path} has {len(lines)} rows, its checkpoint knows {rows}; start again with --fresh")
+        replace(path, b"".join(lines[:rows]))
+
+    def write_samples(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """What the policy said, a row a response; unscored is null."""
+        import pandas as pd
+
+        (self.path / "samples").mkdir(exist_ok=True)
+        target = self.path / "samples" / f"{name}.parquet"
+        pd.DataFrame(rows).to_parquet(target.with_suffix(".tmp"), index=False)
+        os.replace(target.with_suffix(".tmp"), target)
+
+    def save_checkpoint(self, policy: Any, state: dict[str, Any]) -> None:
+        """Weights and state, complete under their final name or not there at all; older ones go."""
+        import torch
+
+        root = self.path / "checkpoints"
+        new = root / f"update-{state['trial']['cost']['updates']:07d}"
+        unfinished = root / "unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        policy.save(unfinished)
+        torch.save(state, unfinished / "state.pt")
+        shutil.rmtree(new, ignore_errors=True)
+        os.replace(unfinished, new)
+        for old in self.checkpoints():
+            if old != new:
+                shutil.rmtree(old)
+
+    def checkpoints(self) -> list[Path]:
+        """Complete checkpoints, oldest first."""
+        return sorted((self.path / "checkpoints").glob("update-*"))
+
+    def load_state(self, checkpoint: Path) -> dict[str, Any]:
+        """The state beside a checkpoint's weights: plain data and tensors only; raises CorruptRecord."""
+        import torch
+
+        try:
+            return torch.load(checkpoint / "state.pt", weights_only=True)
+        except Exception as e:
+            first = str(e).splitlines()[0] if str(e) else type(e).__name__
+            raise CorruptRecord(f"checkpoint {checkpoint} cannot be read ({first}); start again with --fresh") from None
+
+    def finish(self, policy: Any) -> None:
+        """Keep the final policy where `eval` and other programs can load it, and drop the checkpoints."""
+        policy_dir = self.path / "policy"
+        shutil.rmtree(policy_dir, ignore_errors=True)
+        if hasattr(policy, "save"):
+            policy.save(self.path / "policy.tmp")
+            os.replace(self.path / "policy.tmp", policy_dir)
+        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        path = self.path / name
+        if not path.exists():
+            return None
+        try:
+            record = json.loads(path.read_text())
+            version = record["schema_version"]
+        except (ValueError, KeyError, TypeError):
+            raise CorruptRecord(f"{path} is not a readable record; start again with --fresh") from None
+        if version > SCHEMA_VERSION:
+            raise CorruptRecord(f"{path} has schema {version}, newer than this program's {SCHEMA_VERSION}; update the package")
+        return record
+
+    def _write(self, name: str, record: dict[str, Any]) -> None:
+        text = json.dumps(record, indent=1, allow_nan=False) + "\n"
+        replace(self.path / name, text.encode())
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as f:
+        f.write(content)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(temporary, path)

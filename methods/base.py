@@ -1,0 +1,23 @@
+"""The base policy, untouched: the control that every gain is measured against. It trains nothing and costs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from harness.trial import Trial
+from harness.types import Settings
+
+
+class BaseSettings(Settings):
+    pass
+
+
+class Base:
+    version = 1
+    Settings = BaseSettings
+
+    def __init__(self, settings: BaseSettings) -> None:
+        self.settings = settings
+
+    def train(self, trial: Trial) -> Iterator[dict[str, float]]:
+        yield from ()

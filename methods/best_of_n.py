@@ -1,0 +1,64 @@
+"""Best-of-n: draw n responses from the base policy, give the one with the highest reward (Stiennon et al. 2020, arXiv:2009.01325).
+
+No training; the cost is paid at each answer. Ties are broken at random. KL(best-of-n || base) is the exact formula on
+the base policy's law of the reward, which knows ties; log n - (n - 1)/n is only an upper bound (Beirami et al. 2024,
+arXiv:2401.01879).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from harness.frontier import best_of_n_kl
+from harness.policy import Policy
+from harness.sampler import sample
+from harness.trial import Trial
+from harness.types import Decoding, Prompts, Rollout, Settings
+
+
+class BestOfNSettings(Settings):
+    n: int = Field(4, ge=1, description="candidates an answer")
+
+
+class BestOfN:
+    version = 1
+    Settings = BestOfNSettings
+
+    def __init__(self, settings: BestOfNSettings) -> None:
+        self.settings = settings
+
+    def train(self, trial: Trial) -> Iterator[dict[str, float]]:
+        trial.deploy(BestOfNPolicy(trial.reference, trial.reward, self.settings.n))
+        yield from ()
+
+
+class BestOfNPolicy:
+    """The base policy with a choice among n at each answer."""
+
+    def __init__(self, reference: Policy, reward: Any, n: int) -> None:
+        self.reference, self.reward, self.n = reference, reward, n
+
+    def sample(self, prompts: Prompts, *, decoding: Decoding, rng: torch.Generator, n: int) -> Rollout:
+        """n answers to each prompt, each the best of its own n candidates: [X, P] -> [X * n, R]."""
+        candidates = sample(self.reference, prompts, decoding=decoding, rng=rng, n=n * self.n)
+        reward = self.reward(candidates).nan_to_num(-1.0).view(-1, self.n)  # an unscored candidate is chosen last
+        best = pick(reward, rng) + torch.arange(len(reward)) * self.n
+        return Rollout(
+            Prompts(*(x[best] for x in candidates.prompts)), candidates.response[best], candidates.response_mask[best]
+        )
+
+    def kl_to_base(self, base_reward: NDArray) -> NDArray:
+        """KL(best-of-n || base) for each prompt, from the rewards of base responses: [X, M] -> [X]."""
+        return best_of_n_kl(base_reward, self.n)
+
+
+def pick(reward: Tensor, rng: torch.Generator) -> Tensor:
+    """The index of the best in each row, ties at random: [B, n] -> [B]."""
+    best = reward == reward.amax(1, keepdim=True)
+    return torch.where(best, torch.rand(reward.shape, generator=rng), -1.0).argmax(1)

@@ -1,0 +1,59 @@
+"""Fine-tuning on the best quantile of own samples only: Quark's ablation without reward tokens (Lu et al. 2022, section 4).
+
+    pool <- pool + {(x, y, r(y)) : y ~ policy(. | x)}                                         explore
+    min over theta:  -log p(y | x) + beta * KL(reference || policy),  y in the best quantile     learn
+
+A control: what the reward tokens of Quark are worth is the distance from this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from pydantic import Field
+
+from harness.logprobs import kl, masked_mean, token_logprobs
+from harness.pool import Pool
+from harness.trial import Trial
+from harness.types import Rollout, Settings
+
+
+class BestQuantileSettings(Settings):
+    lr: float = Field(1e-5, gt=0, description="Adam's learning rate")
+    num_quantiles: int = Field(5, ge=2, description="K; the best 1/K of the pool is learned")
+    kl_coef: float = Field(0.05, ge=0, description="beta, per nat")
+    explore_every: int = Field(500, ge=1, description="updates between two explorations")
+    explore_prompts: int = Field(4096, ge=1, description="prompts answered in each exploration")
+    batch_size: int = Field(128, ge=1, description="responses an update")
+
+
+class BestQuantile:
+    version = 1
+    Settings = BestQuantileSettings
+
+    def __init__(self, settings: BestQuantileSettings) -> None:
+        self.settings = settings
+
+    def train(self, trial: Trial) -> Iterator[dict[str, float]]:
+        s = self.settings
+        state = trial.keep(step=0, pool=Pool())
+        while True:
+            if state.step % s.explore_every == 0:  # explore
+                rollout = trial.sample(trial.prompts(s.explore_prompts))
+                state.pool.add(rollout, trial.reward(rollout))
+                state.pool.quantize(s.num_quantiles, trial.rng)
+
+            batch, _ = state.pool.draw(s.batch_size, trial.rng, quantile=s.num_quantiles - 1)  # learn
+            scalars = self._learn(trial, batch)
+            state.step += 1
+            yield scalars | {"pool_reward": state.pool.mean_reward()}
+
+    def _learn(self, trial: Trial, batch: Rollout) -> dict[str, float]:
+        logits, mask = trial.policy.logits(batch), batch.response_mask
+        with torch.no_grad():
+            ref_logits = trial.reference.logits(batch)
+        nll = masked_mean(-token_logprobs(logits, batch.response), mask)
+        drift = masked_mean(kl(ref_logits, logits), mask)
+        trial.update(nll + self.settings.kl_coef * drift)
+        return {"nll": nll.item(), "drift": drift.item()}

@@ -1,0 +1,77 @@
+"""Quark: controllable text generation with reinforced unlearning (Lu et al. 2022, arXiv:2205.13636, section 2).
+
+    pool <- pool + {(x, y, r(y)) : y ~ policy(. | x, best reward token)}                      explore
+    split the pool into K equal quantiles of reward, a reward token each                      quantize
+    min over theta:  -log p(y | x, token_k) + beta * KL(reference || policy)                  learn
+
+`variant` names the two forms in circulation: `paper` takes KL(reference || policy) and no entropy bonus; `code` (the
+authors' release) takes KL(policy || reference) and a bonus of 0.06 on the entropy.
+
+Departures: the pool keeps token ids, so EOS is learned and no text is tokenised twice. Equal rewards are ordered at
+random, not by age, so old samples do not win ties. Reward tokens are never sampled. Responses that the scorer could
+not score are left out. A new policy's loss is a mean over the batch's tokens, as in the authors' code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from harness.logprobs import entropy, kl, masked_mean, token_logprobs
+from harness.policy import prepend
+from harness.pool import Pool
+from harness.trial import Trial
+from harness.types import Rollout, Settings
+
+
+class QuarkSettings(Settings):
+    variant: Literal["paper", "code"] = Field("paper", description="direction of the KL, and the entropy bonus")
+    lr: float = Field(1e-5, gt=0, description="Adam's learning rate")
+    num_quantiles: int = Field(5, ge=2, description="K; also the number of reward tokens, worst first")
+    kl_coef: float = Field(0.05, ge=0, description="beta, per nat")
+    entropy_coef: float = Field(0.06, ge=0, description="of the bonus, per nat; only in the variant `code`")
+    explore_every: int = Field(500, ge=1, description="updates between two explorations")
+    explore_prompts: int = Field(4096, ge=1, description="prompts answered in each exploration")
+    batch_size: int = Field(128, ge=1, description="responses an update")
+
+
+class Quark:
+    version = 1
+    Settings = QuarkSettings
+
+    def __init__(self, settings: QuarkSettings) -> None:
+        self.settings = settings
+
+    def train(self, trial: Trial) -> Iterator[dict[str, float]]:
+        s, policy = self.settings, trial.policy
+        state = trial.keep(step=0, pool=Pool())
+        reward_tokens = policy.control_tokens(s.num_quantiles, trial.rng)
+        while True:
+            if state.step % s.explore_every == 0:  # explore
+                explorer = policy if state.step else trial.reference
+                rollout = trial.sample(trial.prompts(s.explore_prompts), policy=explorer)
+                state.pool.add(rollout, trial.reward(rollout))
+                state.pool.quantize(s.num_quantiles, trial.rng)
+                policy.prefix = (int(reward_tokens[-1]),)
+
+            batch, quantile = state.pool.draw(s.batch_size, trial.rng)  # learn
+            scalars = self._learn(trial, batch, reward_tokens[quantile])
+            state.step += 1
+            yield scalars | {"pool_reward": state.pool.mean_reward()}
+
+    def _learn(self, trial: Trial, batch: Rollout, token: Tensor) -> dict[str, float]:
+        s, mask = self.settings, batch.response_mask
+        logits = trial.policy.logits(batch._replace(prompts=prepend(token, batch.prompts)))
+        with torch.no_grad():
+            ref_logits = trial.reference.logits(batch)
+        nll = masked_mean(-token_logprobs(logits, batch.response), mask)
+        if s.variant == "paper":
+            drift, bonus = masked_mean(kl(ref_logits, logits), mask), 0.0
+        else:
+            drift, bonus = masked_mean(kl(logits, ref_logits), mask), s.entropy_coef * masked_mean(entropy(logits), mask)
+        trial.update(nll + s.kl_coef * drift - bonus)
+        return {"nll": nll.item(), "drift": drift.item()}

@@ -1,0 +1,200 @@
+"""Build the micro world's assets: `python -m tasks.micro.build [OUT]`.
+
+Writes the prompts, the documents, the tokenizer, the base policy, the judge model and the base policy's responses, with
+their hashes in `world.json`. This is done once for a version of the world; the results are frozen in the package, since
+everybody's numbers are comparable only where everybody has the same bytes.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import random
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from harness.policy import Policy, without_dropout
+from harness.sampler import sample
+from harness.types import Decoding
+
+from ..prompt_files import tokenize
+from .world import RESPONSE_TOKENS
+from .grammar import ACTS, KINDS, TOXIC_KINDS, Document, document, opening
+
+WORLD_VERSION = 1
+EOS = "<|endoftext|>"
+MIX = {"calm": 5, "heated": 5, "adversarial": 4, "neutral_review": 2, "glad_review": 1, "cross_review": 1, "diary": 2}
+TRAIN, VALIDATION, TEST = 1000, 20, 50  # prompts of each toxic kind
+BASE_RESPONSES = 512  # to each held-out prompt
+SIZES = {"policy": dict(n_layer=4, n_embd=128, n_head=4), "judge": dict(n_layer=5, n_embd=160, n_head=5)}
+STEPS = {"policy": 1500, "judge": 1100}
+
+
+def split_prompts(rng: random.Random) -> dict[str, list[tuple[str, str]]]:
+    """Disjoint prompts of each kind: {split: [(kind, text)]}."""
+    splits: dict[str, list[tuple[str, str]]] = {"train": [], "validation": [], "test": []}
+    for kind in TOXIC_KINDS:
+        found = sorted({opening(kind, rng)[0] for _ in range(20 * TRAIN)})
+        rng.shuffle(found)
+        for split, n in (("test", TEST), ("validation", VALIDATION), ("train", TRAIN)):
+            splits[split] += [(kind, found.pop()) for _ in range(n)]
+    return splits
+
+
+def documents(rng: random.Random, held_out: set[str]) -> Iterator[Document]:
+    """Documents of all kinds, without end; none begins with a held-out prompt."""
+    while True:
+        made = document(rng.choices(list(MIX), list(MIX.values()))[0], rng)
+        if made.prompt not in held_out:
+            yield made
+
+
+def take(n: int, rng: random.Random, held_out: set[str]) -> list[Document]:
+    stream = documents(rng, held_out)
+    return [next(stream) for _ in range(n)]
+
+
+def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of about 1,000 tokens that puts EOS before a text, as the documents begin."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bpe.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=1024, special_tokens=[EOS], initial_alphabet=alphabet, show_progress=False)
+    )
+    bpe.post_processor = processors.TemplateProcessing(single=f"{EOS} $A", special_tokens=[(EOS, bpe.token_to_id(EOS))])
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=EOS, eos_token=EOS, pad_token=EOS, padding_side="left")
+
+
+def encode(doc: Document, tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """[EOS] prompt response [EOS]; prompt and response apart, as they are when a policy answers."""
+    response = tokenizer(doc.response, add_special_tokens=False).input_ids
+    return tokenizer(doc.prompt).input_ids + response + [tokenizer.eos_token_id]
+
+
+def train_model(name: str, seed: int, out: Path, held_out: set[str]) -> None:
+    """A GPT-2 of one of SIZES, trained once over fresh documents; on one core, so that both can train side by side."""
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(out / "tokenizer")
+    dropout = dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+    ids = dict(bos_token_id=tokenizer.eos_token_id, eos_token_id=tokenizer.eos_token_id)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_positions=128, **SIZES[name], **dropout, **ids))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=STEPS[name], pct_start=0.05)
+    stream = batches(random.Random(seed), tokenizer, held_out)
+    for step in range(1, STEPS[name] + 1):
+        loss = _loss(model, next(stream))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 100 == 0:
+            say(f"{name}: step {step} of {STEPS[name]}, loss {loss.item():.3f} nats a token")
+    # half precision on disk is half the bytes; the models are always read as float32
+    model.half().save_pretrained(out / name)
+    tokenizer.save_pretrained(out / name)
+
+
+def batches(rng: random.Random, tokenizer: PreTrainedTokenizerFast, held_out: set[str]) -> Iterator[list[list[int]]]:
+    """Batches of 64 documents of like length, so that little of a batch is padding."""
+    while True:
+        rows = sorted((encode(d, tokenizer) for d in take(16 * 64, rng, held_out)), key=len)
+        parts = [rows[i : i + 64] for i in range(0, len(rows), 64)]
+        rng.shuffle(parts)
+        yield from parts
+
+
+def _loss(model: GPT2LMHeadModel, rows: list[list[int]]) -> torch.Tensor:
+    width = max(map(len, rows))
+    tokens = torch.tensor([r + [0] * (width - len(r)) for r in rows])
+    labels = torch.tensor([r + [-100] * (width - len(r)) for r in rows])
+    return model(input_ids=tokens, labels=labels).loss
+
+
+def base_responses(folder: Path, tokenizer: PreTrainedTokenizerFast, splits: dict, seed: int) -> dict[str, np.ndarray]:
+    """The base policy's responses to the held-out prompts, by the suite's own sampler: {split: [X, M, R] uint16}."""
+    model = GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32)
+    policy = Policy(without_dropout(model), bos=tokenizer.bos_token_id, eos=tokenizer.eos_token_id)
+    found = {}
+    for i, split in enumerate(("validation", "test")):
+        texts = [text for _, text in splits[split]]
+        prompts = tokenize(texts, tokenizer, max_new_tokens=RESPONSE_TOKENS, context=policy.context)
+        rng = torch.Generator().manual_seed(seed + i)
+        rollout = sample(policy, prompts, decoding=Decoding(max_new_tokens=RESPONSE_TOKENS), rng=rng, n=BASE_RESPONSES)
+        found[split] = rollout.response.view(len(texts), BASE_RESPONSES, -1).numpy().astype(np.uint16)
+        say(f"base responses: {split}, {found[split].shape[0]} prompts x {BASE_RESPONSES}")
+    return found
+
+
+def write_prompts(path: Path, splits: dict) -> None:
+    rows = [{"split": s, "kind": k, "text": t} for s, prompts in splits.items() for k, t in prompts]
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+
+def write_documents(path: Path, splits: dict[str, list[Document]]) -> None:
+    """A row a document, its sentences scored one by one: how insulting, which sentiment."""
+    lines = []
+    for split, docs in splits.items():
+        for d in docs:
+            segments = [{"act": a, **vars(ACTS[a])} for a in d.acts if a in ACTS]
+            lines.append(
+                json.dumps({"split": split, "kind": d.kind, "prompt": d.prompt, "response": d.response, "segments": segments})
+            )
+    with gzip.GzipFile(path, "wb", mtime=0) as f:  # mtime 0: the same documents are the same bytes
+        f.write(("\n".join(lines) + "\n").encode())
+
+
+def write_hashes(out: Path) -> None:
+    files = sorted(p for p in out.rglob("*") if p.is_file() and p.name != "world.json")
+    hashes = {str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+    sizes = sum(p.stat().st_size for p in files)
+    (out / "world.json").write_text(json.dumps({"version": WORLD_VERSION, "sha256": hashes}, indent=1) + "\n")
+    say(f"{len(files)} files, {sizes / 2**20:.2f} MiB, in {out}")
+
+
+def say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')}  {text}", file=sys.stderr, flush=True)
+
+
+def clean(doc: Document) -> bool:
+    return all(ACTS[a].insult == 0 for a in doc.acts if a in ACTS)
+
+
+def build(out: Path) -> None:
+    """All assets into a folder; models that are there already are kept, so an interrupted build goes on."""
+    out.mkdir(parents=True, exist_ok=True)
+    splits = split_prompts(random.Random(1))
+    held_out = {text for s in ("validation", "test") for _, text in splits[s]}
+    write_prompts(out / "prompts.jsonl", splits)
+    spoken = {"train": take(4000, random.Random(2), held_out)}
+    spoken["clean"] = [d for d in take(600, random.Random(3), held_out) if clean(d)][:256]
+    write_documents(out / "documents.jsonl.gz", spoken)
+    tokenizer = train_tokenizer([d.prompt + d.response for d in take(8000, random.Random(4), held_out)])
+    tokenizer.save_pretrained(out / "tokenizer")
+    say(f"tokenizer: {len(tokenizer)} tokens; kinds: {', '.join(KINDS)}")
+    missing = [(name, seed) for name, seed in (("policy", 5), ("judge", 6)) if not (out / name / "model.safetensors").exists()]
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        for done in [pool.submit(train_model, name, seed, out, held_out) for name, seed in missing]:
+            done.result()
+    shutil.rmtree(out / "tokenizer")  # a copy lies beside each model
+    responses = base_responses(out / "policy", tokenizer, splits, seed=7)
+    np.savez_compressed(out / "base_responses.npz", **responses)  # type: ignore[arg-type]
+    write_hashes(out)
+
+
+if __name__ == "__main__":
+    build(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "assets")

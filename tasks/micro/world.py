@@ -1,0 +1,83 @@
+"""The micro world's frozen assets, read from the package and checked against their hashes."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.errors import BadData, MissingPrerequisite
+
+from ..prompt_files import Prompt
+from ..text_task import Data
+
+RESPONSE_TOKENS = 24  # the longest base response that ships
+REBUILD = "reinstall the package, or rebuild the world with `python -m tasks.micro.build`"
+
+
+def folder() -> Path:
+    """Where the assets lie."""
+    return Path(__file__).parent / "assets"
+
+
+def verified(name: str, root: Path | None = None) -> Path:
+    """The path of an asset, file or folder, whose bytes are those that were frozen; raises BadData where they are not."""
+    root = root or folder()
+    for part, expected in _hashes(root).items():
+        if part == name or part.startswith(name + "/"):
+            _check(root / part, expected)
+    return root / name
+
+
+def _hashes(root: Path) -> dict[str, str]:
+    try:
+        return json.loads((root / "world.json").read_text())["sha256"]
+    except FileNotFoundError:
+        raise MissingPrerequisite(f"the micro world is not in {root}; {REBUILD}") from None
+
+
+def _check(path: Path, expected: str) -> None:
+    if not path.is_file():
+        raise MissingPrerequisite(f"{path} of the micro world is missing; {REBUILD}")
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != expected:
+        raise BadData(f"{path} of the micro world has sha256 {found[:8]}, expected {expected[:8]}; {REBUILD}")
+
+
+def version(root: Path | None = None) -> int:
+    return json.loads(((root or folder()) / "world.json").read_text())["version"]
+
+
+def data(kinds: tuple[str, ...]) -> Data:
+    """The prompts, documents and clean text of the kinds that a task is about."""
+    documents = verified("documents.jsonl.gz")
+    splits: dict[str, list[Prompt]] = {"train": [], "validation": [], "test": []}
+    for row in _prompt_rows():
+        if row["kind"] in kinds:
+            splits[row["split"]].append(Prompt(row["text"], row["kind"], None))
+    rows = [json.loads(line) for line in gzip.decompress(documents.read_bytes()).decode().splitlines()]
+    spoken = [(r["prompt"], r["response"]) for r in rows if r["split"] == "train" and r["kind"] in kinds]
+    clean = [(r["prompt"], r["response"]) for r in rows if r["split"] == "clean"]
+    hashes = {name: _hashes(folder())[name] for name in ("prompts.jsonl", "documents.jsonl.gz")}
+    return Data(splits, spoken, clean, {"name": "micro", "version": version(), "sha256": hashes})
+
+
+def base_responses(split: str, kinds: tuple[str, ...]) -> NDArray:
+    """The base policy's responses to a split's prompts of some kinds, in the prompts' order: -> [X, M, R] uint16."""
+    rows = [r["kind"] in kinds for r in _prompt_rows() if r["split"] == split]
+    with np.load(verified("base_responses.npz")) as responses:
+        return responses[split][rows]
+
+
+def _prompt_rows() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in verified("prompts.jsonl").read_text().splitlines()]
+
+
+def identity(name: str) -> dict[str, Any]:
+    """The hashes of an asset's files."""
+    return {k: v for k, v in _hashes(folder()).items() if k.startswith(name + "/")}

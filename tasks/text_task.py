@@ -1,0 +1,113 @@
+"""What all tasks on text share: prompts of three splits, documents, and scorers that see decoded responses."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from harness.errors import EmptySelection
+from harness.types import Decoding, Metric, Prompts, PromptSet, Rollout, Scorer
+
+from .prompt_files import Prompt, tokenize
+
+
+class Data(NamedTuple):
+    """The texts of a task."""
+
+    splits: dict[str, list[Prompt]]  # train, validation, test
+    documents: list[tuple[str, str]]  # prompt and response, with the habit in them
+    clean: list[tuple[str, str]]  # held out, without the habit
+    identity: dict[str, Any]
+
+
+class TextTask:
+    """A task whose scorers read text. A file of `tasks/` adds the name and the papers' metrics."""
+
+    name: str
+    version: int
+    paper_decoding: Decoding
+
+    def __init__(
+        self, data: Data, tokenizer: Any, *, reward: Scorer, judge: Scorer, fluency: Any, decoding: Decoding, context: int
+    ) -> None:
+        self._data, self._tokenizer, self._reward, self._judge = data, tokenizer, reward, judge
+        self.fluency, self.decoding, self._context = fluency, decoding, context
+        self._train = self._tokenize([p.text for p in self._split("train")])
+
+    def identity(self) -> dict[str, Any]:
+        """What decides a result besides the model: data, scorers, decoding."""
+        return {
+            "task": {"name": self.name, "version": self.version},
+            "data": self._data.identity,
+            "scorers": {"reward": self._reward.identity, "judge": self._judge.identity},
+            "fluency": None if self.fluency is None else self.fluency.identity,
+            "decoding": {"kl": self.decoding.model_dump(), "papers": self.paper_decoding.model_dump()},
+        }
+
+    def train_prompts(self, n: int, rng: torch.Generator) -> Prompts:
+        """n training prompts, drawn with replacement: -> [n, P]."""
+        rows = torch.randint(len(self._train.tokens), (n,), generator=rng)
+        return Prompts(*(x[rows] for x in self._train))
+
+    def prompts(self, split: str) -> PromptSet:
+        """The prompts of a split, in a fixed order."""
+        chosen = self._split(split)
+        texts = [p.text for p in chosen]
+        return PromptSet(self._tokenize(texts), texts, [p.kind for p in chosen])
+
+    def documents(self, n: int, rng: torch.Generator) -> Rollout:
+        """n documents of the corpus: -> [n, R]; raises EmptySelection where the task has none."""
+        if not self._data.documents:
+            raise EmptySelection(f"task {self.name!r} has no labelled documents on these prompts; choose an online method")
+        rows = torch.randint(len(self._data.documents), (n,), generator=rng)
+        return self._rollout([self._data.documents[i] for i in rows.tolist()])
+
+    def clean_documents(self) -> Rollout | None:
+        """Held-out text without the habit, or None where the data has none."""
+        return self._rollout(self._data.clean) if self._data.clean else None
+
+    def texts(self, rollout: Rollout) -> list[str]:
+        """The responses as text, without special tokens."""
+        rows = [r[k].tolist() for r, k in zip(rollout.response.cpu(), rollout.response_mask.cpu())]
+        return self._tokenizer.batch_decode(rows, skip_special_tokens=True)
+
+    def reward(self, rollout: Rollout) -> Tensor:
+        """The reward of each response, NaN where the scorer failed: -> [B] float32."""
+        return self._score(self._reward, rollout)
+
+    def judge(self, rollout: Rollout) -> Tensor:
+        """The judge's score of each response, NaN where it failed: -> [B] float32."""
+        return self._score(self._judge, rollout)
+
+    def text_metrics(self, texts: list[list[str]]) -> dict[str, Metric]:
+        """Metrics of the task's own, from responses [X][S]."""
+        return {}
+
+    def _score(self, scorer: Scorer, rollout: Rollout) -> Tensor:
+        scores = scorer.score(self._decode_prompts(rollout), self.texts(rollout))
+        return torch.as_tensor(scores, dtype=torch.float32)
+
+    def _decode_prompts(self, rollout: Rollout) -> list[str]:
+        rows = [t[k].tolist() for t, k in zip(rollout.prompts.tokens.cpu(), rollout.prompts.mask.cpu())]
+        return self._tokenizer.batch_decode(rows, skip_special_tokens=True)
+
+    def _split(self, split: str) -> list[Prompt]:
+        if not self._data.splits.get(split):
+            raise EmptySelection(f"task {self.name!r} has no {split} prompts")
+        return self._data.splits[split]
+
+    def _tokenize(self, texts: list[str]) -> Prompts:
+        return tokenize(texts, self._tokenizer, max_new_tokens=self.decoding.max_new_tokens, context=self._context)
+
+    def _rollout(self, documents: list[tuple[str, str]]) -> Rollout:
+        """Documents as responses to their prompts, ended by EOS and cut at the context."""
+        prompts = self._tokenize([p for p, _ in documents])
+        room = self._context - prompts.tokens.shape[1]
+        eos = self._tokenizer.eos_token_id
+        ids = [self._tokenizer(r, add_special_tokens=False).input_ids[: room - 1] + [eos] for _, r in documents]
+        width = max(map(len, ids))
+        response = torch.tensor([row + [eos] * (width - len(row)) for row in ids])
+        mask = torch.arange(width) < torch.tensor([[len(row)] for row in ids])
+        return Rollout(prompts, response, mask)
