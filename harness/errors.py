@@ -8,6 +8,12 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
+def one_line(error: BaseException) -> str:
+    """What an error of somebody else says, short and in one line, for a message of ours."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 160 else text[:157] + "..."
+
+
 class BenchError(Exception):
     """The root of the tree: a message of one line that says what was expected, what was found, what to do."""
 
