@@ -5,6 +5,7 @@ This is the one place besides the command line that knows methods and tasks, and
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import os
 import platform
@@ -25,7 +26,7 @@ from .policy import Policy
 from .progress import Progress
 from .runner import Cell
 from .settings import RunSettings, checked
-from .store import SCHEMA_VERSION
+from .store import SCHEMA_VERSION, identity_hash
 from .trial import Budget, OptimizerSettings, Trial
 from .types import Settings
 
@@ -43,16 +44,22 @@ class Parts(NamedTuple):
 def parts(settings: RunSettings, task_name: str, offline: bool = False) -> Parts:
     """Load the model and the task of a run; raises MissingPrerequisite, BadData or BadSetting."""
     micro_model = settings.model.id == "micro"
-    model = load_model(*_where(settings.model.id), dtype=settings.model.dtype, offline=offline)
+    model = load_model(_where(settings.model.id), dtype=dtype(settings), offline=offline)
     model.policy.to(device(settings.model.device))
     task = _task(settings, task_name, model, offline)
     return Parts(model, task, micro_model and settings.task.prompts == "micro")
 
 
-def _where(model_id: str) -> tuple[str, ...]:
+def _where(model_id: str) -> str:
     from tasks.micro import world
 
-    return (str(world.verified("policy")),) if model_id == "micro" else (model_id,)
+    return str(world.verified("policy")) if model_id == "micro" else model_id
+
+
+def dtype(settings: RunSettings) -> Any:
+    import torch
+
+    return getattr(torch, settings.model.dtype)
 
 
 def device(name: str) -> str:
@@ -92,7 +99,9 @@ def _data(prompts: str, kinds: tuple[str, ...]) -> Any:
     if prompts == "micro":
         return world.data(kinds)
     splits = prompt_files.split_prompts(prompt_files.read_prompts(Path(prompts)))
-    return Data(splits, [], [], prompt_files.identity(splits))
+    texts = {name: [p.text for p in members] for name, members in splits.items()}
+    counts = {name: len(members) for name, members in splits.items()}
+    return Data(splits, [], [], {"name": "file", "prompts": counts, "sha256": identity_hash(texts)})
 
 
 def scorer(name: str, options: dict[str, Any]) -> Any:
@@ -131,21 +140,28 @@ def cell(settings: RunSettings, shared: Parts, method: str, task: str, seed: int
 
 def external_cell(settings: RunSettings, shared: Parts, policy: str, task: str, out: Path, offline: bool) -> Cell:
     """A policy that was trained elsewhere, measured like any other; it must share the base policy's vocabulary."""
-    loaded = load_model(policy, dtype=settings.model.dtype, offline=offline)
-    _same_vocabulary(loaded, shared.model, policy)
-    external = loaded.policy.to(shared.model.policy.device)
-    identity = {"name": "eval", "version": 1, "policy": loaded.identity}
+    external, identity = _external(policy, settings, shared, offline)
+    external.to(shared.model.policy.device)
     name = f"eval-{Path(policy).resolve().name if os.path.exists(policy) else policy.replace('/', '--')}"
-    make = partial(External, ExternalSettings(policy=loaded.identity["name"]), external)
-    return _cell(settings, shared, name, task, 0, out, make, identity)
+    make = partial(External, ExternalSettings(policy=policy), external)
+    return _cell(settings, shared, name, task, 0, out, make, {"name": "eval", "version": 1, "policy": identity})
 
 
-def _same_vocabulary(loaded: LoadedModel, base: LoadedModel, where: str) -> None:
-    ours, theirs = base.policy.vocab_size, loaded.policy.vocab_size
-    if ours != theirs:
-        raise BadData(
-            f"policy {where} has {theirs} tokens, the base policy {ours}; KL needs one vocabulary: choose its base with --model"
-        )
+def _external(where: str, settings: RunSettings, shared: Parts, offline: bool) -> tuple[Policy, dict[str, Any]]:
+    """A policy that a run left behind (with its prefix), or any model; raises BadData on another vocabulary."""
+    folder = Path(where)
+    if (folder / "policy.json").is_file():
+        policy = Policy.load(folder, dtype(settings))
+        files = [hashlib.sha256((folder / f).read_bytes()).hexdigest() for f in ("policy.json", "model.safetensors")]
+        same = policy.vocab_size == shared.model.policy.vocab_size
+        identity: dict[str, Any] = {"name": folder.resolve().name, "sha256": files}
+    else:
+        loaded = load_model(where, dtype=dtype(settings), offline=offline)
+        policy, identity = loaded.policy, dict(loaded.identity)
+        same = loaded.tokenizer.get_vocab() == shared.model.tokenizer.get_vocab()
+    if not same:
+        raise BadData(f"policy {where} has another vocabulary than the base policy; KL needs one: choose its base with --model")
+    return policy, identity
 
 
 class ExternalSettings(Settings):

@@ -58,7 +58,7 @@ def run(
     unmask: Unmask = False,
     verbose: Verbose = False,
 ) -> None:
-    """Train a method on a task, measure it, and draw it beside the optimum. The same command again resumes, or says it is done."""
+    """Train a method on a task, measure it, draw it beside the optimum. The same command again resumes, or says it is done."""
     from .commands import run_command
 
     chosen = parse_seeds(seeds) if seeds is not None else [seed]

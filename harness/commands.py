@@ -144,7 +144,7 @@ def _notes(summary: dict[str, Any]) -> str:
 
 def _row(title: str, base: dict | None, final: dict, optimum: float | None) -> tuple[str, str, str, str, str]:
     spread = f"± {1.96 * final['stderr']:.3f}" if final["stderr"] is not None and final["value"] is not None else ""
-    return (title, _number(base and base["value"]), _number(final["value"]), spread, _number(optimum))
+    return (title, _number(base["value"] if base else None), _number(final["value"]), spread, _number(optimum))
 
 
 def _number(value: float | None) -> str:

@@ -229,7 +229,7 @@ def base_rollout(base: Base, n: int) -> Rollout:
 
 
 def judge_along(lam: NDArray, reward: NDArray, judge: NDArray) -> dict[str, list[float]]:
-    """What the judge says of the policies that are optimal for the reward: [L], [X, M], [X, M] -> KL and judge at each lambda."""
+    """What the judge says of the policies that are optimal for the reward: [L], [X, M], [X, M] -> KL and judge, each [L]."""
     kls, judged = [], []
     for value in lam:
         tilt = np.exp(value * (reward - np.nanmax(reward, 1, keepdims=True)))

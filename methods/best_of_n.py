@@ -1,4 +1,4 @@
-"""Best-of-n: draw n responses from the base policy, give the one with the highest reward (Stiennon et al. 2020, arXiv:2009.01325).
+"""Best-of-n: draw n responses from the base policy, give the one of highest reward (Stiennon et al. 2020, arXiv:2009.01325).
 
 No training; the cost is paid at each answer. Ties are broken at random. KL(best-of-n || base) is the exact formula on
 the base policy's law of the reward, which knows ties; log n - (n - 1)/n is only an upper bound (Beirami et al. 2024,

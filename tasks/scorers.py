@@ -7,7 +7,6 @@ import logging
 import re
 from importlib.metadata import version
 from io import BufferedReader, BytesIO
-from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import BadData, BadSetting, MissingPrerequisite, UnknownName, one_line
-from harness.types import Scorer
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +33,8 @@ class DetoxifyScorer:
 
     def __init__(
         self,
-        checkpoint: Path,
-        config: Path | None = None,
+        checkpoint: str | Path,
+        config: str | Path | None = None,
         sha256: str | None = None,
         *,
         batch_size: int = 32,
@@ -44,6 +42,7 @@ class DetoxifyScorer:
         device: str = "cpu",
     ) -> None:
         self.batch_size, self.column = batch_size, column
+        checkpoint, config = Path(checkpoint), None if config is None else Path(config)
         with _open(checkpoint, config) as file:
             digest = _check_hash(file, checkpoint, sha256)
             saved = _read(file, checkpoint, digest, trusted=sha256 is not None)
@@ -75,25 +74,6 @@ class DetoxifyScorer:
                 )
                 return np.array([np.nan])
         return np.concatenate([self._score([text]) for text in texts])
-
-
-class CachedScorer:
-    """A scorer that remembers: a text that comes again in this process costs nothing. A failure is tried again."""
-
-    def __init__(self, scorer: Scorer) -> None:
-        self.identity = scorer.identity
-        self._scorer = scorer
-        self._known: dict[tuple[str, str], float] = {}
-
-    def score(self, prompts: list[str], responses: list[str]) -> NDArray:
-        """The score of each pair, the new ones from the scorer: -> [N] float64."""
-        pairs = list(zip(prompts, responses, strict=True))
-        new = [pair for pair in dict.fromkeys(pairs) if pair not in self._known]
-        if new:
-            asked, answered = zip(*new)
-            fresh = zip(new, self._scorer.score(list(asked), list(answered)), strict=True)
-            self._known.update((pair, float(score)) for pair, score in fresh if not isnan(score))
-        return np.array([self._known.get(pair, np.nan) for pair in pairs], dtype=float)
 
 
 def _open(checkpoint: Path, config: Path | None) -> BufferedReader:

@@ -106,7 +106,7 @@ class TextTask:
         prompts = self._tokenize([p for p, _ in documents])
         room = self._context - prompts.tokens.shape[1]
         eos = self._tokenizer.eos_token_id
-        ids = [self._tokenizer(r, add_special_tokens=False).input_ids[: room - 1] + [eos] for _, r in documents]
+        ids = [[*self._tokenizer(r, add_special_tokens=False).input_ids[: room - 1], eos] for _, r in documents]
         width = max(map(len, ids))
         response = torch.tensor([row + [eos] * (width - len(row)) for row in ids])
         mask = torch.arange(width) < torch.tensor([[len(row)] for row in ids])

@@ -12,7 +12,7 @@ import torch
 from folders import SENTENCES, sha256
 
 from harness.errors import BadData, BadSetting, MissingPrerequisite, UnknownName
-from tasks.scorers import CachedScorer, DetoxifyScorer
+from tasks.scorers import DetoxifyScorer
 
 
 @pytest.fixture(scope="module")
@@ -176,31 +176,3 @@ def test_detoxify_that_is_not_installed(files, monkeypatch):
     monkeypatch.setitem(sys.modules, "detoxify", None)
     with pytest.raises(MissingPrerequisite, match=r"pip install 'alignment-harness\[toxicity\]'"):
         DetoxifyScorer(*files)
-
-
-class Counting:
-    """Scores a response by its length, and fails on the empty one."""
-
-    def __init__(self) -> None:
-        self.identity = {"name": "counting"}
-        self.asked: list[tuple[str, str]] = []
-
-    def score(self, prompts, responses):
-        self.asked += zip(prompts, responses)
-        return np.array([len(r) / 10 if r else np.nan for r in responses])
-
-
-def test_the_cache_asks_once_for_each_pair_and_again_after_a_failure():
-    counting = Counting()
-    cached = CachedScorer(counting)
-    assert cached.identity == counting.identity
-    for _ in range(2):
-        reward = cached.score(["p", "q", "p", "p"], ["ab", "ab", "ab", ""])
-        np.testing.assert_array_equal(reward, [0.2, 0.2, 0.2, np.nan])
-    assert counting.asked == [("p", "ab"), ("q", "ab"), ("p", ""), ("p", "")]
-    assert cached.score([], []).shape == (0,)
-
-
-def test_the_cache_wants_a_response_for_each_prompt():
-    with pytest.raises(ValueError, match="zip"):
-        CachedScorer(Counting()).score(["p"], [])

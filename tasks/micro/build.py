@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,8 +30,8 @@ from harness.sampler import sample
 from harness.types import Decoding
 
 from ..prompt_files import tokenize
-from .world import RESPONSE_TOKENS
 from .grammar import ACTS, KINDS, TOXIC_KINDS, Document, document, opening
+from .world import RESPONSE_TOKENS
 
 WORLD_VERSION = 1
 EOS = "<|endoftext|>"
@@ -89,9 +90,9 @@ def train_model(name: str, seed: int, out: Path, held_out: set[str]) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(out / "tokenizer")
-    dropout = dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
-    ids = dict(bos_token_id=tokenizer.eos_token_id, eos_token_id=tokenizer.eos_token_id)
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_positions=128, **SIZES[name], **dropout, **ids))
+    shape: dict[str, Any] = {"vocab_size": len(tokenizer), "n_positions": 128, **SIZES[name]}
+    shape |= {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    model = GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=tokenizer.eos_token_id, eos_token_id=tokenizer.eos_token_id))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=STEPS[name], pct_start=0.05)
     stream = batches(random.Random(seed), tokenizer, held_out)
