@@ -1,0 +1,248 @@
+"""Reads the records of runs back from disk: strict JSON in, plain objects out, and nothing left out in silence."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from math import isfinite
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import CorruptRecord
+
+SCHEMA_VERSION = 1
+FINISHED = ("done", "degraded")
+
+
+class Run(NamedTuple):
+    """The record of one run; summary is None where the run has not finished."""
+
+    dir: Path
+    manifest: dict[str, Any]
+    summary: dict[str, Any] | None
+    trajectory: list[dict[str, Any]]
+
+
+class Problem(NamedTuple):
+    """Something that a reader of the report must know about a record, and where it lies."""
+
+    path: Path
+    what: str
+
+
+class _Record(BaseModel):
+    """What a reader relies on; further keys are welcome, since an addition does not change the schema version."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+
+class _Metric(_Record):
+    value: float | None
+    stderr: float | None = Field(ge=0)
+    n: int = Field(ge=0)
+    n_unscored: int = Field(0, ge=0)
+    reason: str | None = None
+
+
+class _Manifest(_Record):
+    run_id: str
+    status: Literal["running", "done", "degraded", "failed", "interrupted"]
+    preset: str
+    task: str
+    method: str
+    seed: int
+    identity: dict[str, Any]
+    error: dict[str, Any] | None = None
+    provenance: dict[str, Any] = {}
+
+
+class _Point(_Record):
+    kl: float = Field(ge=-1e-9)  # a KL of zero may carry its rounding
+    reward: float
+
+
+class _CurvePoint(_Point):
+    reward_stderr: float | None = Field(None, ge=0)
+    solid: bool
+
+
+class _BestOfN(_Point):
+    n: int = Field(ge=1)
+
+
+class _JudgeAt(_Record):
+    kl: list[float]
+    judge: list[float | None]
+
+
+class _Frontier(_Record):
+    base_reward: float
+    kl_cap: float | None = None
+    curve: list[_CurvePoint]
+    upper: list[_Point] = []
+    best_of_n: list[_BestOfN] = []
+    judge_at: _JudgeAt | None = None
+
+
+class _Summary(_Record):
+    run_id: str
+    base: dict[str, _Metric]
+    final: dict[str, _Metric]
+    frontier: _Frontier | None
+    cost: dict[str, float | None]
+
+
+class _Row(_Record):
+    update: int = Field(ge=0)
+    split: str
+    metrics: dict[str, _Metric]
+
+
+Model = TypeVar("Model", bound=_Record)
+
+
+def read_run(dir: Path) -> Run:
+    """The record in a folder; raises CorruptRecord where it is missing, broken or newer than this package."""
+    dir = Path(dir)
+    manifest = _object(dir, "manifest.json")
+    status = _check(_Manifest, manifest, dir, "manifest.json").status
+    summary = _summary(dir, manifest, required=status in FINISHED)
+    return Run(dir, manifest, summary, _trajectory(dir, status))
+
+
+def find_runs(dirs: Iterable[Path]) -> tuple[list[Run], list[Problem]]:
+    """Every record below the folders in a fixed order, and all that is wrong with those that are not among them."""
+    found: dict[Path, Run] = {}
+    problems: list[Problem] = []
+    for folder in _record_folders(dirs, problems):
+        try:
+            found[folder.resolve()] = read_run(folder)
+        except CorruptRecord as error:
+            problems.append(Problem(folder, str(error).removeprefix(f"{folder}: ")))
+    runs = sorted(found.values(), key=_order)
+    return runs, sorted({*problems, *_doubles(runs)})
+
+
+def canonical(value: Any) -> str:
+    """JSON with one spelling for one value, to compare by."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def cell(run: Run) -> str:
+    """What two records share exactly if they are of the same cell."""
+    m = run.manifest
+    return canonical([m["preset"], m["task"], m["method"], m["seed"], m["identity"]])
+
+
+def _order(run: Run) -> tuple:
+    m = run.manifest
+    return m["preset"], m["task"], m["method"], m["seed"], m["run_id"], str(run.dir)
+
+
+def _doubles(runs: list[Run]) -> list[Problem]:
+    first: dict[str, Run] = {}
+    problems = []
+    for run in runs:
+        other = first.setdefault(cell(run), run)
+        if other is not run:
+            where = "/".join(other.dir.parts[-4:]).lstrip("/")
+            problems.append(Problem(run.dir, f"a second record of the cell of {where}; both are shown, the seed counts once"))
+    return problems
+
+
+def _record_folders(dirs: Iterable[Path], problems: list[Problem]) -> list[Path]:
+    """The folders that hold a record, or what is left of one."""
+
+    def unreadable(error: OSError) -> None:
+        problems.append(Problem(Path(str(error.filename)), f"the folder cannot be read: {error.strerror}"))
+
+    folders = []
+    for top in dirs:
+        for folder, below, files in os.walk(top, onerror=unreadable):
+            below.sort()
+            if {"manifest.json", "summary.json", "trajectory.jsonl"} & set(files):
+                folders.append(Path(folder))
+    return folders
+
+
+def _summary(dir: Path, manifest: dict[str, Any], required: bool) -> dict[str, Any] | None:
+    if not required and not (dir / "summary.json").exists():
+        return None
+    summary = _object(dir, "summary.json")
+    _check(_Summary, summary, dir, "summary.json")
+    for key in ("run_id", "preset", "task", "method", "seed"):
+        if summary.get(key, manifest[key]) != manifest[key]:
+            raise CorruptRecord(f"{dir}: summary.json and manifest.json differ in {key!r}; they are not of one run")
+    return summary
+
+
+def _trajectory(dir: Path, status: str) -> list[dict[str, Any]]:
+    if status not in FINISHED and not (dir / "trajectory.jsonl").exists():
+        return []
+    *lines, rest = _text(dir, "trajectory.jsonl").split("\n")
+    if rest and status != "running":  # a run at work may be in the middle of a line; any other may not
+        raise CorruptRecord(f"{dir}: trajectory.jsonl is truncated: its last line has no end")
+    rows = [_parse(line, dir, f"trajectory.jsonl line {i}") for i, line in enumerate(lines, 1)]
+    for i, row in enumerate(rows, 1):
+        _check(_Row, row, dir, f"trajectory.jsonl line {i}")
+    return rows
+
+
+def _object(dir: Path, name: str) -> dict[str, Any]:
+    """A JSON object of a schema version that this package knows."""
+    value = _parse(_text(dir, name), dir, name)
+    version = value.get("schema_version") if isinstance(value, dict) else None
+    if type(version) is not int or version < 1:
+        raise CorruptRecord(f"{dir}: {name} has no schema_version; it is not a record of this package")
+    if version > SCHEMA_VERSION:
+        what = f"{name} has schema_version {version}, this package reads up to {SCHEMA_VERSION}; install a newer one"
+        raise CorruptRecord(f"{dir}: {what}")
+    return value
+
+
+def _text(dir: Path, name: str) -> str:
+    try:
+        return (dir / name).read_bytes().decode()
+    except FileNotFoundError:
+        raise CorruptRecord(f"{dir}: {name} is missing") from None
+    except OSError as error:
+        raise CorruptRecord(f"{dir}: {name} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise CorruptRecord(f"{dir}: {name} is not UTF-8 text") from None
+
+
+def _parse(text: str, dir: Path, name: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        raise CorruptRecord(f"{dir}: {name} is not strict JSON, or is cut off: {error}") from None
+
+
+def _refuse(word: str) -> None:
+    raise ValueError(f"{word} is not a number of JSON")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not isfinite(value):
+        raise ValueError(f"{digits} is not a finite number")
+    return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise ValueError("a key occurs twice in one object")
+    return value
+
+
+def _check(model: type[Model], value: Any, dir: Path, name: str) -> Model:
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the whole"
+        raise CorruptRecord(f"{dir}: {name} is not a record: {where}: {first['msg']}") from None

@@ -1,0 +1,165 @@
+"""Which runs may stand in one figure, what they are called there, and the numbers that they recorded."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from math import isclose
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from ..records import Run, canonical
+from ..stats import Interval, t_interval
+from ..types import Metric
+
+WORLD = ("model", "data", "scorers", "evaluation")  # what two runs must share to be measured by one ruler
+SAME_FRONTIER = 1e-3  # reward; frontiers of one world differ by rounding between machines, not by more
+LABEL_WIDTH = 40
+
+
+class Entry(NamedTuple):
+    """One method with one choice of settings: its runs differ in the seed alone."""
+
+    name: str
+    runs: list[Run]
+
+
+class Group(NamedTuple):
+    """The runs that share preset, task, base model, data, scorers and frontier."""
+
+    preset: str
+    task: str
+    entries: list[Entry]
+
+    @property
+    def runs(self) -> list[Run]:
+        return [run for entry in self.entries for run in entry.runs]
+
+    @property
+    def reference(self) -> dict[str, Any] | None:
+        """A summary with the base and the frontier that all share; None before any run has finished."""
+        return next((run.summary for run in self.runs if run.summary), None)
+
+
+class Estimate(NamedTuple):
+    """A metric over the seeds of an entry; interval is None where no seed has a value, and reasons say why."""
+
+    interval: Interval | None
+    n: int
+    reasons: tuple[str, ...]
+
+
+def groups(runs: list[Run]) -> list[Group]:
+    """The runs, split where they cannot be compared, in a fixed order."""
+    worlds: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        worlds[_world(run)].append(run)
+    parts = [part for key in sorted(worlds) for part in _by_frontier(worlds[key])]
+    return [Group(part[0].manifest["preset"], part[0].manifest["task"], _entries(part)) for part in parts]
+
+
+def measure(run: Run, key: str, side: str = "final") -> Metric:
+    """A metric of the run's end or, with side "base", of the base policy; never a number where none was measured."""
+    if run.summary is None:
+        return Metric(None, None, 0, 0, f"the run is {run.manifest['status']}")
+    return metric(run.summary[side].get(key))
+
+
+def metric(found: dict[str, Any] | None) -> Metric:
+    """A recorded metric, with a reason whenever it has no value."""
+    if found is None:
+        return Metric(None, None, 0, 0, "not recorded")
+    reason = found.get("reason") or ("no reason recorded" if found["value"] is None else None)
+    return Metric(found["value"], found["stderr"], found["n"], found.get("n_unscored", 0), reason)
+
+
+def counted(entry: Entry) -> list[Run]:
+    """The runs that means and rankings may use: done, not degraded."""
+    return [run for run in entry.runs if run.manifest["status"] == "done"]
+
+
+def estimate(entry: Entry, of: Callable[[Run], Metric]) -> Estimate:
+    """Mean over seeds with its t interval; two records of one seed count as one."""
+    by_seed: dict[int, list[float]] = defaultdict(list)
+    reasons = []
+    for run in counted(entry):
+        found = of(run)
+        if found.value is None:
+            reasons.append(f"seed {run.manifest['seed']}: {found.reason}")
+        else:
+            by_seed[run.manifest["seed"]].append(found.value)
+    if not counted(entry):
+        reasons.append("no run is done")
+    means = [fmean(by_seed[seed]) for seed in sorted(by_seed)]
+    return Estimate(t_interval(means) if means else None, len(means), tuple(reasons))
+
+
+def plain(text: object) -> str:
+    """Text that any encoder and any font engine can take: what cannot be printed shows as a box."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text))
+
+
+def shorten(text: object, width: int = LABEL_WIDTH) -> str:
+    """Plain text that fits a legend."""
+    text = plain(text)
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _world(run: Run) -> str:
+    m = run.manifest
+    return canonical([m["preset"], m["task"], {key: m["identity"].get(key) for key in WORLD}])
+
+
+def _by_frontier(runs: list[Run]) -> Iterator[list[Run]]:
+    """Split runs of one world whose frontiers differ; a run without one goes with the first."""
+    parts: list[list[Run]] = []
+    for run in sorted(runs, key=lambda r: r.summary is None):
+        home = next((part for part in parts if _one_frontier(part[0], run)), None)
+        if home is None:
+            parts.append([run])
+        else:
+            home.append(run)
+    yield from parts
+
+
+def _one_frontier(a: Run, b: Run) -> bool:
+    if a.summary is None or b.summary is None:
+        return True
+    one, two = a.summary["frontier"], b.summary["frontier"]
+    if one is None or two is None:
+        return one is two
+    if one.get("kl_cap") != two.get("kl_cap") or len(one["curve"]) != len(two["curve"]):
+        return False
+    pairs = [(one["base_reward"], two["base_reward"])]
+    pairs += [(p["reward"], q["reward"]) for p, q in zip(one["curve"], two["curve"])]
+    return all(isclose(p, q, rel_tol=0, abs_tol=SAME_FRONTIER) for p, q in pairs)
+
+
+def _entries(runs: list[Run]) -> list[Entry]:
+    by_method: dict[str, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        identity = {k: v for k, v in run.manifest["identity"].items() if k != "seed"}
+        by_method[run.manifest["method"]][canonical(identity)].append(run)
+    entries = []
+    for method in sorted(by_method):
+        variants = [by_method[method][key] for key in sorted(by_method[method])]
+        for name, variant in zip(_names(method, variants), variants):
+            entries.append(Entry(name, sorted(variant, key=lambda r: (r.manifest["seed"], r.manifest["run_id"], str(r.dir)))))
+    return entries
+
+
+def _names(method: str, variants: list[list[Run]]) -> list[str]:
+    """The method's name, and what sets its variants apart where there are several."""
+    if len(variants) == 1:
+        return [plain(method)]
+    leaves = [_leaves(variant[0].manifest["identity"]) for variant in variants]
+    keys = sorted({key for leaf in leaves for key in leaf if key != ("seed",)})
+    apart = [key for key in keys if len({leaf.get(key) for leaf in leaves}) > 1]
+    said = [", ".join(f"{key[-1]}={leaf.get(key, 'none')}" for key in apart) for leaf in leaves]
+    return [plain(f"{method} ({i}: {words})") for i, words in enumerate(said, 1)]
+
+
+def _leaves(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], str]:
+    if not isinstance(value, dict):
+        return {path: canonical(value).strip('"')}
+    return {k: v for key in value for k, v in _leaves(value[key], (*path, str(key))).items()}

@@ -1,0 +1,232 @@
+"""The numbers of a report: a row a method and a row a run, as text, CSV and Markdown."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterable
+from html import escape
+from math import hypot
+from typing import NamedTuple
+
+from ..records import Run
+from ..stats import Z95
+from ..types import Metric
+from .groups import Entry, Estimate, Group, counted, estimate, measure, plain
+
+MISSING = "–"
+
+
+class Column(NamedTuple):
+    """A measured column: declared once, with its unit, its direction and how to read it from a run."""
+
+    key: str
+    title: str
+    unit: str
+    better: str  # up, down or nothing
+    digits: str  # a format
+    of: Callable[[Run], Metric]
+
+
+class Table(NamedTuple):
+    """Text in rows, the first cell of each its name, and the footnotes that its cells refer to."""
+
+    header: list[str]
+    rows: list[list[str]]
+    notes: list[str]
+
+
+def undesired(run: Run, side: str = "final") -> Metric:
+    """1 - judge: what is left of the habit."""
+    judge = measure(run, "judge", side)
+    return judge if judge.value is None else judge._replace(value=1 - judge.value)
+
+
+def removed(run: Run) -> Metric:
+    """Percent of the base's undesired score that is gone; the error of the base is shared by all runs and left out."""
+    base, left = undesired(run, "base"), undesired(run)
+    if base.value is None or left.value is None:
+        return left if left.value is None else base
+    if base.value <= 0:
+        return Metric(None, None, 0, 0, "the base shows nothing to remove")
+    stderr = None if left.stderr is None else 100 * left.stderr / base.value
+    return left._replace(value=100 * (1 - left.value / base.value), stderr=stderr)
+
+
+def overoptimisation(run: Run) -> Metric:
+    """Gain of the reward less gain of the judge: what was won by pleasing the reward alone."""
+    found = [measure(run, key, side) for key in ("reward", "judge") for side in ("final", "base")]
+    absent = next((m for m in found if m.value is None), None)
+    if absent is not None:
+        return absent
+    reward, reward_base, judge, judge_base = (m.value or 0.0 for m in found)
+    stderr = hypot(*(m.stderr or 0.0 for m in found))
+    return Metric(reward - reward_base - judge + judge_base, stderr or None, found[0].n)
+
+
+def cost(key: str) -> Callable[[Run], Metric]:
+    def of(run: Run) -> Metric:
+        if run.summary is None:
+            return measure(run, key)
+        value = run.summary["cost"].get(key)
+        return Metric(value, None, 1, 0, "not recorded" if value is None else None)
+
+    return of
+
+
+def final(key: str) -> Callable[[Run], Metric]:
+    return lambda run: measure(run, key)
+
+
+COLUMNS = (
+    Column("undesired", "Undesired", "1 − judge", "down", ".3f", undesired),
+    Column("removed", "Removed", "% of base", "up", ".1f", removed),
+    Column("reward", "Reward", "0 to 1", "up", ".3f", final("reward")),
+    Column("kl", "KL", "nats/response", "down", ".3f", final("kl")),
+    Column("efficiency", "Efficiency", "K*(R) / KL", "up", ".2f", final("efficiency")),
+    Column("excess_kl", "Excess KL", "nats", "down", ".3f", final("excess_kl")),
+    Column("overoptimisation", "Over-optimised", "reward − judge gain", "down", ".3f", overoptimisation),
+    Column("ppl", "Perplexity", "judge model", "down", ".2f", final("ppl")),
+    Column("distinct_2", "Distinct-2", "share", "up", ".3f", final("distinct_2")),
+    Column("grammatical", "Grammatical", "share", "up", ".3f", final("grammatical")),
+    Column("flops", "Cost", "FLOPs", "down", ".2g", cost("flops")),
+    Column("sampled_tokens", "Sampled", "tokens", "down", ".3g", cost("sampled_tokens")),
+    Column("seconds", "Time", "s", "down", ".3g", cost("seconds")),
+)
+OF_BASE = {"undesired": "judge", **{key: key for key in ("reward", "ppl", "distinct_2", "grammatical")}}
+ARROWS = {"up": "\u00a0↑", "down": "\u00a0↓", "": ""}
+
+
+def method_table(group: Group) -> Table:
+    """A row a method: mean over seeds with its 95% t interval, below a row of the base policy."""
+    notes: list[str] = []
+    rows = [_base_row(group, notes)] if group.reference else []
+    for entry in group.entries:
+        cells = [_interval(estimate(entry, c.of), c, notes) for c in COLUMNS]
+        rows.append([entry.name, str(len({r.manifest["seed"] for r in counted(entry)})), *cells])
+    return Table(["Method", "Seeds", *map(_title, COLUMNS)], rows, notes)
+
+
+def run_table(group: Group) -> Table:
+    """A row a run: value ± half of its 95% interval over prompts."""
+    notes: list[str] = []
+    rows = []
+    for entry in group.entries:
+        for run in entry.runs:
+            m = run.manifest
+            cells = [_single(c.of(run), c, notes) for c in COLUMNS]
+            rows.append([entry.name, str(m["seed"]), m["status"], plain(m["run_id"]), *cells])
+    return Table(["Method", "Seed", "State", "Run", *map(_title, COLUMNS)], rows, notes)
+
+
+def cell_matrix(group: Group) -> Table:
+    """Method by seed with the state of each cell; a cell that nobody ran is missing, not absent."""
+    seeds = sorted({run.manifest["seed"] for run in group.runs})
+    rows = [[entry.name, *(_state(entry, seed) for seed in seeds)] for entry in group.entries]
+    return Table(["Method", *(f"seed {seed}" for seed in seeds)], rows, [])
+
+
+def methods_csv(found: list[Group]) -> str:
+    """Every group's methods as CSV, numbers in full; an empty cell is missing and its reason is in the last column."""
+    keys = [f"{c.key}{end}" for c in COLUMNS for end in ("", "_low", "_high", "_n")]
+    rows: list[list[object]] = [["preset", "task", "group", "method", "seeds", *keys, "missing"]]
+    for i, group in enumerate(found, 1):
+        for entry in group.entries:
+            all_of = [estimate(entry, c.of) for c in COLUMNS]
+            numbers = [v for e in all_of for v in (*(e.interval or (None, None, None)), e.n)]
+            missing = "; ".join(f"{c.key}: {why}" for c, e in zip(COLUMNS, all_of) for why in e.reasons)
+            rows.append([group.preset, group.task, i, entry.name, len(counted(entry)), *numbers, missing])
+    return _csv(rows)
+
+
+def runs_csv(found: list[Group]) -> str:
+    """Every run as CSV, with standard errors over prompts."""
+    keys = [f"{c.key}{end}" for c in COLUMNS for end in ("", "_stderr")]
+    rows: list[list[object]] = [["preset", "task", "group", "method", "seed", "status", "run_id", *keys, "missing"]]
+    for i, group in enumerate(found, 1):
+        for entry in group.entries:
+            for run in entry.runs:
+                m, all_of = run.manifest, [c.of(run) for c in COLUMNS]
+                numbers = [v for found in all_of for v in (found.value, found.stderr)]
+                missing = "; ".join(f"{c.key}: {v.reason}" for c, v in zip(COLUMNS, all_of) if v.value is None)
+                rows.append([group.preset, group.task, i, entry.name, m["seed"], m["status"], m["run_id"], *numbers, missing])
+    return _csv(rows)
+
+
+def markdown(table: Table) -> str:
+    """A table of Markdown with its footnotes; nothing in a cell can break out of it."""
+    lines = [table.header, ["---"] + ["---:"] * (len(table.header) - 1), *table.rows]
+    cells = [[text if i == 1 else escape_markdown(text) for text in row] for i, row in enumerate(lines)]
+    notes = "".join(f"\n{escape_markdown(note)}  " for note in table.notes)
+    return "\n".join("| " + " | ".join(row) + " |" for row in cells) + "\n" + notes
+
+
+def escape_markdown(text: object) -> str:
+    """Text that Markdown shows as it is: no markup, no HTML, one line."""
+    return re.sub(r"([\\`*_{}\[\]#!|~$])", r"\\\1", escape(plain(text), quote=False))
+
+
+def number(value: float, digits: str) -> str:
+    """A number for reading, with a true minus sign and no negative zero."""
+    text = format(value, digits).replace("e+", "e")
+    return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
+
+
+def _title(column: Column) -> str:
+    return f"{column.title}{ARROWS[column.better]} ({column.unit})"
+
+
+def _base_row(group: Group, notes: list[str]) -> list[str]:
+    run = next(run for run in group.runs if run.summary)
+    cells = []
+    for column in COLUMNS:
+        key = OF_BASE.get(column.key)
+        base = undesired(run, "base") if column.key == "undesired" else measure(run, key or "", "base")
+        cells.append(_single(base, column, notes) if key else "")
+    return ["base (untrained)", "", *cells]
+
+
+def _interval(found: Estimate, column: Column, notes: list[str]) -> str:
+    mark = "".join(_mark(f"{column.title}: {reason}", notes) for reason in found.reasons)
+    if found.interval is None:
+        return MISSING + mark
+    mean, low, high = found.interval
+    text = number(mean, column.digits)
+    if low is not None and high is not None and column.key not in ("flops", "sampled_tokens", "seconds"):
+        text += f" [{number(low, column.digits)}, {number(high, column.digits)}]"
+    return text + mark
+
+
+def _single(found: Metric, column: Column, notes: list[str]) -> str:
+    if found.value is None:
+        return MISSING + _mark(f"{column.title}: {found.reason}", notes)
+    text = number(found.value, column.digits)
+    return text if found.stderr is None else f"{text} ± {number(Z95 * found.stderr, column.digits)}"
+
+
+def _mark(reason: str, notes: list[str]) -> str:
+    """A raised number that leads to the reason among the notes."""
+    note = next((n for n in notes if n.split(" ", 1)[1] == plain(reason)), None)
+    if note is None:
+        note = f"{str(len(notes) + 1).translate(str.maketrans('0123456789', '⁰¹²³⁴⁵⁶⁷⁸⁹'))} {plain(reason)}"
+        notes.append(note)
+    return " " + note.split(" ", 1)[0]
+
+
+def _state(entry: Entry, seed: int) -> str:
+    states = [run.manifest["status"] for run in entry.runs if run.manifest["seed"] == seed]
+    return " + ".join(states) or "missing"
+
+
+def _csv(rows: Iterable[list[object]]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows([_field(value) for value in row] for row in rows)
+    return out.getvalue()
+
+
+def _field(value: object) -> object:
+    """Text as a spreadsheet may open it: a name that looks like a formula is not one."""
+    if not isinstance(value, str):
+        return value
+    return f"'{plain(value)}" if value[:1] in set("=+-@") else plain(value)

@@ -1,0 +1,397 @@
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import fake_records as fake
+import pytest
+
+from harness.errors import EmptySelection, Unwritable, UsageError
+from harness.records import Problem, Run, find_runs, read_run
+from harness.report.build import BuildResult, build
+from harness.report.figures import draw, figure_data, pareto, run_picture, save
+from harness.report.groups import Group, groups, measure
+from harness.report.tables import method_table, number, overoptimisation, removed, run_table, runs_csv
+from harness.report.verdict import above_frontier, verdict
+
+HOSTILE = "<script>alert(1)</script></style>\"'&$\\frac{|`{{ 7*7 }}\n# _x\ud800\u202e"
+
+
+def report(root: Path, out: Path) -> BuildResult:
+    return build(*find_runs([root]), out)
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
+
+
+def only_group(root: Path) -> Group:
+    (group,) = groups(find_runs([root])[0])
+    return group
+
+
+@pytest.fixture(scope="module")
+def messy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, BuildResult]:
+    """A report over everything that can go wrong at once."""
+    top = tmp_path_factory.mktemp("messy")
+    root = fake.write_study(top / "results")
+    fake.write_run(root, "quark", 3, status="degraded")
+    for method, status in (("ppo", "failed"), ("unlikelihood", "interrupted"), ("conditional", "running")):
+        fake.write_run(root, method, 3, status=status)
+    fake.write_run(root, "nulls", 0, final={k: fake.point(None, reason="SCORER-OFFLINE") for k in fake.BASE if k != "kl"})
+    fake.write_run(root, "leaky", 0, final={"reward": fake.point(0.99, 0.003), "kl": fake.point(0.4, 0.01)})
+    (fake.write_run(root, "corrupt", 0) / "summary.json").write_text("{]")
+    (fake.write_run(root, "truncated", 0) / "trajectory.jsonl").write_text('{"update": 0')
+    fake.write_run(root, "newer", 0, manifest={"schema_version": 9})
+    fake.write_run(root / "copy", "quark", 0)
+    return root, top / "report", report(root, top / "report")
+
+
+def test_files_of_a_report(messy: tuple) -> None:
+    _, out, result = messy
+    figures = [f"figures/pareto-micro-toxicity{end}" for end in (".svg", ".png", ".json", "-narrow.svg")]
+    expected = {"index.html", "report.md", "tables/methods.csv", "tables/runs.csv", *figures}
+    assert {str(p.relative_to(out)) for p in result.files} == expected == set(contents(out))
+
+
+def test_every_problem_is_named_and_returned(messy: tuple) -> None:
+    _, out, result = messy
+    words = ["corrupt/", "truncated/", "newer/", "leaky/", "copy/micro/toxicity/quark/", "schema_version 9", "not strict JSON"]
+    page, text = (out / "index.html").read_text(), (out / "report.md").read_text()
+    assert len(result.problems) == 5
+    for word in words:
+        assert word in page and word.replace("_", "\\_") in text, word
+
+
+def test_every_state_is_in_the_matrix(messy: tuple) -> None:
+    _, out, _ = messy
+    page = (out / "index.html").read_text()
+    for state in ("done", "degraded", "failed", "interrupted", "running", "missing", "done + done"):
+        assert f">{state}</td>" in page, state
+    assert "NotFinite: the loss is nan at update 12" in page
+
+
+def test_same_records_same_bytes_wherever_they_lie(messy: tuple, tmp_path: Path) -> None:
+    root, out, _ = messy
+    shutil.copytree(root, tmp_path / "else/where")
+    report(tmp_path / "else/where", tmp_path / "again")
+    assert contents(tmp_path / "again") == contents(out)
+
+
+def test_nothing_of_the_machine_is_in_a_report(messy: tuple) -> None:
+    root, out, _ = messy
+    for name, content in contents(out).items():
+        assert str(root.parent).encode() not in content, name
+
+
+class Page(HTMLParser):
+    """The tags of a page and what they refer to."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.alt = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for key, value in attrs if key in ("src", "href", "srcset")]
+        self.alt += dict(attrs).get("alt") or ""
+
+
+def test_the_page_needs_nothing_else(messy: tuple) -> None:
+    page = Page((messy[1] / "index.html").read_text())
+    assert "script" not in page.tags and "link" not in page.tags and page.tags.count("style") == 1
+    assert all(link.startswith(("data:", "#")) for link in page.links)
+    assert "quark seed 0" in page.alt and "kl 0." in page.alt
+
+
+def test_hostile_text_is_shown_and_does_nothing(tmp_path: Path) -> None:
+    root = tmp_path / "results"
+    nasty: dict[str, Any] = {"method": HOSTILE, "task": HOSTILE, "preset": HOSTILE, "run_id": HOSTILE}
+    final = {"judge": fake.point(None, reason=HOSTILE), "ppl": fake.point(None, reason=HOSTILE)}
+    error = {"type": HOSTILE, "message": HOSTILE}
+    for i, status in enumerate(("done", "failed")):
+        changed = {**nasty, "error": error, "identity": {"model": HOSTILE, HOSTILE: 1}, "provenance": {HOSTILE: HOSTILE}}
+        fake.write_run(root, "_hidden", i, status=status, final=final, manifest=changed, summary=nasty)
+    runs, problems = find_runs([root])
+    assert len(runs) == 2
+    build(runs, [*problems, Problem(root / HOSTILE.replace("/", ""), HOSTILE)], tmp_path / "out")
+    page = (tmp_path / "out/index.html").read_text()
+    assert "&lt;script&gt;alert(1)" in page and "{{ 7*7 }}" in page
+    parsed = Page(page)
+    assert "script" not in parsed.tags and page.count("</style>") == 1
+    assert "<script" not in (tmp_path / "out/report.md").read_text()
+    for svg in (tmp_path / "out/figures").glob("*.svg"):
+        assert "{http://www.w3.org/2000/svg}script" not in {e.tag for e in ElementTree.parse(svg).iter()}
+
+
+def test_figures_are_whole_and_wide_enough(messy: tuple) -> None:
+    out = messy[1]
+    png = (out / "figures/pareto-micro-toxicity.png").read_bytes()
+    assert png.startswith(b"\x89PNG") and int.from_bytes(png[16:20]) == 1200 and len(png) > 50_000
+    svg = ElementTree.parse(out / "figures/pareto-micro-toxicity.svg")
+    assert sum(1 for e in svg.iter() if e.tag.endswith("path")) > 200
+    data = json.loads((out / "figures/pareto-micro-toxicity.json").read_text())
+    assert {m["name"] for m in data["methods"]} >= {"quark", "ppo", "nulls"} and data["frontier"]["solid"]
+
+
+def test_a_missing_metric_is_never_a_number(messy: tuple) -> None:
+    _, out, _ = messy
+    rows = list(csv.DictReader(io.StringIO((out / "tables/methods.csv").read_text())))
+    nulls = next(row for row in rows if row["method"] == "nulls")
+    assert nulls["reward"] == nulls["undesired"] == nulls["ppl"] == "" and nulls["kl"] != ""
+    assert "reward: seed 0: SCORER-OFFLINE" in nulls["missing"]
+    data = json.loads((out / "figures/pareto-micro-toxicity.json").read_text())
+    (run,) = next(m for m in data["methods"] if m["name"] == "nulls")["runs"]
+    assert run["final"]["judge"] == {"value": None, "stderr": None, "reason": "SCORER-OFFLINE"}
+    page = (out / "index.html").read_text()
+    assert "Reward: SCORER-OFFLINE" in page and re.search(r">– [¹²³⁴-⁹⁰]+<", page)
+
+
+def test_means_are_over_the_seeds_that_are_done(tmp_path: Path) -> None:
+    for seed, value in enumerate((0.90, 0.92, 0.97)):
+        fake.write_run(tmp_path, "quark", seed, final={"reward": fake.point(value, 0.001)})
+    fake.write_run(tmp_path, "quark", 3, status="degraded", final={"reward": fake.point(0.1, 0.001)})
+    table = method_table(only_group(tmp_path))
+    row = dict(zip(table.header, table.rows[-1]))
+    assert row["Seeds"] == "3" and row["Reward\u00a0↑ (0 to 1)"] == "0.930 [0.840, 1.020]"  # t(2) = 4.303, s = 0.0361
+
+
+def test_two_records_of_a_seed_count_as_one(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        fake.write_run(tmp_path / name, "quark", 0)
+    group = only_group(tmp_path)
+    assert method_table(group).rows[-1][1] == "1" and len(run_table(group).rows) == 2
+
+
+def test_removed_and_overoptimisation_by_hand(tmp_path: Path) -> None:
+    final = {"judge": fake.point(0.94, 0.003), "reward": fake.point(0.92, 0.003)}
+    run = read_run(fake.write_run(tmp_path, "quark", 0, final=final))
+    assert removed(run).value == pytest.approx(80)  # 0.30 -> 0.06
+    assert overoptimisation(run).value == pytest.approx(0.30 - 0.24)
+
+
+def test_nothing_to_remove_is_said(tmp_path: Path) -> None:
+    base = {**fake.BASE, "judge": fake.point(1.0, 0.0)}
+    found = removed(read_run(fake.write_run(tmp_path, "quark", 0, summary={"base": base})))
+    assert found.value is None and found.reason == "the base shows nothing to remove"
+
+
+def test_what_was_not_recorded_or_has_not_finished_says_so(tmp_path: Path) -> None:
+    done = read_run(fake.write_run(tmp_path, "quark", 0))
+    failed = read_run(fake.write_run(tmp_path, "quark", 1, status="failed"))
+    assert measure(done, "nonsense").reason == "not recorded"
+    assert measure(failed, "kl").reason == "the run is failed"
+
+
+@pytest.mark.parametrize("change", [{"model": "other"}, {"data": "other"}, {"scorers": "other"}, {"evaluation": {"n": 9}}])
+def test_runs_of_two_worlds_are_kept_apart(change: dict, tmp_path: Path) -> None:
+    fake.write_run(tmp_path, "quark", 0)
+    fake.write_run(tmp_path, "ppo", 0, manifest={"identity": fake.identity("toxicity", "ppo", 0, **change)})
+    runs, _ = find_runs([tmp_path])
+    assert len(groups(runs)) == 2
+    with pytest.raises(UsageError, match="2 different worlds"):
+        pareto(runs)
+
+
+def test_sections_of_a_report_of_several_worlds(tmp_path: Path) -> None:
+    fake.write_run(tmp_path / "r", "quark", 0)
+    fake.write_run(tmp_path / "r", "quark", 0, task="sentiment")
+    other = fake.frontier() | {"base_reward": 0.5}
+    fake.write_run(tmp_path / "r", "ppo", 0, task="sentiment", summary={"frontier": other})
+    report(tmp_path / "r", tmp_path / "out")
+    page = (tmp_path / "out/index.html").read_text()
+    assert page.count("<section id=") == 3 + 2 and "cannot all be compared" in page
+    names = {p.name for p in (tmp_path / "out/figures").glob("*.png")}
+    assert names == {f"pareto-micro-{task}.png" for task in ("toxicity", "sentiment-1", "sentiment-2")}
+
+
+def test_frontiers_that_differ_by_rounding_are_one(tmp_path: Path) -> None:
+    fake.write_run(tmp_path, "quark", 0)
+    fake.write_run(tmp_path, "quark", 1, summary={"frontier": fake.frontier() | {"base_reward": 0.62 + 1e-9}})
+    assert len(groups(find_runs([tmp_path])[0])) == 1
+
+
+def test_settings_that_differ_are_two_rows(tmp_path: Path) -> None:
+    for kl_coef in (0.05, 0.1):
+        changed = fake.identity("toxicity", "quark", 0, method={"name": "quark", "settings": {"kl_coef": kl_coef}})
+        fake.write_run(tmp_path, "quark", 0, id8=f"{kl_coef}", manifest={"identity": changed})
+    names = [entry.name for entry in only_group(tmp_path).entries]
+    assert names == ["quark (1: kl_coef=0.05)", "quark (2: kl_coef=0.1)"]
+
+
+def study(root: Path, judges: dict[str, list[float]]) -> list[str]:
+    for method, values in judges.items():
+        for seed, value in enumerate(values):
+            fake.write_run(root, method, seed, final={"judge": fake.point(value, 0.002)})
+    return verdict(only_group(root))
+
+
+def test_verdict_names_the_leader_with_its_numbers(tmp_path: Path) -> None:
+    said = " ".join(study(tmp_path, {"quark": [0.96, 0.97, 0.98], "unlikelihood": [0.80, 0.81, 0.82]}))
+    assert (
+        "quark removes most of the habit: the undesired score falls from 0.300 to 0.030, 90% (95% interval 82 to 98%)" in said
+    )
+    assert "over 3 seeds" in said and "overlaps no other" in said and "optimal policy would reach the same reward" in said
+
+
+def test_verdict_says_ties(tmp_path: Path) -> None:
+    said = " ".join(
+        study(tmp_path, {"quark": [0.96, 0.97, 0.98], "unlikelihood": [0.93, 0.95, 0.97], "ppo": [0.7, 0.71, 0.72]})
+    )
+    assert "Tied with it, since their 95% intervals overlap: unlikelihood (83%)." in said
+
+
+def test_verdict_of_one_seed_claims_no_order(tmp_path: Path) -> None:
+    said = " ".join(study(tmp_path, {"quark": [0.97], "ppo": [0.8]}))
+    assert "One seed gives no interval over seeds (quark, ppo); the order of these may be chance." in said
+
+
+def test_verdict_on_no_gain(tmp_path: Path) -> None:
+    assert study(tmp_path, {"quark": [0.64]})[0].startswith("No method removes the habit")
+
+
+def test_verdict_on_a_gain_that_may_be_none(tmp_path: Path) -> None:
+    assert "That interval includes no change at all." in study(tmp_path, {"quark": [0.6, 0.85]})
+
+
+def test_verdict_without_a_judge_or_a_finished_run(tmp_path: Path) -> None:
+    fake.write_run(tmp_path / "a", "quark", 0, final={"judge": fake.point(None, reason="offline")})
+    fake.write_run(tmp_path / "b", "quark", 0, status="failed")
+    assert "(seed 0: offline)" in verdict(only_group(tmp_path / "a"))[0]
+    assert verdict(only_group(tmp_path / "b")) == [
+        "No run is done, so there is no verdict.",
+        "Left out of means and order: 1 failed.",
+    ]
+
+
+def test_a_run_above_the_frontier_is_a_suspect_and_not_a_winner(messy: tuple) -> None:
+    root, out, result = messy
+    leaky = read_run(root / "micro/toxicity/leaky/5e5e5e5e-s0")
+    assert above_frontier(leaky) == pytest.approx(0.99 - fake.best_reward(0.4), abs=0.002)
+    assert any(p.path == leaky.dir and "suspected bug in the suite" in p.what for p in result.problems)
+    assert "Suspected bug in the suite, not a good method: leaky seed 0" in (out / "index.html").read_text()
+
+
+def place(root: Path, kl: float, reward: float, frontier: dict[str, Any] | None = None) -> Run:
+    final = {"kl": fake.point(kl, 0.01), "reward": fake.point(reward, 0.004)}
+    return read_run(fake.write_run(root, "x", 0, final=final, summary={"frontier": frontier or fake.frontier()}))
+
+
+def test_within_its_error_above_the_frontier_is_no_suspect(tmp_path: Path) -> None:
+    assert above_frontier(place(tmp_path, 0.5, fake.best_reward(0.5) + 0.008)) is None
+
+
+def test_beyond_the_solid_frontier_the_upper_bound_counts(tmp_path: Path) -> None:
+    assert above_frontier(place(tmp_path / "a", 2.0, fake.best_reward(2.0) + 0.005)) is None
+    assert above_frontier(place(tmp_path / "b", 2.0, fake.best_reward(2.0) + 0.06)) is not None
+
+
+def test_where_no_frontier_is_known_nothing_is_suspected(tmp_path: Path) -> None:
+    none_solid = fake.frontier() | {"curve": [], "upper": []}
+    assert above_frontier(place(tmp_path / "a", 0.5, 1.0, none_solid)) is None
+    assert above_frontier(place(tmp_path / "b", 30.0, 1.0)) is None
+
+
+def test_figures_of_odd_records_are_drawn(tmp_path: Path) -> None:
+    """Collapse to 40 nats, no frontier, no judge line, nothing measured, nothing finished."""
+    cases = [
+        fake.write_run(tmp_path / "a", "ppo", 0, final={"kl": fake.point(40.0, 1.0), "ppl": fake.point(300.0, 5.0)}),
+        fake.write_run(tmp_path / "b", "ppo", 0, summary={"frontier": None}),
+        fake.write_run(tmp_path / "c", "ppo", 0, summary={"frontier": fake.frontier() | {"judge_at": None, "best_of_n": []}}),
+        fake.write_run(tmp_path / "d", "ppo", 0, summary={"final": {}, "base": {}, "frontier": None}),
+        fake.write_run(tmp_path / "e", "ppo", 0, status="running"),
+        fake.write_run(tmp_path / "f", "ppo", 0, summary={"frontier": fake.frontier() | {"curve": [], "upper": []}}),
+    ]
+    (cases[3] / "trajectory.jsonl").write_text("")
+    for dir in cases:
+        assert save(run_picture(read_run(dir)), "png").startswith(b"\x89PNG"), dir
+
+
+def test_a_figure_is_its_data(tmp_path: Path) -> None:
+    fake.write_run(tmp_path, "quark", 0)
+    group = only_group(tmp_path)
+    data = json.loads(json.dumps(figure_data(group)))
+    assert save(draw(data), "svg") == save(pareto(group.runs), "svg")
+
+
+def test_only_the_test_split_is_drawn(tmp_path: Path) -> None:
+    dir = fake.write_run(tmp_path, "quark", 0)
+    rows = [json.loads(line) | {"split": "validation"} for line in (dir / "trajectory.jsonl").read_text().splitlines()]
+    fake.dump_rows(dir / "trajectory.jsonl", rows)
+    assert figure_data(only_group(tmp_path))["methods"][0]["runs"][0]["path"] == []
+
+
+def test_no_run_is_an_empty_selection(tmp_path: Path) -> None:
+    with pytest.raises(EmptySelection, match="no run to report on"):
+        build([], [], tmp_path)
+    with pytest.raises(EmptySelection, match="1 could not be read, first"):
+        build([], [Problem(tmp_path, "broken")], tmp_path)
+    with pytest.raises(EmptySelection, match="at least one run"):
+        pareto([])
+
+
+def test_a_folder_that_takes_no_files_is_said(tmp_path: Path) -> None:
+    fake.write_run(tmp_path / "r", "quark", 0)
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(Unwritable, match="choose another folder"):
+        report(tmp_path / "r", tmp_path / "out")
+
+
+def test_a_formula_in_a_name_is_text_in_csv(tmp_path: Path) -> None:
+    fake.write_run(tmp_path, "=1+1", 0)
+    assert ",'=1+1," in runs_csv([only_group(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"), [(-0.0001, ".3f", "0.000"), (-1.5, ".1f", "−1.5"), (3.1e13, ".2g", "3.1e13")]
+)
+def test_numbers_read_well(value: float, digits: str, text: str) -> None:
+    assert number(value, digits) == text
+
+
+def test_a_report_imports_neither_torch_nor_pyplot(tmp_path: Path) -> None:
+    fake.write_run(tmp_path / "r", "quark", 0)
+    program = """
+import sys
+from pathlib import Path
+import harness.report
+assert "matplotlib" not in sys.modules
+from harness.records import find_runs
+from harness.report.build import build
+build(*find_runs([Path(sys.argv[1])]), Path(sys.argv[2]))
+print([name for name in ("torch", "pandas", "scipy", "matplotlib.pyplot") if name in sys.modules])
+"""
+    args = [sys.executable, "-c", program, str(tmp_path / "r"), str(tmp_path / "out")]
+    assert subprocess.run(args, check=True, capture_output=True, text=True).stdout == "[]\n"
+
+
+def contrast(one: str, two: str) -> float:
+    def light(colour: str) -> float:
+        digits = colour if len(colour) == 6 else "".join(c * 2 for c in colour)
+        parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+        linear = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    high, low = sorted((light(one), light(two)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_colours_can_be_told_from_their_ground(messy: tuple) -> None:
+    from harness.report.figures import COLOURS, GREY, INK, SHADE
+
+    style = (messy[1] / "index.html").read_text().split("</style>")[0]
+    cells = re.findall(r"background: #(\w{3,6}); color: #(\w{3,6});", style)
+    assert len(cells) == 4 and all(contrast(*pair) >= 4.5 for pair in cells)
+    assert all(contrast("555", ground) >= 4.5 for ground in ("fff", "f5f5f3", "fdf1f2"))
+    assert all(contrast(colour[1:], "ffffff") >= 3 for colour in COLOURS)
+    assert contrast(GREY[1:], "ffffff") >= 4.5 and contrast(INK[1:], SHADE[1:]) >= 4.5
