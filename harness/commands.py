@@ -106,7 +106,9 @@ def _pictures(path: Path) -> Path:
         from .records import read_run
         from .report.figures import run_picture, save
 
-        save(run_picture(read_run(path)), path / "picture")
+        figure = run_picture(read_run(path))
+        (path / "picture.svg").write_bytes(save(figure, "svg"))
+        target.write_bytes(save(figure, "png"))
     return target
 
 

@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,9 @@ class Policy(nn.Module):
     it is saved with the weights.
     """
 
-    def __init__(self, model: nn.Module, *, bos: int, eos: int, num_control: int = 0, prefix: tuple[int, ...] = ()) -> None:
+    model: Any
+
+    def __init__(self, model: Any, *, bos: int, eos: int, num_control: int = 0, prefix: tuple[int, ...] = ()) -> None:
         super().__init__()
         self.model, self.bos, self.eos = model, bos, eos
         self.vocab_size: int = model.config.vocab_size - num_control

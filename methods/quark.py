@@ -70,8 +70,10 @@ class Quark:
             ref_logits = trial.reference.logits(batch)
         nll = masked_mean(-token_logprobs(logits, batch.response), mask)
         if s.variant == "paper":
-            drift, bonus = masked_mean(kl(ref_logits, logits), mask), 0.0
+            drift = masked_mean(kl(ref_logits, logits), mask)
+            loss = nll + s.kl_coef * drift
         else:
-            drift, bonus = masked_mean(kl(logits, ref_logits), mask), s.entropy_coef * masked_mean(entropy(logits), mask)
-        trial.update(nll + s.kl_coef * drift - bonus)
+            drift = masked_mean(kl(logits, ref_logits), mask)
+            loss = nll + s.kl_coef * drift - s.entropy_coef * masked_mean(entropy(logits), mask)
+        trial.update(loss)
         return {"nll": nll.item(), "drift": drift.item()}
