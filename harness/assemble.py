@@ -41,6 +41,15 @@ class Parts(NamedTuple):
     micro: bool  # the micro world's own model and prompts, whose base responses ship with the package
 
 
+def check(settings: RunSettings, method: str) -> None:
+    """What can be wrong with a run's settings before anything is loaded; raises BadSetting or UnknownName."""
+    checked(registry.load("method", method).Settings, settings.method, "method")
+    checked(Budget, settings.budget, "budget")
+    checked(OptimizerSettings, settings.optimizer, "optimizer")
+    for name in {settings.task.reward, settings.task.judge, *settings.scorers}:
+        registry.canonical("scorer", name)
+
+
 def parts(settings: RunSettings, task_name: str, offline: bool = False) -> Parts:
     """Load the model and the task of a run; raises MissingPrerequisite, BadData or BadSetting."""
     micro_model = settings.model.id == "micro"

@@ -6,6 +6,7 @@ the package for the micro world, else in a folder beside the results.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,12 +87,13 @@ def _responses(
 ) -> Tensor:
     found = cache.get("responses", drawn)
     if found is None:
-        parts, rng, total = [], torch.Generator().manual_seed(BASE_SEED), len(prompts.texts)
+        parts, rng, total, said = [], torch.Generator().manual_seed(BASE_SEED), len(prompts.texts), 0.0
         for x in range(total):
             one = Prompts(*(p[x : x + 1].to(reference.device) for p in prompts.prompts))
             rollout = sample(reference, one, decoding=task.decoding, rng=rng, n=settings.base_samples)
             parts.append(rollout.response.cpu().numpy().astype(np.int32))
-            if x % max(1, total // 10) == 0:
+            if x == 0 or time.monotonic() - said > 5:
+                said = time.monotonic()
                 say(f"drawing base responses for the frontier, once for this model: prompt {x + 1} of {total}")
         found = {"responses": np.stack(parts)}
         cache.put("responses", drawn, **found)

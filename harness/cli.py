@@ -200,3 +200,7 @@ def main() -> NoReturn:
     except BrokenPipeError:
         sys.exit(1)
     sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -29,12 +29,14 @@ def run_command(
     if not method.endswith(".py"):
         method = registry.canonical("method", method)
     settings = resolve(preset, method, task, overrides, **flags)
+    if not dry_run:
+        progress = _start(f"{method} × {task}, preset {preset}, seed {', '.join(map(str, seeds))}")
+    from . import assemble
+
+    assemble.check(settings, method)
     if dry_run:
         print(_plan(settings, method, task, seeds, out))
         return 0
-    progress = _start(f"{method} × {task}, preset {preset}, seed {', '.join(map(str, seeds))}")
-    from . import assemble
-
     shared = assemble.parts(settings, task, offline)
     codes = []
     for seed in seeds:
@@ -126,7 +128,7 @@ def result_table(summary: dict[str, Any]) -> str:
     rows.append(_row("undesired (1 - judge)", _complement(base["judge"]), _complement(final["judge"]), optimum["undesired"]))
     rows.append(_row("reward", base["reward"], final["reward"], optimum["reward"]))
     for name, title in UNITS.items():
-        if name in final:
+        if name in final and (base.get(name, final[name])["value"], final[name]["value"]) != (None, None):
             rows.append(_row(title, base.get(name), final[name], optimum.get(name)))
     widths = [max(len(r[i]) for r in rows) for i in range(5)]
     lines = ["  ".join([r[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(r[1:], widths[1:]))]).rstrip() for r in rows]
@@ -138,6 +140,8 @@ def _notes(summary: dict[str, Any]) -> str:
     text = "optimum: reward and undesired at this KL; the least KL for this reward\n"
     text += f"cost: {cost['updates']} updates, {cost['flops']:.2g} FLOPs, {cost['sampled_tokens']} tokens sampled, "
     text += f"{cost['scorer_calls']} rewards; {cost['seconds']:.0f} s, {cost['peak_memory_mb']:.0f} MB"
+    if summary["frontier"]["above"]:
+        text += "\nwarning: a measurement lies above the frontier beyond its error: a fault in this suite, please report it"
     if status == "degraded":
         missing = sum(summary["final"][k]["n_unscored"] for k in ("reward", "judge"))
         text += f"\ndegraded: {missing} scores are missing at the end, {cost['unscored']} in training; left out of rankings"

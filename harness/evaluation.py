@@ -90,6 +90,7 @@ class Evaluator:
     ) -> None:
         self.task, self.reference, self.base, self.settings, self.say = task, reference, base, settings, say
         self._base_evaluation: Evaluation | None = None
+        self.above = False  # whether anything measured here lay above the frontier beyond its error: a bug of ours
 
     def base_evaluation(self) -> Evaluation:
         """The base policy measured as any other: by definition at KL 0."""
@@ -101,7 +102,7 @@ class Evaluator:
     def frontier_record(self) -> dict[str, Any]:
         """The frontier as plain data, with the judge's score of the policies on it."""
         frontier = self.base.frontier
-        return frontier.record() | {"judge_at": judge_along(frontier.lam, self.base.reward, self.base.judge)}
+        return frontier.record() | {"judge_at": judge_along(frontier, self.base.reward, self.base.judge)}
 
     def point(self, policy: Policy) -> Evaluation:
         """A quick look along the run: few responses a prompt, no papers' protocol."""
@@ -155,6 +156,7 @@ class Evaluator:
             none = m.unmeasured(f"no response to {int((~scored).sum())} of the prompts could be scored")
             return dict.fromkeys(("efficiency", "excess_kl", "regret"), none)
         placed = self.base.frontier.place(np.nanmean(reward, 1), kl_x.mean(1))
+        self.above |= placed.above
         return {"efficiency": placed.efficiency, "excess_kl": placed.excess_kl, "regret": placed.regret}
 
     def _text_metrics(self, rollout: Rollout, texts: list[list[str]], full: bool) -> dict[str, Metric]:
@@ -228,14 +230,12 @@ def base_rollout(base: Base, n: int) -> Rollout:
     return Rollout(prompts, base.responses[:, :n].flatten(0, 1), base.response_mask[:, :n].flatten(0, 1))
 
 
-def judge_along(lam: NDArray, reward: NDArray, judge: NDArray) -> dict[str, list[float]]:
-    """What the judge says of the policies that are optimal for the reward: [L], [X, M], [X, M] -> KL and judge, each [L]."""
-    kls, judged = [], []
-    for value in lam:
-        tilt = np.exp(value * (reward - np.nanmax(reward, 1, keepdims=True)))
-        tilt = np.where(np.isnan(reward) | np.isnan(judge), 0.0, tilt)
-        weight = tilt / tilt.sum(1, keepdims=True)
-        log_z = np.log(np.nanmean(np.where(np.isnan(reward), np.nan, np.exp(value * (reward - 1))), 1)) + value
-        kls.append(float((value * (weight * np.nan_to_num(reward)).sum(1) - log_z).mean()))
-        judged.append(float((weight * np.nan_to_num(judge)).sum(1).mean()))
-    return {"kl": kls, "judge": judged}
+def judge_along(frontier: Frontier, reward: NDArray, judge: NDArray) -> dict[str, list[float]]:
+    """What the judge says of the policies that are optimal for the reward: [X, M], [X, M] -> KL and judge, each [L]."""
+    scored = ~(np.isnan(reward) | np.isnan(judge))
+    reward, judge = np.where(scored, reward, -np.inf), np.where(scored, judge, 0.0)
+    judged = []
+    for lam in frontier.lam:
+        tilt = np.where(scored, np.exp(lam * (np.where(scored, reward, 0.0) - reward.max(1, keepdims=True))), 0.0)
+        judged.append(float(((tilt * judge).sum(1) / tilt.sum(1)).mean()))
+    return {"kl": [float(k) for k in frontier.kl], "judge": judged}

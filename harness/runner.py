@@ -107,7 +107,8 @@ class Session:
     def _run(self, manifest: dict[str, Any], stop: threading.Event) -> dict[str, Any]:
         trial, next_point = self._trial()
         evaluator = self.cell.make_evaluator(self.progress)
-        base = evaluator.base_evaluation()
+        with trial.off_the_clock():
+            base = evaluator.base_evaluation()
         if self.rows == 0:
             self._record_point(trial, base.metrics)
         if not stop.is_set():
@@ -115,7 +116,8 @@ class Session:
         if stop.is_set():
             raise Interrupted("interrupted; the same command goes on from here")
         self.progress.say("measuring the final policy")
-        final = evaluator.final(trial.deployed)
+        with trial.off_the_clock():
+            final = evaluator.final(trial.deployed)
         return self._finish(manifest, trial, evaluator, base, final)
 
     def _trial(self) -> tuple[Trial, int]:
@@ -146,7 +148,9 @@ class Session:
             due = points > 0 and trial.progress >= next_point / points
             over = trial.progress >= 1.0
             if due and not over:  # the end is measured in full, after training
-                self._record_point(trial, evaluator.point(trial.deployed).metrics)
+                with trial.off_the_clock():
+                    point = evaluator.point(trial.deployed)
+                self._record_point(trial, point.metrics)
                 while trial.progress >= next_point / points:
                     next_point += 1
             if stop.is_set() or due or over or time.monotonic() - self.saved > CHECKPOINT_SECONDS:
@@ -199,7 +203,7 @@ class Session:
             "settings": c.settings.model_dump(),
             "base": {name: metric_record(m) for name, m in base.metrics.items()},
             "final": {name: metric_record(m) for name, m in final.metrics.items()},
-            "frontier": evaluator.frontier_record() | {"kl_cap": c.settings.task.kl_cap},
+            "frontier": evaluator.frontier_record() | {"kl_cap": c.settings.task.kl_cap, "above": evaluator.above},
             "cost": cost,
         }  # fmt: skip
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -152,6 +154,15 @@ class Trial:
         It brings its own `sample`, and `kl_to_base` where its KL has a closed form.
         """
         self.deployed = policy
+
+    @contextmanager
+    def off_the_clock(self) -> Iterator[None]:
+        """What happens inside is not charged to the method: the harness measures."""
+        cost, unscored = replace(self.cost), self.unscored
+        try:
+            yield
+        finally:
+            self.cost, self.unscored = cost, unscored
 
     def keep(self, **state: Any) -> SimpleNamespace:
         """Name the method's own state, so that a killed run goes on exactly where it was.

@@ -1,0 +1,43 @@
+"""Runs on the micro world that take seconds: everything real, only smaller."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from harness import assemble
+from harness.runner import Cell
+from harness.settings import resolve
+
+SMALL = {
+    "budget.updates": 6,
+    "evaluation.split": "validation",
+    "evaluation.points": 3,
+    "evaluation.point_samples": 1,
+    "evaluation.samples": 2,
+    "evaluation.paper_samples": 2,
+    "evaluation.base_samples": 64,
+}
+LEARN = {"explore_every": 2, "explore_prompts": 16, "batch_size": 4}
+METHODS = {"base": {}, "best_of_n": {}, "best_quantile": LEARN, "quark": LEARN, "unlikelihood": LEARN}
+
+
+def overrides(method: str = "quark", **more: Any) -> list[str]:
+    """`--set` arguments; in `more` a double underscore is a dot."""
+    settings = SMALL | METHODS.get(method, {}) | {k.replace("__", "."): v for k, v in more.items()}
+    return [f"{k}={v}" for k, v in settings.items()]
+
+
+def flags(method: str = "quark", **more: Any) -> list[str]:
+    return [word for item in overrides(method, **more) for word in ("--set", item)]
+
+
+def cell(out: Path, method: str = "quark", seed: int = 0, **more: Any) -> Cell:
+    settings = resolve("micro", method, "toxicity", overrides(method, **more))
+    assemble.check(settings, method)
+    return assemble.cell(settings, assemble.parts(settings, "toxicity"), method, "toxicity", seed, out)
+
+
+def trajectory(path: Path) -> list[dict[str, Any]]:
+    """The rows of a run, without the clock."""
+    rows = [json.loads(line) for line in (path / "trajectory.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]

@@ -1,0 +1,81 @@
+"""The direction of imports, held by reading them: each part may see only what the design lists."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+KERNEL = {"types", "errors", "logprobs", "policy", "pool", "sampler", "metrics", "trial", "frontier"}
+ALLOWED = {
+    "harness/errors.py": set(),
+    "harness/types.py": {"trial"},  # for a type only
+    "harness/logprobs.py": set(),
+    "harness/policy.py": {"errors", "types"},
+    "harness/sampler.py": {"policy", "types"},
+    "harness/pool.py": {"errors", "types"},
+    "harness/metrics.py": {"types"},
+    "harness/frontier.py": {"errors", "types"},
+    "harness/trial.py": {"errors", "policy", "sampler", "types"},
+    "harness/stats.py": set(),
+    "harness/records.py": {"errors"},
+    "harness/store.py": {"errors", "types"},
+    "harness/runner.py": {"errors", "evaluation", "policy", "progress", "settings", "store", "trial", "types"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    """The dotted names that a file imports, wherever in the file, relative ones resolved."""
+    package = path.relative_to(ROOT).parent.parts
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            found |= {f"{module}.{alias.name}" for alias in node.names} if not node.module else {module}
+    return found
+
+
+def ours(path: Path) -> set[str]:
+    return {m for m in imports(path) if m.split(".")[0] in {"harness", "methods", "tasks"}}
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_the_kernel_and_the_machine(name):
+    assert {m.removeprefix("harness.") for m in ours(ROOT / name)} <= ALLOWED[name]
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("methods/[!_]*.py")), ids=lambda p: p.name)
+def test_a_method_sees_only_the_kernel(path):
+    assert ours(path) <= {f"harness.{m}" for m in KERNEL}
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("tasks/**/[!_]*.py")), ids=lambda p: p.name)
+def test_a_task_sees_only_types_metrics_and_tasks(path):
+    seen = {m for m in ours(path) if not m.startswith("tasks")}
+    assert seen <= {f"harness.{m}" for m in KERNEL - {"trial", "pool", "frontier"}}
+
+
+def test_a_planted_violation_is_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    (tmp_path / "methods").mkdir()
+    planted = tmp_path / "methods" / "bad.py"
+    planted.write_text("from .quark import Quark\nimport harness.runner\n")
+    assert ours(planted) == {"methods.quark", "harness.runner"}
+
+
+@pytest.mark.parametrize("words", ["--help", "list methods", "list tasks", "list scorers", "list presets", "env", "run --help"])
+def test_what_must_answer_at_once_imports_no_torch(words):
+    code = (
+        "import sys; sys.argv = ['harness', *sys.argv[1:]]; import harness.cli\n"
+        "try: harness.cli.main()\n"
+        "except SystemExit as e: assert not e.code, e.code\n"
+        "heavy = {'torch', 'transformers', 'pandas', 'matplotlib', 'scipy'} & set(sys.modules); assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words.split()], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()

@@ -1,0 +1,246 @@
+"""A run from start to record: what is written, what is resumed, what stops it."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import quick
+import torch
+
+from harness import runner
+from harness.errors import Busy, CorruptRecord, Interrupted, NotFinite, Unwritable
+from harness.records import read_run
+from harness.store import RunStore
+
+VICTIM = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import torch
+torch.set_num_threads(1)
+import quick
+from harness import evaluation, runner, store
+
+owner, name, call = {place!r}
+owner = dict(store=store.RunStore, evaluator=evaluation.Evaluator, trial=runner.Trial)[owner]
+whole, calls = getattr(owner, name), 0
+
+def dies(*args, **kw):
+    global calls
+    calls += 1
+    result = whole(*args, **kw)
+    if calls == call:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+
+setattr(owner, name, dies)
+runner.run(quick.cell(Path({out!r})))
+"""
+PLACES = {
+    "before the first checkpoint": ("trial", "update", 1),
+    "between a row and its checkpoint": ("store", "append", 3),
+    "during training": ("trial", "update", 5),
+    "after the final row": ("store", "append", 4),
+    "between the samples and the summary": ("store", "finish", 1),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing interrupted."""
+    cell = quick.cell(tmp_path_factory.mktemp("whole"))
+    summary, worked = runner.run(cell)
+    assert worked
+    return cell, summary
+
+
+def weights(path: Path) -> str:
+    return hashlib.sha256((path / "policy" / "model.safetensors").read_bytes()).hexdigest()
+
+
+def without_clock(summary: dict) -> dict:
+    cost = {k: v for k, v in summary["cost"].items() if k not in ("seconds", "peak_memory_mb")}
+    return summary | {"cost": cost}
+
+
+def test_the_record_of_a_run(whole):
+    cell, summary = whole
+    run = read_run(cell.path)
+    assert run.manifest["status"] == "done" and run.summary == summary
+    assert run.manifest["identity"] == json.loads(json.dumps(cell.identity))
+    assert [row["update"] for row in run.trajectory] == [0, 2, 4, 6]
+    assert summary["cost"]["updates"] == 6
+    assert summary["base"]["kl"]["value"] == 0.0 and summary["final"]["kl"]["value"] > 0
+    names = {"reward", "judge", "kl", "kl_per_token", "efficiency", "excess_kl", "regret", "ppl", "entropy", "unique", "length"}
+    names |= {"distinct_1", "distinct_2", "distinct_3", "rep_2", "rep_3", "rep_4", "forward_kl", "clean_nll", "self_bleu"}
+    names |= {"max_toxicity", "toxicity_prob", "grammatical", "eos_rate", "modal_mass", "kl_log_ratio"}
+    assert names <= set(summary["final"])
+    assert all({"value", "stderr", "n", "n_unscored"} <= set(m) for m in summary["final"].values())
+    samples = pd.read_parquet(cell.path / "samples" / "final.parquet")
+    assert len(samples) == 60 * 2
+    assert samples.reward.mean() == pytest.approx(summary["final"]["reward"]["value"])
+    assert samples.kl.mean() == pytest.approx(summary["final"]["kl"]["value"])
+    assert not (cell.path / "checkpoints").exists()
+
+
+def test_the_same_command_again_does_nothing(whole):
+    cell, summary = whole
+    before = {p: p.stat().st_mtime_ns for p in cell.path.rglob("*") if p.is_file() and p.name != ".lock"}
+    again, worked = runner.run(cell)
+    assert again == summary and not worked
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_killed_and_resumed_is_uninterrupted(whole, tmp_path, place):
+    cell, summary = whole
+    script = VICTIM.format(tests=str(Path(__file__).parent), place=PLACES[place], out=str(tmp_path))
+    victim = subprocess.run([sys.executable, "-c", script], capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert victim.returncode == -signal.SIGKILL, victim.stderr.decode()
+    resumed = quick.cell(tmp_path)
+    assert resumed.run_id == cell.run_id and not (resumed.path / "summary.json").exists()
+    again, worked = runner.run(resumed)
+    assert worked and quick.trajectory(resumed.path) == quick.trajectory(cell.path)
+    assert weights(resumed.path) == weights(cell.path)
+    assert without_clock(again) == without_clock(summary)
+
+
+def test_another_seed_is_another_run(whole, tmp_path):
+    other = quick.cell(tmp_path, seed=1)
+    assert other.run_id != whole[0].run_id
+    runner.run(other)
+    assert weights(other.path) != weights(whole[0].path)
+
+
+def test_fresh_forgets(whole, tmp_path):
+    cell = quick.cell(tmp_path, "base")
+    runner.run(cell)
+    (cell.path / "mine.txt").write_text("old")
+    _, worked = runner.run(cell, fresh=True)
+    assert worked and not (cell.path / "mine.txt").exists()
+
+
+def test_an_interrupted_run_says_so_and_goes_on(whole, tmp_path, monkeypatch):
+    cell, update = quick.cell(tmp_path), runner.Trial.update
+
+    def interrupted(trial, loss):
+        update(trial, loss)
+        if trial.cost.updates == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(runner.Trial, "update", interrupted)
+    with pytest.raises(Interrupted, match="the same command goes on") as stopped:
+        runner.run(cell)
+    assert stopped.value.exit_code == 130
+    assert read_run(cell.path).manifest["status"] == "interrupted"
+    monkeypatch.undo()
+    runner.run(cell)
+    assert quick.trajectory(cell.path) == quick.trajectory(whole[0].path)
+    assert weights(cell.path) == weights(whole[0].path)
+
+
+def test_a_second_interrupt_stops_at_once():
+    with pytest.raises(Interrupted, match="at once"), runner.interruptible() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.is_set()
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_signals_are_left_alone_outside_the_main_thread():
+    seen = []
+
+    def body():
+        with runner.interruptible() as stop:
+            seen.append(stop.is_set())
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    thread.join()
+    assert seen == [False]
+
+
+def test_a_loss_that_is_no_number_fails_the_run(tmp_path, monkeypatch):
+    cell, update = quick.cell(tmp_path), runner.Trial.update
+    monkeypatch.setattr(runner.Trial, "update", lambda trial, loss: update(trial, loss * float("nan")))
+    with pytest.raises(NotFinite, match=r"the loss of update 1 is nan; .*smaller lr"):
+        runner.run(cell)
+    manifest = read_run(cell.path).manifest
+    assert manifest["status"] == "failed" and manifest["error"]["type"] == "NotFinite"
+    assert not (cell.path / "summary.json").exists()
+
+
+class Failing:
+    """A scorer that cannot score every third response."""
+
+    def __init__(self, scorer):
+        self.scorer, self.identity = scorer, scorer.identity | {"failing": True}
+
+    def score(self, prompts, responses):
+        scores = self.scorer.score(prompts, responses)
+        scores[::3] = float("nan")
+        return scores
+
+
+def test_responses_that_cannot_be_scored_are_counted_and_degrade_the_run(tmp_path):
+    cell = quick.cell(tmp_path)
+    cell.task._judge = Failing(cell.task._judge)
+    summary, _ = runner.run(cell)
+    judge = summary["final"]["judge"]
+    assert summary["status"] == "degraded" and read_run(cell.path).manifest["status"] == "degraded"
+    assert judge["n_unscored"] == 40 and judge["n"] == 80
+    samples = pd.read_parquet(cell.path / "samples" / "final.parquet")
+    assert samples.judge.isna().sum() == 40
+    assert judge["value"] == pytest.approx(samples.groupby("prompt_id").judge.mean().mean())
+
+
+def test_two_processes_do_not_share_a_run(tmp_path):
+    first, second = RunStore(tmp_path / "run"), RunStore(tmp_path / "run")
+    first.open()
+    with pytest.raises(Busy, match="another process"):
+        second.open()
+    first.close()
+    second.open()
+    second.close()
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Unwritable, match="--out"):
+        RunStore(tmp_path / "file" / "run").open()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("{", "not a readable record"), ("[]", "not a readable"), ('{"schema_version": 99}', "newer")]
+)
+def test_a_manifest_or_summary_that_cannot_be_read(tmp_path, text, said):
+    for name in ("manifest", "summary"):
+        (tmp_path / f"{name}.json").write_text(text)
+        with pytest.raises(CorruptRecord, match=said):
+            getattr(RunStore(tmp_path), name)()
+
+
+def test_a_checkpoint_that_cannot_be_read(tmp_path):
+    (tmp_path / "state.pt").write_bytes(b"broken")
+    with pytest.raises(CorruptRecord, match="--fresh"):
+        RunStore(tmp_path).load_state(tmp_path)
+
+
+def test_a_trajectory_shorter_than_its_checkpoint_knows(tmp_path):
+    (tmp_path / "trajectory.jsonl").write_text("{}\n")
+    with pytest.raises(CorruptRecord, match="1 rows, its checkpoint knows 2"):
+        RunStore(tmp_path).rewind(2)
