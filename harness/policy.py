@@ -6,12 +6,16 @@ import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from .errors import BadData
 from .types import Prompts, Rollout
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Policy(nn.Module):
@@ -23,9 +27,12 @@ class Policy(nn.Module):
     it is saved with the weights.
     """
 
-    def __init__(self, model: nn.Module, *, bos: int, eos: int, num_control: int = 0, prefix: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, model: PreTrainedModel, *, bos: int, eos: int, num_control: int = 0, prefix: tuple[int, ...] = ()
+    ) -> None:
         super().__init__()
-        self.model, self.bos, self.eos = without_dropout(model), bos, eos
+        self.model: Any = without_dropout(model)  # Any: nn.Module types every attribute as Tensor or Module
+        self.bos, self.eos = bos, eos
         self.vocab_size: int = model.config.vocab_size - num_control
         self.num_control, self.prefix = num_control, prefix
         self.on_forward: Callable[[int, bool], None] | None = None  # told of (tokens, trained) at each forward pass
@@ -107,9 +114,10 @@ class Policy(nn.Module):
         try:
             state = json.loads((folder / "policy.json").read_text())
             state["prefix"] = tuple(state["prefix"])
-            model, found = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=dtype, local_files_only=True, output_loading_info=True
             )
+            model, found = loaded
         except Exception as e:  # transformers and safetensors raise a dozen kinds, their own among them
             raise BadData(f"no readable policy in {folder}: {e}") from e
         if found["missing_keys"]:  # transformers would go on with random weights in their place

@@ -27,8 +27,8 @@ def sample(
     prompts without the policy's prefix, and the log-probabilities of the policy itself: before temperature, top-k
     and top-p. `rng` is a CPU generator, whatever the device.
     """
-    if hasattr(policy, "sample"):
-        return policy.sample(prompts, decoding=decoding, rng=rng, n=n)
+    if (own := getattr(policy, "sample", None)) is not None:
+        return own(prompts, decoding=decoding, rng=rng, n=n)
     noise = torch.rand(len(prompts.tokens) * n, decoding.max_new_tokens, generator=rng, dtype=torch.float64)
     conditioned = policy.condition(prompts)
     per_batch = max(1, batch_size // n)
@@ -103,7 +103,7 @@ def top_k(logits: Tensor, k: int) -> Tensor:
     """Keep the k likeliest tokens, ties by index; 0 keeps all: [B, V] -> [B, V], others -inf."""
     if k == 0 or k >= logits.shape[-1]:
         return logits
-    kept = logits.sort(-1, descending=True, stable=True).indices[..., :k]  # torch.topk breaks ties as it likes
+    kept = logits.sort(dim=-1, descending=True, stable=True).indices[..., :k]  # torch.topk breaks ties as it likes
     return logits.masked_fill(torch.ones_like(logits, dtype=torch.bool).scatter(-1, kept, False), -torch.inf)
 
 
@@ -111,7 +111,7 @@ def nucleus(logits: Tensor, top_p: float) -> Tensor:
     """Keep the smallest set of tokens whose probability reaches top_p: [B, V] -> [B, V], others -inf."""
     if top_p == 1.0:
         return logits
-    ordered, index = logits.sort(-1, descending=True, stable=True)
+    ordered, index = logits.sort(dim=-1, descending=True, stable=True)
     probs = ordered.softmax(-1)
     out = probs.cumsum(-1) - probs >= top_p
     return logits.masked_fill(torch.zeros_like(out).scatter(-1, index, out), -torch.inf)
