@@ -118,11 +118,11 @@ class Policy(nn.Module):
                 folder, dtype=dtype, local_files_only=True, output_loading_info=True
             )
             model, found = loaded
+            if found["missing_keys"]:  # transformers would go on with random weights in their place
+                raise ValueError(f"it lacks the weights {', '.join(sorted(found['missing_keys']))}")
+            return cls(model, **state)
         except Exception as e:  # transformers and safetensors raise a dozen kinds, their own among them
-            raise BadData(f"no readable policy in {folder}: {e}") from e
-        if found["missing_keys"]:  # transformers would go on with random weights in their place
-            raise BadData(f"the policy in {folder} lacks the weights {', '.join(sorted(found['missing_keys']))}")
-        return cls(model, **state)
+            raise BadData(f"no readable policy in {folder}: {' '.join(str(e).split())}") from e
 
     def _count(self, tokens: int) -> None:
         if self.on_forward is not None:
