@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import count
 
 import pytest
 import torch
@@ -59,7 +58,8 @@ class Reinforce:
     def train(self, trial: Trial) -> Iterator[dict[str, float]]:
         kept = trial.keep(step=0, pool=torch.zeros(0), mean=Mean(), seen={"best": [0.0]})
         trial.policy.prefix = (int(trial.policy.control_tokens(2, trial.rng)[-1]),)
-        for kept.step in count(kept.step + 1):
+        while True:
+            kept.step += 1
             rollout = trial.sample(trial.prompts(6), n=2)
             reward = trial.reward(rollout)
             baseline = kept.mean.add(reward)
