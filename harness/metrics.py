@@ -23,7 +23,8 @@ def unmeasured(reason: str) -> Metric:
 
 def cluster_mean(values: NDArray) -> Metric:
     """Mean over prompts of the mean over a prompt's scored responses: [X, S] -> Metric."""
-    values = np.asarray(values, dtype=float).reshape(len(values), -1)
+    values = np.asarray(values, dtype=float)
+    values = values.reshape(len(values), -1) if values.size else np.zeros((0, 0))
     scored = ~np.isnan(values)
     means = np.array([row[ok].mean() for row, ok in zip(values, scored) if ok.any()])
     return _mean_of_prompts(means, int(scored.sum()), int((~scored).sum()))
@@ -31,31 +32,35 @@ def cluster_mean(values: NDArray) -> Metric:
 
 def _mean_of_prompts(means: NDArray, n: int, n_unscored: int = 0) -> Metric:
     if len(means) == 0:
-        return Metric(None, None, 0, n_unscored, "no response could be scored")
+        return Metric(None, None, 0, n_unscored, "no response could be scored" if n_unscored else "nothing to measure")
     stderr = float(means.std(ddof=1) / np.sqrt(len(means))) if len(means) > 1 else None
     return Metric(float(means.mean()), stderr, n, n_unscored)
 
 
 def ratio(numerator: NDArray, denominator: NDArray) -> Metric:
     """Sum over sum, a prompt an entry, its standard error by linearisation: [X], [X] -> Metric."""
+    scored = ~np.isnan(numerator + denominator)
+    n_unscored = int((~scored).sum())
+    numerator, denominator = numerator[scored], denominator[scored]
     total = denominator.sum()
     if total == 0:
-        return Metric(None, None, 0, 0, "nothing to divide by")
+        return Metric(None, None, 0, n_unscored, "nothing to divide by")
     value = numerator.sum() / total
     residual = numerator - value * denominator
     spread = residual.std(ddof=1) if len(residual) > 1 else float("nan")
     stderr = float(spread * np.sqrt(len(residual)) / total)
-    return Metric(float(value), None if isnan(stderr) else stderr, int(total))
+    return Metric(float(value), None if isnan(stderr) else stderr, int(total), n_unscored)
 
 
 def perplexity(nll: NDArray, tokens: NDArray) -> Metric:
     """exp(mean NLL per token), lower is more fluent: NLL in nats and tokens of each response, both [X, S]."""
-    per_token = ratio(nll.sum(1), tokens.sum(1).astype(float))
+    scored = ~np.isnan(nll)
+    per_token = ratio(np.where(scored, nll, 0.0).sum(1), np.where(scored, tokens, 0.0).sum(1))
+    per_token = per_token._replace(n_unscored=int((~scored).sum()))
     if per_token.value is None:
         return per_token
     value = exp(per_token.value)
-    stderr = None if per_token.stderr is None else value * per_token.stderr
-    return Metric(value, stderr, per_token.n)
+    return per_token._replace(value=value, stderr=None if per_token.stderr is None else value * per_token.stderr)
 
 
 def words(text: str) -> list[str]:
@@ -82,12 +87,12 @@ def distinct(texts: Sequence[Sequence[str]], n: int) -> Metric:
 
 def unique_share(texts: Sequence[Sequence[str]]) -> Metric:
     """Share of distinct responses among a prompt's responses."""
-    return _mean_of_prompts(np.array([len(set(r)) / len(r) for r in texts]), sum(map(len, texts)))
+    return _mean_of_prompts(np.array([len(set(r)) / len(r) for r in texts if r]), sum(map(len, texts)))
 
 
 def modal_mass(texts: Sequence[Sequence[str]]) -> Metric:
     """Share of the most frequent response among a prompt's responses; near 1 where the policy has collapsed."""
-    shares = [Counter(r).most_common(1)[0][1] / len(r) for r in texts]
+    shares = [Counter(r).most_common(1)[0][1] / len(r) for r in texts if r]
     return _mean_of_prompts(np.array(shares), sum(map(len, texts)))
 
 
@@ -99,8 +104,8 @@ def repetition(text: str, n: int) -> float:
 
 def repetition_rate(texts: Sequence[Sequence[str]], n: int) -> Metric:
     """Mean rep-n of the responses that have n words; shorter ones have no n-gram and are left out, not unscored."""
-    values = np.array([[repetition(t, n) for t in responses] for responses in texts])
-    return cluster_mean(values)._replace(n_unscored=0)
+    scores = [[x for t in responses if not isnan(x := repetition(t, n))] for responses in texts]
+    return _mean_of_prompts(np.array([np.mean(s) for s in scores if s]), sum(map(len, scores)))
 
 
 def bleu(hypothesis: list[str], references: list[list[str]], max_n: int = 4) -> float:

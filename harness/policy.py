@@ -6,13 +6,16 @@ import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from .errors import BadData
 from .types import Prompts, Rollout
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Policy(nn.Module):
@@ -24,11 +27,12 @@ class Policy(nn.Module):
     it is saved with the weights.
     """
 
-    model: Any
-
-    def __init__(self, model: Any, *, bos: int, eos: int, num_control: int = 0, prefix: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, model: PreTrainedModel, *, bos: int, eos: int, num_control: int = 0, prefix: tuple[int, ...] = ()
+    ) -> None:
         super().__init__()
-        self.model, self.bos, self.eos = model, bos, eos
+        self.model: Any = without_dropout(model)  # Any: nn.Module types every attribute as Tensor or Module
+        self.bos, self.eos = bos, eos
         self.vocab_size: int = model.config.vocab_size - num_control
         self.num_control, self.prefix = num_control, prefix
         self.on_forward: Callable[[int, bool], None] | None = None  # told of (tokens, trained) at each forward pass
@@ -114,14 +118,19 @@ class Policy(nn.Module):
         try:
             state = json.loads((folder / "policy.json").read_text())
             state["prefix"] = tuple(state["prefix"])
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, local_files_only=True, output_loading_info=True
+            )
+            model, found = loaded
+            if found["missing_keys"]:  # transformers would go on with random weights in their place
+                raise ValueError(f"it lacks the weights {', '.join(sorted(found['missing_keys']))}")
+            return cls(model, **state)
         except Exception as e:  # transformers and safetensors raise a dozen kinds, their own among them
-            raise BadData(f"no readable policy in {folder}: {e}") from e
-        return cls(without_dropout(model), **state)
+            raise BadData(f"no readable policy in {folder}: {' '.join(str(e).split())}") from e
 
     def _count(self, tokens: int) -> None:
         if self.on_forward is not None:
-            trained = torch.is_grad_enabled() and next(self.model.parameters()).requires_grad
+            trained = torch.is_grad_enabled() and any(p.requires_grad for p in self.model.parameters())
             self.on_forward(tokens, trained)
 
 
@@ -132,7 +141,7 @@ def positions(mask: Tensor) -> Tensor:
 
 def prepend(token: Tensor, prompts: Prompts) -> Prompts:
     """Put one token before each prompt, after its padding: [] or [B], [B, P] -> [B, P + 1]."""
-    first = prompts.mask.int().argmax(1)
+    first = (~prompts.mask).sum(1)  # counted, not searched for: an empty prompt has no first token
     tokens = torch.cat([torch.zeros_like(prompts.tokens[:, :1]), prompts.tokens], 1)
     mask = torch.cat([torch.zeros_like(prompts.mask[:, :1]), prompts.mask], 1)
     rows = torch.arange(len(first), device=first.device)
@@ -141,8 +150,13 @@ def prepend(token: Tensor, prompts: Prompts) -> Prompts:
 
 
 def without_dropout(model: nn.Module) -> nn.Module:
-    """The model in eval mode with dropout off for good, so that a training pass and a sampling pass agree."""
+    """The model in eval mode with dropout off for good, so that a training pass and a sampling pass agree.
+
+    Off for good, because a trainer may call `train()`. Llama's attention dropout is a number on the module.
+    """
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
+        for name in [name for name, value in vars(module).items() if "dropout" in name and isinstance(value, float)]:
+            setattr(module, name, 0.0)
     return model.eval()

@@ -10,8 +10,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .logprobs import token_logprobs
 from .policy import Policy, positions
 from .types import Decoding, Prompts, Rollout
+
+WORTH_DROPPING = 7 / 8  # of the rows alive; below it, copying the cache without the others costs less than carrying them
 
 
 @torch.no_grad()
@@ -24,8 +27,7 @@ def sample(
     prompts without the policy's prefix, and the log-probabilities of the policy itself: before temperature, top-k
     and top-p. `rng` is a CPU generator, whatever the device.
     """
-    own = getattr(policy, "sample", None)
-    if own is not None:
+    if (own := getattr(policy, "sample", None)) is not None:
         return own(prompts, decoding=decoding, rng=rng, n=n)
     noise = torch.rand(len(prompts.tokens) * n, decoding.max_new_tokens, generator=rng, dtype=torch.float64)
     conditioned = policy.condition(prompts)
@@ -46,18 +48,20 @@ def _decode(policy: Policy, prompts: Prompts, decoding: Decoding, noise: Tensor,
     logits, mask = logits.repeat_interleave(n, 0), prompts.mask.repeat_interleave(n, 0)
     if n > 1:
         cache.batch_repeat_interleave(n)
-    rows, steps = len(mask), decoding.max_new_tokens
-    response = torch.full((rows, steps), policy.eos, device=policy.device)
-    logprobs = torch.zeros(rows, steps, device=policy.device)
-    alive = torch.ones(rows, dtype=torch.bool, device=policy.device)
+    steps, device = decoding.max_new_tokens, policy.device
+    response = torch.full((len(mask), steps), policy.eos, device=device)
+    logprobs = torch.zeros(len(mask), steps, device=device)
+    rows, alive = torch.arange(len(mask), device=device), torch.ones(len(mask), dtype=torch.bool, device=device)
     for t in range(steps):
-        token = choose(logits, decoding, noise[:, t])
-        token = token.where(alive, policy.eos)
-        response[:, t] = token
-        logprobs[:, t] = logits.log_softmax(-1).gather(1, token[:, None]).squeeze(1).where(alive, 0.0)
+        token = choose(logits, decoding, noise[rows, t]).where(alive, policy.eos)
+        response[rows, t] = token
+        logprobs[rows, t] = token_logprobs(logits, token).where(alive, 0.0)
         alive = alive & (token != policy.eos)
         if t + 1 == steps or not alive.any():
             break
+        if alive.float().mean() < WORTH_DROPPING:
+            cache.batch_select_indices(alive)
+            rows, token, mask, alive = (x[alive] for x in (rows, token, mask, alive))
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
         logits, cache = _step(policy, token, mask, cache)
     return response, logprobs
@@ -99,8 +103,8 @@ def top_k(logits: Tensor, k: int) -> Tensor:
     """Keep the k likeliest tokens, ties by index; 0 keeps all: [B, V] -> [B, V], others -inf."""
     if k == 0 or k >= logits.shape[-1]:
         return logits
-    kept = logits.topk(k, -1)
-    return torch.full_like(logits, -torch.inf).scatter(-1, kept.indices, kept.values)
+    kept = logits.sort(dim=-1, descending=True, stable=True).indices[..., :k]  # torch.topk breaks ties as it likes
+    return logits.masked_fill(torch.ones_like(logits, dtype=torch.bool).scatter(-1, kept, False), -torch.inf)
 
 
 def nucleus(logits: Tensor, top_p: float) -> Tensor:

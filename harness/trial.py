@@ -89,6 +89,7 @@ class Trial:
         self.cost = Cost(sum(p.numel() for p in reference.parameters()))
         self.unscored = 0
         self.deployed: Any = policy
+        self._spent = 0.0  # progress at the end of the last update, which the learning rate goes by
         self._task, self._budget, self._lr = task, budget, lr
         self._optimizer_settings = optimizer or OptimizerSettings()
         self._optimizer: torch.optim.Optimizer | None = None
@@ -99,7 +100,7 @@ class Trial:
         if state is not None:
             self.rng.set_state(state["rng"])
             self.cost = Cost(**state["cost"])
-            self.unscored = state["unscored"]
+            self.unscored, self._spent = state["unscored"], state["spent"]
 
     @property
     def progress(self) -> float:
@@ -147,6 +148,7 @@ class Trial:
             group["lr"] = self._learning_rate()
         optimizer.step()
         self.cost.updates += 1
+        self._spent = self.progress
 
     def deploy(self, policy: Any) -> None:
         """What is measured and saved instead of `policy`, for a method whose policy is not a plain language model.
@@ -184,9 +186,11 @@ class Trial:
     def state_dict(self) -> dict[str, Any]:
         """All that a checkpoint must hold besides the policy: plain data and tensors."""
         cost = asdict(self.cost)
-        kept = {k: v.state_dict() if hasattr(v, "state_dict") else v for k, v in self._kept.items()}
-        optimizer = self._optimizer.state_dict() if self._optimizer else None
-        return {"rng": self.rng.get_state(), "cost": cost, "unscored": self.unscored, "kept": kept, "optimizer": optimizer}
+        before = self._restored or {"kept": {}, "optimizer": None}  # until the method has taken it up, it must not be lost
+        kept = {k: v.state_dict() if hasattr(v, "state_dict") else v for k, v in self._kept.items()} or before["kept"]
+        optimizer = self._optimizer.state_dict() if self._optimizer else before["optimizer"]
+        state = {"rng": self.rng.get_state(), "cost": cost, "unscored": self.unscored, "spent": self._spent}
+        return state | {"kept": kept, "optimizer": optimizer}
 
     def _trained(self) -> list[torch.nn.Parameter]:
         return [p for p in self.policy.parameters() if p.requires_grad]
@@ -205,7 +209,8 @@ class Trial:
         assert self._lr is not None
         s = self._optimizer_settings
         warm = min(1.0, (self.cost.updates + 1) / s.warmup_updates) if s.warmup_updates else 1.0
-        return self._lr * warm * (1.0 - self.progress if s.decay == "linear" else 1.0)
+        # the update that overruns a budget in flops has a rate too: its own cost is not spent yet
+        return self._lr * warm * (1.0 - self._spent if s.decay == "linear" else 1.0)
 
     def _count_forward(self, tokens: int, trained: bool) -> None:
         if trained:

@@ -160,7 +160,9 @@ def test_a_method_in_a_file(harness, tmp_path):
     source = (Path(__file__).parent.parent / "methods" / "best_quantile.py").read_text()
     mine = tmp_path / "mine.py"
     mine.write_text(source)
-    code, out, _ = harness("run", "--method", mine, "--task", "toxicity", "--out", tmp_path, *quick.flags("best_quantile"), "--json")
+    code, out, _ = harness(
+        "run", "--method", mine, "--task", "toxicity", "--out", tmp_path, *quick.flags("best_quantile"), "--json"
+    )
     assert code == 0 and json.loads(out.splitlines()[-1])["method"] == "mine"
 
 

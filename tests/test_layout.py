@@ -14,7 +14,7 @@ ALLOWED = {
     "harness/types.py": {"trial"},  # for a type only
     "harness/logprobs.py": set(),
     "harness/policy.py": {"errors", "types"},
-    "harness/sampler.py": {"policy", "types"},
+    "harness/sampler.py": {"logprobs", "policy", "types"},
     "harness/pool.py": {"errors", "types"},
     "harness/metrics.py": {"types"},
     "harness/frontier.py": {"errors", "types"},

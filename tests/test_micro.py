@@ -91,7 +91,11 @@ def test_grammatical_share():
 
 
 def test_phrases_of_a_diary():
-    assert grammar.phrases("I fed the dog, then fed the dog, then took a nap.") == ["I fed the dog", "fed the dog", "took a nap"]
+    assert grammar.phrases("I fed the dog, then fed the dog, then took a nap.") == [
+        "I fed the dog",
+        "fed the dog",
+        "took a nap",
+    ]
 
 
 def test_sentiment_and_repetition_are_in_the_corpus(documents):
@@ -178,4 +182,4 @@ def test_shipped_responses_are_all_prompts_and_no_test_answer_is_a_copy_of_a_pro
 def test_prompts_are_too_short_to_share_long_ngrams():
     data = world.data(grammar.TOXIC_KINDS)
     longest = max(len(p.text.split()) for split in data.splits.values() for p in split)
-    assert longest < 25 and ngrams("a b c".split(), 4) == []
+    assert longest < 25 and ngrams(["a", "b", "c"], 4) == []
