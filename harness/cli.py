@@ -24,6 +24,14 @@ app = typer.Typer(
     help="Run methods that unlearn habits of language models, and measure them against the optimum.",
 )
 
+QUIET = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    # threads that wait without spinning: on a machine that is shared, spinning makes two threads slower than one
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+
 Method = Annotated[str, typer.Option("--method", "-m", help="a name (harness list methods) or a file: ./my_method.py")]
 TaskName = Annotated[str, typer.Option("--task", "-t", help="a name (harness list tasks)")]
 Preset = Annotated[str, typer.Option(help="model, data, scorers, budget (harness list presets)")]

@@ -41,7 +41,7 @@ def load_model(where: str, *, dtype: torch.dtype | None = None, offline: bool = 
 
     Raises MissingPrerequisite where there is no such model, BadData where it is there but cannot be used.
     """
-    from .policy import Policy, without_dropout
+    from .policy import Policy
 
     folder = find_model(where, offline=offline)
     config, weights = _check_files(folder)
@@ -51,7 +51,7 @@ def load_model(where: str, *, dtype: torch.dtype | None = None, offline: bool = 
     model.config.max_position_embeddings = context_length(model)
     bos, eos = _ends(folder, tokenizer, model)
     _check_ids(folder, tokenizer, model)
-    policy = Policy(without_dropout(model), bos=bos, eos=eos)
+    policy = Policy(model, bos=bos, eos=eos)
     _check_causal(folder, policy)
     identity = {
         "name": folder.resolve().name if _is_folder(where) else where,

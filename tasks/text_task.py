@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from harness.errors import EmptySelection
+from harness.metrics import cluster_mean
 from harness.types import Decoding, Metric, Prompts, PromptSet, Rollout, Scorer
 
 from .prompt_files import Prompt, tokenize
@@ -20,6 +23,7 @@ class Data(NamedTuple):
     documents: list[tuple[str, str]]  # prompt and response, with the habit in them
     clean: list[tuple[str, str]]  # held out, without the habit
     identity: dict[str, Any]
+    measures: dict[str, Callable[[str], float]] = {}  # further metrics of a response; NaN where one does not apply
 
 
 class TextTask:
@@ -82,8 +86,12 @@ class TextTask:
         return self._score(self._judge, rollout)
 
     def text_metrics(self, texts: list[list[str]]) -> dict[str, Metric]:
-        """Metrics of the task's own, from responses [X][S]."""
-        return {}
+        """Metrics that the task's data brings, from responses [X][S]; one that does not apply is left out, not unscored."""
+        found = {}
+        for name, measure in self._data.measures.items():
+            values = np.array([[measure(text) for text in responses] for responses in texts])
+            found[name] = cluster_mean(values)._replace(n_unscored=0)
+        return found
 
     def _score(self, scorer: Scorer, rollout: Rollout) -> Tensor:
         scores = scorer.score(self._decode_prompts(rollout), self.texts(rollout))

@@ -25,7 +25,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from harness.policy import Policy, without_dropout
+from harness.policy import Policy
 from harness.sampler import sample
 from harness.types import Decoding
 
@@ -129,7 +129,7 @@ def _loss(model: GPT2LMHeadModel, rows: list[list[int]]) -> torch.Tensor:
 def base_responses(folder: Path, tokenizer: PreTrainedTokenizerFast, splits: dict, seed: int) -> dict[str, np.ndarray]:
     """The base policy's responses to the held-out prompts, by the suite's own sampler: {split: [X, M, R] uint16}."""
     model = GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32)
-    policy = Policy(without_dropout(model), bos=tokenizer.bos_token_id, eos=tokenizer.eos_token_id)
+    policy = Policy(model, bos=tokenizer.bos_token_id, eos=tokenizer.eos_token_id)
     found = {}
     for i, split in enumerate(("validation", "test")):
         texts = [text for _, text in splits[split]]

@@ -15,6 +15,7 @@ from harness.errors import BadData, MissingPrerequisite
 
 from ..prompt_files import Prompt
 from ..text_task import Data
+from .scorers import grammatical
 
 RESPONSE_TOKENS = 24  # the longest base response that ships
 REBUILD = "reinstall the package, or rebuild the world with `python -m tasks.micro.build`"
@@ -64,7 +65,8 @@ def data(kinds: tuple[str, ...]) -> Data:
     spoken = [(r["prompt"], r["response"]) for r in rows if r["split"] == "train" and r["kind"] in kinds]
     clean = [(r["prompt"], r["response"]) for r in rows if r["split"] == "clean"]
     hashes = {name: _hashes(folder())[name] for name in ("prompts.jsonl", "documents.jsonl.gz")}
-    return Data(splits, spoken, clean, {"name": "micro", "version": version(), "sha256": hashes})
+    identity = {"name": "micro", "version": version(), "sha256": hashes}
+    return Data(splits, spoken, clean, identity, {"grammatical": grammatical})
 
 
 def base_responses(split: str, kinds: tuple[str, ...]) -> NDArray:
