@@ -89,6 +89,8 @@ class Policy(nn.Module):
             self.model.resize_token_embeddings(self.vocab_size + n, mean_resizing=False)
             noise = torch.randn(n, old.shape[1], generator=rng).to(old)
             with torch.no_grad():
+                # where the tables are not tied these rows are never read: 0, for the same bytes from the same seed
+                self.model.get_output_embeddings().weight[self.vocab_size :] = 0
                 self.model.get_input_embeddings().weight[self.vocab_size :] = old.mean(0) + noise * old.std(0)
             self.num_control = n
         return ids.to(self.device)
