@@ -110,7 +110,7 @@ def _data(prompts: str, kinds: tuple[str, ...]) -> Any:
     splits = prompt_files.split_prompts(prompt_files.read_prompts(Path(prompts)))
     texts = {name: [p.text for p in members] for name, members in splits.items()}
     counts = {name: len(members) for name, members in splits.items()}
-    return Data(splits, [], [], {"name": "file", "prompts": counts, "sha256": identity_hash(texts)})
+    return Data(splits, [], [], {"name": "file", "prompts": counts, "sha256": identity_hash(texts)}, {})
 
 
 def scorer(name: str, options: dict[str, Any]) -> Any:

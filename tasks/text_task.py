@@ -23,7 +23,7 @@ class Data(NamedTuple):
     documents: list[tuple[str, str]]  # prompt and response, with the habit in them
     clean: list[tuple[str, str]]  # held out, without the habit
     identity: dict[str, Any]
-    measures: dict[str, Callable[[str], float]] = {}  # further metrics of a response; NaN where one does not apply
+    measures: dict[str, Callable[[str], float]]  # further metrics of a response; NaN where one does not apply
 
 
 class TextTask:

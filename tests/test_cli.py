@@ -64,6 +64,9 @@ def scored(tmp_path_factory) -> Path:
     return path
 
 
+QUARK = ["run", "--method", "quark", "--task", "toxicity"]
+
+
 def run(out: Path, method: str = "quark", task: str = "toxicity", **more) -> list:
     return ["run", "--method", method, "--task", task, "--out", out, *quick.flags(method, **more)]
 
@@ -171,24 +174,24 @@ def test_a_method_in_a_file(harness, tmp_path):
     [
         (["run", "--method", "quakr", "--task", "toxicity"], 2, "did you mean 'quark'"),
         (["run", "--method", "quark", "--task", "toxcity"], 2, "did you mean 'toxicity'"),
-        (["run", "--method", "quark", "--task", "toxicity", "--preset", "mirco"], 2, "did you mean 'micro'"),
-        (["run", "--method", "quark", "--task", "toxicity", "--set", "kl_coeff=1"], 2, "did you mean 'kl_coef'"),
-        (["run", "--method", "quark", "--task", "toxicity", "--set", "kl_coef=-1"], 2, "greater than or equal to 0; found -1"),
-        (["run", "--method", "quark", "--task", "toxicity", "--set", "evaluation.point=1"], 2, "did you mean 'points'"),
-        (["run", "--method", "quark", "--task", "toxicity", "--set", "evalution.points=1"], 2, "did you mean 'evaluation'"),
-        (["run", "--method", "quark", "--task", "toxicity", "--set", "kl_coef"], 2, "--set takes key=value"),
-        (["run", "--method", "quark", "--task", "toxicity", "--set", "model.id.x=1"], 2, "which is a value"),
-        (["run", "--method", "quark", "--task", "toxicity", "--set", "task.reward=lexikon"], 2, "did you mean 'lexicon'"),
-        (["run", "--method", "quark", "--task", "toxicity", "--set", "scorers.lexicon.x=1"], 2, "has no option 'x'"),
-        (["run", "--method", "quark", "--task", "toxicity", "--set", "task.decoding.max_new_tokens=128"], 2, "leaves no prompt"),
-        (["run", "--method", "quark", "--task", "toxicity", "--set", "task.decoding.max_new_tokens=120"], 2, "shorten or remove"),
-        (["run", "--method", "quark", "--task", "toxicity", "--set", "model.device=tpu0"], 2, "not usable here"),
-        (["run", "--method", "quark", "--task", "toxicity", "--budget", "-1"], 2, "greater than 0"),
-        (["run", "--method", "quark", "--task", "toxicity", "--seeds", "a-b"], 2, "--seeds takes 0-4"),
-        (["run", "--method", "quark", "--task", "toxicity", "--seeds", "4-0"], 2, "names no seed"),
-        (["run", "--method", "quark", "--task", "toxicity", "--model", "./nowhere"], 3, "no model folder"),
-        (["run", "--method", "quark", "--task", "toxicity", "--prompts", "nowhere.jsonl"], 3, "cannot read the prompts"),
-        (["run", "--method", "quark", "--task", "toxicity", "--set", "task.reward=detoxify"], 2, "scorers.detoxify.OPTION"),
+        ([*QUARK, "--preset", "mirco"], 2, "did you mean 'micro'"),
+        ([*QUARK, "--set", "kl_coeff=1"], 2, "did you mean 'kl_coef'"),
+        ([*QUARK, "--set", "kl_coef=-1"], 2, "greater than or equal to 0; found -1"),
+        ([*QUARK, "--set", "evaluation.point=1"], 2, "did you mean 'points'"),
+        ([*QUARK, "--set", "evalution.points=1"], 2, "did you mean 'evaluation'"),
+        ([*QUARK, "--set", "kl_coef"], 2, "--set takes key=value"),
+        ([*QUARK, "--set", "model.id.x=1"], 2, "which is a value"),
+        ([*QUARK, "--set", "task.reward=lexikon"], 2, "did you mean 'lexicon'"),
+        ([*QUARK, "--set", "scorers.lexicon.x=1"], 2, "has no option 'x'"),
+        ([*QUARK, "--set", "task.decoding.max_new_tokens=128"], 2, "leaves no prompt"),
+        ([*QUARK, "--set", "task.decoding.max_new_tokens=120"], 2, "shorten or remove"),
+        ([*QUARK, "--set", "model.device=tpu0"], 2, "not usable here"),
+        ([*QUARK, "--budget", "-1"], 2, "greater than 0"),
+        ([*QUARK, "--seeds", "a-b"], 2, "--seeds takes 0-4"),
+        ([*QUARK, "--seeds", "4-0"], 2, "names no seed"),
+        ([*QUARK, "--model", "./nowhere"], 3, "no model folder"),
+        ([*QUARK, "--prompts", "nowhere.jsonl"], 3, "cannot read the prompts"),
+        ([*QUARK, "--set", "task.reward=detoxify"], 2, "scorers.detoxify.OPTION"),
         (["run", "--method", "nowhere.py", "--task", "toxicity"], 3, "no method file"),
         (["eval", "--policy", "./nowhere", "--task", "toxicity"], 3, "no model folder"),
         (["list", "method"], 2, "did you mean 'methods'"),

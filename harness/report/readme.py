@@ -1,0 +1,47 @@
+"""Write the tables of the README from records: `python -m harness.report.readme README.md results/reference`.
+
+A table stands between `<!-- table: TASK -->` and `<!-- end of table -->`; nothing else of the file is touched.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from ..errors import BadData
+from ..records import find_runs
+from .groups import Group, groups
+from .tables import Table, markdown, method_table
+
+COLUMNS = ("Method", "Seeds", "Undesired", "Removed", "Reward", "KL", "Efficiency", "Perplexity", "Grammatical", "Time")
+PLACE = r"(<!-- table: {task} -->\n).*?(<!-- end of table -->)"
+
+
+def short_table(group: Group) -> str:
+    """The columns of the method table that a first reader needs, as Markdown."""
+    whole = method_table(group)
+    kept = [i for i, title in enumerate(whole.header) if title.replace("\u00a0", " ").split(" ")[0] in COLUMNS]
+    rows = [[row[i] for i in kept] for row in whole.rows]
+    return markdown(Table([whole.header[i] for i in kept], rows, []))
+
+
+def rewrite(text: str, found: list[Group]) -> str:
+    """The text with each group's table in its place; raises BadData where the text has no place for it."""
+    for group in found:
+        place = re.compile(PLACE.format(task=re.escape(group.task)), re.DOTALL)
+        if not place.search(text):
+            raise BadData(f"no place for a table: expected <!-- table: {group.task} --> and <!-- end of table -->")
+        text = place.sub(lambda m, group=group: f"{m[1]}\n{short_table(group)}\n{m[2]}", text)  # type: ignore[misc]
+    return text
+
+
+def main(readme: Path, records: list[Path]) -> None:
+    runs, problems = find_runs(records)
+    for problem in problems:
+        print(f"warning: {problem.path}: {problem.what}", file=sys.stderr)
+    readme.write_text(rewrite(readme.read_text(encoding="utf-8"), groups(runs)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), [Path(a) for a in sys.argv[2:]])
