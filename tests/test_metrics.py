@@ -150,6 +150,8 @@ def test_bleu_by_hand():
     # unigrams 3/4, bigrams (2 + 1)/(3 + 1), trigrams (1 + 1)/(2 + 1), one 4-gram missed (0 + 1)/(1 + 1)
     assert metrics.bleu(list("abcx"), [list("abcd")]) == pytest.approx((3 / 4 * 3 / 4 * 2 / 3 * 1 / 2) ** 0.25)
     assert metrics.bleu(list("abcd"), [list("abcdefgh")]) == pytest.approx(exp(1 - 2))  # brevity
+    assert metrics.bleu(list("abcde"), [list("abc"), list("abcdef")]) == pytest.approx(exp(1 - 6 / 5))  # the nearest length
+    assert metrics.bleu(list("abcd"), [list("abc"), list("abcde")]) == pytest.approx(1)  # of two as near, the shorter
     assert metrics.bleu(list("aaaa"), [list("a"), list("aa")]) == pytest.approx((2 / 4 * 2 / 4 * 1 / 3 * 1 / 2) ** 0.25)
 
 
