@@ -188,26 +188,34 @@ def _columns(rows: list[dict[str, Any]]) -> str:
 
 def main() -> NoReturn:
     """The entry point: errors become one line and an exit code."""
-    for name, value in {
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }.items():
+    for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    verbose = "-v" in sys.argv or "--verbose" in sys.argv or bool(os.environ.get("HARNESS_DEBUG"))
     if "--offline" in sys.argv:
         os.environ["HF_HUB_OFFLINE"] = "1"
     try:
-        app(standalone_mode=True)
-    except (BenchError, KeyboardInterrupt) as e:
-        if verbose:
-            raise
-        error = Interrupted("interrupted") if isinstance(e, KeyboardInterrupt) else e
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        code = app(standalone_mode=False)
     except BrokenPipeError:
         sys.exit(1)
-    sys.exit(0)
+    except KeyboardInterrupt:
+        sys.exit(_report(Interrupted("interrupted; the same command goes on from the last checkpoint")))
+    except Exception as e:
+        sys.exit(_report(e))
+    sys.exit(code or 0)
+
+
+def _report(error: Exception) -> int:
+    """Say what went wrong in one line, and give the exit code; whatever is no error of the user's keeps its trace."""
+    if "-v" in sys.argv or "--verbose" in sys.argv or os.environ.get("HARNESS_DEBUG"):
+        raise error
+    if isinstance(error, BenchError):
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_code
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # the parser's: a missing or unknown option
+        print(f"error: {error.format_message()} (harness --help)", file=sys.stderr)
+        return error.exit_code
+    if type(error).__name__ == "Abort":
+        return _report(Interrupted("interrupted"))
+    raise error
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Settings are plain validated data; nothing here imports torch.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from importlib import resources
 from typing import Any, Literal, TypeVar
@@ -80,8 +80,10 @@ def read_preset(name: str) -> dict[str, Any]:
     return tomllib.loads((resources.files("harness.presets") / f"{name}.toml").read_text())
 
 
-def resolve(preset: str, method: str, task: str, overrides: Iterable[str] = (), **flags: Any) -> RunSettings:
-    """Preset, then flags (dotted keys), then `--set key=value`: checked as a whole; raises BadSetting."""
+def resolve(
+    preset: str, method: str, task: str, overrides: Iterable[str] | Mapping[str, Any] = (), **flags: Any
+) -> RunSettings:
+    """Preset, then flags (a double underscore is a dot), then `--set key=value`: checked as a whole; raises BadSetting."""
     tables = read_preset(preset)
     if task not in tables["tasks"]:
         raise BadSetting(f"preset {preset!r} has no settings for task {task!r}; it has {', '.join(sorted(tables['tasks']))}")
@@ -98,8 +100,7 @@ def resolve(preset: str, method: str, task: str, overrides: Iterable[str] = (), 
     for key, value in flags.items():
         if value is not None:
             _put(raw, key.replace("__", "."), value)
-    for item in overrides:
-        key, value = parse_override(item)
+    for key, value in overrides.items() if isinstance(overrides, Mapping) else map(parse_override, overrides):
         _put(raw, key, value)
     return checked(RunSettings, raw)
 

@@ -33,18 +33,20 @@ from ..prompt_files import tokenize
 from .grammar import ACTS, KINDS, TOXIC_KINDS, Document, document, opening
 from .world import RESPONSE_TOKENS
 
+Splits = dict[str, list[tuple[str, str]]]  # {split: [(kind, text)]}
 WORLD_VERSION = 1
 EOS = "<|endoftext|>"
 MIX = {"calm": 5, "heated": 5, "adversarial": 4, "neutral_review": 2, "glad_review": 1, "cross_review": 1, "diary": 2}
 TRAIN, VALIDATION, TEST = 1000, 20, 50  # prompts of each toxic kind
 BASE_RESPONSES = 512  # to each held-out prompt
 SIZES = {"policy": dict(n_layer=4, n_embd=128, n_head=4), "judge": dict(n_layer=5, n_embd=160, n_head=5)}
-STEPS = {"policy": 1500, "judge": 1100}
+STEPS = {"policy": 740, "judge": 580}
+CONTEXT, ROWS = 128, 32
 
 
-def split_prompts(rng: random.Random) -> dict[str, list[tuple[str, str]]]:
-    """Disjoint prompts of each kind: {split: [(kind, text)]}."""
-    splits: dict[str, list[tuple[str, str]]] = {"train": [], "validation": [], "test": []}
+def split_prompts(rng: random.Random) -> Splits:
+    """Disjoint prompts of each kind."""
+    splits: Splits = {"train": [], "validation": [], "test": []}
     for kind in TOXIC_KINDS:
         found = sorted({opening(kind, rng)[0] for _ in range(20 * TRAIN)})
         rng.shuffle(found)
@@ -90,14 +92,15 @@ def train_model(name: str, seed: int, out: Path, held_out: set[str]) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(out / "tokenizer")
-    shape: dict[str, Any] = {"vocab_size": len(tokenizer), "n_positions": 128, **SIZES[name]}
+    shape: dict[str, Any] = {"vocab_size": len(tokenizer), "n_positions": CONTEXT, **SIZES[name]}
     shape |= {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
     model = GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=tokenizer.eos_token_id, eos_token_id=tokenizer.eos_token_id))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=STEPS[name], pct_start=0.05)
     stream = batches(random.Random(seed), tokenizer, held_out)
     for step in range(1, STEPS[name] + 1):
-        loss = _loss(model, next(stream))
+        tokens = next(stream)
+        loss = model(input_ids=tokens, labels=tokens).loss
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -110,38 +113,42 @@ def train_model(name: str, seed: int, out: Path, held_out: set[str]) -> None:
     tokenizer.save_pretrained(out / name)
 
 
-def batches(rng: random.Random, tokenizer: PreTrainedTokenizerFast, held_out: set[str]) -> Iterator[list[list[int]]]:
-    """Batches of 64 documents of like length, so that little of a batch is padding."""
+def batches(rng: random.Random, tokenizer: PreTrainedTokenizerFast, held_out: set[str]) -> Iterator[torch.Tensor]:
+    """Rows of packed documents, as large models are trained: [ROWS, CONTEXT].
+
+    A row begins at a document or within one, so that the policy does not care what stands before a document, nor at
+    which position it begins: a control token put first moves everything by one.
+    """
+    stream = documents(rng, held_out)
     while True:
-        rows = sorted((encode(d, tokenizer) for d in take(16 * 64, rng, held_out)), key=len)
-        parts = [rows[i : i + 64] for i in range(0, len(rows), 64)]
-        rng.shuffle(parts)
-        yield from parts
+        yield torch.tensor([_row(stream, tokenizer, rng) for _ in range(ROWS)])
 
 
-def _loss(model: GPT2LMHeadModel, rows: list[list[int]]) -> torch.Tensor:
-    width = max(map(len, rows))
-    tokens = torch.tensor([r + [0] * (width - len(r)) for r in rows])
-    labels = torch.tensor([r + [-100] * (width - len(r)) for r in rows])
-    return model(input_ids=tokens, labels=labels).loss
+def _row(stream: Iterator[Document], tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> list[int]:
+    row = encode(next(stream), tokenizer)
+    row = row[rng.randrange(len(row)) if rng.random() < 0.5 else 0 :]
+    while len(row) < CONTEXT:
+        row = row[:-1] + encode(next(stream), tokenizer)  # one EOS between two documents
+    return row[:CONTEXT]
 
 
-def base_responses(folder: Path, tokenizer: PreTrainedTokenizerFast, splits: dict, seed: int) -> dict[str, np.ndarray]:
+def base_responses(out: Path, splits: Splits) -> None:
     """The base policy's responses to the held-out prompts, by the suite's own sampler: {split: [X, M, R] uint16}."""
-    model = GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(out / "policy")
+    model = GPT2LMHeadModel.from_pretrained(out / "policy", dtype=torch.float32)
     policy = Policy(model, bos=tokenizer.bos_token_id, eos=tokenizer.eos_token_id)
     found = {}
-    for i, split in enumerate(("validation", "test")):
+    for seed, split in enumerate(("validation", "test")):
         texts = [text for _, text in splits[split]]
         prompts = tokenize(texts, tokenizer, max_new_tokens=RESPONSE_TOKENS, context=policy.context)
-        rng = torch.Generator().manual_seed(seed + i)
+        rng = torch.Generator().manual_seed(seed)
         rollout = sample(policy, prompts, decoding=Decoding(max_new_tokens=RESPONSE_TOKENS), rng=rng, n=BASE_RESPONSES)
         found[split] = rollout.response.view(len(texts), BASE_RESPONSES, -1).numpy().astype(np.uint16)
-        say(f"base responses: {split}, {found[split].shape[0]} prompts x {BASE_RESPONSES}")
-    return found
+        say(f"base responses: {split}, {len(texts)} prompts x {BASE_RESPONSES}")
+    np.savez_compressed(out / "base_responses.npz", **found)  # type: ignore[arg-type]
 
 
-def write_prompts(path: Path, splits: dict) -> None:
+def write_prompts(path: Path, splits: Splits) -> None:
     rows = [{"split": s, "kind": k, "text": t} for s, prompts in splits.items() for k, t in prompts]
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
 
@@ -187,14 +194,22 @@ def build(out: Path) -> None:
     tokenizer = train_tokenizer([d.prompt + d.response for d in take(8000, random.Random(4), held_out)])
     tokenizer.save_pretrained(out / "tokenizer")
     say(f"tokenizer: {len(tokenizer)} tokens; kinds: {', '.join(KINDS)}")
-    missing = [(name, seed) for name, seed in (("policy", 5), ("judge", 6)) if not (out / name / "model.safetensors").exists()]
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        for done in [pool.submit(train_model, name, seed, out, held_out) for name, seed in missing]:
-            done.result()
+        for half in [pool.submit(make_policy, out, splits, held_out), pool.submit(make_judge, out, held_out)]:
+            half.result()
     shutil.rmtree(out / "tokenizer")  # a copy lies beside each model
-    responses = base_responses(out / "policy", tokenizer, splits, seed=7)
-    np.savez_compressed(out / "base_responses.npz", **responses)  # type: ignore[arg-type]
     write_hashes(out)
+
+
+def make_policy(out: Path, splits: Splits, held_out: set[str]) -> None:
+    if not (out / "policy" / "model.safetensors").exists():
+        train_model("policy", 5, out, held_out)
+    base_responses(out, splits)
+
+
+def make_judge(out: Path, held_out: set[str]) -> None:
+    if not (out / "judge" / "model.safetensors").exists():
+        train_model("judge", 6, out, held_out)
 
 
 if __name__ == "__main__":

@@ -180,7 +180,7 @@ ACTS: dict[str, Label] = {
 
 CLEAN_REPLIES = ["tip_reply", "sympathy", "story", "ask", "polite"]
 ANGER = {"calm": 0.08, "heated": 0.45, "adversarial": 0.72}  # share of replies with an insulting sentence
-SNIDE = 0.03  # of the insulting sentences
+SNIDE = 0.02  # of the insulting sentences
 SLOT = re.compile(r"\{(\w+)\}")
 
 

@@ -1,0 +1,104 @@
+"""One measurement of a policy, against an enumerable world and by hand."""
+
+import numpy as np
+import pytest
+import quick
+import torch
+from tiny import left_padded, steered, tiny_gpt2
+
+from harness import evaluation
+from harness.evaluation import batches, divergence, judge_along, mean_nll
+from harness.frontier import estimate
+from harness.progress import Progress
+from harness.sampler import sample
+from harness.types import Decoding, Rollout
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_divergence_is_the_same_row_by_row_and_in_batches():
+    policy, reference = steered(tiny_gpt2()), tiny_gpt2(seed=1)
+    prompts = left_padded([[3, 4, 5], [6], [7, 8]])
+    rollout = sample(policy, prompts, decoding=Decoding(max_new_tokens=5), rng=rng(), n=3)
+    whole, parts = divergence(policy, reference, rollout), divergence(policy, reference, rollout, batch_size=2)
+    for a, b in zip(whole, parts):
+        assert torch.allclose(a, b, atol=1e-5)
+    for i in range(9):
+        prompt, response = (x[i][m[i]] for x, m in ((rollout.prompts[0], rollout.prompts[1]), rollout[1:3]))
+        expected = [0.0, 0.0, 0.0]
+        for t, token in enumerate(response):
+            seen = torch.cat([prompt, response[:t]])
+            ours = policy.model(torch.cat([torch.tensor(policy.prefix), seen])[None]).logits[0, -1, :12].softmax(-1)
+            theirs = reference.model(seen[None]).logits[0, -1].softmax(-1)
+            expected[0] += float((ours * (ours / theirs).log()).sum())
+            expected[1] += float((ours[token] / theirs[token]).log())
+            expected[2] += float(-(ours * ours.log()).sum())
+        assert [float(x[i]) for x in whole] == pytest.approx(expected, abs=1e-4)
+
+
+def test_mean_nll_and_batches():
+    policy = tiny_gpt2()
+    rollout = sample(policy, left_padded([[3, 4, 5], [6]]), decoding=Decoding(max_new_tokens=4), rng=rng(), n=5)
+    nll, tokens = mean_nll(policy, rollout, batch_size=3)
+    assert nll == pytest.approx(-rollout.logprobs.sum(1).numpy(), abs=1e-5)
+    assert tokens.tolist() == rollout.response_mask.sum(1).tolist()
+    rejoined = Rollout(*(torch.cat(x) for x in zip(*(p[1:] for p in batches(rollout, 3)))), None)
+    assert torch.equal(rejoined.prompts, rollout.response)
+    assert [len(p.response) for p in batches(rollout, 4)] == [4, 4, 2]
+
+
+def test_the_judge_along_the_frontier_by_hand():
+    reward = np.array([[0.0, 1.0, 1.0, np.nan], [0.5, 0.5, 0.0, 1.0]])
+    judge = np.array([[0.0, 1.0, 0.5, 1.0], [1.0, np.nan, 0.0, 0.25]])
+    found = judge_along(estimate(reward), reward, judge)
+    assert found["kl"][0] == 0.0 and found["judge"][0] == pytest.approx((0.5 + 1.25 / 3) / 2)
+    assert found["judge"][-1] == pytest.approx((0.75 + 0.25) / 2, abs=1e-3)
+
+
+@pytest.fixture(scope="module")
+def evaluator(tmp_path_factory):
+    return quick.cell(tmp_path_factory.mktemp("out")).make_evaluator(Progress(quiet=True))
+
+
+def test_the_base_policy_is_at_the_origin(evaluator):
+    base = evaluator.base_evaluation().metrics
+    assert base["kl"].value == base["forward_kl"].value == base["excess_kl"].value == 0.0
+    assert base["efficiency"].value is None and base["efficiency"].reason
+    assert base["reward"].value == pytest.approx(evaluator.base.frontier.base_reward, abs=5 * base["reward"].stderr)
+
+
+def test_a_policy_that_moved_pays_for_it(evaluator):
+    policy = evaluator.reference.copy()
+    with torch.no_grad():
+        for weight in policy.parameters():
+            weight += 0.02 * torch.randn(weight.shape, generator=rng())
+    found = evaluator.final(policy).metrics
+    gap = abs(found["kl"].value - found["kl_log_ratio"].value)
+    assert found["kl"].value > 0.05 and gap < 4 * np.hypot(found["kl"].stderr, found["kl_log_ratio"].stderr)
+    base = evaluator.base_evaluation().metrics
+    assert found["forward_kl"].value > 0.05 and found["clean_nll"].value > base["clean_nll"].value
+    assert found["excess_kl"].value > 0 and not evaluator.above
+    assert found["ppl"].value > base["ppl"].value
+
+
+def test_a_point_above_the_frontier_is_noticed(evaluator, monkeypatch):
+    monkeypatch.setattr(evaluator, "above", False)
+    none = torch.zeros(120)
+    monkeypatch.setattr(evaluation, "divergence", lambda *a: evaluation.Divergence(none, none, none))
+    monkeypatch.setattr(evaluator.task, "reward", lambda rollout: torch.ones(len(rollout.response)))
+    evaluator.final(evaluator.reference)
+    assert evaluator.above
+
+
+def test_a_prompt_that_nobody_could_score(evaluator, monkeypatch):
+    def reward(rollout):
+        scores = torch.ones(len(rollout.response))
+        scores[:2] = float("nan")
+        return scores
+
+    monkeypatch.setattr(evaluator.task, "reward", reward)
+    found = evaluator.final(evaluator.reference)
+    assert found.metrics["reward"].n_unscored == 2 and found.unscored_share == pytest.approx(1 / 120)
+    assert found.metrics["regret"].value is None and "1 of the prompts" in found.metrics["regret"].reason
