@@ -142,8 +142,10 @@ def cell(settings: RunSettings, shared: Parts, method: str, task: str, seed: int
     kind = registry.load("method", method)
     name = kind.__module__.rpartition(".")[2] if method.endswith(".py") else registry.canonical("method", method)
     method_settings = checked(kind.Settings, settings.method, "method")
-    return _cell(
-        settings, shared, name, task, seed, out, partial(kind, method_settings), _method_identity(kind, name, method_settings)
+    identity = {"name": name, "version": kind.version, "settings": method_settings.model_dump()}
+    if method.endswith(".py"):  # a file in the works changes without a new version
+        identity["sha256"] = hashlib.sha256(Path(method).read_bytes()).hexdigest()
+    return _cell(settings, shared, name, task, seed, out, partial(kind, method_settings), identity)
     )
 
 
@@ -219,10 +221,6 @@ def _shipped(settings: RunSettings, shared: Parts) -> Any:
     ships = shared.micro and settings.task.decoding.max_new_tokens == world.RESPONSE_TOKENS
     plain = settings.task.decoding.model_dump(exclude={"max_new_tokens"}) == {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
     return world.base_responses(settings.evaluation.split, shared.task.kinds) if ships and plain else None
-
-
-def _method_identity(kind: Any, name: str, settings: Settings) -> dict[str, Any]:
-    return {"name": name, "version": kind.version, "settings": settings.model_dump()}
 
 
 def provenance(shared: Parts) -> dict[str, Any]:

@@ -166,7 +166,11 @@ def test_a_method_in_a_file(harness, tmp_path):
     code, out, _ = harness(
         "run", "--method", mine, "--task", "toxicity", "--out", tmp_path, *quick.flags("best_quantile"), "--json"
     )
-    assert code == 0 and json.loads(out.splitlines()[-1])["method"] == "mine"
+    first = json.loads(out.splitlines()[-1])
+    assert code == 0 and first["method"] == "mine"
+    mine.write_text(source + "# changed\n")
+    _, out, _ = harness(*command, *quick.flags("best_quantile"))
+    assert json.loads(out.splitlines()[-1])["run_id"] != first["run_id"]
 
 
 @pytest.mark.parametrize(
