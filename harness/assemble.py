@@ -146,7 +146,6 @@ def cell(settings: RunSettings, shared: Parts, method: str, task: str, seed: int
     if method.endswith(".py"):  # a file in the works changes without a new version
         identity["sha256"] = hashlib.sha256(Path(method).read_bytes()).hexdigest()
     return _cell(settings, shared, name, task, seed, out, partial(kind, method_settings), identity)
-    )
 
 
 def external_cell(settings: RunSettings, shared: Parts, policy: str, task: str, out: Path, offline: bool) -> Cell:

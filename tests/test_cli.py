@@ -15,6 +15,8 @@ from harness.errors import BadData, BadSetting, EmptySelection, MissingPrerequis
 from harness.records import read_run
 from harness.settings import parse_override, read_preset, resolve
 
+QUARK = ["run", "--method", "quark", "--task", "toxicity"]
+
 
 @pytest.fixture
 def harness(capsys, monkeypatch):
@@ -62,9 +64,6 @@ def scored(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("prompts") / "scored.jsonl"
     path.write_text("".join(json.dumps({"text": f"a quiet garden {i}", "score": i % 10 / 10}) + "\n" for i in range(120)))
     return path
-
-
-QUARK = ["run", "--method", "quark", "--task", "toxicity"]
 
 
 def run(out: Path, method: str = "quark", task: str = "toxicity", **more) -> list:
@@ -163,13 +162,12 @@ def test_a_method_in_a_file(harness, tmp_path):
     source = (Path(__file__).parent.parent / "methods" / "best_quantile.py").read_text()
     mine = tmp_path / "mine.py"
     mine.write_text(source)
-    code, out, _ = harness(
-        "run", "--method", mine, "--task", "toxicity", "--out", tmp_path, *quick.flags("best_quantile"), "--json"
-    )
+    command = ["run", "--method", mine, "--task", "toxicity", "--out", tmp_path, "--json", *quick.flags("best_quantile")]
+    code, out, _ = harness(*command)
     first = json.loads(out.splitlines()[-1])
     assert code == 0 and first["method"] == "mine"
     mine.write_text(source + "# changed\n")
-    _, out, _ = harness(*command, *quick.flags("best_quantile"))
+    _, out, _ = harness(*command)
     assert json.loads(out.splitlines()[-1])["run_id"] != first["run_id"]
 
 
