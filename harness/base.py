@@ -78,7 +78,7 @@ def known(
     mask = until_eos(responses.flatten(0, 1), reference.eos).view(responses.shape)
     reward, judge = _scores(task, drawn, prompts, responses, mask, cache, say)
     responses, mask = responses.to(reference.device), mask.to(reference.device)
-    prompts = prompts._replace(prompts=Prompts(*(x.to(reference.device) for x in prompts.prompts)))
+    prompts = prompts._replace(prompts=prompts.prompts.to(reference.device))
     return Base(prompts, responses, mask, reward, judge, frontier.estimate(reward))
 
 

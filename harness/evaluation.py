@@ -189,7 +189,7 @@ class Evaluator:
         clean = self.task.clean_documents()
         if clean is None:
             return found | {"clean_nll": m.unmeasured("this task's data has no clean held-out text")}
-        nll, tokens = mean_nll(policy, clean, self.settings.batch_size)
+        nll, tokens = mean_nll(policy, clean.to(policy.device), self.settings.batch_size)
         return found | {"clean_nll": m.ratio(nll, tokens.astype(float))}
 
     def _papers(self, policy: Policy, rng: torch.Generator) -> dict[str, Metric]:

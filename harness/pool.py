@@ -14,7 +14,8 @@ from .types import Prompts, Rollout
 class Pool:
     """All responses so far with their rewards and quantiles; nothing ever leaves it."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.device = device  # where responses are drawn to; the pool itself stays in the machine's memory
         self.parts: list[dict[str, Tensor]] = []  # one an exploration
         self.quantile: Tensor = torch.empty(0, dtype=torch.long)
 
@@ -42,7 +43,7 @@ class Pool:
         among = torch.arange(len(self.quantile)) if quantile is None else (self.quantile == quantile).nonzero().flatten()
         rows = among[torch.randint(len(among), (n,), generator=rng)]
         tokens, mask, response, response_mask = (self._rows(f, rows) for f in ("tokens", "mask", "response", "response_mask"))
-        return Rollout(Prompts(tokens, mask), response, response_mask), self.quantile[rows]
+        return Rollout(Prompts(tokens, mask), response, response_mask).to(self.device), self.quantile[rows]
 
     def mean_reward(self) -> float:
         """Of the last exploration."""

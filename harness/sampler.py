@@ -30,6 +30,7 @@ def sample(
     if (own := getattr(policy, "sample", None)) is not None:
         return own(prompts, decoding=decoding, rng=rng, n=n)
     noise = torch.rand(len(prompts.tokens) * n, decoding.max_new_tokens, generator=rng, dtype=torch.float64)
+    prompts = prompts.to(policy.device)
     conditioned = policy.condition(prompts)
     per_batch = max(1, batch_size // n)
     parts = [

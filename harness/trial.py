@@ -111,11 +111,11 @@ class Trial:
 
     def prompts(self, n: int) -> Prompts:
         """n training prompts, drawn with replacement: -> [n, P]."""
-        return Prompts(*(x.to(self.policy.device) for x in self._task.train_prompts(n, self.rng)))
+        return self._task.train_prompts(n, self.rng).to(self.policy.device)
 
     def documents(self, n: int) -> Rollout:
         """n documents of the corpus, for methods that learn from text instead of from their own samples: -> [n, R]."""
-        rollout = self._task.documents(n, self.rng)
+        rollout = self._task.documents(n, self.rng).to(self.policy.device)
         self.cost.document_tokens += int(rollout.response_mask.sum())
         return rollout
 

@@ -23,6 +23,9 @@ class Prompts(NamedTuple):
     tokens: Tensor  # [B, P] int64, left-padded
     mask: Tensor  # [B, P] bool
 
+    def to(self, device: torch.device | str) -> Prompts:
+        return Prompts(self.tokens.to(device), self.mask.to(device))
+
 
 class Rollout(NamedTuple):
     """Responses to prompts. A document of the corpus is a rollout whose logprobs are None."""
@@ -31,6 +34,10 @@ class Rollout(NamedTuple):
     response: Tensor  # [B, R] int64
     response_mask: Tensor  # [B, R] bool: up to and including the first EOS
     logprobs: Tensor | None = None  # [B, R] log pi(y_t | x, y_<t) of the policy that sampled, at temperature 1
+
+    def to(self, device: torch.device | str) -> Rollout:
+        logprobs = None if self.logprobs is None else self.logprobs.to(device)
+        return Rollout(self.prompts.to(device), self.response.to(device), self.response_mask.to(device), logprobs)
 
 
 class PromptSet(NamedTuple):

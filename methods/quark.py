@@ -48,7 +48,7 @@ class Quark:
 
     def train(self, trial: Trial) -> Iterator[dict[str, float]]:
         s, policy = self.settings, trial.policy
-        state = trial.keep(step=0, pool=Pool())
+        state = trial.keep(step=0, pool=Pool(trial.policy.device))
         reward_tokens = policy.control_tokens(s.num_quantiles, trial.rng)
         while True:
             if state.step % s.explore_every == 0:  # explore

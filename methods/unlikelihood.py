@@ -44,7 +44,7 @@ class Unlikelihood:
 
     def train(self, trial: Trial) -> Iterator[dict[str, float]]:
         s = self.settings
-        state = trial.keep(step=0, pool=Pool())
+        state = trial.keep(step=0, pool=Pool(trial.policy.device))
         while True:
             if state.step % s.explore_every == 0:  # explore
                 rollout = trial.sample(trial.prompts(s.explore_prompts))

@@ -149,15 +149,14 @@ def test_the_loss_of_unlikelihood_by_hand():
     assert bench.loss.item() == pytest.approx(float(total.detach()) / 8, abs=1e-5)
 
 
-def test_unlikelihood_pushes_down_what_was_worst():
-    bench = Bench()
-    part = batch()
-    before = picked(rows(bench.policy, part), part)[1].detach()
+def test_unlikelihood_makes_the_worst_responses_less_likely():
+    bench, part = Bench(), batch()
+    before = sum(y.log().sum() for y in picked(rows(bench.policy, part), part)).item()
     Unlikelihood(UnlikelihoodSettings(kl_coef=0.0))._learn(bench, part, torch.tensor([True] * 3))
     with torch.no_grad():
         for w in bench.policy.parameters():
-            w -= 0.05 * w.grad
-    assert (picked(rows(bench.policy, part), part)[1] < before).all()
+            w -= 0.01 * w.grad
+    assert sum(y.log().sum() for y in picked(rows(bench.policy, part), part)).item() < before
 
 
 def test_pick_is_the_best_with_ties_at_random():
