@@ -49,21 +49,17 @@ class Policy(nn.Module):
     def logits(self, rollout: Rollout) -> Tensor:
         """Logits that predict each response token, in float32: -> [B, R, V]; row t has seen x and y_<t.
 
-        The prompts are taken as they are: see `condition`.
+        Where the response's mask is False they are finite and mean nothing. The prompts are taken as they are: see
+        `condition`.
         """
-        prompts, response = rollout.prompts, rollout.response
-        self._count(int(prompts.mask.sum() + rollout.response_mask.sum()))
-        seen = response[:, :-1]
-        tokens = torch.cat([prompts.tokens, seen], 1)
-        mask = torch.cat([prompts.mask, torch.ones_like(seen, dtype=torch.bool)], 1)
-        out = self.model(
-            input_ids=tokens,
-            attention_mask=mask.long(),
-            position_ids=positions(mask),
-            logits_to_keep=response.shape[1],
-            use_cache=False,
-        )
-        return out.logits[..., : self.vocab_size].float()
+        self._count(int(rollout.prompts.mask.sum() + rollout.response_mask.sum()))
+        tokens, start = aligned(rollout)
+        skipped = int(start.min())  # positions that predict no response token in any row
+        keep = tokens.shape[1] - skipped
+        out = self.model(input_ids=tokens, logits_to_keep=keep, use_cache=False).logits[..., : self.vocab_size]
+        steps = torch.arange(rollout.response.shape[1], device=tokens.device)
+        at = (start[:, None] - skipped + steps).clamp(max=keep - 1)
+        return out.gather(1, at[..., None].expand(-1, -1, self.vocab_size)).float()
 
     def condition(self, prompts: Prompts) -> Prompts:
         """The prompts as the deployed policy sees them: the prefix put before each."""
@@ -139,6 +135,21 @@ class Policy(nn.Module):
 def positions(mask: Tensor) -> Tensor:
     """Positions that start at the first real token, whatever the padding: [B, T] -> [B, T]."""
     return (mask.long().cumsum(1) - 1).clamp(min=0)
+
+
+def aligned(rollout: Rollout) -> tuple[Tensor, Tensor]:
+    """Rows that begin at their first real token, cut after the longest: -> [B, T], and where each prompt ends [B].
+
+    All padding is then at the end, where a causal model does not see it: no mask, no wasted columns, and positions that
+    are right without being told.
+    """
+    prompts, counts = rollout.prompts, rollout.response_mask
+    tokens = torch.cat([prompts.tokens, rollout.response], 1)
+    real = torch.cat([prompts.mask, counts], 1)
+    width = int((real.sum(1)).max()) - 1  # nothing is predicted from the last response token
+    first = prompts.mask.shape[1] - prompts.mask.sum(1)
+    columns = torch.arange(max(width, 1), device=tokens.device) + first[:, None]
+    return tokens.gather(1, columns.clamp(max=tokens.shape[1] - 1)), (prompts.mask.sum(1) - 1).clamp(min=0)
 
 
 def prepend(token: Tensor, prompts: Prompts) -> Prompts:

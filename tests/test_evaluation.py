@@ -18,6 +18,7 @@ def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+@torch.no_grad()
 def test_divergence_is_the_same_row_by_row_and_in_batches():
     policy, reference = steered(tiny_gpt2()), tiny_gpt2(seed=1)
     prompts = left_padded([[3, 4, 5], [6], [7, 8]])

@@ -40,8 +40,8 @@ MIX = {"calm": 5, "heated": 5, "adversarial": 4, "neutral_review": 2, "glad_revi
 TRAIN, VALIDATION, TEST = 1000, 20, 50  # prompts of each toxic kind
 BASE_RESPONSES = 512  # to each held-out prompt
 SIZES = {"policy": dict(n_layer=4, n_embd=128, n_head=4), "judge": dict(n_layer=5, n_embd=160, n_head=5)}
-STEPS = {"policy": 740, "judge": 580}
-CONTEXT, ROWS = 128, 32
+STEPS = {"policy": 1450, "judge": 1120}
+CONTEXT, ROWS = 128, 16
 
 
 def split_prompts(rng: random.Random) -> Splits:
