@@ -19,7 +19,7 @@ WORTH_DROPPING = 7 / 8  # of the rows alive; below it, copying the cache without
 
 @torch.no_grad()
 def sample(
-    policy: Policy, prompts: Prompts, *, decoding: Decoding, rng: torch.Generator, n: int = 1, batch_size: int = 1024
+    policy: Policy, prompts: Prompts, *, decoding: Decoding, rng: torch.Generator, n: int = 1, batch_size: int = 256
 ) -> Rollout:
     """n responses to each prompt by the deployed policy: [X, P] -> [X * n, R], a prompt's responses in a row.
 
