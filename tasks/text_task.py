@@ -74,7 +74,8 @@ class TextTask:
 
     def texts(self, rollout: Rollout) -> list[str]:
         """The responses as text, without special tokens."""
-        rows = [r[k].tolist() for r, k in zip(rollout.response.cpu(), rollout.response_mask.cpu())]
+        lengths = rollout.response_mask.sum(1).tolist()
+        rows = [row[:n] for row, n in zip(rollout.response.tolist(), lengths)]
         return self._tokenizer.batch_decode(rows, skip_special_tokens=True)
 
     def reward(self, rollout: Rollout) -> Tensor:
@@ -98,8 +99,11 @@ class TextTask:
         return torch.as_tensor(scores, dtype=torch.float32)
 
     def _decode_prompts(self, rollout: Rollout) -> list[str]:
-        rows = [t[k].tolist() for t, k in zip(rollout.prompts.tokens.cpu(), rollout.prompts.mask.cpu())]
-        return self._tokenizer.batch_decode(rows, skip_special_tokens=True)
+        """The prompts as text; one that comes again is decoded once."""
+        lengths = rollout.prompts.mask.sum(1).tolist()
+        rows = [tuple(row[len(row) - n :]) for row, n in zip(rollout.prompts.tokens.tolist(), lengths)]
+        text = {row: self._tokenizer.decode(list(row), skip_special_tokens=True) for row in set(rows)}
+        return [text[row] for row in rows]
 
     def _split(self, split: str) -> list[Prompt]:
         if not self._data.splits.get(split):
