@@ -66,6 +66,7 @@ class RunStore:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
+            self.close()
             raise Busy(f"another process is at work on {self.path}; wait for it, or choose another --out") from None
 
     def close(self) -> None:

@@ -36,7 +36,7 @@ def test_run_and_load(tmp_path):
     readme.main(page, [tmp_path])
     written = page.read_text()
     assert written.startswith("# A\n<!-- table") and written.endswith("<!-- end of table -->\nB\n")
-    assert "best_quantile" in written and "old" not in written
+    assert "best\\_quantile" in written and "old" not in written
     assert f"{1 - summary['base']['judge']['value']:.3f}" in written
     with pytest.raises(harness.errors.BadData, match="no place for a table"):
         readme.rewrite("", groups(find_runs([tmp_path])[0]))
