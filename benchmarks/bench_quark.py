@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from bench_sampler import new_policy, ragged_prompts
+from bench_sampler import EOS, config, ragged_prompts
 from paired import compare
+from transformers import GPT2LMHeadModel
 
+from harness.policy import Policy
 from harness.trial import Budget, OptimizerSettings, Trial
 from harness.types import Decoding, Prompts
 from methods.quark import Quark, QuarkSettings
@@ -85,7 +87,8 @@ def forward(model, prompt, mask, response):
 
 def test_a_quark_update_against_a_plain_loop(benchmark, capsys):
     torch.set_num_threads(1)
-    policy = new_policy(-2.94)
+    torch.manual_seed(0)
+    policy = Policy(GPT2LMHeadModel(config()), bos=EOS, eos=EOS)
     pool, ours = suite(policy)
     twin = policy.copy()
     theirs = plain(twin, pool)

@@ -31,11 +31,16 @@ class Ending(GPT2LMHeadModel):
         return out
 
 
-def new_policy(log_odds: float) -> Policy:
-    """About a million parameters, random."""
-    torch.manual_seed(0)
+def config() -> GPT2Config:
+    """About a million parameters."""
     shape = {"vocab_size": VOCAB, "n_positions": 128, "n_embd": 128, "n_layer": 4, "n_head": 4}
-    model = Ending(GPT2Config(**shape, initializer_range=0.05, bos_token_id=EOS, eos_token_id=EOS))
+    return GPT2Config(**shape, initializer_range=0.05, bos_token_id=EOS, eos_token_id=EOS)
+
+
+def new_policy(log_odds: float) -> Policy:
+    """A random policy that ends its responses at a known rate."""
+    torch.manual_seed(0)
+    model = Ending(config())
     model.log_odds = log_odds
     return Policy(model, bos=EOS, eos=EOS)
 
