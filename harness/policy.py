@@ -64,8 +64,15 @@ class Policy(nn.Module):
     def condition(self, prompts: Prompts) -> Prompts:
         """The prompts as the deployed policy sees them: the prefix put before each."""
         for token in reversed(self.prefix):
-            prompts = prepend(torch.tensor(token, device=prompts.tokens.device), prompts)
+            prompts = self.prepend(torch.tensor(token, device=prompts.tokens.device), prompts)
         return prompts
+
+    def prepend(self, token: Tensor, prompts: Prompts) -> Prompts:
+        """One token put first in each prompt, behind the BOS where there is one: [] or [B], [B, P] -> [B, P + 1].
+
+        Before the BOS it would stand in another document, which a model trained on packed text has learned to ignore.
+        """
+        return prepend(token, prompts, self.bos)
 
     def deployed_logits(self, rollout: Rollout) -> Tensor:
         """Logits of the policy as it is deployed, prefix and all: -> [B, R, V]."""
@@ -152,13 +159,21 @@ def aligned(rollout: Rollout) -> tuple[Tensor, Tensor]:
     return tokens.gather(1, columns.clamp(max=tokens.shape[1] - 1)), (prompts.mask.sum(1) - 1).clamp(min=0)
 
 
-def prepend(token: Tensor, prompts: Prompts) -> Prompts:
-    """Put one token before each prompt, after its padding: [] or [B], [B, P] -> [B, P + 1]."""
+def prepend(token: Tensor, prompts: Prompts, bos: int | None = None) -> Prompts:
+    """Put one token before each prompt, after its padding and after a BOS that opens it: [] or [B], [B, P] -> [B, P + 1]."""
     first = (~prompts.mask).sum(1)  # counted, not searched for: an empty prompt has no first token
     tokens = torch.cat([torch.zeros_like(prompts.tokens[:, :1]), prompts.tokens], 1)
     mask = torch.cat([torch.zeros_like(prompts.mask[:, :1]), prompts.mask], 1)
     rows = torch.arange(len(first), device=first.device)
-    tokens[rows, first], mask[rows, first] = token, True
+    mask[rows, first] = True
+    opening = (first + 1).clamp(max=prompts.mask.shape[1])
+    opened = (
+        mask[rows, opening] & (tokens[rows, opening] == bos) & (opening > first)
+        if bos is not None
+        else mask.new_zeros(len(first))
+    )
+    tokens[rows, first] = tokens[rows, opening].where(opened, token)
+    tokens[rows, opening] = torch.where(opened, token, tokens[rows, opening])
     return Prompts(tokens, mask)
 
 

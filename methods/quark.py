@@ -22,7 +22,6 @@ from pydantic import Field
 from torch import Tensor
 
 from harness.logprobs import entropy, kl, masked_mean, token_logprobs
-from harness.policy import prepend
 from harness.pool import Pool
 from harness.trial import Trial
 from harness.types import Rollout, Settings
@@ -65,7 +64,7 @@ class Quark:
 
     def _learn(self, trial: Trial, batch: Rollout, token: Tensor) -> dict[str, float]:
         s, mask = self.settings, batch.response_mask
-        logits = trial.policy.logits(batch._replace(prompts=prepend(token, batch.prompts)))
+        logits = trial.policy.logits(batch._replace(prompts=trial.policy.prepend(token, batch.prompts)))
         with torch.no_grad():
             ref_logits = trial.reference.logits(batch)
         nll = masked_mean(-token_logprobs(logits, batch.response), mask)

@@ -72,6 +72,15 @@ def test_positions_start_at_the_first_token():
     assert positions(mask).tolist() == [[0, 0, 0, 1], [0, 1, 2, 3], [0, 0, 0, 0]]
 
 
+def test_prepend_goes_behind_the_bos_that_opens_a_prompt():
+    prompts = left_padded([[0, 5], [5, 0, 6], [], [0]])
+    found = prepend(torch.tensor([9, 10, 11, 2]), prompts, bos=0)
+    assert [t[m].tolist() for t, m in zip(*found)] == [[0, 9, 5], [10, 5, 0, 6], [11], [0, 2]]
+    policy = tiny_gpt2()
+    policy.prefix = (7, 8)
+    assert [t[m].tolist() for t, m in zip(*policy.condition(prompts))][:2] == [[0, 7, 8, 5], [7, 8, 5, 0, 6]]
+
+
 def test_prepend_puts_the_token_after_the_padding():
     prompts = left_padded([[3], [4, 5, 6], [7, 8], []])
     same, each = prepend(torch.tensor(9), prompts), prepend(torch.tensor([9, 10, 11, 2]), prompts)
