@@ -9,7 +9,8 @@ authors' release) takes KL(policy || reference) and a bonus of 0.06 on the entro
 
 Departures: the pool keeps token ids, so EOS is learned and no text is tokenised twice. Equal rewards are ordered at
 random, not by age, so old samples do not win ties. Reward tokens are never sampled. Responses that the scorer could
-not score are left out. A new policy's loss is a mean over the batch's tokens, as in the authors' code.
+not score are left out. A reward token stands behind the BOS where the tokenizer puts one. The loss is a mean over the
+batch's tokens, as in the authors' code.
 """
 
 from __future__ import annotations
