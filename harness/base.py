@@ -7,6 +7,7 @@ the package for the micro world, else in a folder beside the results.
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,8 @@ class Cache:
     def put(self, kind: str, identity: dict[str, Any], **arrays: NDArray) -> None:
         path = self._path(kind, identity)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp.npz")
+        # a name of its own: another run may be making the same thing
+        temporary = path.with_name(f"{path.stem}-{uuid.uuid4().hex}.tmp.npz")
         np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
         temporary.replace(path)
 

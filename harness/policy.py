@@ -78,11 +78,11 @@ class Policy(nn.Module):
         """Logits of the policy as it is deployed, prefix and all: -> [B, R, V]."""
         return self.logits(rollout._replace(prompts=self.condition(rollout.prompts)))
 
-    def control_tokens(self, n: int, rng: torch.Generator) -> Tensor:
+    def control_tokens(self, n: int, rng: torch.Generator, spread: float = 1.0) -> Tensor:
         """The policy's n control tokens, made at the first call: -> [n] ids.
 
-        Their embeddings are drawn from a normal with the mean and deviation of the existing rows, dimension by
-        dimension, so that they start distinct (Hugging Face's default puts all of them on the mean).
+        Their embeddings are drawn from a normal with the mean and `spread` times the deviation of the existing rows,
+        dimension by dimension, so that they start distinct (Hugging Face's default puts all of them on the mean).
         """
         if self.num_control not in (0, n):
             raise ValueError(f"the policy has {self.num_control} control tokens, not {n}")
@@ -94,7 +94,7 @@ class Policy(nn.Module):
             with torch.no_grad():
                 # where the tables are not tied these rows are never read: 0, for the same bytes from the same seed
                 self.model.get_output_embeddings().weight[self.vocab_size :] = 0
-                self.model.get_input_embeddings().weight[self.vocab_size :] = old.mean(0) + noise * old.std(0)
+                self.model.get_input_embeddings().weight[self.vocab_size :] = old.mean(0) + noise * spread * old.std(0)
             self.num_control = n
         return ids.to(self.device)
 

@@ -9,8 +9,9 @@ authors' release) takes KL(policy || reference) and a bonus of 0.06 on the entro
 
 Departures: the pool keeps token ids, so EOS is learned and no text is tokenised twice. Equal rewards are ordered at
 random, not by age, so old samples do not win ties. Reward tokens are never sampled. Responses that the scorer could
-not score are left out. A reward token stands behind the BOS where the tokenizer puts one. The loss is a mean over the
-batch's tokens, as in the authors' code.
+not score are left out. A reward token stands behind the BOS where the tokenizer puts one; `token_spread` above 1 sets
+their first embeddings further apart than words are, since a small policy takes long to notice them. The loss is a mean
+over the batch's tokens, as in the authors' code.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class QuarkSettings(Settings):
     num_quantiles: int = Field(5, ge=2, description="K; also the number of reward tokens, worst first")
     kl_coef: float = Field(0.05, ge=0, description="beta, per nat")
     entropy_coef: float = Field(0.06, ge=0, description="of the bonus, per nat; only in the variant `code`")
+    token_spread: float = Field(1.0, gt=0, description="of the reward tokens' first embeddings, in the vocabulary's deviations")
     explore_every: int = Field(500, ge=1, description="updates between two explorations")
     explore_prompts: int = Field(4096, ge=1, description="prompts answered in each exploration")
     batch_size: int = Field(128, ge=1, description="responses an update")
@@ -49,7 +51,7 @@ class Quark:
     def train(self, trial: Trial) -> Iterator[dict[str, float]]:
         s, policy = self.settings, trial.policy
         state = trial.keep(step=0, pool=Pool(trial.policy.device))
-        reward_tokens = policy.control_tokens(s.num_quantiles, trial.rng)
+        reward_tokens = policy.control_tokens(s.num_quantiles, trial.rng, s.token_spread)
         while True:
             if state.step % s.explore_every == 0:  # explore
                 explorer = policy if state.step else trial.reference

@@ -7,6 +7,7 @@ import torch
 from tiny import left_padded, steered, tiny_gpt2
 
 from harness import evaluation
+from harness.base import Cache
 from harness.evaluation import batches, divergence, judge_along, mean_nll
 from harness.frontier import estimate
 from harness.progress import Progress
@@ -37,6 +38,20 @@ def test_divergence_is_the_same_row_by_row_and_in_batches():
             expected[1] += float((ours[token] / theirs[token]).log())
             expected[2] += float(-(ours * ours.log()).sum())
         assert [float(x[i]) for x in whole] == pytest.approx(expected, abs=1e-4)
+
+
+def test_two_runs_may_fill_the_cache_at_once(tmp_path, monkeypatch):
+    cache, whole = Cache(tmp_path), np.savez_compressed
+
+    def interrupted(file, **arrays):
+        monkeypatch.setattr(np, "savez_compressed", whole)
+        cache.put("scores", {"of": "a model"}, reward=np.ones(3))  # another run is done in the middle of ours
+        whole(file, **arrays)
+
+    monkeypatch.setattr(np, "savez_compressed", interrupted)
+    cache.put("scores", {"of": "a model"}, reward=np.ones(3))
+    assert cache.get("scores", {"of": "a model"})["reward"].tolist() == [1, 1, 1]
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_mean_nll_and_batches():

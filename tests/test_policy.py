@@ -121,14 +121,15 @@ def test_control_tokens(kind, tied):
     assert (policy.model.get_output_embeddings().weight is rows) == tied
 
 
-def test_control_tokens_are_drawn_like_the_words():
-    """With many of them the mean and deviation of each dimension are those of the vocabulary."""
+@pytest.mark.parametrize("spread", [1.0, 2.5])
+def test_control_tokens_are_drawn_like_the_words(spread):
+    """With many of them the mean of each dimension is the vocabulary's, and the deviation `spread` times its."""
     policy = tiny_gpt2(vocab=400)
     old = policy.model.get_input_embeddings().weight.detach().clone()
-    ids = policy.control_tokens(20_000, torch.Generator().manual_seed(0))
+    ids = policy.control_tokens(20_000, torch.Generator().manual_seed(0), spread)
     new = policy.model.get_input_embeddings().weight.detach()[ids]
-    torch.testing.assert_close(new.mean(0), old.mean(0), atol=0.02, rtol=0)
-    torch.testing.assert_close(new.std(0), old.std(0), atol=0, rtol=0.03)
+    torch.testing.assert_close(new.mean(0), old.mean(0), atol=0.02 * spread, rtol=0)
+    torch.testing.assert_close(new.std(0), spread * old.std(0), atol=0, rtol=0.03)
 
 
 @kinds

@@ -94,6 +94,7 @@ def train_model(name: str, seed: int, out: Path, held_out: set[str]) -> None:
     tokenizer = PreTrainedTokenizerFast.from_pretrained(out / "tokenizer")
     shape: dict[str, Any] = {"vocab_size": len(tokenizer), "n_positions": CONTEXT, **SIZES[name]}
     shape |= {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    shape |= {"activation_function": "gelu_pytorch_tanh"}  # GPT-2's own function, in one pass over memory instead of eight
     model = GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=tokenizer.eos_token_id, eos_token_id=tokenizer.eos_token_id))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=STEPS[name], pct_start=0.05)
