@@ -44,8 +44,9 @@ def test_run_and_load(tmp_path):
     (tmp_path / summary["run_dir"] / "summary.json").write_text(json.dumps(summary)[:100])
     with pytest.raises(CorruptRecord, match="1 such records"):
         harness.load(tmp_path)
-    readme.main(page, [tmp_path])  # a record that cannot be read is named, and no table is made up
-    assert page.read_text() == written
+    with pytest.raises(EmptySelection, match="left as they were"):
+        readme.main(page, [tmp_path])
+    assert page.read_text() == written  # a record that cannot be read is named, and no table is made up
 
 
 def test_nothing_to_load(tmp_path):

@@ -9,7 +9,7 @@ import re
 import sys
 from pathlib import Path
 
-from ..errors import BadData
+from ..errors import BadData, BenchError, EmptySelection
 from ..records import find_runs
 from .groups import Group, groups
 from .tables import Table, markdown, method_table
@@ -40,8 +40,14 @@ def main(readme: Path, records: list[Path]) -> None:
     runs, problems = find_runs(records)
     for problem in problems:
         print(f"warning: {problem.path}: {problem.what}", file=sys.stderr)
+    if not runs:
+        raise EmptySelection(f"no records below {', '.join(map(str, records))}; the tables of {readme} are left as they were")
     readme.write_text(rewrite(readme.read_text(encoding="utf-8"), groups(runs)), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), [Path(a) for a in sys.argv[2:]])
+    try:
+        main(Path(sys.argv[1]), [Path(a) for a in sys.argv[2:]])
+    except BenchError as e:
+        print(f"error: {e}", file=sys.stderr)
+        sys.exit(e.exit_code)
