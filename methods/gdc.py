@@ -14,7 +14,8 @@
 
 Departures: the target is the tilt by exp(r / beta), not a hard constraint. Samples come from the policy itself at each
 update; the papers keep a proposal that follows it. Z_x is the mean over the n responses of the update, which for the
-forward KL bounds every weight by n at a bias of order 1/n; the papers keep a running mean of it, for one prompt or few.
+forward KL bounds every weight by n at a bias of order 1/n (a mean over the others has no bias and far more noise); the
+papers keep a running mean of it, for one prompt or few.
 f' is a constant in the gradient (the authors' conditional code lets one through). A prompt with a response that the
 scorer could not score is left out of the update.
 """
@@ -50,7 +51,7 @@ class GDCSettings(Settings):
     )
     lr: float = Field(1e-5, gt=0, description="Adam's learning rate")
     kl_coef: float = Field(0.05, gt=0, description="beta, reward per nat; the target is the base tilted by exp(r / beta)")
-    samples: int = Field(8, ge=2, description="n, responses to each prompt, which estimate its Z")
+    samples: int = Field(16, ge=2, description="n, responses to each prompt, which estimate its Z")
     batch_size: int = Field(128, ge=2, description="responses an update, n to a prompt")
 
     @model_validator(mode="after")

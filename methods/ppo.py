@@ -8,8 +8,8 @@
 
 T is the last token, EOS where there is one: it is trained like any other, and the score sits on it. beta is fixed, or
 follows Ziegler's controller: each rollout beta *= 1 + clip(KL / target - 1, -0.2, 0.2) * responses / horizon.
-The Quark paper's PPO was never released; what is left of it shows this recipe and a value network of its own, which is
-the default here (`value_trunk`); `shared` reads the values off the policy's last hidden states instead.
+The Quark paper's PPO was never released; its remnants show this recipe and a value network with a trunk of its own, the
+default here (`value_trunk`); `shared` reads the values off the policy's last hidden states.
 
 Departures: the suite's optimizer, with policy and value network clipped as one. Rewards are not whitened before GAE (the
 recipe's shift would pay for length). The head starts at 0, so the first advantages are the rewards to go. Responses
@@ -37,9 +37,7 @@ class PPOSettings(Settings):
     kl_controller: Literal["fixed", "adaptive"] = Field("adaptive", description="whether beta follows kl_target")
     kl_target: float = Field(6.0, gt=0, description="nats a response, for the adaptive controller")
     kl_horizon: int = Field(10_000, ge=1, description="responses, over which the adaptive controller answers")
-    value_trunk: Literal["own", "shared"] = Field(
-        "own", description="of the value network: a copy of the base's, or the policy's"
-    )
+    value_trunk: Literal["own", "shared"] = Field("own", description="the value network's: a copy of the base, or the policy")
     value_coef: float = Field(0.1, ge=0, description="c, of the value loss")
     clip_range: float = Field(0.2, gt=0, description="eps, of the ratio")
     value_clip_range: float = Field(0.2, gt=0, description="eps_v, of the value, in rewards")
@@ -54,9 +52,9 @@ class Value(nn.Module):
 
     def __init__(self, width: int, trunk: Policy | None) -> None:
         super().__init__()
-        self.trunk, self.head = trunk, nn.Linear(width, 1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.trunk, self.head = trunk, nn.utils.skip_init(nn.Linear, width, 1)  # skipped: it would draw from elsewhere
+        for weights in self.head.parameters():
+            nn.init.zeros_(weights)
 
     def forward(self, states: Tensor) -> Tensor:
         return self.head(states).squeeze(-1)
@@ -76,7 +74,8 @@ class PPO:
 
     def train(self, trial: Trial) -> Iterator[dict[str, float]]:
         s = self.settings
-        value = Value(trial.policy.model.config.hidden_size, self._trunk(trial))
+        trunk = trial.reference.copy().requires_grad_(True) if s.value_trunk == "own" else None
+        value = Value(trial.policy.model.config.hidden_size, trunk)
         trial.train_also(value)
         state = trial.keep(step=0, value=value, kl_coef=s.kl_coef, facts={}, experience={}, order=torch.empty(0))
         while True:
@@ -91,9 +90,6 @@ class PPO:
             scalars = self._learn(trial, value, {k: v[rows].to(trial.policy.device) for k, v in state.experience.items()})
             state.step += 1
             yield scalars | state.facts
-
-    def _trunk(self, trial: Trial) -> Policy | None:
-        return trial.reference.copy().requires_grad_(True) if self.settings.value_trunk == "own" else None
 
     @torch.no_grad()
     def _explore(self, trial: Trial, value: Value, kl_coef: float) -> tuple[dict[str, Tensor], dict[str, float]]:
@@ -111,16 +107,12 @@ class PPO:
             "tokens": rollout.prompts.tokens, "mask": rollout.prompts.mask, "response": rollout.response, "response_mask": mask,
             "logprobs": logprobs, "values": values, "returns": advantage + values, "advantage": whiten(advantage, mask),
         }  # fmt: skip
-        facts = {"reward": reward.mean().item(), "kl": log_ratio.sum(1).mean().item(), "kl_coef": kl_coef}
-        return experience, facts
+        return experience, {"reward": reward.mean().item(), "kl": log_ratio.sum(1).mean().item(), "kl_coef": kl_coef}
 
     def _learn(self, trial: Trial, value: Value, batch: dict[str, Tensor]) -> dict[str, float]:
         s, mask = self.settings, batch["response_mask"]
         rollout = Rollout(Prompts(batch["tokens"], batch["mask"]), batch["response"], mask, batch["logprobs"])
-        if value.trunk is None:
-            logits, states = trial.policy.logits_and_states(rollout)
-        else:
-            logits, states = trial.policy.logits(rollout), None
+        logits, states = trial.policy.logits_and_states(rollout)
         ratio = (token_logprobs(logits, rollout.response) - batch["logprobs"]).exp()
         policy_cost = masked_mean(policy_loss(ratio, batch["advantage"], s.clip_range), mask)
         values = self._values(trial, value, rollout, states)
@@ -129,9 +121,11 @@ class PPO:
         return {"policy_loss": policy_cost.item(), "value_loss": value_cost.item()}
 
     def _values(self, trial: Trial, value: Value, rollout: Rollout, states: Tensor | None = None) -> Tensor:
-        """V before each response token, by a pass of its own where the states are not given: -> [B, R]."""
+        """V before each response token; states are the policy's, if it has just read the rollout: -> [B, R]."""
         trial.charge(value, tokens_of(rollout))
-        return value((value.trunk or trial.policy).states(rollout) if states is None else states)
+        if states is None or value.trunk is not None:
+            states = (value.trunk or trial.policy).states(rollout)
+        return value(states)
 
     def _controlled(self, kl_coef: float, kl: float) -> float:
         """The next rollout's beta."""
