@@ -25,6 +25,7 @@ from harness.errors import RunFailed
 from harness.policy import Policy
 from harness.trial import Budget, OptimizerSettings, Trial
 from harness.types import Prompts, Rollout
+from methods import gdc, reinforce
 from methods.gdc import GDC, GDCSettings
 from methods.ppo import PPO, PPOSettings, Value, gae, policy_loss, shaped, value_loss, whiten
 from methods.random_reward import RandomReward, RandomRewardSettings
@@ -227,6 +228,20 @@ def test_random_reward_asks_no_scorer():
     trial = new_trial()
     next(RandomReward(RandomRewardSettings(batch_size=4)).train(trial))
     assert trial.cost.scorer_calls == 0 and trial.cost.updates == 1
+
+
+def test_the_baselines_leave_the_response_itself_out():
+    """Any baseline would pass the test of the mean step; this one is what keeps the noise down."""
+    assert reinforce.against_the_others(torch.tensor([1.0, 2.0, 6.0])).tolist() == pytest.approx([-3, -1.5, 4.5])
+    rows = gdc.against_the_others(torch.tensor([[1.0, 3.0], [0.0, 5.0]]))
+    assert rows.flatten().tolist() == pytest.approx([-2, 2, -5, 5])
+
+
+def test_gdc_asks_nothing_of_a_policy_at_its_target():
+    """All weights of a prompt are then one: t is 1, whatever Z is."""
+    log_w = torch.tensor([3.0, 3.0, -40.0, -40.0])
+    assert gdc.log_t(log_w, 2).flatten().tolist() == pytest.approx([0, 0, 0, 0], abs=1e-6)
+    assert gdc.log_t(torch.tensor([0.0, 3.0]).log(), 2)[0, 1].item() == pytest.approx(-np.log(2))  # Z is 1.5, w is 3
 
 
 # PPO by hand ----------------------------------------------------------------------------------------------------------
