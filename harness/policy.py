@@ -52,14 +52,26 @@ class Policy(nn.Module):
         Where the response's mask is False they are finite and mean nothing. The prompts are taken as they are: see
         `condition`.
         """
-        self._count(int(rollout.prompts.mask.sum() + rollout.response_mask.sum()))
+        return self._read(rollout, states=False)[0]
+
+    def logits_and_states(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """The logits and, from the same pass, the last hidden states that they are read from: -> [B, R, V], [B, R, D]."""
+        return self._read(rollout, states=True)
+
+    def states(self, rollout: Rollout) -> Tensor:
+        """The last hidden states alone, float32, for a network that predicts no token: -> [B, R, D]."""
+        self._count(tokens_of(rollout))
+        tokens, start = aligned(rollout)
+        return after(self.model.base_model(input_ids=tokens, use_cache=False).last_hidden_state, start, rollout)
+
+    def _read(self, rollout: Rollout, states: bool) -> tuple[Tensor, Tensor]:
+        self._count(tokens_of(rollout))
         tokens, start = aligned(rollout)
         skipped = int(start.min())  # positions that predict no response token in any row
         keep = tokens.shape[1] - skipped
-        out = self.model(input_ids=tokens, logits_to_keep=keep, use_cache=False).logits[..., : self.vocab_size]
-        steps = torch.arange(rollout.response.shape[1], device=tokens.device)
-        at = (start[:, None] - skipped + steps).clamp(max=keep - 1)
-        return out.gather(1, at[..., None].expand(-1, -1, self.vocab_size)).float()
+        out = self.model(input_ids=tokens, logits_to_keep=keep, use_cache=False, output_hidden_states=states)
+        logits = after(out.logits[..., : self.vocab_size], start - skipped, rollout)
+        return logits, after(out.hidden_states[-1], start, rollout) if states else logits
 
     def condition(self, prompts: Prompts) -> Prompts:
         """The prompts as the deployed policy sees them: the prefix put before each."""
@@ -157,6 +169,18 @@ def aligned(rollout: Rollout) -> tuple[Tensor, Tensor]:
     first = prompts.mask.shape[1] - prompts.mask.sum(1)
     columns = torch.arange(max(width, 1), device=tokens.device) + first[:, None]
     return tokens.gather(1, columns.clamp(max=tokens.shape[1] - 1)), (prompts.mask.sum(1) - 1).clamp(min=0)
+
+
+def after(x: Tensor, start: Tensor, rollout: Rollout) -> Tensor:
+    """What stands at each row's start and after it, a row for each response token, in float32: [B, T, D] -> [B, R, D]."""
+    steps = torch.arange(rollout.response.shape[1], device=x.device)
+    at = (start[:, None] + steps).clamp(max=x.shape[1] - 1)
+    return x.gather(1, at[..., None].expand(-1, -1, x.shape[-1])).float()
+
+
+def tokens_of(rollout: Rollout) -> int:
+    """Real tokens of prompts and responses: what a pass over them is charged for."""
+    return int(rollout.prompts.mask.sum() + rollout.response_mask.sum())
 
 
 def prepend(token: Tensor, prompts: Prompts, bos: int | None = None) -> Prompts:

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from .errors import NotFinite
+from .errors import NotFinite, RunFailed
 from .policy import Policy
 from .sampler import sample
 from .types import Prompts, Rollout, Settings, Task
@@ -54,11 +54,14 @@ class Cost:
     document_tokens: int = 0
     """Of the labelled corpus, for methods that learn from it."""
     updates: int = 0
+    beside_flops: int = 0
+    """Of networks beside the policy (a value network), each by its own N."""
 
     @property
     def flops(self) -> float:
         """2N a forward token, 6N a trained token (Kaplan et al. 2020, arXiv:2001.08361, section 2.1)."""
-        return 2.0 * self.parameters * (self.sampled_tokens + self.forward_tokens) + 6.0 * self.parameters * self.trained_tokens
+        read = 2.0 * self.parameters * (self.sampled_tokens + self.forward_tokens)
+        return read + 6.0 * self.parameters * self.trained_tokens + self.beside_flops
 
     def record(self) -> dict[str, float]:
         return asdict(self) | {"flops": self.flops}
@@ -93,6 +96,7 @@ class Trial:
         self._task, self._budget, self._lr = task, budget, lr
         self._optimizer_settings = optimizer or OptimizerSettings()
         self._optimizer: torch.optim.Optimizer | None = None
+        self._beside: list[torch.nn.Module] = []  # trained with the policy, in the order of `train_also`
         self._kept: dict[str, Any] = {}
         self._restored = state
         for p in (policy, reference):
@@ -132,6 +136,33 @@ class Trial:
         reward = self._task.reward(rollout)
         self.unscored += int(reward.isnan().sum())
         return reward
+
+    def scored(self, rollout: Rollout, at_least: int = 2) -> tuple[Rollout, Tensor]:
+        """The responses that could be scored, and their rewards: -> rollout [n, R], reward [n] on the policy's device.
+
+        Raises RunFailed where they are fewer than `at_least`.
+        """
+        reward = self.reward(rollout).to(rollout.response.device)
+        kept = ~reward.isnan()
+        if int(kept.sum()) < at_least:
+            found = f"the scorer gave {int(kept.sum())} rewards for {len(kept)} responses"
+            raise RunFailed(f"{found}, fewer than the {at_least} that an update needs; look at the scorer, or draw more")
+        return rollout.rows(kept), reward[kept]
+
+    def train_also(self, module: torch.nn.Module) -> None:
+        """Train a network beside the policy (a value network): `update` steps and clips its weights with the policy's.
+
+        Call it before the first update, name the network in `keep` too, and charge its passes by `charge`. Raises
+        ValueError where the optimizer exists already.
+        """
+        if self._optimizer is not None:
+            raise ValueError("train_also comes before the first update: the optimizer is built there")
+        self._beside.append(module.to(self.policy.device))
+
+    def charge(self, module: torch.nn.Module, tokens: int) -> None:
+        """Charge a pass of a network beside the policy over that many tokens: 2N each, 6N where it is trained."""
+        trained = torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters())
+        self.cost.beside_flops += (6 if trained else 2) * tokens * sum(p.numel() for p in module.parameters())
 
     def update(self, loss: Tensor) -> None:
         """One optimizer step: the same optimizer, clipping and schedule for every method.
@@ -193,7 +224,8 @@ class Trial:
         return state | {"kept": kept, "optimizer": optimizer}
 
     def _trained(self) -> list[torch.nn.Parameter]:
-        return [p for p in self.policy.parameters() if p.requires_grad]
+        # the order is the optimizer's, which a checkpoint goes by
+        return [p for module in (self.policy, *self._beside) for p in module.parameters() if p.requires_grad]
 
     def _build_optimizer(self) -> torch.optim.Optimizer:
         # built at the first update, after a method has added its control tokens

@@ -39,6 +39,12 @@ class Rollout(NamedTuple):
         logprobs = None if self.logprobs is None else self.logprobs.to(device)
         return Rollout(self.prompts.to(device), self.response.to(device), self.response_mask.to(device), logprobs)
 
+    def rows(self, index: Tensor) -> Rollout:
+        """Some of the responses with their prompts, by number or by mask: [n] or [B] -> [n, R]."""
+        prompts = Prompts(self.prompts.tokens[index], self.prompts.mask[index])
+        logprobs = None if self.logprobs is None else self.logprobs[index]
+        return Rollout(prompts, self.response[index], self.response_mask[index], logprobs)
+
 
 class PromptSet(NamedTuple):
     """The prompts of one split, in a fixed order."""

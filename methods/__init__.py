@@ -4,6 +4,13 @@ METHODS = {
     "base": ("methods.base:Base", "control: the base policy, untouched"),
     "best_of_n": ("methods.best_of_n:BestOfN", "control: the best of n base responses by the reward, no training"),
     "best_quantile": ("methods.best_quantile:BestQuantile", "control: fine-tuning on the best quantile of own samples only"),
+    "gdc": (
+        "methods.gdc:GDC",
+        "policy gradients toward the posterior, by one of four divergences (Khalifa et al. 2021, Go et al. 2023)",
+    ),
+    "ppo": ("methods.ppo:PPO", "clipped policy gradients with a value network and a KL to the base (Schulman et al. 2017)"),
     "quark": ("methods.quark:Quark", "quantized reward tokens, explore and learn (Lu et al. 2022)"),
+    "random_reward": ("methods.random_reward:RandomReward", "control: REINFORCE on rewards that are noise"),
+    "reinforce": ("methods.reinforce:Reinforce", "policy gradients with a KL to the base (Williams 1992)"),
     "unlikelihood": ("methods.unlikelihood:Unlikelihood", "push down the tokens of own worst samples (Welleck et al. 2019)"),
 }

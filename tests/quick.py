@@ -18,7 +18,17 @@ SMALL = {
     "evaluation.base_samples": 64,
 }
 LEARN = {"explore_every": 2, "explore_prompts": 16, "batch_size": 4}
-METHODS = {"base": {}, "best_of_n": {}, "best_quantile": LEARN, "quark": LEARN, "unlikelihood": LEARN}
+METHODS = {
+    "base": {},
+    "best_of_n": {},
+    "best_quantile": LEARN,
+    "gdc": {"batch_size": 8, "samples": 4},
+    "ppo": {"explore_prompts": 8, "epochs": 2, "minibatches": 2},
+    "quark": LEARN,
+    "random_reward": {"batch_size": 4},
+    "reinforce": {"batch_size": 4},
+    "unlikelihood": LEARN,
+}
 
 
 def overrides(method: str = "quark", **more: Any) -> list[str]:

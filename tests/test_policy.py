@@ -67,6 +67,29 @@ def test_the_logits_of_a_token_do_not_see_it(kind):
     assert torch.equal(before[0, :3], after[0, :3]) and not torch.equal(before[0, 3], after[0, 3])
 
 
+@kinds
+@torch.no_grad()
+def test_the_states_are_those_that_the_head_reads(kind):
+    """Ragged prompts in one batch: the head on the states gives the logits, and the states alone are the same ones."""
+    policy, rollout = TINY[kind](), rollout_of(ragged_rows())
+    counted = []
+    policy.on_forward = lambda tokens, trained: counted.append(tokens)
+    logits, states = policy.logits_and_states(rollout)
+    assert states.shape == (4, 5, 16)
+    torch.testing.assert_close(policy.model.get_output_embeddings()(states), logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(policy.states(rollout), states, atol=1e-5, rtol=0)
+    assert torch.equal(policy.logits(rollout), logits) and counted == [13 + 20] * 3
+
+
+def test_rows_of_a_rollout():
+    rollout = rollout_of(ragged_rows())
+    some = rollout.rows(torch.tensor([2, 0]))
+    assert torch.equal(some.response, rollout.response[[2, 0]]) and some.logprobs is None
+    assert torch.equal(some.prompts.tokens, rollout.prompts.tokens[[2, 0]]) and some.response_mask.shape == (2, 5)
+    scored = rollout._replace(logprobs=torch.arange(20.0).view(4, 5)).rows(torch.tensor([False, True, False, True]))
+    assert scored.logprobs.tolist() == [[5, 6, 7, 8, 9], [15, 16, 17, 18, 19]]
+
+
 def test_positions_start_at_the_first_token():
     mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1], [0, 0, 0, 1]]).bool()
     assert positions(mask).tolist() == [[0, 0, 0, 1], [0, 1, 2, 3], [0, 0, 0, 0]]

@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 from toy_task import BAD, ToyTask, toy_policy
 
-from harness.errors import NotFinite
+from harness.errors import NotFinite, RunFailed
 from harness.logprobs import kl, masked_mean, masked_sum, token_logprobs
 from harness.policy import Policy
 from harness.trial import Budget, OptimizerSettings, Trial
@@ -96,7 +96,7 @@ def test_every_cost_is_counted():
     prompts = trial.prompts(4)
     length = int(prompts.mask.sum())
     assert trial.cost.record() == {"parameters": n, "flops": 0.0} | dict.fromkeys(
-        ["sampled_tokens", "trained_tokens", "forward_tokens", "scorer_calls", "document_tokens", "updates"], 0
+        ["sampled_tokens", "trained_tokens", "forward_tokens", "scorer_calls", "document_tokens", "updates", "beside_flops"], 0
     )
 
     rollout = trial.sample(prompts, n=3)  # each prompt is read once, each response grows by 5
@@ -321,6 +321,90 @@ def test_the_rest_of_a_checkpoint_comes_back_too(tmp_path):
     again = killed(trial, tmp_path)
     assert again.unscored == trial.unscored == 1
     assert again.cost == trial.cost
+
+
+def new_network() -> torch.nn.Linear:
+    network = torch.nn.Linear(3, 2)
+    for p in network.parameters():
+        torch.nn.init.constant_(p, 0.5)
+    return network
+
+
+def both(trial: Trial, network: torch.nn.Module) -> torch.Tensor:
+    """A loss in which the policy and the network both stand."""
+    return loss_of(trial) + network(torch.tensor([1.0, -2.0, 3.0])).square().sum()
+
+
+def test_a_network_beside_the_policy_is_stepped_and_clipped_with_it():
+    alone, trial, network = new_trial(), new_trial(), new_network()
+    trial.train_also(network)
+    for t, loss in ((alone, loss_of(alone)), (trial, both(trial, network))):
+        t.update(loss)
+    assert not (network.weight == 0.5).any() and not (network.bias == 0.5).any()
+    assert same([p for p in alone.policy.parameters()][1:], [p for p in trial.policy.parameters()][1:])  # no gradient there
+    order = [p for group in trial._optimizer.param_groups for p in group["params"]]
+    assert all(a is b for a, b in zip(order, [*trial.policy.parameters(), *network.parameters()], strict=True))
+    moments = [s["exp_avg"] for s in trial._optimizer.state.values()]
+    assert torch.cat([m.flatten() for m in moments]).norm().item() == pytest.approx(0.1, rel=1e-3)  # clipped to 1 as one
+
+
+def test_frozen_weights_of_a_network_stay():
+    trial, network = new_trial(), new_network()
+    network.bias.requires_grad_(False)
+    trial.train_also(network)
+    trial.update(both(trial, network))
+    assert (network.bias == 0.5).all() and not (network.weight == 0.5).any()
+
+
+def test_a_network_that_comes_too_late():
+    trial = new_trial()
+    trial.update(loss_of(trial))
+    with pytest.raises(ValueError, match="train_also comes before the first update"):
+        trial.train_also(new_network())
+
+
+def test_a_network_survives_a_kill_bit_for_bit(tmp_path):
+    def steps(trial: Trial, n: int) -> list[torch.Tensor]:
+        network = new_network()
+        trial.train_also(network)
+        kept = trial.keep(network=network)
+        for _ in range(n):
+            trial.update(both(trial, kept.network))
+        return weights(trial.policy) + weights(network)
+
+    half = new_trial(updates=8)
+    steps(half, 3)
+    assert same(steps(killed(half, tmp_path), 4), steps(new_trial(updates=8), 7))
+
+
+def test_a_network_is_charged_by_its_own_size():
+    trial, network = new_trial(), new_network()  # 8 weights
+    trial.charge(network, 10)
+    assert trial.cost.beside_flops == 6 * 8 * 10
+    with torch.no_grad():
+        trial.charge(network, 10)
+    trial.charge(network.requires_grad_(False), 10)
+    assert trial.cost.beside_flops == trial.cost.flops == 10 * 8 * (6 + 2 + 2)
+    with trial.off_the_clock():
+        trial.charge(network, 10)
+    assert killed_cost(trial).beside_flops == 800
+
+
+def killed_cost(trial: Trial):
+    return new_trial(state=trial.state_dict()).cost
+
+
+def test_the_scored_responses_come_with_their_rewards():
+    trial = new_trial(task=ToyTask(unscored=2))
+    drawn = trial.sample(trial.prompts(5))
+    rollout, reward = trial.scored(drawn)
+    assert torch.equal(rollout.response, drawn.response[2:]) and torch.equal(rollout.prompts.mask, drawn.prompts.mask[2:])
+    assert torch.equal(rollout.logprobs, drawn.logprobs[2:]) and torch.equal(reward, ToyTask().reward(rollout))
+    assert (trial.unscored, trial.cost.scorer_calls) == (2, 5)
+    with pytest.raises(
+        RunFailed, match=r"3 rewards for 5 responses, fewer than the 4 that an update needs; look at the scorer"
+    ):
+        trial.scored(drawn, at_least=4)
 
 
 def test_keep_gives_back_what_it_was_given():

@@ -13,21 +13,26 @@ from scipy.optimize import brentq
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from harness.policy import Policy, without_dropout
-from harness.types import Prompts
+from harness.types import Decoding, Prompts, Rollout
 
 VOCAB, EOS, STEPS = 5, 0, 4
 PROMPTS = ([1], [2], [3, 1], [4, 4], [2, 3, 1], [1, 4, 2], [3, 3, 3], [4, 1, 2, 3])
 
 
-def policy(seed: int = 0) -> Policy:
-    """A GPT-2 of one layer whose random weights are large enough that its distributions are far from uniform."""
-    config = GPT2Config(vocab_size=VOCAB, n_positions=12, n_embd=8, n_layer=1, n_head=2, bos_token_id=EOS, eos_token_id=EOS)
+def policy(seed: int = 0, width: int = 8, layers: int = 1) -> Policy:
+    """A GPT-2 whose random weights are large enough that its distributions are far from uniform.
+
+    One layer of width 8 is a policy to measure; it takes a wider one to be trained to any distribution.
+    """
+    config = GPT2Config(
+        vocab_size=VOCAB, n_positions=12, n_embd=width, n_layer=layers, n_head=2, bos_token_id=EOS, eos_token_id=EOS
+    )
     model = GPT2LMHeadModel(config)
     rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weights in model.named_parameters():
             if not name.endswith(("bias", "ln_1.weight", "ln_2.weight", "ln_f.weight")):
-                weights.copy_(torch.randn(weights.shape, generator=rng) * 0.55)
+                weights.copy_(torch.randn(weights.shape, generator=rng) * 0.55 * (8 / width) ** 0.5)
     return Policy(without_dropout(model), bos=EOS, eos=EOS)
 
 
@@ -68,18 +73,26 @@ def index(response: torch.Tensor) -> NDArray:
 @torch.no_grad()
 def log_probs(policy: Policy) -> NDArray:
     """log pi(y | x) of every response to every prompt, nats: -> [X, N]; no padding, no cache, float64."""
-    model = policy.frozen_copy().model.double()
-    table = np.zeros((len(PROMPTS), len(RESPONSES)))
-    for x, prompt in enumerate(PROMPTS):
-        head = [*policy.prefix, *prompt]
-        paths = torch.tensor([head + list(r) for r in product(range(VOCAB), repeat=STEPS - 1)])
-        logits = model(input_ids=paths).logits[:, len(head) - 1 :, :VOCAB].numpy()
-        steps = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-        rows = {tuple(p[len(head) :]): steps[i] for i, p in enumerate(paths.tolist())}
-        for i, response in enumerate(RESPONSES):
-            path = (*response, *[EOS] * STEPS)[: STEPS - 1]
-            table[x, i] = sum(rows[path][t, token] for t, token in enumerate(response))
-    return table
+    return log_probs_of(policy.frozen_copy().model.double(), policy.prefix).numpy()
+
+
+def log_probs_of(model: GPT2LMHeadModel, prefix: tuple[int, ...] = ()) -> torch.Tensor:
+    """The same for a model itself, in its own precision, with the gradient: -> [X, N]."""
+    return torch.stack([_log_probs(model, [*prefix, *prompt]) for prompt in PROMPTS])
+
+
+PATHS = list(product(range(VOCAB), repeat=STEPS - 1))  # all that the model can have said before its last token
+
+
+def _log_probs(model: GPT2LMHeadModel, head: list[int]) -> torch.Tensor:
+    """log pi(y | head) of every response: -> [N]."""
+    logits = model(input_ids=torch.tensor([head + list(path) for path in PATHS])).logits[:, len(head) - 1 :, :VOCAB]
+    steps = logits - logits.exp().sum(-1, keepdim=True).log()
+    padded = [(*response, *[EOS] * STEPS) for response in RESPONSES]
+    rows = torch.tensor([PATHS.index(response[: STEPS - 1]) for response in padded])
+    tokens = torch.tensor([response[:STEPS] for response in padded])
+    said = torch.tensor([[t < len(response) for t in range(STEPS)] for response in RESPONSES])
+    return steps[rows].gather(-1, tokens[..., None]).squeeze(-1).where(said, 0.0).sum(1)
 
 
 def rewards(seed: int = 0) -> NDArray:
@@ -134,3 +147,19 @@ def best_of_n(log_p: NDArray, reward: NDArray, n: int) -> NDArray:
     for _ in range(n - 1):
         best = best * (p @ beats.T) + p * (best @ beats.T)
     return np.log(best)
+
+
+class WorldTask:
+    """Its prompts in turn, and a reward from a table: NaN in the table is a response that cannot be scored."""
+
+    name, version = "world", 1
+    decoding = Decoding(max_new_tokens=STEPS)
+
+    def __init__(self, reward: NDArray) -> None:
+        self.table = torch.tensor(reward, dtype=torch.float32)  # [N]
+
+    def train_prompts(self, n: int, rng: torch.Generator) -> Prompts:
+        return prompts(np.arange(n) % len(PROMPTS))
+
+    def reward(self, rollout: Rollout) -> torch.Tensor:
+        return self.table[torch.from_numpy(index(rollout.response))]

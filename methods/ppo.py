@@ -1,0 +1,169 @@
+"""PPO with a KL to the base (Schulman et al. 2017, arXiv:1707.06347; for language Ziegler et al. 2019, arXiv:1909.08593).
+
+    y ~ policy(. | x),   R_t = 1[t = T] r(x, y) - beta * log (policy(y_t | .) / reference(y_t | .))    sample
+    A_t = sum over s >= t of lambda^(s-t) (R_s + V_(s+1) - V_s),   G_t = A_t + V_t,   A whitened       GAE, gamma 1
+    several epochs over the rollout, by parts, with rho_t = policy(y_t | .) / policy_old(y_t | .):     learn
+        min over theta:  mean over t of max(-rho A, -clip(rho, 1 - eps, 1 + eps) A)
+                         + c/2 * max((V' - G)^2, (clip(V', V - eps_v, V + eps_v) - G)^2)
+
+T is the last token, EOS where there is one: it is trained like any other, and the score sits on it. beta is fixed, or
+follows Ziegler's controller: each rollout beta *= 1 + clip(KL / target - 1, -0.2, 0.2) * responses / horizon.
+The Quark paper's PPO was never released; its remnants show this recipe and a value network with a trunk of its own, the
+default here (`value_trunk`); `shared` reads the values off the policy's last hidden states.
+
+Departures: the suite's optimizer, with policy and value network clipped as one. Rewards are not whitened before GAE (the
+recipe's shift would pay for length). The head starts at 0, so the first advantages are the rewards to go. Responses
+that the scorer could not score are left out. TRL 1.12 differs in where the score sits: one position later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from harness.logprobs import masked_mean, token_logprobs
+from harness.policy import Policy, tokens_of
+from harness.trial import Trial
+from harness.types import Prompts, Rollout, Settings
+
+
+class PPOSettings(Settings):
+    lr: float = Field(1e-5, gt=0, description="Adam's learning rate, of the policy and of the value network")
+    kl_coef: float = Field(0.15, ge=0, description="beta, reward per nat; where it starts if the controller is adaptive")
+    kl_controller: Literal["fixed", "adaptive"] = Field("adaptive", description="whether beta follows kl_target")
+    kl_target: float = Field(6.0, gt=0, description="nats a response, for the adaptive controller")
+    kl_horizon: int = Field(10_000, ge=1, description="responses, over which the adaptive controller answers")
+    value_trunk: Literal["own", "shared"] = Field("own", description="the value network's: a copy of the base, or the policy")
+    value_coef: float = Field(0.1, ge=0, description="c, of the value loss")
+    clip_range: float = Field(0.2, gt=0, description="eps, of the ratio")
+    value_clip_range: float = Field(0.2, gt=0, description="eps_v, of the value, in rewards")
+    gae_lambda: float = Field(0.95, ge=0, le=1, description="lambda")
+    explore_prompts: int = Field(512, ge=2, description="prompts answered in each rollout")
+    epochs: int = Field(4, ge=1, description="passes over each rollout")
+    minibatches: int = Field(4, ge=1, description="updates a pass")
+
+
+class Value(nn.Module):
+    """V(x, y_<t) by a linear head on last hidden states: of a trunk of its own, or of the policy's where trunk is None."""
+
+    def __init__(self, width: int, trunk: Policy | None) -> None:
+        super().__init__()
+        self.trunk, self.head = trunk, nn.utils.skip_init(nn.Linear, width, 1)  # skipped: it would draw from elsewhere
+        for weights in self.head.parameters():
+            nn.init.zeros_(weights)
+
+    def forward(self, states: Tensor) -> Tensor:
+        return self.head(states).squeeze(-1)
+
+
+class PPO:
+    version = 1
+    Settings = PPOSettings
+    quick: ClassVar[dict[str, Any]] = {"explore_prompts": 16, "epochs": 2, "minibatches": 2}
+    claims: ClassVar[dict[str, dict[str, Any]]] = {
+        "base_returns": {"kl_coef": 10.0, "kl_controller": "fixed", "explore_prompts": 64},
+        "reward_rises": {"kl_coef": 0.01, "kl_controller": "fixed", "lr": 1e-2, "explore_prompts": 64},
+    }
+
+    def __init__(self, settings: PPOSettings) -> None:
+        self.settings = settings
+
+    def train(self, trial: Trial) -> Iterator[dict[str, float]]:
+        s = self.settings
+        trunk = trial.reference.copy().requires_grad_(True) if s.value_trunk == "own" else None
+        value = Value(trial.policy.model.config.hidden_size, trunk)
+        trial.train_also(value)
+        state = trial.keep(step=0, value=value, kl_coef=s.kl_coef, facts={}, experience={}, order=torch.empty(0))
+        while True:
+            epoch, part = divmod(state.step % (s.epochs * s.minibatches), s.minibatches)
+            if epoch == part == 0:
+                state.experience, state.facts = self._explore(trial, value, state.kl_coef)
+                state.kl_coef = self._controlled(state.kl_coef, state.facts["kl"])
+            if part == 0:
+                state.order = torch.randperm(len(state.experience["response"]), generator=trial.rng)
+
+            rows = state.order.tensor_split(s.minibatches)[part]
+            scalars = self._learn(trial, value, {k: v[rows].to(trial.policy.device) for k, v in state.experience.items()})
+            state.step += 1
+            yield scalars | state.facts
+
+    @torch.no_grad()
+    def _explore(self, trial: Trial, value: Value, kl_coef: float) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """A rollout with its advantages and returns, as plain tensors that `keep` can hold; and what it came to."""
+        s = self.settings
+        rollout, reward = trial.scored(trial.sample(trial.prompts(s.explore_prompts)), at_least=max(2, s.minibatches))
+        logprobs, mask = rollout.logprobs, rollout.response_mask
+        assert logprobs is not None  # the sampler's
+        parts = [rollout.rows(rows) for rows in torch.arange(len(reward)).tensor_split(s.minibatches)]
+        ref_logprobs = torch.cat([token_logprobs(trial.reference.logits(part), part.response) for part in parts])
+        values = torch.cat([self._values(trial, value, part) for part in parts])
+        log_ratio = (logprobs - ref_logprobs).masked_fill(~mask, 0)
+        advantage = gae(shaped(reward, log_ratio, mask, kl_coef), values, mask, s.gae_lambda)
+        experience = {
+            "tokens": rollout.prompts.tokens, "mask": rollout.prompts.mask, "response": rollout.response, "response_mask": mask,
+            "logprobs": logprobs, "values": values, "returns": advantage + values, "advantage": whiten(advantage, mask),
+        }  # fmt: skip
+        return experience, {"reward": reward.mean().item(), "kl": log_ratio.sum(1).mean().item(), "kl_coef": kl_coef}
+
+    def _learn(self, trial: Trial, value: Value, batch: dict[str, Tensor]) -> dict[str, float]:
+        s, mask = self.settings, batch["response_mask"]
+        rollout = Rollout(Prompts(batch["tokens"], batch["mask"]), batch["response"], mask, batch["logprobs"])
+        logits, states = trial.policy.logits_and_states(rollout)
+        ratio = (token_logprobs(logits, rollout.response) - batch["logprobs"]).exp()
+        policy_cost = masked_mean(policy_loss(ratio, batch["advantage"], s.clip_range), mask)
+        values = self._values(trial, value, rollout, states)
+        value_cost = masked_mean(value_loss(values, batch["values"], batch["returns"], s.value_clip_range), mask)
+        trial.update(policy_cost + s.value_coef * value_cost)
+        return {"policy_loss": policy_cost.item(), "value_loss": value_cost.item()}
+
+    def _values(self, trial: Trial, value: Value, rollout: Rollout, states: Tensor | None = None) -> Tensor:
+        """V before each response token; states are the policy's, if it has just read the rollout: -> [B, R]."""
+        trial.charge(value, tokens_of(rollout))
+        if states is None or value.trunk is not None:
+            states = (value.trunk or trial.policy).states(rollout)
+        return value(states)
+
+    def _controlled(self, kl_coef: float, kl: float) -> float:
+        """The next rollout's beta."""
+        s = self.settings
+        if s.kl_controller == "fixed":
+            return kl_coef
+        error = min(max(kl / s.kl_target - 1, -0.2), 0.2)
+        return kl_coef * (1 + error * s.explore_prompts / s.kl_horizon)
+
+
+def shaped(reward: Tensor, log_ratio: Tensor, mask: Tensor, kl_coef: float) -> Tensor:
+    """The reward of each token: the KL's share, and the score on the last one: [B], [B, R], [B, R] -> [B, R]."""
+    last = mask.sum(1, keepdim=True) - 1
+    return (-kl_coef * log_ratio).scatter_add(1, last, reward[:, None])
+
+
+def gae(rewards: Tensor, values: Tensor, mask: Tensor, lam: float) -> Tensor:
+    """Generalised advantage estimates, gamma 1, no value behind the last token: all [B, R] -> [B, R], 0 off the mask."""
+    rewards, values = rewards.masked_fill(~mask, 0), values.masked_fill(~mask, 0)
+    advantage, ahead, next_value = torch.zeros_like(values), torch.zeros_like(values[:, 0]), torch.zeros_like(values[:, 0])
+    for t in reversed(range(values.shape[1])):
+        ahead = rewards[:, t] + next_value - values[:, t] + lam * ahead
+        advantage[:, t], next_value = ahead, values[:, t]
+    return advantage
+
+
+def whiten(x: Tensor, mask: Tensor) -> Tensor:
+    """Shifted and scaled to mean 0 and deviation 1 over the mask: [B, R] -> [B, R], 0 off it."""
+    kept = x[mask]
+    return ((x - kept.mean()) * (kept.var() + 1e-8).rsqrt()).masked_fill(~mask, 0)
+
+
+def policy_loss(ratio: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
+    """The clipped surrogate of each token, to be made small: [B, R], [B, R] -> [B, R]."""
+    return torch.max(-ratio * advantage, -ratio.clamp(1 - clip_range, 1 + clip_range) * advantage)
+
+
+def value_loss(values: Tensor, old: Tensor, returns: Tensor, clip_range: float) -> Tensor:
+    """Half the squared error of each value, or of the value held near the old one if that is worse: [B, R] -> [B, R]."""
+    held = old + (values - old).clamp(-clip_range, clip_range)
+    return torch.max((values - returns).square(), (held - returns).square()) / 2
