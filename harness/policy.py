@@ -52,7 +52,7 @@ class Policy(nn.Module):
         Where the response's mask is False they are finite and mean nothing. The prompts are taken as they are: see
         `condition`.
         """
-        self._count(int(rollout.prompts.mask.sum() + rollout.response_mask.sum()))
+        self.count(int(rollout.prompts.mask.sum() + rollout.response_mask.sum()))
         tokens, start = aligned(rollout)
         skipped = int(start.min())  # positions that predict no response token in any row
         keep = tokens.shape[1] - skipped
@@ -133,7 +133,8 @@ class Policy(nn.Module):
         except Exception as e:  # transformers and safetensors raise a dozen kinds, their own among them
             raise BadData(f"no readable policy in {folder}: {' '.join(str(e).split())}") from e
 
-    def _count(self, tokens: int) -> None:
+    def count(self, tokens: int) -> None:
+        """Tell whoever watches of a forward pass over so many tokens."""
         if self.on_forward is not None:
             trained = torch.is_grad_enabled() and any(p.requires_grad for p in self.model.parameters())
             self.on_forward(tokens, trained)
