@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -25,6 +25,7 @@ from harness.types import Rollout, Settings
 
 
 class DPOSettings(Settings):
+    variant: Literal["sigmoid", "ipo"] = Field("sigmoid", description="of the loss: DPO's, or IPO's")
     lr: float = Field(1e-6, gt=0, description="Adam's learning rate")
     kl_coef: float = Field(0.1, gt=0, description="beta; the strength of the implied KL to the reference")
     responses: int = Field(2, ge=2, description="of each prompt; the best and the worst make a pair")
@@ -46,7 +47,7 @@ class DPO:
     def train(self, trial: Trial) -> Iterator[dict[str, float]]:
         s = self.settings
         state = trial.keep(step=0, pairs=[], ties=0, pool_reward=0.0)
-        trainer = preference_trainer("DPO", trial, beta=s.kl_coef)
+        trainer = preference_trainer("DPO", trial, beta=s.kl_coef, loss_type=[s.variant])
         while True:
             if state.step % s.explore_every == 0:  # explore
                 self._explore(trial, state)
