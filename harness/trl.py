@@ -19,6 +19,7 @@ GRPO) are overridden, `_prepare_inputs` (RLOO, GRPO) is called, and `trainer.uti
 from __future__ import annotations
 
 import copy
+import logging
 import random
 import tempfile
 import warnings
@@ -180,12 +181,26 @@ def _tokenizer() -> Any:
 def _nothing_left_behind(device: torch.device) -> Iterator[str]:
     """A folder that goes with the block, and the global generators as they were."""
     python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), tempfile.TemporaryDirectory() as folder, _quiet():
-        yield folder
-    random.setstate(python)
-    np.random.set_state(numpy)
+    cuda = [device] if device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(cuda), tempfile.TemporaryDirectory() as folder, _quiet():
+            yield folder
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
 
 
-def _quiet() -> Any:
-    """TRL 1.16 speaks to Transformers by names that the newer ones call outdated; its user can do nothing about it."""
-    return warnings.catch_warnings(action="ignore", category=FutureWarning)
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No word of what a user can do nothing about or is told by the harness.
+
+    TRL 1.16 calls Transformers by names that the newer ones warn of, and warns of each batch with an unscored response.
+    """
+    logger = logging.getLogger("trl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):
+            yield
+    finally:
+        logger.setLevel(level)

@@ -5,7 +5,10 @@ METHODS = {
     "best_of_n": ("methods.best_of_n:BestOfN", "control: the best of n base responses by the reward, no training"),
     "best_quantile": ("methods.best_quantile:BestQuantile", "control: fine-tuning on the best quantile of own samples only"),
     "dpo": ("methods.dpo:DPO", "pairs of own samples, by TRL (Rafailov et al. 2023)"),
-    "gradient_ascent": ("methods.gradient_ascent:GradientAscent", "ascent on own worst samples, KL on the rest (Jang et al. 2022)"),
+    "gradient_ascent": (
+        "methods.gradient_ascent:GradientAscent",
+        "ascent on own worst samples, KL on the rest (Jang et al. 2022)",
+    ),
     "grpo": ("methods.grpo:GRPO", "group-relative advantages, by TRL (Shao et al. 2024)"),
     "kto": ("methods.kto:KTO", "own samples labelled good or bad, by TRL (Ethayarajh et al. 2024)"),
     "npo": ("methods.npo:NPO", "negative preference on own worst samples, KL on the rest (Zhang et al. 2024)"),

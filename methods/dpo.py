@@ -5,7 +5,11 @@
 
 Departures: the paper's pairs are given by people, once; here the reward ranks the policy's own responses and new pairs
 join the pool at each exploration, the first being of the base policy. A tie makes no pair and is counted. The loss is
-that of TRL 1.16 (`harness.trl`), sigmoid, summed over tokens; the reference is the base policy throughout.
+that of TRL 1.16 (`harness.trl`); the reference is the base policy throughout.
+
+A pair whose order is certain has no best margin: the sigmoid falls for ever, so a large beta slows the policy but does
+not bring it back to the base. The variant `ipo` does (Azar et al. 2023, arXiv:2310.12036): it aims at a margin of
+1 / (2 * beta), here between means over tokens.
 """
 
 from __future__ import annotations
@@ -38,7 +42,10 @@ class DPO:
     version = 1
     Settings = DPOSettings
     quick: ClassVar[dict[str, Any]] = {"lr": 1e-3, "explore_every": 2, "explore_prompts": 16, "batch_size": 4}
-    claims: ClassVar[dict[str, dict[str, Any]]] = {}
+    claims: ClassVar[dict[str, dict[str, Any]]] = {
+        "base_returns": {"variant": "ipo", "kl_coef": 100.0, "lr": 3e-4, "explore_prompts": 64, "batch_size": 16},
+        "reward_rises": {},
+    }
 
     def __init__(self, settings: DPOSettings) -> None:
         required()
@@ -56,7 +63,12 @@ class DPO:
             value, measured = loss(trainer, trainer.data_collator([state.pairs[i] for i in drawn]))
             trial.update(value)
             state.step += 1
-            yield {"loss": value.item(), "margin": measured["rewards/margins"], "ties": state.ties, "pool_reward": state.pool_reward}
+            yield {
+                "loss": value.item(),
+                "margin": measured["rewards/margins"],
+                "ties": state.ties,
+                "pool_reward": state.pool_reward,
+            }
 
     def _explore(self, trial: Trial, state: SimpleNamespace) -> None:
         s = self.settings

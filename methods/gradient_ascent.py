@@ -1,4 +1,4 @@
-"""Gradient ascent on the policy's own worst samples: the baseline of machine unlearning (Jang et al. 2022, arXiv:2210.01504, section 3).
+"""Gradient ascent on the policy's own worst samples (Jang et al. 2022, arXiv:2210.01504, section 3).
 
     pool <- pool + {(x, y, r(y)) : y ~ policy(. | x)};  split into K equal quantiles of reward       explore
     min over theta:  log p(y | x)  for y in the worst quantile                                       forget
@@ -36,7 +36,7 @@ class GradientAscent:
     version = 1
     Settings = GradientAscentSettings
     quick: ClassVar[dict[str, Any]] = {"lr": 1e-3, "explore_every": 2, "explore_prompts": 16, "batch_size": 4}
-    claims: ClassVar[dict[str, dict[str, Any]]] = {}
+    claims: ClassVar[dict[str, dict[str, Any]]] = {"base_returns": {"kl_coef": 100.0}, "reward_rises": {}}
 
     def __init__(self, settings: GradientAscentSettings) -> None:
         self.settings = settings

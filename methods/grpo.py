@@ -5,8 +5,8 @@
     rho_t = policy/old policy (y_t | x, y<t);  k3_t = rho_t * (q - log q - 1),  q = reference/policy (y_t | x, y<t)
 
 Departures: those of TRL 1.16 (`harness.trl`), whose advantages and loss these are: k3 carries rho_t, which makes its gradient
-that of the KL; `loss_type` chooses the mean over tokens (dapo: of the rollout; bnpo: the same where a rollout is one
-batch, as here; grpo: of each response, then of responses, as in the paper). `scale` none leaves out the division.
+that of the KL; `loss_type` chooses the mean over tokens (dapo: over the rollout's; grpo: over each response's, then over
+responses, as in the paper); `scale` none leaves out the division.
 Responses are drawn by the harness's sampler; an unscored one has no advantage and is in no mean.
 """
 
@@ -43,7 +43,7 @@ class GRPO:
     version = 1
     Settings = GRPOSettings
     quick: ClassVar[dict[str, Any]] = {"lr": 1e-3, "explore_every": 2, "group_size": 4, "batch_size": 16}
-    claims: ClassVar[dict[str, dict[str, Any]]] = {}
+    claims: ClassVar[dict[str, dict[str, Any]]] = {"base_returns": {"kl_coef": 100.0}, "reward_rises": {}}
 
     def __init__(self, settings: GRPOSettings) -> None:
         required()
@@ -66,6 +66,14 @@ class GRPO:
 
     def _trainer(self, trial: Trial) -> Any:
         s = self.settings
-        sizes = {"group_size": s.group_size, "batch_size": s.batch_size}
-        form = {"loss_type": s.loss_type, "scale_rewards": s.scale, "epsilon": s.clip, "num_iterations": s.explore_every}
-        return group_trainer("GRPO", trial, **sizes, kl_coef=s.kl_coef, **form)
+        return group_trainer(
+            "GRPO",
+            trial,
+            group_size=s.group_size,
+            batch_size=s.batch_size,
+            kl_coef=s.kl_coef,
+            loss_type=s.loss_type,
+            scale_rewards=s.scale,
+            epsilon=s.clip,
+            num_iterations=s.explore_every,
+        )

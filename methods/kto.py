@@ -1,13 +1,17 @@
-"""Kahneman-Tversky optimisation on own labelled samples, by TRL's KTOTrainer (Ethayarajh et al. 2024, arXiv:2402.01306, section 4).
+"""Kahneman-Tversky optimisation on own labels, by TRL's KTOTrainer (Ethayarajh et al. 2024, arXiv:2402.01306, section 4).
 
-    y ~ policy(. | x);  desirable if r(y) is above the exploration's mean, undesirable if below;  pool <- pool + {(x, y, label)}
+    y ~ policy(. | x);  label: desirable if r(y) is above the exploration's mean, undesirable if below           explore
     z = max(0, mean of log policy/reference (y' | x) over mismatched pairs),  h = log policy/reference (y | x)
-    min over theta:  w+ * (1 - sigmoid(beta * (h - z)))  desirable;  w- * (1 - sigmoid(beta * (z - h)))  undesirable
+    min over theta:  w+ * (1 - sigmoid(beta * (h - z)))  where desirable                                         learn
+                     w- * (1 - sigmoid(beta * (z - h)))  where undesirable
 
 Departures: the paper's labels are given by people, once; here the reward gives them, and new examples join the pool at
-each exploration, the first being of the base policy. A reward equal to the mean makes no example and is counted. Each batch holds as many
-desirable as undesirable examples. The mismatched pairs are the batch with its responses moved on by one, as in TRL
-1.16, whose loss this is (`harness.trl`); the reference is the base policy throughout.
+each exploration, the first being of the base policy. A reward equal to the mean makes no example and is counted. Each
+batch holds as many desirable as undesirable examples. The mismatched pairs are the batch with its responses moved on by
+one, as in TRL 1.16, whose loss this is (`harness.trl`); the reference is the base policy throughout.
+
+A label that is certain has no best h: the loss falls for ever, so a large beta slows the policy but does not bring it
+back to the base.
 """
 
 from __future__ import annotations
@@ -40,7 +44,7 @@ class KTO:
     version = 1
     Settings = KTOSettings
     quick: ClassVar[dict[str, Any]] = {"lr": 1e-3, "explore_every": 2, "explore_prompts": 16, "batch_size": 4}
-    claims: ClassVar[dict[str, dict[str, Any]]] = {}
+    claims: ClassVar[dict[str, dict[str, Any]]] = {"reward_rises": {}}
 
     def __init__(self, settings: KTOSettings) -> None:
         required()

@@ -40,7 +40,7 @@ class NPO:
     version = 1
     Settings = NPOSettings
     quick: ClassVar[dict[str, Any]] = {"lr": 1e-3, "explore_every": 2, "explore_prompts": 16, "batch_size": 4}
-    claims: ClassVar[dict[str, dict[str, Any]]] = {}
+    claims: ClassVar[dict[str, dict[str, Any]]] = {"base_returns": {"kl_coef": 1000.0}, "reward_rises": {}}
 
     def __init__(self, settings: NPOSettings) -> None:
         self.settings = settings

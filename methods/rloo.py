@@ -41,7 +41,10 @@ class RLOO:
     version = 1
     Settings = RLOOSettings
     quick: ClassVar[dict[str, Any]] = {"lr": 1e-3, "explore_every": 2, "group_size": 4, "batch_size": 16}
-    claims: ClassVar[dict[str, dict[str, Any]]] = {}
+    claims: ClassVar[dict[str, dict[str, Any]]] = {
+        "base_returns": {"kl_coef": 10.0, "explore_every": 1, "batch_size": 64},
+        "reward_rises": {},
+    }
 
     def __init__(self, settings: RLOOSettings) -> None:
         required()
@@ -50,8 +53,7 @@ class RLOO:
     def train(self, trial: Trial) -> Iterator[dict[str, float]]:
         s = self.settings
         state = trial.keep(step=0, batch={}, pool_reward=0.0)
-        sizes = {"group_size": s.group_size, "batch_size": s.batch_size}
-        trainer = group_trainer("RLOO", trial, **sizes, kl_coef=s.kl_coef, epsilon=s.clip, num_iterations=s.explore_every)
+        trainer = self._trainer(trial)
         while True:
             if state.step % s.explore_every == 0:  # explore
                 rollout = trial.sample(trial.prompts(s.batch_size // s.group_size), n=s.group_size)
@@ -62,3 +64,15 @@ class RLOO:
             trial.update(value)
             state.step += 1
             yield {"clipped": measured["clip_ratio/region_mean"], "pool_reward": state.pool_reward}
+
+    def _trainer(self, trial: Trial) -> Any:
+        s = self.settings
+        return group_trainer(
+            "RLOO",
+            trial,
+            group_size=s.group_size,
+            batch_size=s.batch_size,
+            kl_coef=s.kl_coef,
+            epsilon=s.clip,
+            num_iterations=s.explore_every,
+        )

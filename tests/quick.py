@@ -18,7 +18,20 @@ SMALL = {
     "evaluation.base_samples": 64,
 }
 LEARN = {"explore_every": 2, "explore_prompts": 16, "batch_size": 4}
-METHODS = {"base": {}, "best_of_n": {}, "best_quantile": LEARN, "quark": LEARN, "unlikelihood": LEARN}
+GROUPS = {"explore_every": 2, "group_size": 2, "batch_size": 4}
+METHODS = {
+    "base": {},
+    "best_of_n": {},
+    "best_quantile": LEARN,
+    "dpo": LEARN,
+    "gradient_ascent": LEARN,
+    "grpo": GROUPS,
+    "kto": LEARN,
+    "npo": LEARN,
+    "quark": LEARN,
+    "rloo": GROUPS,
+    "unlikelihood": LEARN,
+}
 
 
 def overrides(method: str = "quark", **more: Any) -> list[str]:
