@@ -214,8 +214,10 @@ def test_nothing_is_left_behind_and_nobody_is_called(method, tmp_path, monkeypat
     monkeypatch.setattr(socket.socket, "connect", called)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.chdir(tmp_path)
+    trial, unlike_its_own = new_trial(), 4321
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(unlike_its_own)
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
-    trial = new_trial()
     capfd.readouterr()
     run(quick(method), trial, 2)
     assert states == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
@@ -223,9 +225,13 @@ def test_nothing_is_left_behind_and_nobody_is_called(method, tmp_path, monkeypat
     assert capfd.readouterr().out == ""
 
 
-def test_unscored_responses_put_no_text_into_the_log(caplog):
-    run(quick(RLOO), new_trial(task=ToyTask(unscored=2)), 1)
-    assert len(caplog.text) < 2000
+@pytest.mark.parametrize("method", ALL)
+def test_unscored_responses_are_left_out_without_a_word(method, caplog):
+    """TRL would say of each batch that the reward functions returned None."""
+    trial = new_trial(task=ToyTask(unscored=2))
+    caplog.clear()
+    assert all(math.isfinite(v) for row in run(quick(method), trial, 3) for v in row.values())
+    assert trial.unscored == 4 and not caplog.records
 
 
 # --- losses in closed form, from half_quarter()
@@ -385,7 +391,7 @@ def test_the_expected_update_of_rloo_is_the_exact_gradient():
     trial = Trial(policy, base.frozen_copy(), WorldTask(), seed=0, budget=Budget(updates=9), lr=1.0)
     trial.update = lambda loss: loss.backward()
     method = RLOO(RLOOSettings(kl_coef=beta, group_size=4, batch_size=8 * 4 * 256))
-    run(method, trial, 4)  # 32,768 responses
+    run(method, trial, 2)  # 16,384 responses
     found = -gradient(policy)
     policy.zero_grad()
     log_p, log_q = exact_log_probs(policy), torch.tensor(world.log_probs(base))
@@ -393,7 +399,7 @@ def test_the_expected_update_of_rloo_is_the_exact_gradient():
     value = torch.tensor(world.rewards()) - beta * (log_p - log_q)
     (log_p.exp() * value).sum(1).mean().backward()
     cosine = torch.cosine_similarity(found, gradient(policy), dim=0).item()
-    length = (found.norm() / 4 / gradient(policy).norm()).item()
+    length = (found.norm() / 2 / gradient(policy).norm()).item()
     print(f"\nrloo: cosine {cosine:.4f} with the exact gradient, length ratio {length:.3f}")
     assert cosine >= 0.99 and length == pytest.approx(1, abs=0.05)
 
