@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import partial
+from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +32,7 @@ from .trial import Budget, OptimizerSettings, Trial
 from .types import Settings
 
 PACKAGES = ("torch", "transformers", "numpy", "tokenizers")
+EXTRAS = ("trl",)  # optional, and part of what some methods compute
 
 
 class Parts(NamedTuple):
@@ -227,11 +229,18 @@ def provenance(shared: Parts) -> dict[str, Any]:
     """What is good to know of a run but does not decide its result: versions, commit, threads, device."""
     import torch
 
-    packages = {p: package_version(p) for p in PACKAGES}
+    packages = {p: package_version(p) for p in (*PACKAGES, *filter(_installed, EXTRAS))}
     return {
         "packages": packages, "python": platform.python_version(), "platform": platform.platform(terse=True),
         "device": str(shared.model.policy.device), "threads": torch.get_num_threads(), "argv": sys.argv[1:], "git": git(),
     }  # fmt: skip
+
+
+def _installed(package: str) -> bool:
+    try:
+        return bool(package_version(package))
+    except PackageNotFoundError:
+        return False
 
 
 def git() -> dict[str, Any] | None:

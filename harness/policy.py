@@ -60,12 +60,12 @@ class Policy(nn.Module):
 
     def states(self, rollout: Rollout) -> Tensor:
         """The last hidden states alone, float32, for a network that predicts no token: -> [B, R, D]."""
-        self._count(tokens_of(rollout))
+        self.count(tokens_of(rollout))
         tokens, start = aligned(rollout)
         return after(self.model.base_model(input_ids=tokens, use_cache=False).last_hidden_state, start, rollout)
 
     def _read(self, rollout: Rollout, states: bool) -> tuple[Tensor, Tensor]:
-        self._count(tokens_of(rollout))
+        self.count(tokens_of(rollout))
         tokens, start = aligned(rollout)
         skipped = int(start.min())  # positions that predict no response token in any row
         keep = tokens.shape[1] - skipped
@@ -145,7 +145,8 @@ class Policy(nn.Module):
         except Exception as e:  # transformers and safetensors raise a dozen kinds, their own among them
             raise BadData(f"no readable policy in {folder}: {' '.join(str(e).split())}") from e
 
-    def _count(self, tokens: int) -> None:
+    def count(self, tokens: int) -> None:
+        """Tell whoever watches of a forward pass over so many tokens."""
         if self.on_forward is not None:
             trained = torch.is_grad_enabled() and any(p.requires_grad for p in self.model.parameters())
             self.on_forward(tokens, trained)

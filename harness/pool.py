@@ -38,9 +38,12 @@ class Pool:
         rank[shuffled[reward[shuffled].argsort(stable=True)]] = torch.arange(len(reward))
         self.quantile = rank * k // len(reward)
 
-    def draw(self, n: int, rng: torch.Generator, quantile: int | None = None) -> tuple[Rollout, Tensor]:
-        """n responses at random, of one quantile or of all: -> rollout [n, R], quantile [n]."""
-        among = torch.arange(len(self.quantile)) if quantile is None else (self.quantile == quantile).nonzero().flatten()
+    def draw(self, n: int, rng: torch.Generator, quantile: int | range | None = None) -> tuple[Rollout, Tensor]:
+        """n responses at random, of one quantile, of a range of them or of all: -> rollout [n, R], quantile [n]."""
+        among = torch.arange(len(self.quantile))
+        if quantile is not None:
+            allowed = torch.tensor([quantile] if isinstance(quantile, int) else list(quantile))
+            among = torch.isin(self.quantile, allowed).nonzero().flatten()
         rows = among[torch.randint(len(among), (n,), generator=rng)]
         tokens, mask, response, response_mask = (self._rows(f, rows) for f in ("tokens", "mask", "response", "response_mask"))
         return Rollout(Prompts(tokens, mask), response, response_mask).to(self.device), self.quantile[rows]

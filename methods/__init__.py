@@ -12,5 +12,15 @@ METHODS = {
     "quark": ("methods.quark:Quark", "quantized reward tokens, explore and learn (Lu et al. 2022)"),
     "random_reward": ("methods.random_reward:RandomReward", "control: REINFORCE on rewards that are noise"),
     "reinforce": ("methods.reinforce:Reinforce", "policy gradients with a KL to the base (Williams 1992)"),
+    "dpo": ("methods.dpo:DPO", "pairs of own samples, by TRL (Rafailov et al. 2023)"),
+    "gradient_ascent": (
+        "methods.gradient_ascent:GradientAscent",
+        "ascent on own worst samples, KL on the rest (Jang et al. 2022)",
+    ),
+    "grpo": ("methods.grpo:GRPO", "group-relative advantages, by TRL (Shao et al. 2024)"),
+    "kto": ("methods.kto:KTO", "own samples labelled good or bad, by TRL (Ethayarajh et al. 2024)"),
+    "npo": ("methods.npo:NPO", "negative preference on own worst samples, KL on the rest (Zhang et al. 2024)"),
+    "quark": ("methods.quark:Quark", "quantized reward tokens, explore and learn (Lu et al. 2022)"),
+    "rloo": ("methods.rloo:RLOO", "REINFORCE leave-one-out, by TRL (Ahmadian et al. 2024)"),
     "unlikelihood": ("methods.unlikelihood:Unlikelihood", "push down the tokens of own worst samples (Welleck et al. 2019)"),
 }

@@ -18,6 +18,7 @@ SMALL = {
     "evaluation.base_samples": 64,
 }
 LEARN = {"explore_every": 2, "explore_prompts": 16, "batch_size": 4}
+GROUPS = {"explore_every": 2, "group_size": 2, "batch_size": 4}
 METHODS = {
     "base": {},
     "best_of_n": {},
@@ -27,6 +28,13 @@ METHODS = {
     "quark": LEARN,
     "random_reward": {"batch_size": 4},
     "reinforce": {"batch_size": 4},
+    "dpo": LEARN,
+    "gradient_ascent": LEARN,
+    "grpo": GROUPS,
+    "kto": LEARN,
+    "npo": LEARN,
+    "quark": LEARN,
+    "rloo": GROUPS,
     "unlikelihood": LEARN,
 }
 

@@ -1,0 +1,103 @@
+"""Direct preference optimisation on own pairs, by TRL's DPOTrainer (Rafailov et al. 2023, arXiv:2305.18290, section 4).
+
+    y1..yn ~ policy(. | x);  y+ = the best, y- = the worst by reward;  pool <- pool + {(x, y+, y-) : r(y+) > r(y-)}   explore
+    min over theta:  -log sigmoid(beta * (log policy/reference (y+ | x) - log policy/reference (y- | x)))               learn
+
+Departures: the paper's pairs are given by people, once; here the reward ranks the policy's own responses and new pairs
+join the pool at each exploration, the first being of the base policy. A tie makes no pair and is counted. The loss is
+that of TRL 1.16 (`harness.trl`); the reference is the base policy throughout.
+
+A pair whose order is certain has no best margin: the sigmoid falls for ever, so a large beta slows the policy but does
+not bring it back to the base. The variant `ipo` does (Azar et al. 2023, arXiv:2310.12036): it aims at a margin of
+1 / (2 * beta), here between means over tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from harness.errors import RunFailed
+from harness.trial import Trial
+from harness.trl import loss, preference_trainer, required, rows
+from harness.types import Rollout, Settings
+
+
+class DPOSettings(Settings):
+    variant: Literal["sigmoid", "ipo"] = Field("sigmoid", description="of the loss: DPO's, or IPO's")
+    lr: float = Field(1e-6, gt=0, description="Adam's learning rate")
+    kl_coef: float = Field(0.1, gt=0, description="beta; the strength of the implied KL to the reference")
+    responses: int = Field(2, ge=2, description="of each prompt; the best and the worst make a pair")
+    explore_every: int = Field(500, ge=1, description="updates between two explorations")
+    explore_prompts: int = Field(4096, ge=1, description="prompts answered in each exploration")
+    batch_size: int = Field(64, ge=1, description="pairs an update")
+
+
+class DPO:
+    version = 1
+    Settings = DPOSettings
+    quick: ClassVar[dict[str, Any]] = {"lr": 1e-3, "explore_every": 2, "explore_prompts": 16, "batch_size": 4}
+    claims: ClassVar[dict[str, dict[str, Any]]] = {
+        "base_returns": {"variant": "ipo", "kl_coef": 100.0, "lr": 3e-4, "explore_prompts": 64, "batch_size": 16},
+        "reward_rises": {},
+    }
+
+    def __init__(self, settings: DPOSettings) -> None:
+        required()
+        self.settings = settings
+
+    def train(self, trial: Trial) -> Iterator[dict[str, float]]:
+        s = self.settings
+        state = trial.keep(step=0, pairs=[], ties=0, pool_reward=0.0)
+        trainer = preference_trainer("DPO", trial, beta=s.kl_coef, loss_type=[s.variant])
+        while True:
+            if state.step % s.explore_every == 0:  # explore
+                self._explore(trial, state)
+
+            drawn = torch.randint(len(state.pairs), (s.batch_size,), generator=trial.rng).tolist()  # learn
+            value, measured = loss(trainer, trainer.data_collator([state.pairs[i] for i in drawn]))
+            trial.update(value)
+            state.step += 1
+            yield {
+                "loss": value.item(),
+                "margin": measured["rewards/margins"],
+                "ties": state.ties,
+                "pool_reward": state.pool_reward,
+            }
+
+    def _explore(self, trial: Trial, state: SimpleNamespace) -> None:
+        s = self.settings
+        rollout = trial.sample(trial.prompts(s.explore_prompts), n=s.responses)
+        reward = trial.reward(rollout)
+        pairs, ties = preferences(rollout, reward.view(-1, s.responses))
+        state.pairs += pairs
+        state.ties += ties
+        state.pool_reward = reward.nanmean().item()
+        if not state.pairs:
+            raise RunFailed(f"no two responses to any of {s.explore_prompts} prompts differ in reward; raise explore_prompts")
+
+
+def preferences(rollout: Rollout, reward: Tensor) -> tuple[list[dict[str, list[int]]], int]:
+    """The best and the worst of each prompt's responses where they differ, and how many prompts tie: [X * n, R], [X, n].
+
+    Unscored responses are left out; a prompt with fewer than two scored ones makes neither a pair nor a tie.
+    """
+    prompt, response = rows(*rollout.prompts), rows(rollout.response, rollout.response_mask)
+    best, worst = reward.nan_to_num(-torch.inf).max(1), reward.nan_to_num(torch.inf).min(1)
+    scored = (~reward.isnan()).sum(1)
+    pairs = [
+        {"prompt_ids": prompt[i + b], "chosen_ids": response[i + b], "rejected_ids": response[i + w]}
+        for i, b, w, differ in zip(
+            range(0, reward.numel(), reward.shape[1]),
+            best.indices.tolist(),
+            worst.indices.tolist(),
+            (best.values > worst.values).tolist(),
+        )
+        if differ
+    ]
+    return pairs, int(((scored > 1) & (best.values == worst.values)).sum())

@@ -1,0 +1,65 @@
+"""Gradient ascent on the policy's own worst samples (Jang et al. 2022, arXiv:2210.01504, section 3).
+
+    pool <- pool + {(x, y, r(y)) : y ~ policy(. | x)};  split into K equal quantiles of reward       explore
+    min over theta:  log p(y | x)  for y in the worst quantile                                       forget
+                     + lambda * KL(reference || policy)  for y in the others                         retain
+
+Departures: the paper forgets given text; here it is the worst quantile of own samples. The paper has no retain term; this
+one is KL minimisation as in TOFU (Maini et al. 2024, arXiv:2401.06121, section 4), with as many responses to retain as
+to forget. Both terms are means over tokens. The forget term has no lower bound, so more updates always push further.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+
+from harness.logprobs import kl, masked_mean, token_logprobs
+from harness.pool import Pool
+from harness.trial import Trial
+from harness.types import Rollout, Settings
+
+
+class GradientAscentSettings(Settings):
+    lr: float = Field(1e-5, gt=0, description="Adam's learning rate")
+    kl_coef: float = Field(1.0, ge=0, description="lambda, of the retain term, per nat")
+    num_quantiles: int = Field(5, ge=2, description="K; the worst 1/K of the pool is forgotten")
+    explore_every: int = Field(500, ge=1, description="updates between two explorations")
+    explore_prompts: int = Field(4096, ge=1, description="prompts answered in each exploration")
+    batch_size: int = Field(128, ge=2, multiple_of=2, description="responses an update, half of them to forget")
+
+
+class GradientAscent:
+    version = 1
+    Settings = GradientAscentSettings
+    quick: ClassVar[dict[str, Any]] = {"lr": 1e-3, "explore_every": 2, "explore_prompts": 16, "batch_size": 4}
+    claims: ClassVar[dict[str, dict[str, Any]]] = {"base_returns": {"kl_coef": 100.0}, "reward_rises": {}}
+
+    def __init__(self, settings: GradientAscentSettings) -> None:
+        self.settings = settings
+
+    def train(self, trial: Trial) -> Iterator[dict[str, float]]:
+        s = self.settings
+        state = trial.keep(step=0, pool=Pool(trial.policy.device))
+        while True:
+            if state.step % s.explore_every == 0:  # explore
+                rollout = trial.sample(trial.prompts(s.explore_prompts))
+                state.pool.add(rollout, trial.reward(rollout))
+                state.pool.quantize(s.num_quantiles, trial.rng)
+
+            forget, _ = state.pool.draw(s.batch_size // 2, trial.rng, quantile=0)  # learn
+            retain, _ = state.pool.draw(s.batch_size // 2, trial.rng, quantile=range(1, s.num_quantiles))
+            scalars = self._learn(trial, forget, retain)
+            state.step += 1
+            yield scalars | {"pool_reward": state.pool.mean_reward()}
+
+    def _learn(self, trial: Trial, forget: Rollout, retain: Rollout) -> dict[str, float]:
+        logp = masked_mean(token_logprobs(trial.policy.logits(forget), forget.response), forget.response_mask)
+        with torch.no_grad():
+            ref_logits = trial.reference.logits(retain)
+        drift = masked_mean(kl(ref_logits, trial.policy.logits(retain)), retain.response_mask)
+        trial.update(logp + self.settings.kl_coef * drift)
+        return {"nll": -logp.item(), "drift": drift.item()}

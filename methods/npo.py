@@ -1,0 +1,72 @@
+"""Negative preference optimisation on the policy's own worst samples (Zhang et al. 2024, arXiv:2404.05868, section 3).
+
+    pool <- pool + {(x, y, r(y)) : y ~ policy(. | x)};  split into K equal quantiles of reward             explore
+    min over theta:  -2/beta * log sigmoid(-beta * log policy/reference (y | x))  for y in the worst quantile   forget
+                     + lambda * KL(reference || policy)  for y in the others                                   retain
+
+Half of DPO: a pair's worse side only. As beta goes to 0 its gradient becomes that of gradient ascent; with beta above 0
+it fades once a response is unlikely, so the forget term is bounded below.
+
+Departures: the paper forgets given text; here it is the worst quantile of own samples. The retain term (its NPO+KL) is a
+mean over tokens, with as many responses to retain as to forget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch.nn.functional import logsigmoid
+
+from harness.logprobs import kl, masked_mean, masked_sum, token_logprobs
+from harness.pool import Pool
+from harness.trial import Trial
+from harness.types import Rollout, Settings
+
+
+class NPOSettings(Settings):
+    lr: float = Field(1e-5, gt=0, description="Adam's learning rate")
+    beta: float = Field(0.1, gt=0, description="inverse temperature; how soon an unlikely response is let go")
+    kl_coef: float = Field(1.0, ge=0, description="lambda, of the retain term, per nat")
+    num_quantiles: int = Field(5, ge=2, description="K; the worst 1/K of the pool is forgotten")
+    explore_every: int = Field(500, ge=1, description="updates between two explorations")
+    explore_prompts: int = Field(4096, ge=1, description="prompts answered in each exploration")
+    batch_size: int = Field(128, ge=2, multiple_of=2, description="responses an update, half of them to forget")
+
+
+class NPO:
+    version = 1
+    Settings = NPOSettings
+    quick: ClassVar[dict[str, Any]] = {"lr": 1e-3, "explore_every": 2, "explore_prompts": 16, "batch_size": 4}
+    claims: ClassVar[dict[str, dict[str, Any]]] = {"base_returns": {"kl_coef": 1000.0}, "reward_rises": {}}
+
+    def __init__(self, settings: NPOSettings) -> None:
+        self.settings = settings
+
+    def train(self, trial: Trial) -> Iterator[dict[str, float]]:
+        s = self.settings
+        state = trial.keep(step=0, pool=Pool(trial.policy.device))
+        while True:
+            if state.step % s.explore_every == 0:  # explore
+                rollout = trial.sample(trial.prompts(s.explore_prompts))
+                state.pool.add(rollout, trial.reward(rollout))
+                state.pool.quantize(s.num_quantiles, trial.rng)
+
+            forget, _ = state.pool.draw(s.batch_size // 2, trial.rng, quantile=0)  # learn
+            retain, _ = state.pool.draw(s.batch_size // 2, trial.rng, quantile=range(1, s.num_quantiles))
+            scalars = self._learn(trial, forget, retain)
+            state.step += 1
+            yield scalars | {"pool_reward": state.pool.mean_reward()}
+
+    def _learn(self, trial: Trial, forget: Rollout, retain: Rollout) -> dict[str, float]:
+        s, mask = self.settings, forget.response_mask
+        with torch.no_grad():
+            ref_logits, ref_retain = trial.reference.logits(forget), trial.reference.logits(retain)
+        logp = token_logprobs(trial.policy.logits(forget), forget.response)
+        ratio = masked_sum(logp - token_logprobs(ref_logits, forget.response), mask)
+        cost = -2 / s.beta * logsigmoid(-s.beta * ratio).mean()
+        drift = masked_mean(kl(ref_retain, trial.policy.logits(retain)), retain.response_mask)
+        trial.update(cost + s.kl_coef * drift)
+        return {"cost": cost.item(), "ratio": ratio.mean().item(), "drift": drift.item()}
