@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from . import ensemble
 from .errors import BadData
 from .types import Prompts, Rollout
 
@@ -46,20 +47,37 @@ class Policy(nn.Module):
         """The longest prompt and response together, in tokens."""
         return int(self.model.config.max_position_embeddings)
 
+    @property
+    def passes(self) -> int:
+        """How many models of the policy's size read each token: 1, or those of an ensemble."""
+        return getattr(self.model, "passes", 1)
+
     def logits(self, rollout: Rollout) -> Tensor:
         """Logits that predict each response token, in float32: -> [B, R, V]; row t has seen x and y_<t.
 
         Where the response's mask is False they are finite and mean nothing. The prompts are taken as they are: see
         `condition`.
         """
-        self._count(int(rollout.prompts.mask.sum() + rollout.response_mask.sum()))
+        return self._read(rollout, states=False)[0]
+
+    def logits_and_states(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """The logits and, from the same pass, the last hidden states that they are read from: -> [B, R, V], [B, R, D]."""
+        return self._read(rollout, states=True)
+
+    def states(self, rollout: Rollout) -> Tensor:
+        """The last hidden states alone, float32, for a network that predicts no token: -> [B, R, D]."""
+        self._count(tokens_of(rollout))
+        tokens, start = aligned(rollout)
+        return after(self.model.base_model(input_ids=tokens, use_cache=False).last_hidden_state, start, rollout)
+
+    def _read(self, rollout: Rollout, states: bool) -> tuple[Tensor, Tensor]:
+        self._count(tokens_of(rollout) * self.passes)
         tokens, start = aligned(rollout)
         skipped = int(start.min())  # positions that predict no response token in any row
         keep = tokens.shape[1] - skipped
-        out = self.model(input_ids=tokens, logits_to_keep=keep, use_cache=False).logits[..., : self.vocab_size]
-        steps = torch.arange(rollout.response.shape[1], device=tokens.device)
-        at = (start[:, None] - skipped + steps).clamp(max=keep - 1)
-        return out.gather(1, at[..., None].expand(-1, -1, self.vocab_size)).float()
+        out = self.model(input_ids=tokens, logits_to_keep=keep, use_cache=False, output_hidden_states=states)
+        logits = after(out.logits[..., : self.vocab_size], start - skipped, rollout)
+        return logits, after(out.hidden_states[-1], start, rollout) if states else logits
 
     def condition(self, prompts: Prompts) -> Prompts:
         """The prompts as the deployed policy sees them: the prefix put before each."""
@@ -73,6 +91,15 @@ class Policy(nn.Module):
         Before the BOS it would stand in another document, which a model trained on packed text has learned to ignore.
         """
         return prepend(token, prompts, self.bos)
+
+    def steered_logits(self, rollout: Rollout, control: Tensor) -> Tensor:
+        """Logits that predict each response token where control tokens stand in the text: [B, R] -> [B, R, V].
+
+        `control` is the token put before a response token, or -1; it is read, and never predicted.
+        """
+        steered, at = insert(control, rollout)
+        logits = self.logits(steered)
+        return logits.gather(1, at[..., None].expand(-1, -1, logits.shape[-1]))
 
     def deployed_logits(self, rollout: Rollout) -> Tensor:
         """Logits of the policy as it is deployed, prefix and all: -> [B, R, V]."""
@@ -98,6 +125,20 @@ class Policy(nn.Module):
             self.num_control = n
         return ids.to(self.device)
 
+    def reset(self, rng: torch.Generator) -> None:
+        """Weights as before any training, by the model's own recipe: the same generator, the same weights."""
+        seed = int(torch.randint(2**62, (), generator=rng))
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            fresh = type(self.model)(copy.deepcopy(self.model.config))
+        self.model.load_state_dict(fresh.state_dict())
+
+    def around(self, model: nn.Module) -> Policy:
+        """A policy of the same vocabulary around another model, watched by the same watcher."""
+        twin = Policy(model, bos=self.bos, eos=self.eos, num_control=self.num_control, prefix=self.prefix)  # type: ignore[arg-type]
+        twin.on_forward = self.on_forward
+        return twin
+
     def copy(self) -> Policy:
         """A copy with weights of its own, which nobody watches."""
         on_forward, self.on_forward = self.on_forward, None
@@ -110,7 +151,7 @@ class Policy(nn.Module):
         return self.copy().requires_grad_(False)
 
     def save(self, folder: Path) -> None:
-        """Write a Hugging Face folder, with the control tokens and the prefix in `policy.json`."""
+        """Write a Hugging Face folder (an ensemble: a folder of them), control tokens and prefix in `policy.json`."""
         self.model.save_pretrained(folder)
         state = {"bos": self.bos, "eos": self.eos, "num_control": self.num_control, "prefix": list(self.prefix)}
         (folder / "policy.json").write_text(json.dumps(state))
@@ -118,18 +159,10 @@ class Policy(nn.Module):
     @classmethod
     def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> Policy:
         """Read what `save` wrote; raises BadData where it cannot be read."""
-        from transformers import AutoModelForCausalLM
-
         try:
             state = json.loads((folder / "policy.json").read_text())
             state["prefix"] = tuple(state["prefix"])
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, local_files_only=True, output_loading_info=True
-            )
-            model, found = loaded
-            if found["missing_keys"]:  # transformers would go on with random weights in their place
-                raise ValueError(f"it lacks the weights {', '.join(sorted(found['missing_keys']))}")
-            return cls(model, **state)
+            return cls(ensemble.read(folder, dtype), **state)
         except Exception as e:  # transformers and safetensors raise a dozen kinds, their own among them
             raise BadData(f"no readable policy in {folder}: {' '.join(str(e).split())}") from e
 
@@ -159,6 +192,18 @@ def aligned(rollout: Rollout) -> tuple[Tensor, Tensor]:
     return tokens.gather(1, columns.clamp(max=tokens.shape[1] - 1)), (prompts.mask.sum(1) - 1).clamp(min=0)
 
 
+def after(x: Tensor, start: Tensor, rollout: Rollout) -> Tensor:
+    """What stands at each row's start and after it, a row for each response token, in float32: [B, T, D] -> [B, R, D]."""
+    steps = torch.arange(rollout.response.shape[1], device=x.device)
+    at = (start[:, None] + steps).clamp(max=x.shape[1] - 1)
+    return x.gather(1, at[..., None].expand(-1, -1, x.shape[-1])).float()
+
+
+def tokens_of(rollout: Rollout) -> int:
+    """Real tokens of prompts and responses: what a pass over them is charged for."""
+    return int(rollout.prompts.mask.sum() + rollout.response_mask.sum())
+
+
 def prepend(token: Tensor, prompts: Prompts, bos: int | None = None) -> Prompts:
     """Put one token before each prompt, after its padding and after a BOS that opens it: [] or [B], [B, P] -> [B, P + 1]."""
     first = (~prompts.mask).sum(1)  # counted, not searched for: an empty prompt has no first token
@@ -175,6 +220,23 @@ def prepend(token: Tensor, prompts: Prompts, bos: int | None = None) -> Prompts:
     tokens[rows, first] = tokens[rows, opening].where(opened, token)
     tokens[rows, opening] = torch.where(opened, token, tokens[rows, opening])
     return Prompts(tokens, mask)
+
+
+def insert(control: Tensor, rollout: Rollout) -> tuple[Rollout, Tensor]:
+    """Put control[b, t] before response[b, t] where it is not -1: [B, R] -> rollout [B, R'], where each token went [B, R].
+
+    What is inserted is masked as the response is. Raises ValueError where a control token stands in the padding.
+    """
+    here = control >= 0
+    if (here & ~rollout.response_mask).any():
+        raise ValueError("a control token stands before the padding; expected it before a token of the response")
+    at = torch.arange(control.shape[1], device=control.device) + here.long().cumsum(1)
+    width = control.shape[1] + int(here.sum(1).max())
+    response = rollout.response.new_zeros(len(control), width).scatter(1, at, rollout.response)
+    mask = torch.zeros_like(response, dtype=torch.bool).scatter(1, at, rollout.response_mask)
+    rows, steps = here.nonzero(as_tuple=True)
+    response[rows, at[rows, steps] - 1], mask[rows, at[rows, steps] - 1] = control[rows, steps], True
+    return Rollout(rollout.prompts, response, mask), at
 
 
 def without_dropout(model: nn.Module) -> nn.Module:

@@ -15,7 +15,7 @@ from torch import Tensor
 from .errors import NotFinite
 from .policy import Policy
 from .sampler import sample
-from .types import Prompts, Rollout, Settings, Task
+from .types import Documents, Prompts, Rollout, Settings, Task
 
 
 class Budget(Settings):
@@ -54,11 +54,14 @@ class Cost:
     document_tokens: int = 0
     """Of the labelled corpus, for methods that learn from it."""
     updates: int = 0
+    beside_flops: int = 0
+    """Of networks beside the policy (a value network), each by its own N."""
 
     @property
     def flops(self) -> float:
         """2N a forward token, 6N a trained token (Kaplan et al. 2020, arXiv:2001.08361, section 2.1)."""
-        return 2.0 * self.parameters * (self.sampled_tokens + self.forward_tokens) + 6.0 * self.parameters * self.trained_tokens
+        read = 2.0 * self.parameters * (self.sampled_tokens + self.forward_tokens)
+        return read + 6.0 * self.parameters * self.trained_tokens + self.beside_flops
 
     def record(self) -> dict[str, float]:
         return asdict(self) | {"flops": self.flops}
@@ -93,6 +96,7 @@ class Trial:
         self._task, self._budget, self._lr = task, budget, lr
         self._optimizer_settings = optimizer or OptimizerSettings()
         self._optimizer: torch.optim.Optimizer | None = None
+        self._beside: list[torch.nn.Module] = []  # trained with the policy, in the order of `train_also`
         self._kept: dict[str, Any] = {}
         self._restored = state
         for p in (policy, reference):
@@ -113,17 +117,25 @@ class Trial:
         """n training prompts, drawn with replacement: -> [n, P]."""
         return self._task.train_prompts(n, self.rng).to(self.policy.device)
 
-    def documents(self, n: int) -> Rollout:
-        """n documents of the corpus, for methods that learn from text instead of from their own samples: -> [n, R]."""
-        rollout = self._task.documents(n, self.rng).to(self.policy.device)
-        self.cost.document_tokens += int(rollout.response_mask.sum())
-        return rollout
+    def documents(self, n: int) -> Documents:
+        """n scored documents, for methods that learn from text instead of from their own samples: -> [n, R].
+
+        Charged for the tokens of the responses and for a call of the scorer a segment, whenever a document is drawn.
+        """
+        documents = self._task.documents(n, self.rng).to(self.policy.device)
+        first = documents.starts()
+        self.cost.document_tokens += int(documents.rollout.response_mask.sum())
+        self.cost.scorer_calls += int(first.sum())
+        self.unscored += int((first & documents.reward.isnan()).sum())
+        return documents
 
     def sample(self, prompts: Prompts, *, policy: Policy | None = None, n: int = 1) -> Rollout:
         """n responses to each prompt by the policy as it would be deployed now, or by another one: -> [B * n, R]."""
-        rollout = sample(policy or self.policy, prompts, decoding=self._task.decoding, rng=self.rng, n=n)
-        self.cost.sampled_tokens += int(rollout.response_mask.sum())
-        self.cost.forward_tokens += int(prompts.mask.sum())
+        policy = policy or self.policy
+        rollout = sample(policy, prompts, decoding=self._task.decoding, rng=self.rng, n=n)
+        sampled, read = int(rollout.response_mask.sum()), int(prompts.mask.sum())
+        self.cost.sampled_tokens += sampled
+        self.cost.forward_tokens += read + (policy.passes - 1) * (sampled + read)
         return rollout
 
     def reward(self, rollout: Rollout) -> Tensor:
@@ -132,6 +144,21 @@ class Trial:
         reward = self._task.reward(rollout)
         self.unscored += int(reward.isnan().sum())
         return reward
+
+    def train_also(self, module: torch.nn.Module) -> None:
+        """Train a network beside the policy (a value network): `update` steps and clips its weights with the policy's.
+
+        Call it before the first update, name the network in `keep` too, and charge its passes by `charge`. Raises
+        ValueError where the optimizer exists already.
+        """
+        if self._optimizer is not None:
+            raise ValueError("train_also comes before the first update: the optimizer is built there")
+        self._beside.append(module.to(self.policy.device))
+
+    def charge(self, module: torch.nn.Module, tokens: int) -> None:
+        """Charge a pass of a network beside the policy over that many tokens: 2N each, 6N where it is trained."""
+        trained = torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters())
+        self.cost.beside_flops += (6 if trained else 2) * tokens * sum(p.numel() for p in module.parameters())
 
     def update(self, loss: Tensor) -> None:
         """One optimizer step: the same optimizer, clipping and schedule for every method.
@@ -193,7 +220,8 @@ class Trial:
         return state | {"kept": kept, "optimizer": optimizer}
 
     def _trained(self) -> list[torch.nn.Parameter]:
-        return [p for p in self.policy.parameters() if p.requires_grad]
+        # the order is the optimizer's, which a checkpoint goes by
+        return [p for module in (self.policy, *self._beside) for p in module.parameters() if p.requires_grad]
 
     def _build_optimizer(self) -> torch.optim.Optimizer:
         # built at the first update, after a method has added its control tokens

@@ -18,7 +18,20 @@ SMALL = {
     "evaluation.base_samples": 64,
 }
 LEARN = {"explore_every": 2, "explore_prompts": 16, "batch_size": 4}
-METHODS = {"base": {}, "best_of_n": {}, "best_quantile": LEARN, "quark": LEARN, "unlikelihood": LEARN}
+READ = {"batch_size": 4}
+METHODS = {
+    "awr": READ,
+    "base": {},
+    "best_of_n": {},
+    "best_quantile": LEARN,
+    "conditional_pretraining": READ,
+    "dexperts": READ,
+    "filtering": READ,
+    "mle": READ,
+    "quark": LEARN,
+    "rwr": READ,
+    "unlikelihood": LEARN,
+}
 
 
 def overrides(method: str = "quark", **more: Any) -> list[str]:
