@@ -60,9 +60,7 @@ def _next(trial: Trial, n: int, wanted: Callable[[Documents], Tensor]) -> Docume
         documents = trial.documents(n)
         if (kept := wanted(documents).any(1)).any():
             return documents.rows(kept)
-    raise RunFailed(
-        f"none of {ATTEMPTS * n} documents of the corpus can be used; look at their rewards, or change the quantile"
-    )
+    raise RunFailed(f"none of {ATTEMPTS * n} documents drawn can be used; look at their rewards, or change the quantile")
 
 
 def _joined(parts: list[Documents]) -> Documents:

@@ -17,7 +17,7 @@ from harness.types import Decoding, Documents, Metric, Prompts, PromptSet, Rollo
 
 from .prompt_files import Prompt, tokenize
 
-SEGMENT = re.compile(r".+?(?:[.?!]+[\"')\]]*(?=\s|$)(?:[^\S\n]*\n+)?|\n+|$)", re.DOTALL)
+SEGMENT = re.compile(r".+?(?:[.?!]+[\"')\]]*(?=\s|$)(?:[^\S\n]*\n+)?(?:\s+$)?|\n+(?:\s+$)?|$)", re.DOTALL)
 
 
 class Text(NamedTuple):
