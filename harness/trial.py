@@ -135,7 +135,7 @@ class Trial:
         rollout = sample(policy, prompts, decoding=self._task.decoding, rng=self.rng, n=n)
         sampled, read = int(rollout.response_mask.sum()), int(prompts.mask.sum())
         self.cost.sampled_tokens += sampled
-        self.cost.forward_tokens += read + (policy.passes - 1) * (sampled + read)
+        self.cost.forward_tokens += read + (getattr(policy, "passes", 1) - 1) * (sampled + read)
         return rollout
 
     def reward(self, rollout: Rollout) -> Tensor:

@@ -10,10 +10,10 @@ or on the bad segments of a corpus (Korbak et al. 2023, arXiv:2302.08582, sectio
     level = token     C_t = {y_1 .. y_t-1} without y_t, in good text and bad: what was said before                    4.1
 
 Departures: the paper's sequences are bad where they repeat themselves (`ngram` 4), here where the reward says so; they are
-sampled, not greedy; likelihood and unlikelihood are in one batch. At the level of tokens a response's prompt is no
-candidate. log(1 - p) is a log-sum-exp over the other tokens, since the clamp of the authors' code has no gradient where p
-is near 1; candidates stay within their row, which their code mixes. Nothing ties the removed mass to the base policy, so
-the KL term (absent from the papers) is added. The loss is a mean over tokens. Unscored text is left out.
+sampled, not greedy; likelihood and unlikelihood are in one batch. A sample's prompt is no candidate. log(1 - p) is a
+log-sum-exp over the other tokens, since the clamp of the authors' code has no gradient where p is near 1; candidates stay
+within their row, which their code mixes. Nothing ties the removed mass to the base policy, so the KL term (absent from the
+papers) is added. The loss is a mean over tokens. Unscored text is left out.
 """
 
 from __future__ import annotations
