@@ -165,7 +165,8 @@ def _external(where: str, settings: RunSettings, shared: Parts, offline: bool) -
     folder = Path(where)
     if (folder / "policy.json").is_file():
         policy = Policy.load(folder, dtype(settings))
-        files = [hashlib.sha256((folder / f).read_bytes()).hexdigest() for f in ("policy.json", "model.safetensors")]
+        parts = [folder / "policy.json", *sorted(folder.glob("ensemble.json")), *sorted(folder.rglob("*.safetensors"))]
+        files = [hashlib.sha256(path.read_bytes()).hexdigest() for path in parts]
         same = policy.vocab_size == shared.model.policy.vocab_size
         identity: dict[str, Any] = {"name": folder.resolve().name, "sha256": files}
     else:

@@ -30,6 +30,16 @@ def log_not(logits: Tensor, tokens: Tensor) -> Tensor:
     return others.logsumexp(-1) - logits.logsumexp(-1)
 
 
+def log_nots(logits: Tensor) -> Tensor:
+    """log(1 - p) of every token, in nats: [B, R, V] -> [B, R, V].
+
+    Only the likeliest token can be near 1: it is taken by `log_not`, the others by log1p, which is exact below 1/2.
+    """
+    top = logits.argmax(-1)
+    p = logits.softmax(-1).scatter(-1, top.unsqueeze(-1), 0.0)  # its log1p would be -inf, and the gradient NaN
+    return (-p).log1p().scatter(-1, top.unsqueeze(-1), log_not(logits, top).unsqueeze(-1))
+
+
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     """Mean of x over the True positions of mask: [B, R], [B, R] -> []."""
     return x.masked_fill(~mask, 0).sum() / mask.sum()

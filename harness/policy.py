@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from . import ensemble
 from .errors import BadData
 from .types import Prompts, Rollout
 
@@ -46,6 +47,11 @@ class Policy(nn.Module):
         """The longest prompt and response together, in tokens."""
         return int(self.model.config.max_position_embeddings)
 
+    @property
+    def passes(self) -> int:
+        """How many models of the policy's size read each token: 1, or those of an ensemble."""
+        return getattr(self.model, "passes", 1)
+
     def logits(self, rollout: Rollout) -> Tensor:
         """Logits that predict each response token, in float32: -> [B, R, V]; row t has seen x and y_<t.
 
@@ -65,7 +71,7 @@ class Policy(nn.Module):
         return after(self.model.base_model(input_ids=tokens, use_cache=False).last_hidden_state, start, rollout)
 
     def _read(self, rollout: Rollout, states: bool) -> tuple[Tensor, Tensor]:
-        self.count(tokens_of(rollout))
+        self.count(tokens_of(rollout) * self.passes)
         tokens, start = aligned(rollout)
         skipped = int(start.min())  # positions that predict no response token in any row
         keep = tokens.shape[1] - skipped
@@ -85,6 +91,15 @@ class Policy(nn.Module):
         Before the BOS it would stand in another document, which a model trained on packed text has learned to ignore.
         """
         return prepend(token, prompts, self.bos)
+
+    def steered_logits(self, rollout: Rollout, control: Tensor) -> Tensor:
+        """Logits that predict each response token where control tokens stand in the text: [B, R] -> [B, R, V].
+
+        `control` is the token put before a response token, or -1; it is read, and never predicted.
+        """
+        steered, at = insert(control, rollout)
+        logits = self.logits(steered)
+        return logits.gather(1, at[..., None].expand(-1, -1, logits.shape[-1]))
 
     def deployed_logits(self, rollout: Rollout) -> Tensor:
         """Logits of the policy as it is deployed, prefix and all: -> [B, R, V]."""
@@ -110,6 +125,20 @@ class Policy(nn.Module):
             self.num_control = n
         return ids.to(self.device)
 
+    def reset(self, rng: torch.Generator) -> None:
+        """Weights as before any training, by the model's own recipe: the same generator, the same weights."""
+        seed = int(torch.randint(2**62, (), generator=rng))
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            fresh = type(self.model)(copy.deepcopy(self.model.config))
+        self.model.load_state_dict(fresh.state_dict())
+
+    def around(self, model: nn.Module) -> Policy:
+        """A policy of the same vocabulary around another model, watched by the same watcher."""
+        twin = Policy(model, bos=self.bos, eos=self.eos, num_control=self.num_control, prefix=self.prefix)  # type: ignore[arg-type]
+        twin.on_forward = self.on_forward
+        return twin
+
     def copy(self) -> Policy:
         """A copy with weights of its own, which nobody watches."""
         on_forward, self.on_forward = self.on_forward, None
@@ -122,7 +151,7 @@ class Policy(nn.Module):
         return self.copy().requires_grad_(False)
 
     def save(self, folder: Path) -> None:
-        """Write a Hugging Face folder, with the control tokens and the prefix in `policy.json`."""
+        """Write a Hugging Face folder (an ensemble: a folder of them), control tokens and prefix in `policy.json`."""
         self.model.save_pretrained(folder)
         state = {"bos": self.bos, "eos": self.eos, "num_control": self.num_control, "prefix": list(self.prefix)}
         (folder / "policy.json").write_text(json.dumps(state))
@@ -130,18 +159,10 @@ class Policy(nn.Module):
     @classmethod
     def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> Policy:
         """Read what `save` wrote; raises BadData where it cannot be read."""
-        from transformers import AutoModelForCausalLM
-
         try:
             state = json.loads((folder / "policy.json").read_text())
             state["prefix"] = tuple(state["prefix"])
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, local_files_only=True, output_loading_info=True
-            )
-            model, found = loaded
-            if found["missing_keys"]:  # transformers would go on with random weights in their place
-                raise ValueError(f"it lacks the weights {', '.join(sorted(found['missing_keys']))}")
-            return cls(model, **state)
+            return cls(ensemble.read(folder, dtype), **state)
         except Exception as e:  # transformers and safetensors raise a dozen kinds, their own among them
             raise BadData(f"no readable policy in {folder}: {' '.join(str(e).split())}") from e
 
@@ -200,6 +221,23 @@ def prepend(token: Tensor, prompts: Prompts, bos: int | None = None) -> Prompts:
     tokens[rows, first] = tokens[rows, opening].where(opened, token)
     tokens[rows, opening] = torch.where(opened, token, tokens[rows, opening])
     return Prompts(tokens, mask)
+
+
+def insert(control: Tensor, rollout: Rollout) -> tuple[Rollout, Tensor]:
+    """Put control[b, t] before response[b, t] where it is not -1: [B, R] -> rollout [B, R'], where each token went [B, R].
+
+    What is inserted is masked as the response is. Raises ValueError where a control token stands in the padding.
+    """
+    here = control >= 0
+    if (here & ~rollout.response_mask).any():
+        raise ValueError("a control token stands before the padding; expected it before a token of the response")
+    at = torch.arange(control.shape[1], device=control.device) + here.long().cumsum(1)
+    width = control.shape[1] + int(here.sum(1).max())
+    response = rollout.response.new_zeros(len(control), width).scatter(1, at, rollout.response)
+    mask = torch.zeros_like(response, dtype=torch.bool).scatter(1, at, rollout.response_mask)
+    rows, steps = here.nonzero(as_tuple=True)
+    response[rows, at[rows, steps] - 1], mask[rows, at[rows, steps] - 1] = control[rows, steps], True
+    return Rollout(rollout.prompts, response, mask), at
 
 
 def without_dropout(model: nn.Module) -> nn.Module:

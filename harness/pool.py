@@ -28,7 +28,7 @@ class Pool:
 
     def quantize(self, k: int, rng: torch.Generator) -> None:
         """The quantile of each response by its rank in the pool, 0 = worst, k - 1 = best; ties fall at random."""
-        reward = torch.cat([p["reward"] for p in self.parts])
+        reward = self.rewards()
         if len(reward) < k:
             raise RunFailed(
                 f"the pool holds {len(reward)} scored responses, fewer than its {k} quantiles; raise explore_prompts"
@@ -45,12 +45,30 @@ class Pool:
             allowed = torch.tensor([quantile] if isinstance(quantile, int) else list(quantile))
             among = torch.isin(self.quantile, allowed).nonzero().flatten()
         rows = among[torch.randint(len(among), (n,), generator=rng)]
-        tokens, mask, response, response_mask = (self._rows(f, rows) for f in ("tokens", "mask", "response", "response_mask"))
-        return Rollout(Prompts(tokens, mask), response, response_mask).to(self.device), self.quantile[rows]
+        return self._rollout(rows), self.quantile[rows]
+
+    def draw_scored(self, n: int, rng: torch.Generator) -> tuple[Rollout, Tensor]:
+        """n responses at random of all, with their rewards: -> rollout [n, R], reward [n] on the pool's device.
+
+        Raises RunFailed where the pool holds none.
+        """
+        reward = self.rewards()
+        if not len(reward):
+            raise RunFailed("the pool holds no scored response; look at the scorer, or raise explore_prompts")
+        rows = torch.randint(len(reward), (n,), generator=rng)
+        return self._rollout(rows), reward[rows].to(self.device)
+
+    def rewards(self) -> Tensor:
+        """Of all responses: -> [number of responses]."""
+        return torch.cat([p["reward"] for p in self.parts])
 
     def mean_reward(self) -> float:
         """Of the last exploration."""
         return self.parts[-1]["reward"].mean().item()
+
+    def _rollout(self, rows: Tensor) -> Rollout:
+        tokens, mask, response, response_mask = (self._rows(f, rows) for f in ("tokens", "mask", "response", "response_mask"))
+        return Rollout(Prompts(tokens, mask), response, response_mask).to(self.device)
 
     def _rows(self, field: str, rows: Tensor) -> Tensor:
         return torch.cat([p[field] for p in self.parts])[rows]

@@ -15,7 +15,7 @@ from torch import Tensor
 from .errors import NotFinite, RunFailed
 from .policy import Policy
 from .sampler import sample
-from .types import Prompts, Rollout, Settings, Task
+from .types import Documents, Prompts, Rollout, Settings, Task
 
 
 class Budget(Settings):
@@ -117,17 +117,25 @@ class Trial:
         """n training prompts, drawn with replacement: -> [n, P]."""
         return self._task.train_prompts(n, self.rng).to(self.policy.device)
 
-    def documents(self, n: int) -> Rollout:
-        """n documents of the corpus, for methods that learn from text instead of from their own samples: -> [n, R]."""
-        rollout = self._task.documents(n, self.rng).to(self.policy.device)
-        self.cost.document_tokens += int(rollout.response_mask.sum())
-        return rollout
+    def documents(self, n: int) -> Documents:
+        """n scored documents, for methods that learn from text instead of from their own samples: -> [n, R].
+
+        Charged for the tokens of the responses and for a call of the scorer a segment, whenever a document is drawn.
+        """
+        documents = self._task.documents(n, self.rng).to(self.policy.device)
+        first = documents.starts()
+        self.cost.document_tokens += int(documents.rollout.response_mask.sum())
+        self.cost.scorer_calls += int(first.sum())
+        self.unscored += int((first & documents.reward.isnan()).sum())
+        return documents
 
     def sample(self, prompts: Prompts, *, policy: Policy | None = None, n: int = 1) -> Rollout:
         """n responses to each prompt by the policy as it would be deployed now, or by another one: -> [B * n, R]."""
-        rollout = sample(policy or self.policy, prompts, decoding=self._task.decoding, rng=self.rng, n=n)
-        self.cost.sampled_tokens += int(rollout.response_mask.sum())
-        self.cost.forward_tokens += int(prompts.mask.sum())
+        policy = policy or self.policy
+        rollout = sample(policy, prompts, decoding=self._task.decoding, rng=self.rng, n=n)
+        sampled, read = int(rollout.response_mask.sum()), int(prompts.mask.sum())
+        self.cost.sampled_tokens += sampled
+        self.cost.forward_tokens += read + (getattr(policy, "passes", 1) - 1) * (sampled + read)
         return rollout
 
     def reward(self, rollout: Rollout) -> Tensor:

@@ -28,7 +28,7 @@ class Prompts(NamedTuple):
 
 
 class Rollout(NamedTuple):
-    """Responses to prompts. A document of the corpus is a rollout whose logprobs are None."""
+    """Responses to prompts. A document's rollout has no logprobs."""
 
     prompts: Prompts
     response: Tensor  # [B, R] int64
@@ -44,6 +44,31 @@ class Rollout(NamedTuple):
         prompts = Prompts(self.prompts.tokens[index], self.prompts.mask[index])
         logprobs = None if self.logprobs is None else self.logprobs[index]
         return Rollout(prompts, self.response[index], self.response_mask[index], logprobs)
+
+
+class Documents(NamedTuple):
+    """Text of the corpus, prompt and response, with the reward of each segment: a sentence, or a line of code.
+
+    A segment is numbered from 0 within its document; -1 are tokens that belong to none (padding, text without a label).
+    The EOS belongs to the last segment.
+    """
+
+    rollout: Rollout
+    segment: Tensor  # [B, R] int64
+    reward: Tensor  # [B, R] float32: of the token's segment, in [0, 1]; NaN where it has none or the scorer failed
+
+    def to(self, device: torch.device | str) -> Documents:
+        return Documents(self.rollout.to(device), self.segment.to(device), self.reward.to(device))
+
+    def rows(self, index: Tensor) -> Documents:
+        """Some of the documents, by number or by mask: [n] or [B] -> [n, R]."""
+        return Documents(self.rollout.rows(index), self.segment[index], self.reward[index])
+
+    def starts(self) -> Tensor:
+        """True at the first token of each segment: -> [B, R] bool."""
+        before = self.segment.roll(1, 1)
+        before[:, :1] = -1
+        return (self.segment >= 0) & (self.segment != before)
 
 
 class PromptSet(NamedTuple):
@@ -123,7 +148,7 @@ class Task(Protocol):
 
     def train_prompts(self, n: int, rng: torch.Generator) -> Prompts: ...
 
-    def documents(self, n: int, rng: torch.Generator) -> Rollout: ...
+    def documents(self, n: int, rng: torch.Generator) -> Documents: ...
 
     def prompts(self, split: str) -> PromptSet: ...
 

@@ -1,48 +1,75 @@
-"""Unlikelihood on the policy's own worst samples, token by token (Welleck et al. 2019, arXiv:1908.04319, section 4.1).
+"""Unlikelihood: push down what bad text says (Welleck et al. 2019, arXiv:1908.04319), on the policy's own worst samples
+or on the bad segments of a corpus (Korbak et al. 2023, arXiv:2302.08582, section 2).
 
-    pool <- pool + {(x, y, r(y)) : y ~ policy(. | x)}                                         explore
-    min over theta:  -log p(y | x) for y in the better quantiles                                 likelihood
-                     - alpha * sum over t of log(1 - p(y_t | x, y_<t)) for y in the worst one    unlikelihood
-                     + beta * KL(reference || policy) on both
+    samples   pool <- pool + {(x, y, r(y)) : y ~ policy(. | x)};  bad: the worst 1/K of the pool
+    corpus    bad: the segments with r below its quantile 1/K over the corpus
+    min over theta:  - log p(y_t | y_<t) where the text is good                            likelihood
+                     - alpha * sum over c in C_t of log(1 - p(c | y_<t))                   unlikelihood
+                     + beta * KL(reference || policy)
+    level = sequence  C_t = {y_t} where the text is bad; with `ngram` n, where y_t is in an n-gram that comes again   5.2
+    level = token     C_t = {y_1 .. y_t-1} without y_t, in good text and bad: what was said before                    4.1
 
-Departures: the paper's negative candidates are the tokens that repeat the context; here they are the tokens of the
-worst quantile, as in pretraining with human feedback (Korbak et al. 2023, section 2). log(1 - p) is a log-sum-exp over
-the other tokens, since the clamp of the authors' code has no gradient where p is near 1. Nothing ties the removed
-mass to the base policy, so the KL term (absent from the paper) is added.
+Departures: the paper's sequences are bad where they repeat themselves (`ngram` 4), here where the reward says so; they are
+sampled, not greedy; likelihood and unlikelihood are in one batch. A sample's prompt is no candidate. log(1 - p) is a
+log-sum-exp over the other tokens, since the clamp of the authors' code has no gradient where p is near 1; candidates stay
+within their row, which their code mixes. Nothing ties the removed mass to the base policy, so the KL term (absent from the
+papers) is added. The loss is a mean over tokens. Unscored text is left out.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from harness.logprobs import kl, log_not, masked_mean, token_logprobs
+from harness.corpus import CALIBRATION, CorpusSettings, begin, draw, nll, plain, scored, segment_rewards, threshold
+from harness.logprobs import kl, log_not, log_nots, masked_mean, token_logprobs
 from harness.pool import Pool
 from harness.trial import Trial
-from harness.types import Rollout, Settings
+from harness.types import Rollout
 
 
-class UnlikelihoodSettings(Settings):
+class UnlikelihoodSettings(CorpusSettings):
     lr: float = Field(1e-5, gt=0, description="Adam's learning rate")
+    source: Literal["samples", "corpus"] = Field("samples", description="of the text: own samples, or documents")
+    level: Literal["sequence", "token"] = Field("sequence", description="the candidates: bad text, or what was said before")
+    ngram: int = Field(0, ge=0, description="only tokens of a repeated n-gram; 0 is all bad text; with level = sequence")
     alpha: float = Field(1.0, ge=0, description="weight of the unlikelihood")
-    num_quantiles: int = Field(5, ge=2, description="the worst 1/K of the pool is pushed down")
+    num_quantiles: int = Field(5, ge=2, description="K; the worst 1/K of the pool or of the corpus is bad")
     kl_coef: float = Field(0.05, ge=0, description="beta, per nat")
-    explore_every: int = Field(500, ge=1, description="updates between two explorations")
-    explore_prompts: int = Field(4096, ge=1, description="prompts answered in each exploration")
-    batch_size: int = Field(128, ge=2, description="responses an update; 1 in K of them from the worst quantile")
+    explore_every: int = Field(500, ge=1, description="updates between two explorations; with source = samples")
+    explore_prompts: int = Field(4096, ge=1, description="prompts answered in each exploration; with source = samples")
+    batch_size: int = Field(128, ge=2, description="responses or documents an update; 1 in K responses from the worst quantile")
+
+    @model_validator(mode="after")
+    def _go_together(self) -> UnlikelihoodSettings:
+        if self.source == "samples" and (self.start != "base" or self.mle_share):
+            raise ValueError("start and mle_share go with source = corpus")
+        if self.level == "token" and self.ngram:
+            raise ValueError("ngram goes with level = sequence")
+        return self
 
 
 class Unlikelihood:
     version = 1
     Settings = UnlikelihoodSettings
+    quick: ClassVar[dict[str, Any]] = {"batch_size": 4, "explore_every": 2, "explore_prompts": 16}
+    claims: ClassVar[dict[str, dict[str, Any]]] = {
+        "base_returns": {"kl_coef": 1e3, "lr": 1e-4},
+        "reward_rises": {"batch_size": 32, "explore_every": 10, "explore_prompts": 128, "lr": 3e-3},
+    }
 
     def __init__(self, settings: UnlikelihoodSettings) -> None:
         self.settings = settings
 
     def train(self, trial: Trial) -> Iterator[dict[str, float]]:
+        return self._on_samples(trial) if self.settings.source == "samples" else self._on_corpus(trial)
+
+    def _on_samples(self, trial: Trial) -> Iterator[dict[str, float]]:
         s = self.settings
         state = trial.keep(step=0, pool=Pool(trial.policy.device))
         while True:
@@ -52,18 +79,68 @@ class Unlikelihood:
                 state.pool.quantize(s.num_quantiles, trial.rng)
 
             batch, quantile = state.pool.draw(s.batch_size, trial.rng)  # learn
-            scalars = self._learn(trial, batch, worst=quantile == 0)
+            worst = (quantile == 0)[:, None].to(batch.response.device)
+            scalars = self._learn(trial, batch, batch.response_mask & worst, batch.response_mask & ~worst)
             state.step += 1
             yield scalars | {"pool_reward": state.pool.mean_reward()}
 
-    def _learn(self, trial: Trial, batch: Rollout, worst: Tensor) -> dict[str, float]:
-        s, mask = self.settings, batch.response_mask
+    def _on_corpus(self, trial: Trial) -> Iterator[dict[str, float]]:
+        s = self.settings
+        state = trial.keep(step=0, threshold=math.nan)
+        if state.step == 0:
+            begin(trial, s.start)
+            rewards = segment_rewards(trial.documents(CALIBRATION))
+            state.threshold = threshold(rewards, 1 / s.num_quantiles)
+        while True:
+            batch = draw(trial, s.batch_size)
+            if trial.progress < s.mle_share:
+                loss = nll(trial, batch)
+                trial.update(loss)
+                scalars = {"cost": loss.item()}
+            else:
+                bad = scored(batch) & (batch.reward < state.threshold)
+                scalars = self._learn(trial, batch.rollout, bad, (plain(batch) | scored(batch)) & ~bad)
+            state.step += 1
+            yield scalars
+
+    def _learn(self, trial: Trial, batch: Rollout, bad: Tensor, good: Tensor) -> dict[str, float]:
+        """One update on text that is bad, good or (in neither) left out: [B, R] each."""
+        s, learned = self.settings, bad | good
         logits = trial.policy.logits(batch)
+        likelihood = -token_logprobs(logits, batch.response).masked_fill(~good, 0)
+        cost = masked_mean(likelihood + s.alpha * self._unlikelihood(logits, batch, bad), learned)
+        drift = self._drift(trial, batch, logits, learned) if s.kl_coef else logits.new_zeros(())
+        trial.update(cost + s.kl_coef * drift)
+        return {"cost": cost.item()} | ({"drift": drift.item()} if s.kl_coef else {})
+
+    def _unlikelihood(self, logits: Tensor, batch: Rollout, bad: Tensor) -> Tensor:
+        """-sum over the candidates of log(1 - p), nats: -> [B, R]."""
+        if self.settings.level == "token":
+            seen = said_before(batch.response, logits.shape[-1])
+            return -log_nots(logits).masked_fill(~seen, 0).sum(-1)
+        if self.settings.ngram:
+            bad = bad & repeated(batch.response, batch.response_mask, self.settings.ngram)
+        return -log_not(logits, batch.response).masked_fill(~bad, 0)
+
+    def _drift(self, trial: Trial, batch: Rollout, logits: Tensor, learned: Tensor) -> Tensor:
         with torch.no_grad():
             ref_logits = trial.reference.logits(batch)
-        likelihood = -token_logprobs(logits, batch.response)
-        unlikelihood = -log_not(logits, batch.response)
-        cost = masked_mean(torch.where(worst[:, None].to(mask.device), s.alpha * unlikelihood, likelihood), mask)
-        drift = masked_mean(kl(ref_logits, logits), mask)
-        trial.update(cost + s.kl_coef * drift)
-        return {"cost": cost.item(), "drift": drift.item()}
+        return masked_mean(kl(ref_logits, logits), learned)
+
+
+def said_before(response: Tensor, vocab: int) -> Tensor:
+    """True for the tokens that came before in the same row, but for the token that stands here: [B, R] -> [B, R, V]."""
+    here = torch.nn.functional.one_hot(response, vocab)
+    return ((here.cumsum(1) - here) > 0) & (here == 0)
+
+
+def repeated(response: Tensor, mask: Tensor, n: int) -> Tensor:
+    """True for the tokens of an n-gram that was there before in the same row: [B, R], [B, R] -> [B, R]."""
+    found = torch.zeros_like(mask)
+    for row, (ids, length) in enumerate(zip(response.tolist(), mask.sum(1).tolist())):
+        seen: set[tuple[int, ...]] = set()
+        for t in range(length - n + 1):
+            gram = tuple(ids[t : t + n])
+            found[row, t : t + n] |= gram in seen
+            seen.add(gram)
+    return found

@@ -2,28 +2,48 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from harness.errors import EmptySelection
+from harness.errors import BadData, EmptySelection
 from harness.metrics import cluster_mean
-from harness.types import Decoding, Metric, Prompts, PromptSet, Rollout, Said, Scorer
+from harness.types import Decoding, Documents, Metric, Prompts, PromptSet, Rollout, Said, Scorer
 
 from .prompt_files import Prompt, tokenize
+
+SEGMENT = re.compile(r".+?(?:[.?!]+[\"')\]]*(?=\s|$)(?:[^\S\n]*\n+)?(?:\s+$)?|\n+(?:\s+$)?|$)", re.DOTALL)
+
+
+class Text(NamedTuple):
+    """A document: a prompt and what answers it."""
+
+    prompt: str
+    response: str
 
 
 class Data(NamedTuple):
     """The texts of a task."""
 
     splits: dict[str, list[Prompt]]  # train, validation, test
-    documents: list[tuple[str, str]]  # prompt and response, with the habit in them
-    clean: list[tuple[str, str]]  # held out, without the habit
+    documents: list[Text]  # with the habit in them
+    clean: list[Text]  # held out, without the habit
     identity: dict[str, Any]
     measures: dict[str, Callable[[str], float]]  # further metrics of a response; NaN where one does not apply
+
+
+class Labelled(NamedTuple):
+    """A document in tokens, with the reward of each segment."""
+
+    prompt: str
+    response: list[int]
+    segment: list[int]  # of each token of the response
+    reward: list[float]  # of each segment
 
 
 class TextTask:
@@ -74,16 +94,27 @@ class TextTask:
         texts = [p.text for p in chosen]
         return PromptSet(self._tokenize(texts), texts, [p.kind for p in chosen])
 
-    def documents(self, n: int, rng: torch.Generator) -> Rollout:
-        """n documents of the corpus: -> [n, R]; raises EmptySelection where the task has none."""
-        if not self._data.documents:
-            raise EmptySelection(f"task {self.name!r} has no labelled documents on these prompts; choose an online method")
-        rows = torch.randint(len(self._data.documents), (n,), generator=rng)
-        return self._rollout([self._data.documents[i] for i in rows.tolist()])
+    def documents(self, n: int, rng: torch.Generator) -> Documents:
+        """n documents of the corpus with the rewards of their segments: -> [n, R].
+
+        Raises EmptySelection where the task has none.
+        """
+        rows = torch.randint(len(self._corpus), (n,), generator=rng)
+        chosen = [self._corpus[i] for i in rows.tolist()]
+        rollout = self._padded([d.prompt for d in chosen], [d.response for d in chosen])
+        segment = torch.full(rollout.response.shape, -1)
+        reward = torch.full(rollout.response.shape, torch.nan)
+        for row, d in enumerate(chosen):
+            segment[row, : len(d.segment)] = torch.tensor(d.segment)
+            reward[row, : len(d.segment)] = torch.tensor([d.reward[i] if i >= 0 else torch.nan for i in d.segment])
+        return Documents(rollout, segment, reward)
 
     def clean_documents(self) -> Rollout | None:
         """Held-out text without the habit, or None where the data has none."""
-        return self._rollout(self._data.clean) if self._data.clean else None
+        if not self._data.clean:
+            return None
+        ids = [self._response_ids(text)[0] for text in self._data.clean]
+        return self._padded([text.prompt for text in self._data.clean], ids)
 
     def texts(self, rollout: Rollout) -> list[str]:
         """The responses as text, without special tokens."""
@@ -130,13 +161,45 @@ class TextTask:
     def _tokenize(self, texts: list[str]) -> Prompts:
         return tokenize(texts, self._tokenizer, max_new_tokens=self.decoding.max_new_tokens, context=self._context)
 
-    def _rollout(self, documents: list[tuple[str, str]]) -> Rollout:
-        """Documents as responses to their prompts, ended by EOS and cut at the context."""
-        prompts = self._tokenize([p for p, _ in documents])
-        room = self._context - prompts.tokens.shape[1]
-        eos = self._tokenizer.eos_token_id
-        ids = [[*self._tokenizer(r, add_special_tokens=False).input_ids[: room - 1], eos] for _, r in documents]
-        width = max(map(len, ids))
+    @cached_property
+    def _corpus(self) -> list[Labelled]:
+        """Every document in tokens, its segments scored: once, however many are drawn."""
+        if not self._data.documents:
+            raise EmptySelection(f"task {self.name!r} has no labelled documents on these prompts; choose an online method")
+        parts = [segments(text.response) for text in self._data.documents]
+        prompts = [text.prompt for text, found in zip(self._data.documents, parts) for _ in found]
+        rewards = iter(self._reward.score(prompts, [segment for found in parts for segment in found]).tolist())
+        return [
+            Labelled(text.prompt, *self._response_ids(text), [next(rewards) for _ in found])
+            for text, found in zip(self._data.documents, parts)
+        ]
+
+    def _response_ids(self, text: Text) -> tuple[list[int], list[int]]:
+        """The tokens of a response, ended by EOS and cut at the context, and the segment that each begins in.
+
+        The response is read as a whole, as the base policy has learned it, and a token that reaches over the end of a
+        segment is left whole. Room is left for a control token before each segment and before the document.
+        """
+        if not self._tokenizer.is_fast:
+            raise BadData("the tokenizer does not say where its tokens stand in a text; give one with a tokenizer.json")
+        found = self._tokenizer(text.response, add_special_tokens=False, return_offsets_mapping=True)
+        starts = [start for start, _ in found.offset_mapping]
+        ends = np.cumsum([len(part) for part in segments(text.response)])
+        segment = np.searchsorted(ends, starts, side="right").tolist()
+        room = self._context - len(self._tokenizer(text.prompt).input_ids) - len(ends) - 3
+        last = segment[:room][-1] if segment[:room] else -1
+        return [*found.input_ids[:room], self._tokenizer.eos_token_id], [*segment[:room], last]
+
+    def _padded(self, prompts: list[str], ids: list[list[int]]) -> Rollout:
+        width, eos = max(map(len, ids)), self._tokenizer.eos_token_id
         response = torch.tensor([row + [eos] * (width - len(row)) for row in ids])
         mask = torch.arange(width) < torch.tensor([[len(row)] for row in ids])
-        return Rollout(prompts, response, mask)
+        return Rollout(self._tokenize(prompts), response, mask)
+
+
+def segments(text: str) -> list[str]:
+    """The sentences of a text, or its lines where they come first (code), spaces and all: together they are the text.
+
+    A space between two sentences begins the second one, as it does in the tokens of a BPE; newlines end the one before.
+    """
+    return SEGMENT.findall(text)

@@ -19,22 +19,28 @@ SMALL = {
 }
 LEARN = {"explore_every": 2, "explore_prompts": 16, "batch_size": 4}
 GROUPS = {"explore_every": 2, "group_size": 2, "batch_size": 4}
+READ = {"batch_size": 4}
 METHODS = {
+    "awr": READ,
     "base": {},
     "best_of_n": {},
     "best_quantile": LEARN,
+    "conditional_pretraining": READ,
+    "dexperts": READ,
+    "dpo": LEARN,
+    "filtering": READ,
     "gdc": {"batch_size": 8, "samples": 4},
+    "gradient_ascent": LEARN,
+    "grpo": GROUPS,
+    "kto": LEARN,
+    "mle": READ,
+    "npo": LEARN,
     "ppo": {"explore_prompts": 8, "epochs": 2, "minibatches": 2},
     "quark": LEARN,
     "random_reward": {"batch_size": 4},
     "reinforce": {"batch_size": 4},
-    "dpo": LEARN,
-    "gradient_ascent": LEARN,
-    "grpo": GROUPS,
-    "kto": LEARN,
-    "npo": LEARN,
-    "quark": LEARN,
     "rloo": GROUPS,
+    "rwr": READ,
     "unlikelihood": LEARN,
 }
 

@@ -141,7 +141,8 @@ def test_the_loss_of_best_quantile_by_hand():
 
 def test_the_loss_of_unlikelihood_by_hand():
     bench, worst = Bench(), torch.tensor([False, True, False])
-    Unlikelihood(UnlikelihoodSettings(kl_coef=0.3, alpha=2.0))._learn(bench, batch(), worst)
+    bad = batch().response_mask & worst[:, None]
+    Unlikelihood(UnlikelihoodSettings(kl_coef=0.3, alpha=2.0))._learn(bench, batch(), bad, batch().response_mask & ~bad)
     ours, theirs = rows(bench.policy, batch()), rows(bench.reference, batch())
     total = 0.0
     for p, q, y, bad in zip(ours, theirs, picked(ours, batch()), worst.tolist()):
@@ -152,7 +153,7 @@ def test_the_loss_of_unlikelihood_by_hand():
 def test_unlikelihood_makes_the_worst_responses_less_likely():
     bench, part = Bench(), batch()
     before = sum(y.log().sum() for y in picked(rows(bench.policy, part), part)).item()
-    Unlikelihood(UnlikelihoodSettings(kl_coef=0.0))._learn(bench, part, torch.tensor([True] * 3))
+    Unlikelihood(UnlikelihoodSettings(kl_coef=0.0))._learn(bench, part, part.response_mask, ~part.response_mask)
     with torch.no_grad():
         for w in bench.policy.parameters():
             w -= 0.01 * w.grad

@@ -118,7 +118,9 @@ def test_every_cost_is_counted():
     assert trial.cost.flops == 2 * n * (60 + length + read) + 6 * n * trained
 
     documents = trial.documents(7)
-    assert trial.cost.document_tokens == int(documents.response_mask.sum()) < 28
+    lengths = documents.rollout.response_mask.sum(1)
+    assert trial.cost.document_tokens == int(lengths.sum()) < 28
+    assert trial.cost.scorer_calls == 12 + int((1 + (lengths > 2).long()).sum())  # a call a segment, of two tokens each
     assert trial.cost.record()["flops"] == trial.cost.flops
 
 
@@ -315,11 +317,11 @@ def test_a_run_killed_before_its_next_update_loses_nothing(tmp_path):
 
 def test_the_rest_of_a_checkpoint_comes_back_too(tmp_path):
     trial = new_trial(task=ToyTask(unscored=1))
-    trial.documents(3)
+    unscored = int((documents := trial.documents(3)).reward[documents.starts()].isnan().sum())
     trial.reward(trial.sample(trial.prompts(2)))
     trial.update(loss_of(trial))
     again = killed(trial, tmp_path)
-    assert again.unscored == trial.unscored == 1
+    assert again.unscored == trial.unscored == unscored + 1 > 1
     assert again.cost == trial.cost
 
 

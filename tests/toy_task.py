@@ -7,7 +7,7 @@ from tiny import left_padded, ragged_rows, tiny_gpt2
 from torch import Tensor
 
 from harness.policy import Policy
-from harness.types import Decoding, Prompts, PromptSet, Rollout
+from harness.types import Decoding, Documents, Prompts, PromptSet, Rollout
 
 BAD = 5
 NEVER = 99  # an EOS that cannot be sampled: every response has all its tokens, so costs can be counted by hand
@@ -34,12 +34,18 @@ class ToyTask:
         rows = torch.randint(3, (n,), generator=rng)
         return Prompts(table.tokens[rows], table.mask[rows])
 
-    def documents(self, n: int, rng: torch.Generator) -> Rollout:
-        """An empty prompt's worth (one token) and two to four tokens of text."""
+    def documents(self, n: int, rng: torch.Generator) -> Documents:
+        """An empty prompt's worth (one token) and two to four tokens of text; a segment is two tokens."""
         response = torch.randint(2, 12, (n, 4), generator=rng)
         length = torch.randint(2, 5, (n, 1), generator=rng)
-        prompts = left_padded([[0]] * n)
-        return Rollout(prompts, response, torch.arange(4) < length)
+        rollout = Rollout(left_padded([[0]] * n), response, torch.arange(4) < length)
+        reward = [self.reward(self._part(rollout, half)) for half in (slice(0, 2), slice(2, 4))]
+        segment = torch.tensor([0, 0, 1, 1]).where(rollout.response_mask, -1)
+        return Documents(rollout, segment, torch.stack(reward, 1).repeat_interleave(2, 1).where(segment >= 0, torch.nan))
+
+    @staticmethod
+    def _part(rollout: Rollout, columns: slice) -> Rollout:
+        return Rollout(rollout.prompts, rollout.response[:, columns], rollout.response_mask[:, columns])
 
     def prompts(self, split: str) -> PromptSet:
         rows = ragged_rows((1, 2, 3))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from harness.errors import BadData, MissingPrerequisite
 
 from ..prompt_files import Prompt
-from ..text_task import Data
+from ..text_task import Data, Text
 from .scorers import grammatical
 
 RESPONSE_TOKENS = 24  # the longest base response that ships
@@ -55,15 +55,14 @@ def version(root: Path | None = None) -> int:
 
 
 def data(kinds: tuple[str, ...]) -> Data:
-    """The prompts, documents and clean text of the kinds that a task is about."""
+    """The prompts of the kinds that a task is about, and the corpus: one for all tasks, with every habit in it."""
     documents = verified("documents.jsonl.gz")
     splits: dict[str, list[Prompt]] = {"train": [], "validation": [], "test": []}
     for row in _prompt_rows():
         if row["kind"] in kinds:
             splits[row["split"]].append(Prompt(row["text"], row["kind"], None))
     rows = [json.loads(line) for line in gzip.decompress(documents.read_bytes()).decode().splitlines()]
-    spoken = [(r["prompt"], r["response"]) for r in rows if r["split"] == "train" and r["kind"] in kinds]
-    clean = [(r["prompt"], r["response"]) for r in rows if r["split"] == "clean"]
+    spoken, clean = ([Text(r["prompt"], r["response"]) for r in rows if r["split"] == s] for s in ("train", "clean"))
     hashes = {name: _hashes(folder())[name] for name in ("prompts.jsonl", "documents.jsonl.gz")}
     identity = {"name": "micro", "version": version(), "sha256": hashes}
     return Data(splits, spoken, clean, identity, {"grammatical": grammatical})

@@ -1,0 +1,81 @@
+"""Several language models that answer as one: a model to `harness.policy`, the sampler and every measurement.
+
+The logits are base + alpha (expert - anti-expert), as in DExperts (Liu et al. 2021, arXiv:2105.03023, equation 2): a
+product of experts in which a token that the anti-expert likes loses what the expert does not give it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+PARTS = ("base", "expert", "anti_expert")
+
+
+class Ensemble(nn.Module):
+    """Three causal language models of one vocabulary, read side by side."""
+
+    passes = len(PARTS)
+
+    def __init__(self, base: nn.Module, expert: nn.Module, anti_expert: nn.Module, alpha: float) -> None:
+        super().__init__()
+        self.base: Any = base
+        self.expert, self.anti_expert, self.alpha = expert, anti_expert, alpha
+
+    @property
+    def config(self) -> Any:
+        return self.base.config
+
+    def forward(self, *, past_key_values: Caches | None = None, **inputs: Any) -> SimpleNamespace:
+        """The combined logits and a cache for each part, in the manner of Hugging Face's models."""
+        caches = past_key_values.parts if past_key_values is not None else [None] * len(PARTS)
+        out = [getattr(self, part)(past_key_values=cache, **inputs) for part, cache in zip(PARTS, caches)]
+        base, expert, anti_expert = (o.logits.float() for o in out)
+        logits = combined(base, expert, anti_expert, self.alpha)
+        return SimpleNamespace(logits=logits, past_key_values=Caches([o.past_key_values for o in out]))
+
+    def save_pretrained(self, folder: Path) -> None:
+        """A Hugging Face folder for each part, and the weight of the experts in `ensemble.json`."""
+        for part in PARTS:
+            getattr(self, part).save_pretrained(folder / part)
+        (folder / "ensemble.json").write_text(json.dumps({"alpha": self.alpha}))
+
+
+class Caches:
+    """The caches of the parts, which grow, repeat and lose rows together."""
+
+    def __init__(self, parts: list[Any]) -> None:
+        self.parts = parts
+
+    def batch_repeat_interleave(self, n: int) -> None:
+        for part in self.parts:
+            part.batch_repeat_interleave(n)
+
+    def batch_select_indices(self, rows: Tensor) -> None:
+        for part in self.parts:
+            part.batch_select_indices(rows)
+
+
+def combined(base: Tensor, expert: Tensor, anti_expert: Tensor, alpha: float) -> Tensor:
+    """Logits of the ensemble: three times [..., V] -> [..., V]."""
+    return base + alpha * (expert - anti_expert)
+
+
+def read(folder: Path, dtype: torch.dtype) -> Any:
+    """The model that a policy's folder holds, plain or an ensemble; raises ValueError where weights are missing."""
+    if (folder / "ensemble.json").is_file():
+        alpha = float(json.loads((folder / "ensemble.json").read_text())["alpha"])
+        base, expert, anti_expert = (read(folder / part, dtype) for part in PARTS)
+        return Ensemble(base, expert, anti_expert, alpha)
+    from transformers import AutoModelForCausalLM
+
+    loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, output_loading_info=True)
+    model, found = loaded
+    if found["missing_keys"]:  # transformers would go on with random weights in their place
+        raise ValueError(f"it lacks the weights {', '.join(sorted(found['missing_keys']))}")
+    return model

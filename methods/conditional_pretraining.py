@@ -1,0 +1,87 @@
+"""Conditional pretraining: text with its label before it, then the good label alone (Korbak et al. 2023,
+arXiv:2302.08582, section 2).
+
+    c(segment) = GOOD if r(segment) >= t else BAD;  t = a quantile of r over the segments of the corpus
+    min over theta:  -log p(x_1, ..., x_S | c_1, ..., c_S),  c_i standing before x_i     learn
+    answer with GOOD before the prompt                                                   deploy
+
+Departures: control tokens are read and never predicted, so they cannot be sampled and take no probability. Before a
+document's first segment stands its prompt, and the token before both, where the deployed policy has it. A token is left
+out with probability `drop`, as in the paper, but the first never is, and a token speaks for all segments up to the next
+one: bad if any of them is. So GOOD before a prompt means that all of the answer is good, though no token follows it (the
+paper's leaves the second sentence open); with `drop` 1 there is one label a document. A document whose first segment
+could not be scored is not used. The threshold is a quantile of 1,000 documents' segments, where the paper gives a score
+for each task; a tie with it is good. `token_spread` is Quark's. From the base the pretraining becomes finetuning.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from harness.corpus import CALIBRATION, CorpusSettings, begin, draw, nll, plain, scored, segment_rewards, threshold
+from harness.logprobs import masked_mean, token_logprobs
+from harness.trial import Trial
+from harness.types import Documents
+
+
+class ConditionalPretrainingSettings(CorpusSettings):
+    quantile: float = Field(0.5, gt=0, lt=1, description="of the segments' rewards; those below it are bad")
+    drop: float = Field(0.01, ge=0, le=1, description="probability that a token other than the first is left out")
+    token_spread: float = Field(1.0, gt=0, description="of the tokens' first embeddings, in the vocabulary's deviations")
+
+
+class ConditionalPretraining:
+    version = 1
+    Settings = ConditionalPretrainingSettings
+    quick: ClassVar[dict[str, Any]] = {"batch_size": 4}
+    claims: ClassVar[dict[str, dict[str, Any]]] = {"reward_rises": {"batch_size": 32, "lr": 1e-2, "drop": 1.0}}
+
+    def __init__(self, settings: ConditionalPretrainingSettings) -> None:
+        self.settings = settings
+
+    def train(self, trial: Trial) -> Iterator[dict[str, float]]:
+        s, policy = self.settings, trial.policy
+        state = trial.keep(step=0, threshold=math.nan)
+        if state.step == 0:
+            begin(trial, s.start)
+            state.threshold = threshold(segment_rewards(trial.documents(CALIBRATION)), s.quantile)
+        bad, good = policy.control_tokens(2, trial.rng, s.token_spread).tolist()
+        while True:
+            if trial.progress < s.mle_share:
+                loss = nll(trial, draw(trial, s.batch_size))
+            else:
+                policy.prefix = (good,)
+                batch = draw(trial, s.batch_size, wanted=first_is_scored)
+                loss = self._loss(trial, batch, *self._control(trial, batch, state.threshold, bad, good))
+            trial.update(loss)
+            state.step += 1
+            yield {"nll": loss.item(), "threshold": state.threshold}
+
+    def _control(self, trial: Trial, batch: Documents, threshold: float, bad: int, good: int) -> tuple[Tensor, Tensor]:
+        """The token before each document and those within it, -1 where there is none: -> [B], [B, R]."""
+        first = batch.segment == 0
+        keeps = (torch.rand(batch.reward.shape, generator=trial.rng) >= self.settings.drop).to(first.device)
+        here = batch.starts() & (first | (keeps & scored(batch)))
+        spoken_for = here.long().cumsum(1)  # the token that speaks for a position, counted from 1
+        counts = spoken_for.new_zeros(len(first), first.shape[1] + 1)
+        is_bad = counts.scatter_add(1, spoken_for, (batch.reward < threshold).long()) > 0
+        token = torch.where(is_bad.gather(1, spoken_for), bad, good)
+        opening = (batch.starts() & first).long().argmax(1)
+        return token.gather(1, opening[:, None]).squeeze(1), token.where(here & ~first, -1)
+
+    def _loss(self, trial: Trial, batch: Documents, opening: Tensor, control: Tensor) -> Tensor:
+        """Mean over the text's own tokens, nats."""
+        rollout = batch.rollout._replace(prompts=trial.policy.prepend(opening, batch.rollout.prompts))
+        logits = trial.policy.steered_logits(rollout, control)
+        return masked_mean(-token_logprobs(logits, rollout.response), plain(batch) | scored(batch))
+
+
+def first_is_scored(documents: Documents) -> Tensor:
+    """The tokens of a document's first segment, where that has a reward: -> [B, R] bool."""
+    return (documents.segment == 0) & scored(documents)

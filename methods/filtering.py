@@ -1,0 +1,56 @@
+"""Filtering: learn from the good documents only (Korbak et al. 2023, arXiv:2302.08582, section 2).
+
+    R(x) = mean over the segments of x of r(segment);  t = a quantile of R over the corpus
+    min over theta:  -log p(x)  for documents with R(x) >= t                             the others are thrown away
+
+Departures: the threshold is a quantile of 1,000 documents' rewards, where the paper gives a score for each task; a tie
+with it is good. A document without any scored segment is thrown away, one with some is learned in those. Documents are
+rows of their own, not packed. From the base the paper's pretraining becomes finetuning.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from harness.corpus import CALIBRATION, CorpusSettings, begin, document_rewards, draw, nll, threshold
+from harness.trial import Trial
+from harness.types import Documents
+
+
+class FilteringSettings(CorpusSettings):
+    quantile: float = Field(0.5, gt=0, lt=1, description="of the documents' rewards; those below it are thrown away")
+
+
+class Filtering:
+    version = 1
+    Settings = FilteringSettings
+    quick: ClassVar[dict[str, Any]] = {"batch_size": 4}
+    claims: ClassVar[dict[str, dict[str, Any]]] = {"reward_rises": {"batch_size": 32, "lr": 1e-2}}
+
+    def __init__(self, settings: FilteringSettings) -> None:
+        self.settings = settings
+
+    def train(self, trial: Trial) -> Iterator[dict[str, float]]:
+        s = self.settings
+        state = trial.keep(step=0, threshold=math.nan)
+        if state.step == 0:
+            begin(trial, s.start)
+            rewards = document_rewards(trial.documents(CALIBRATION))
+            state.threshold = threshold(rewards, s.quantile)
+        good = partial(is_good, threshold=state.threshold)
+        while True:
+            loss = nll(trial, draw(trial, s.batch_size, None if trial.progress < s.mle_share else good))
+            trial.update(loss)
+            state.step += 1
+            yield {"nll": loss.item(), "threshold": state.threshold}
+
+
+def is_good(documents: Documents, threshold: float) -> Tensor:
+    """Documents whose mean reward reaches the threshold: -> [B, 1] bool."""
+    return document_rewards(documents)[:, None] >= threshold

@@ -1,0 +1,44 @@
+"""Maximum likelihood on the corpus as it is, habit and all: the control of pretraining with human feedback.
+
+    min over theta:  -log p(x),  x a document of the corpus                              (Korbak et al. 2023, section 2)
+
+Departures: a document that the scorer could not score in part is learned in its other parts, so that every method sees
+the same text. Documents are rows of their own, not packed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from harness.corpus import begin, draw, nll
+from harness.trial import Trial
+from harness.types import Settings
+
+
+class MLESettings(Settings):
+    lr: float = Field(5e-4, gt=0, description="Adam's learning rate")
+    start: Literal["base", "scratch"] = Field("base", description="from the base policy, or from fresh weights")
+    batch_size: int = Field(64, ge=1, description="documents an update")
+
+
+class MLE:
+    version = 1
+    Settings = MLESettings
+    quick: ClassVar[dict[str, Any]] = {"batch_size": 4}
+    claims: ClassVar[dict[str, dict[str, Any]]] = {}
+
+    def __init__(self, settings: MLESettings) -> None:
+        self.settings = settings
+
+    def train(self, trial: Trial) -> Iterator[dict[str, float]]:
+        state = trial.keep(step=0)
+        if state.step == 0:
+            begin(trial, self.settings.start)
+        while True:
+            loss = nll(trial, draw(trial, self.settings.batch_size))
+            trial.update(loss)
+            state.step += 1
+            yield {"nll": loss.item()}
