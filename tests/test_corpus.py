@@ -406,6 +406,17 @@ def test_awr_without_a_score_learns_the_text_only():
     assert scalars["cost"] == pytest.approx(mean(terms), abs=1e-5)
 
 
+def test_the_value_of_awr_is_learned_and_charged_beside_the_policy():
+    trial = new_trial(task=Shelf(), updates=4)
+    for _ in zip(range(2), AWR(AWRSettings(batch_size=8)).train(trial)):
+        pass
+    head = trial.state_dict()["kept"]["head"]["weight"]
+    assert head.shape == (16,) and (head != 0).all()
+    assert 0 < trial.cost.beside_flops < 2 * 6 * 16 * trial.cost.document_tokens and trial.cost.beside_flops % (6 * 16) == 0
+    with pytest.raises(ValueError, match="before the first update"):
+        trial.train_also(ValueHead(16))
+
+
 def corpus_masks(threshold: float) -> tuple[Rollout, Tensor, Tensor]:
     found = corpus.whole(documents())
     bad = corpus.scored(found) & (found.reward < threshold)
