@@ -562,3 +562,19 @@ def test_a_rollout_is_whole_groups(settings):
 def test_settings_out_of_range(settings, wrong):
     with pytest.raises(ValidationError):
         settings(**wrong)
+
+
+EACH = [
+    *[(DPO, k, v) for k, v in {"variant": "ipo", "kl_coef": 0.7, "responses": 3, "explore_prompts": 9}.items()],
+    *[(KTO, k, v) for k, v in {"kl_coef": 0.7, "desirable_weight": 3.0, "undesirable_weight": 3.0}.items()],
+    *[(RLOO, k, v) for k, v in {"kl_coef": 0.7, "group_size": 2, "explore_every": 1}.items()],
+    *[(GRPO, k, v) for k, v in {"kl_coef": 0.7, "group_size": 2, "loss_type": "grpo", "scale": "none"}.items()],
+    *[(NPO, k, v) for k, v in {"beta": 0.7, "kl_coef": 0.1, "num_quantiles": 2}.items()],
+    *[(GradientAscent, k, v) for k, v in {"kl_coef": 0.1, "num_quantiles": 2}.items()],
+]
+
+
+@pytest.mark.parametrize("method, key, value", EACH, ids=lambda x: getattr(x, "__name__", str(x)))
+def test_each_setting_counts(method, key, value):
+    rows = [run(quick(method, **more), new_trial(tiny_gpt2(), lr=1e-2), 4) for more in ({}, {}, {key: value})]
+    assert rows[0] == rows[1] != rows[2]
