@@ -13,7 +13,8 @@ What is put right or kept out, each held by a test:
 - Building one seeds the global generators, makes a folder and reports home: put back, removed, left out.
 
 Pinned to TRL 1.16 for what has no public name: `_send_telemetry`, `_prepare_dataset` (DPO, KTO) and `_generate` (RLOO,
-GRPO) are overridden, `_prepare_inputs` (RLOO, GRPO) is called, and `trainer.utils.add_fused_lm_head` prepares the reference.
+GRPO) are overridden, `_prepare_inputs` (RLOO, GRPO) is called, `trainer.utils.add_fused_lm_head` prepares the reference,
+and `_n_gpu` of the arguments is set.
 """
 
 from __future__ import annotations
@@ -130,7 +131,10 @@ def _as_given(reward: list[float], **_: Any) -> list[float]:
 
 
 def _build(kind: Any, config: Any, trial: Trial, options: dict[str, Any], row: dict[str, Any], **parts: Any) -> Any:
-    """A trainer that owns nothing: the policy's weights, no tokenizer to speak of, a data set of one row never read."""
+    """A trainer that owns nothing: the policy's weights, no tokenizer to speak of, a data set of one row never read.
+
+    Raises ValueError where the policy has control tokens.
+    """
     from datasets import Dataset
     from transformers import PrinterCallback
 
@@ -139,13 +143,10 @@ def _build(kind: Any, config: Any, trial: Trial, options: dict[str, Any], row: d
     model, cpu = _shell(trial.policy), trial.policy.device.type == "cpu"
     off = {"report_to": "none", "save_strategy": "no", "disable_tqdm": True, "bf16": False, "use_cpu": cpu}
     with _nothing_left_behind(trial.policy.device) as folder:
-        trainer = kind(
-            model=model,
-            args=config(output_dir=folder, **off, **options),
-            train_dataset=Dataset.from_list([row]),
-            processing_class=_tokenizer(),
-            **parts,
-        )
+        args = config(output_dir=folder, **off, **options)
+        args._n_gpu = min(args.n_gpu, 1)  # TRL refuses a machine with several GPUs, though a run uses one
+        data = Dataset.from_list([row])
+        trainer = kind(model=model, args=args, train_dataset=data, processing_class=_tokenizer(), **parts)
     trainer.remove_callback(PrinterCallback)
     _watch(model, trial.policy)
     return trainer

@@ -67,12 +67,5 @@ class RLOO:
 
     def _trainer(self, trial: Trial) -> Any:
         s = self.settings
-        return group_trainer(
-            "RLOO",
-            trial,
-            group_size=s.group_size,
-            batch_size=s.batch_size,
-            kl_coef=s.kl_coef,
-            epsilon=s.clip,
-            num_iterations=s.explore_every,
-        )
+        sizes = {"group_size": s.group_size, "batch_size": s.batch_size}
+        return group_trainer("RLOO", trial, **sizes, kl_coef=s.kl_coef, epsilon=s.clip)

@@ -359,6 +359,19 @@ def test_the_loss_of_grpo_by_hand(loss_type):
     assert measured["clip_ratio/region_mean"] == 0
 
 
+@pytest.mark.parametrize("clip", [0.2, 0.4])
+@pytest.mark.parametrize("method, old", [(RLOO, "old_logps"), (GRPO, "old_per_token_logps")])
+def test_the_ratio_is_clipped_where_it_would_gain(method, old, clip):
+    """One token each, rho = 1.5: the better response counts 1 + clip, the worse one 1.5."""
+    settings = {"kl_coef": 0.0, "clip": clip, "group_size": 2, "batch_size": 2, "explore_every": 2}
+    form = {"scale": "none"} if method is GRPO else {}
+    trainer = method(method.Settings(**settings, **form))._trainer(new_trial(*half_quarter()))
+    batch = ours.score(trainer, responses([[2], [3]], [[4], [4]]), torch.tensor([1.0, 0.0]))
+    advantage = 1.0 if method is RLOO else 0.5
+    value, _ = ours.loss(trainer, batch | {old: batch[old] - math.log(1.5)})
+    assert value.item() == pytest.approx(advantage * (1.5 - (1 + clip)) / 2, abs=1e-6)
+
+
 class WorldTask:
     """The enumerable world, every prompt equally often."""
 
@@ -549,3 +562,19 @@ def test_a_rollout_is_whole_groups(settings):
 def test_settings_out_of_range(settings, wrong):
     with pytest.raises(ValidationError):
         settings(**wrong)
+
+
+EACH = [
+    *[(DPO, k, v) for k, v in {"variant": "ipo", "kl_coef": 0.7, "responses": 3, "explore_prompts": 9}.items()],
+    *[(KTO, k, v) for k, v in {"kl_coef": 0.7, "desirable_weight": 3.0, "undesirable_weight": 3.0}.items()],
+    *[(RLOO, k, v) for k, v in {"kl_coef": 0.7, "group_size": 2, "explore_every": 1}.items()],
+    *[(GRPO, k, v) for k, v in {"kl_coef": 0.7, "group_size": 2, "loss_type": "grpo", "scale": "none"}.items()],
+    *[(NPO, k, v) for k, v in {"beta": 0.7, "kl_coef": 0.1, "num_quantiles": 2}.items()],
+    *[(GradientAscent, k, v) for k, v in {"kl_coef": 0.1, "num_quantiles": 2}.items()],
+]
+
+
+@pytest.mark.parametrize("method, key, value", EACH, ids=lambda x: getattr(x, "__name__", str(x)))
+def test_each_setting_counts(method, key, value):
+    rows = [run(quick(method, **more), new_trial(tiny_gpt2(), lr=1e-2), 4) for more in ({}, {}, {key: value})]
+    assert rows[0] == rows[1] != rows[2]
