@@ -161,6 +161,20 @@ def test_the_first_step_of_ppo_is_the_gradient_of_its_objective(known, moved, ta
     assert cosine >= 0.99
 
 
+def test_the_returns_and_the_kl_of_a_rollout(moved, tables):
+    """With lambda 1 a return is the reward to come, whatever the values; read in parts, some responses ending early."""
+    values = torch.rand(len(world.PROMPTS), world.STEPS, 125, generator=torch.Generator().manual_seed(2))
+    ppo = KnownValues(PPOSettings(gae_lambda=1.0, explore_prompts=64, minibatches=4), values)
+    task = world.WorldTask(world.rewards())
+    trial = Trial(moved.copy(), world.policy().requires_grad_(False), task, seed=0, budget=Budget(updates=9))
+    experience, facts = ppo._explore(trial, Value(8, None), BETA)
+    x, response = np.arange(64) % len(world.PROMPTS), world.index(experience["response"])
+    log_ratio = world.log_probs(moved)[x, response] - tables[0].numpy()[x, response]
+    assert facts["kl"] == pytest.approx(log_ratio.mean(), abs=1e-5) and experience["response_mask"].sum() < 64 * 4
+    whole = world.rewards()[response] - BETA * log_ratio
+    torch.testing.assert_close(experience["returns"][:, 0], torch.tensor(whole).float(), atol=1e-5, rtol=0)
+
+
 def test_the_step_of_random_reward_is_the_kl_s_alone(moved, tables):
     """Noise adds nothing to the mean step; without the KL only noise is left, shorter by the root of the batch."""
     method = RandomReward(RandomRewardSettings(kl_coef=BETA, batch_size=DRAWS))
