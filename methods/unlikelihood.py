@@ -14,6 +14,7 @@ mass to the base policy, so the KL term (absent from the paper) is added.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -38,6 +39,11 @@ class UnlikelihoodSettings(Settings):
 class Unlikelihood:
     version = 1
     Settings = UnlikelihoodSettings
+    quick: ClassVar[dict[str, Any]] = {"lr": 1e-2, "explore_every": 2, "explore_prompts": 16, "batch_size": 8}
+    claims: ClassVar[dict[str, dict[str, Any]]] = {
+        "base_returns": {"lr": 1e-3, "kl_coef": 100.0},
+        "reward_rises": {"explore_prompts": 64, "batch_size": 32},
+    }
 
     def __init__(self, settings: UnlikelihoodSettings) -> None:
         self.settings = settings
