@@ -157,6 +157,32 @@ def show(
 
 
 @app.command()
+def check(
+    what: Annotated[str, typer.Argument(help="method")],
+    name: Annotated[str, typer.Argument(help="its name (harness list methods) or its file: ./my_method.py")],
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """The rules that every method must hold, tried on a tiny world in seconds; exit code 5 where one does not hold."""
+    from .commands import check_command
+
+    raise typer.Exit(check_command(what, name, as_json))
+
+
+@app.command()
+def new(
+    what: Annotated[str, typer.Argument(help="method")],
+    name: Annotated[str, typer.Argument(help="of the file, and of the method on the command line")],
+    out: Annotated[Path, typer.Option(help="the folder that the file and its test go to")] = Path("."),
+    verbose: Verbose = False,
+) -> None:
+    """Start a method of your own: a file with a small working algorithm, and its test."""
+    from .scaffold import new_method
+
+    print(new_method(what, name, out))
+
+
+@app.command()
 def env(as_json: Json = False) -> None:
     """The environment, ready to paste into an issue."""
     from .listing import environment
