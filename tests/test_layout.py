@@ -68,7 +68,10 @@ def test_a_planted_violation_is_found(tmp_path, monkeypatch):
     assert ours(planted) == {"methods.quark", "harness.runner"}
 
 
-@pytest.mark.parametrize("words", ["--help", "list methods", "list tasks", "list scorers", "list presets", "env", "run --help"])
+AT_ONCE = ("--help", "list methods", "list tasks", "list scorers", "list presets", "env", "run --help", "sweep --help")
+
+
+@pytest.mark.parametrize("words", AT_ONCE)
 def test_what_must_answer_at_once_imports_no_torch(words):
     code = (
         "import sys; sys.argv = ['harness', *sys.argv[1:]]; import harness.cli\n"

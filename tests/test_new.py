@@ -66,6 +66,12 @@ def test_each_fault_of_a_broken_method_is_one_line(harness, tmp_path):
     assert err.splitlines()[-1].startswith("error: ") and "does not hold 4 of 11 rules" in err
 
 
+def test_the_scaffold_imports_the_kernel_only():
+    from test_layout import KERNEL, ROOT, ours
+
+    assert ours(ROOT / "harness" / "templates" / "new_method.py") <= {f"harness.{module}" for module in KERNEL}
+
+
 def test_nothing_is_overwritten(tmp_path):
     (tmp_path / "test_mine.py").write_text("mine")
     with pytest.raises(Unwritable, match=r"test_mine.py is there already"):

@@ -230,11 +230,27 @@ def test_a_child_that_does_not_listen_is_ended(tmp_path, monkeypatch):
     assert not alive(int(pid.read_text()))
 
 
-def test_a_cell_ends_with_the_sweep_that_started_it():
-    code = "import threading, time; from harness import worker as w; threading.Thread(target=w._watch_parent).start()"
-    child = subprocess.Popen([sys.executable, "-c", f"{code}; time.sleep(60)"], stdin=subprocess.PIPE)
+ORPHAN = """
+import signal, sys, threading, time
+from harness import worker
+
+def stop(*_):
+    print("stopping", file=sys.stderr, flush=True)
+    sys.exit(130)
+
+signal.signal(signal.SIGTERM, stop)
+threading.Thread(target=worker._watch_parent, daemon=True).start()
+print("ready", file=sys.stderr, flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_cell_stops_in_order_when_the_sweep_that_started_it_is_gone():
+    child = subprocess.Popen([sys.executable, "-c", ORPHAN], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert child.stderr.readline() == b"ready\n"
+    child.stderr.close()  # what it says goes nowhere, and must not fail it
     child.stdin.close()
-    assert child.wait(30) == -signal.SIGTERM
+    assert child.wait(30) == 130
 
 
 def test_the_board(tmp_path, monkeypatch, capsys):
@@ -374,6 +390,7 @@ def test_a_plan_is_of_the_cells_that_run_would_run(tmp_path):
     assert [launcher.state_of(c) for c in cells] == ["to resume", "corrupt"]
 
 
+@pytest.mark.slow
 def test_a_real_cell_interrupted_finished_and_left_alone(harness, tmp_path):
     settings = quick.overrides("quark", budget__updates=20, explore_every=10, evaluation__paper_samples=0)
     words = ["sweep", "--methods", "quark", "--tasks", "toxicity", "--out", tmp_path]
