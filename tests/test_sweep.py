@@ -59,6 +59,7 @@ elif do == "meet":  # ends only where another cell is at work at the same time
 elif do == "alone":
     (path / "here").touch()
     assert len(list(path.parent.glob("*/here"))) == 1
+    assert os.getsid(0) == os.getpid()  # Ctrl-C at the terminal reaches the sweep alone
     time.sleep(0.1)
     (path / "here").unlink()
     finish()
