@@ -57,6 +57,7 @@ def _from_file(path: Path) -> Any:
     try:
         spec.loader.exec_module(module)
     except Exception as e:
+        del sys.modules[name]
         raise BadData(f"method file {path} cannot be imported: {type(e).__name__}: {e}") from e
     found = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == name and hasattr(c, "train")]
     if len(found) != 1:

@@ -22,6 +22,13 @@ ALLOWED = {
     "harness/stats.py": {"errors"},
     "harness/records.py": {"errors"},
     "harness/store.py": {"errors", "types"},
+    "harness/toy.py": {"policy", "types"},
+    "harness/conformance.py": {"registry", "evaluation", "settings", "toy"} | KERNEL,
+    "harness/sweep.py": {"assemble", "errors", "registry", "settings", "store", "types"},
+    "harness/launcher.py": {"board", "cli", "errors", "runner", "store", "sweep", "worker"},
+    "harness/worker.py": {"cli", "commands", "errors"},
+    "harness/board.py": {"launcher"},  # for types only
+    "harness/scaffold.py": {"errors", "registry"},
     "harness/runner.py": {"errors", "evaluation", "policy", "progress", "settings", "store", "trial", "types"},
 }
 

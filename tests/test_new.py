@@ -3,10 +3,11 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from harness import cli
+from harness import cli, registry
 from harness.errors import BadSetting, UnknownName, Unwritable
 from harness.scaffold import new_method
 
@@ -70,6 +71,14 @@ def test_the_scaffold_imports_the_kernel_only():
     from test_layout import KERNEL, ROOT, ours
 
     assert ours(ROOT / "harness" / "templates" / "new_method.py") <= {f"harness.{module}" for module in KERNEL}
+
+
+def test_a_file_may_have_a_choice_among_its_settings(harness, tmp_path):
+    mine = tmp_path / "mine.py"
+    mine.write_text((Path(__file__).parent.parent / "methods" / "quark.py").read_text())
+    assert registry.load("method", str(mine)).Settings(variant="code").variant == "code"
+    code, out, _ = harness("show", "method", mine)
+    assert code == 0 and "2205.13636" in out and "variant" in out
 
 
 def test_nothing_is_overwritten(tmp_path):
