@@ -88,6 +88,47 @@ def run(
     raise typer.Exit(code)
 
 
+@app.command()
+def sweep(
+    methods: Annotated[str | None, typer.Option(metavar="A,B", help="names (harness list methods) or files")] = None,
+    tasks: Annotated[str | None, typer.Option(metavar="A,B", help="names (harness list tasks)")] = None,
+    seeds: Annotated[str | None, typer.Option(metavar="0-4", help="0-4 or 0,2,5 [default: 0]")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="for every method that has it; quark.kl_coef=0.1 for one only"),
+    ] = None,
+    grid: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=V1,V2", help="values of a setting; several grids are combined")
+    ] = None,
+    file: Annotated[Path | None, typer.Option(metavar="FILE", help="the same as TOML; flags go before it")] = None,
+    preset: Annotated[str | None, typer.Option(help="model, data, scorers, budget [default: micro]")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="cells at once; the cores are divided among them")] = 1,
+    out: Out = Path("results"),
+    dry_run: Annotated[bool, typer.Option(help="list the cells: done, to resume, missing")] = False,
+    offline: Offline = False,
+    as_json: Annotated[bool, typer.Option("--json", help="the cells as one JSON object on the last line")] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Methods x tasks x settings x seeds, each cell as `harness run` would run it.
+
+    The same command again finishes what is missing. A cell that fails does not stop the others. A file has the same words:
+
+    \b
+    methods = ["base", "quark"]
+    tasks = ["toxicity"]
+    seeds = "0-2"
+    [set]
+    evaluation.split = "validation"
+    [grid]
+    quark.kl_coef = [0.1, 0.3]
+    """
+    from .commands import sweep_command
+    from .sweep import told
+
+    spec = told(file, methods, tasks, seeds, preset, settings or [], grid or [])
+    raise typer.Exit(sweep_command(spec, workers, out, dry_run=dry_run, offline=offline, as_json=as_json))
+
+
 @app.command("eval")
 def evaluate(
     policy: Annotated[str, typer.Option(help="a policy trained elsewhere: a folder or a hub id")],
@@ -157,6 +198,32 @@ def show(
 
 
 @app.command()
+def check(
+    what: Annotated[str, typer.Argument(help="method")],
+    name: Annotated[str, typer.Argument(help="its name (harness list methods) or its file: ./my_method.py")],
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """The rules that every method must hold, tried on a tiny world in seconds; exit code 5 where one does not hold."""
+    from .commands import check_command
+
+    raise typer.Exit(check_command(what, name, as_json))
+
+
+@app.command()
+def new(
+    what: Annotated[str, typer.Argument(help="method")],
+    name: Annotated[str, typer.Argument(help="of the file, and of the method on the command line")],
+    out: Annotated[Path, typer.Option(help="the folder that the file and its test go to")] = Path("."),
+    verbose: Verbose = False,
+) -> None:
+    """Start a method of your own: a file with a small working algorithm, and its test."""
+    from .scaffold import new_method
+
+    print(new_method(what, name, out))
+
+
+@app.command()
 def env(as_json: Json = False) -> None:
     """The environment, ready to paste into an issue."""
     from .listing import environment
@@ -197,13 +264,13 @@ def main() -> NoReturn:
     except BrokenPipeError:
         sys.exit(1)
     except KeyboardInterrupt:
-        sys.exit(_report(Interrupted("interrupted; the same command goes on from the last checkpoint")))
+        sys.exit(explain(Interrupted("interrupted; the same command goes on from the last checkpoint")))
     except Exception as e:
-        sys.exit(_report(e))
+        sys.exit(explain(e))
     sys.exit(code or 0)
 
 
-def _report(error: Exception) -> int:
+def explain(error: Exception) -> int:
     """Say what went wrong in one line, and give the exit code; whatever is no error of the user's keeps its trace."""
     if "-v" in sys.argv or "--verbose" in sys.argv or os.environ.get("HARNESS_DEBUG"):
         raise error
@@ -214,7 +281,7 @@ def _report(error: Exception) -> int:
         print(f"error: {error.format_message()} (harness --help)", file=sys.stderr)
         return error.exit_code
     if type(error).__name__ == "Abort":
-        return _report(Interrupted("interrupted"))
+        return explain(Interrupted("interrupted"))
     raise error
 
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .progress import Progress
 from .settings import RunSettings, resolve
+
+if TYPE_CHECKING:
+    from .launcher import Result
+    from .sweep import Planned, Sweep
 
 UNITS = {
     "kl": "KL to base, nats", "efficiency": "share of the optimum", "ppl": "perplexity", "distinct_2": "distinct-2",
@@ -45,6 +50,63 @@ def run_command(
     return max(codes)
 
 
+def sweep_command(spec: Sweep, workers: int, out: Path, *, dry_run: bool, offline: bool, as_json: bool) -> int:
+    """Run every cell of a sweep; the exit code is 1 where one failed, 4 where one is degraded, 130 where it was stopped."""
+    from .cli import parse_seeds
+    from .sweep import plan
+
+    seeds = parse_seeds(spec.seeds if isinstance(spec.seeds, str) else ",".join(map(str, spec.seeds)))
+    progress = _start(f"{len(spec.methods)} methods, {len(spec.tasks)} tasks, preset {spec.preset}")
+    cells = plan(spec, seeds, out, offline)
+    if dry_run:
+        from .launcher import state_of
+
+        print(_cells([(cell, state_of(cell), "") for cell in cells], as_json))
+        return 0
+    from .board import Board
+    from .launcher import Launcher, exit_code
+
+    progress.say(f"{len(cells)} cells, {workers} at once")
+    results = Launcher(cells, workers, Board(len(cells)), offline).run()
+    print(_cells([(r.cell, r.state, r.why) for r in results], as_json) if as_json else _trials(cells))
+    _sum_up(results)
+    return exit_code(results)
+
+
+def _cells(rows: list[tuple[Planned, str, str]], as_json: bool) -> str:
+    """The cells with their states: a line each, or one JSON object."""
+    if not as_json:
+        width = max(len(state) for _, state, _ in rows)
+        return "\n".join(f"{state.ljust(width)}  {cell.task}  {cell.label}  {cell.path}" for cell, state, _ in rows)
+    cells = [
+        {
+            "task": cell.task, "method": cell.method, "seed": cell.seed, "settings": cell.settings, "state": state,
+            "run_id": cell.run_id, "run_dir": str(cell.path.relative_to(cell.out)), "error": why or None,
+        }
+        for cell, state, why in rows
+    ]  # fmt: skip
+    return json.dumps({"cells": cells}, allow_nan=False)
+
+
+def _trials(cells: list[Planned]) -> str:
+    """The finished cells as a table."""
+    from .records import read_run
+    from .report.trials import page
+
+    finished = [read_run(cell.path) for cell in cells if (cell.path / "summary.json").exists()]
+    return page(finished) if finished else "no cell has finished"
+
+
+def _sum_up(results: list[Result]) -> None:
+    counts = Counter(r.state for r in results)
+    print(f"{len(results)} cells: {', '.join(f'{n} {state}' for state, n in counts.items())}", file=sys.stderr)
+    for r in results:
+        if r.state == "failed":
+            print(f"failed: {r.cell.task} {r.cell.label}: {r.why}", file=sys.stderr)
+    if counts["interrupted"] or counts["not run"]:
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+
+
 def eval_command(
     policy: str, task: str, preset: str, overrides: list[str], flags: dict[str, Any], out: Path,
     *, fresh: bool, offline: bool, as_json: bool, unmask: bool,
@@ -73,6 +135,33 @@ def report_command(records: list[Path], out: Path) -> int:
         print(f"warning: {problem.path}: {problem.what}", file=sys.stderr)
     print(f"{len(runs)} runs -> {out / 'index.html'}")
     return 4 if result.problems else 0
+
+
+def check_command(what: str, name: str, as_json: bool) -> int:
+    """Every rule on one method, a line each; raises Mismatch where one does not hold."""
+    from . import registry
+    from .errors import Mismatch, UnknownName
+
+    if what != "method":
+        raise UnknownName("thing to check", what, ("method",))
+    if not name.endswith(".py"):
+        name = registry.canonical("method", name)
+    _start(f"checking {name}")
+    from .conformance import check_method
+
+    checks = check_method(name)
+    print(json.dumps({"method": name, "checks": [c._asdict() for c in checks]}) if as_json else _check_table(checks))
+    broken = [c.name for c in checks if c.held is False]
+    if broken:
+        raise Mismatch(f"{name} does not hold {len(broken)} of {len(checks)} rules: {', '.join(broken)}")
+    return 0
+
+
+def _check_table(checks: list[Any]) -> str:
+    words = {True: "holds", False: "FAILS", None: "-"}
+    rows = [("", "rule", "expected", "found"), *((words[c.held], c.name, c.expected, c.found) for c in checks)]
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    return "\n".join("  ".join([*(c.ljust(w) for c, w in zip(row, widths)), row[3]]) for row in rows)
 
 
 def _start(what: str) -> Progress:

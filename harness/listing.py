@@ -79,6 +79,8 @@ def method_card(name: str) -> tuple[str, Any]:
 def _preset_settings(method: str) -> dict[str, dict[str, Any]]:
     from .settings import preset_names, read_preset
 
+    if method.endswith(".py"):
+        return {}
     found = {p: read_preset(p).get("methods", {}).get(registry.canonical("method", method)) for p in preset_names()}
     return {p: s for p, s in found.items() if s}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -48,14 +49,17 @@ def load(kind: str, name: str) -> Any:
 def _from_file(path: Path) -> Any:
     if not path.is_file():
         raise MissingPrerequisite(f"no method file {path}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"method_file.{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where pydantic looks up the types of settings, and `show` the docstring
     try:
         spec.loader.exec_module(module)
     except Exception as e:
+        del sys.modules[name]
         raise BadData(f"method file {path} cannot be imported: {type(e).__name__}: {e}") from e
-    found = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == path.stem and hasattr(c, "train")]
+    found = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == name and hasattr(c, "train")]
     if len(found) != 1:
         raise BadData(f"method file {path} should hold one class with a train method; found {len(found)}")
     return found[0]

@@ -8,7 +8,7 @@ arXiv:2401.01879).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ class BestOfNSettings(Settings):
 class BestOfN:
     version = 1
     Settings = BestOfNSettings
+    claims: ClassVar[dict[str, dict[str, Any]]] = {"reward_rises": {"n": 4}}
 
     def __init__(self, settings: BestOfNSettings) -> None:
         self.settings = settings

@@ -9,6 +9,7 @@ A control: what the reward tokens of Quark are worth is the distance from this.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -31,6 +32,11 @@ class BestQuantileSettings(Settings):
 class BestQuantile:
     version = 1
     Settings = BestQuantileSettings
+    quick: ClassVar[dict[str, Any]] = {"lr": 1e-2, "explore_every": 2, "explore_prompts": 16, "batch_size": 8}
+    claims: ClassVar[dict[str, dict[str, Any]]] = {
+        "base_returns": {"lr": 1e-3, "kl_coef": 100.0},
+        "reward_rises": {"explore_prompts": 64, "batch_size": 32},
+    }
 
     def __init__(self, settings: BestQuantileSettings) -> None:
         self.settings = settings

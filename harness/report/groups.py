@@ -152,11 +152,15 @@ def _names(method: str, variants: list[list[Run]]) -> list[str]:
     """The method's name, and what sets its variants apart where there are several."""
     if len(variants) == 1:
         return [plain(method)]
+    return [plain(f"{method} ({i}: {words})") for i, words in enumerate(apart(variants), 1)]
+
+
+def apart(variants: list[list[Run]]) -> list[str]:
+    """What sets each choice of settings apart from the others, as text; nothing where there is one only."""
     leaves = [_leaves(variant[0].manifest["identity"]) for variant in variants]
     keys = sorted({key for leaf in leaves for key in leaf if key != ("seed",)})
-    apart = [key for key in keys if len({leaf.get(key) for leaf in leaves}) > 1]
-    said = [", ".join(f"{key[-1]}={leaf.get(key, 'none')}" for key in apart) for leaf in leaves]
-    return [plain(f"{method} ({i}: {words})") for i, words in enumerate(said, 1)]
+    varying = [key for key in keys if len({leaf.get(key) for leaf in leaves}) > 1]
+    return [", ".join(f"{key[-1]}={leaf.get(key, 'none')}" for key in varying) for leaf in leaves]
 
 
 def _leaves(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], str]:

@@ -103,9 +103,9 @@ def method_table(group: Group) -> Table:
     notes: list[str] = []
     rows = [_base_row(group, notes)] if group.reference else []
     for entry in group.entries:
-        cells = [_interval(estimate(entry, c.of), c, notes) for c in COLUMNS]
+        cells = [interval(estimate(entry, c.of), c, notes) for c in COLUMNS]
         rows.append([entry.name, str(len({r.manifest["seed"] for r in counted(entry)})), *cells])
-    return Table(["Method", "Seeds", *map(_title, COLUMNS)], rows, notes)
+    return Table(["Method", "Seeds", *map(title, COLUMNS)], rows, notes)
 
 
 def run_table(group: Group) -> Table:
@@ -117,7 +117,7 @@ def run_table(group: Group) -> Table:
             m = run.manifest
             cells = [_single(c.of(run), c, notes) for c in COLUMNS]
             rows.append([entry.name, str(m["seed"]), m["status"], plain(m["run_id"]), *cells])
-    return Table(["Method", "Seed", "State", "Run", *map(_title, COLUMNS)], rows, notes)
+    return Table(["Method", "Seed", "State", "Run", *map(title, COLUMNS)], rows, notes)
 
 
 def cell_matrix(group: Group) -> Table:
@@ -173,7 +173,8 @@ def number(value: float, digits: str) -> str:
     return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
 
 
-def _title(column: Column) -> str:
+def title(column: Column) -> str:
+    """What stands above a column: its name, direction and unit."""
     return f"{column.title}{ARROWS[column.better]} ({column.unit})"
 
 
@@ -187,7 +188,8 @@ def _base_row(group: Group, notes: list[str]) -> list[str]:
     return ["base (untrained)", "", *cells]
 
 
-def _interval(found: Estimate, column: Column, notes: list[str]) -> str:
+def interval(found: Estimate, column: Column, notes: list[str]) -> str:
+    """A mean with its interval for reading; why something is missing goes to the notes."""
     mark = "".join(_mark(f"{column.title}: {reason}", notes) for reason in found.reasons)
     if found.interval is None:
         return MISSING + mark

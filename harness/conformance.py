@@ -1,0 +1,525 @@
+"""What every method must hold, checked on a world of twelve tokens in seconds: `harness check method NAME`.
+
+A method is covered by being listed. Two class attributes help: `quick`, settings with which a few updates take a
+moment, and `claims`, what the method promises beyond the rules, with the settings (on top of `quick`) at which it holds:
+
+    base_returns   under strong regularisation the policy stays the base: KL(policy || base) < 0.01 nats
+    reward_rises   on an easy task the reward of its samples rises
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args, get_origin
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from . import registry
+from .errors import MissingPrerequisite, RunFailed, UnknownName, one_line
+from .evaluation import divergence
+from .policy import Policy
+from .sampler import sample
+from .settings import preset_names, read_preset
+from .toy import PROMPTS, VOCAB, ToyTask, toy_policy
+from .trial import Budget, Trial
+from .types import Rollout, Settings
+
+UPDATES = 6
+LONG = 60  # updates, for what a method claims
+KILLED_AFTER = (2, 3)  # updates; the second kill finds state that has been taken up once already
+CLOSE = 0.01  # nats
+HEAD = 1.01  # a value head and the like, as a share of the model below it
+CLAIMS = ("base_returns", "reward_rises")
+
+
+class Check(NamedTuple):
+    """One rule on one method; `held` is None where the rule does not apply."""
+
+    name: str
+    expected: str
+    found: str
+    held: bool | None
+
+
+class Outcome(NamedTuple):
+    """What a run left."""
+
+    trial: WatchedTrial
+    base: Policy
+    yields: int
+    record: dict[str, str]  # what two runs are compared by
+
+
+class Overspent(RunFailed):
+    """A method that goes on after its budget is spent."""
+
+
+class WatchedTrial(Trial):
+    """A trial that notes what a method does with it."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.flops_at: list[float] = []  # after each update
+        self.largest_token = 0  # in any response that was drawn or scored
+        self.spent = self.overspent = False  # an update reached the budget; the method went on
+
+    def update(self, loss: Tensor) -> None:
+        self._refuse_if_spent()
+        super().update(loss)
+        self.flops_at.append(self.cost.flops)
+        self.spent = self.progress >= 1.0
+
+    def sample(self, *args: Any, **options: Any) -> Rollout:
+        self._refuse_if_spent()
+        rollout = super().sample(*args, **options)
+        self._look_at(rollout)
+        return rollout
+
+    def reward(self, rollout: Rollout) -> Tensor:
+        self._look_at(rollout)
+        return super().reward(rollout)
+
+    def _look_at(self, rollout: Rollout) -> None:
+        self.largest_token = max(self.largest_token, int(rollout.response.max()))
+
+    def _refuse_if_spent(self) -> None:
+        if self.spent:
+            self.overspent = True
+            raise Overspent("the budget is spent")
+
+
+class Subject:
+    """A method under check, and the run that most rules look at."""
+
+    def __init__(self, kind: Any, name: str) -> None:
+        self.kind, self.name = kind, name
+        self.quick: dict[str, Any] = getattr(kind, "quick", {})
+        self.claims: dict[str, dict[str, Any]] = getattr(kind, "claims", {})
+        self._whole: Outcome | None = None
+        for claim in self.claims:
+            if claim not in CLAIMS:
+                raise UnknownName("claim", claim, CLAIMS)
+
+    def settings(self, **more: Any) -> Any:
+        return self.kind.Settings(**(self.quick | more))
+
+    @property
+    def whole(self) -> Outcome:
+        """An uninterrupted run with the quick settings."""
+        self._whole = self._whole or play(self)
+        return self._whole
+
+    @property
+    def trains(self) -> bool:
+        return self.whole.trial.cost.updates > 0
+
+
+def check_method(name: str) -> list[Check]:
+    """Every rule on one method, by its name or its file.
+
+    Raises MissingPrerequisite where the method needs something that is not there, and UnknownName.
+    """
+    return check_class(registry.load("method", name), name)
+
+
+def check_class(kind: Any, name: str = "") -> list[Check]:
+    """Every rule on a method's class; its name finds its settings in the presets."""
+    subject = Subject(kind, name)
+    with own_randomness(), no_bars(), no_network() as attempts:
+        checks = [_apply(rule, subject) for rule in RULES]
+    return [*checks, _network(attempts)]
+
+
+def _apply(rule: Rule, subject: Subject) -> Check:
+    try:
+        held, found = rule.look(subject)
+    except MissingPrerequisite:
+        raise
+    except Exception as e:  # whatever a method raises is a finding
+        held, found = False, f"{type(e).__name__}: {one_line(e)}"
+    return Check(rule.name, rule.expected, found, held)
+
+
+def play(
+    subject: Subject,
+    *,
+    settings: Settings | None = None,
+    seed: int = 0,
+    budget: Budget | None = None,
+    killed_after: tuple[int, ...] = (),
+    plain: bool = False,
+    watch: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Outcome:
+    """One run to its budget, killed and resumed where asked, watched while it trains.
+
+    `plain` is the world without padding and without EOS.
+    """
+    settings, budget = settings or subject.settings(), budget or Budget(updates=UPDATES)
+    task, base = ToyTask(ragged=not plain), toy_policy(ends=not plain)
+    options: dict[str, Any] = {"seed": seed, "budget": budget, "lr": getattr(settings, "lr", None)}
+    trial = WatchedTrial(base.copy(), base.frozen_copy(), task, **options)
+    rows: list[dict[str, float]] = []
+    for stop in (*killed_after, None):
+        with watch():
+            rows += _drive(subject.kind(settings), trial, stop)
+        if stop is not None:
+            policy, state = through_disk(trial)
+            trial = WatchedTrial(policy, base.frozen_copy(), task, state=state, **options)
+    record = {f"update {i + 1}": repr(row) for i, row in enumerate(rows)}
+    record |= {"cost": repr(trial.cost), "weights": digest(trial.policy), "responses": _said(trial, task)}
+    return Outcome(trial, base, len(rows), record)
+
+
+def _said(trial: WatchedTrial, task: ToyTask) -> str:
+    """sha256 of what the deployed policy answers."""
+    with trial.off_the_clock():
+        rng = torch.Generator().manual_seed(1)
+        said = sample(trial.deployed, task.prompts("test").prompts, decoding=task.decoding, rng=rng, n=200).response
+    trial.largest_token = max(trial.largest_token, int(said.max()))
+    return hashlib.sha256(said.cpu().numpy().tobytes()).hexdigest()
+
+
+def _drive(method: Any, trial: WatchedTrial, stop: int | None) -> list[dict[str, float]]:
+    """Train until the budget is spent, as the runner does, or until an update after which the run is killed."""
+    rows: list[dict[str, float]] = []
+    if trial.progress >= 1.0:
+        return rows
+    try:
+        for row in method.train(trial):
+            rows.append(row)
+            if trial.progress >= 1.0 or (stop is not None and trial.cost.updates >= stop):
+                break
+    except Overspent:
+        pass
+    return rows
+
+
+def through_disk(trial: Trial) -> tuple[Policy, dict[str, Any]]:
+    """What a checkpoint brings back in another process: the policy from its folder, plain data and tensors from a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        trial.policy.save(Path(folder))
+        torch.save(trial.state_dict(), Path(folder) / "state.pt")
+        return Policy.load(Path(folder)), torch.load(Path(folder) / "state.pt", weights_only=True)
+
+
+def digest(policy: Policy) -> str:
+    """sha256 of all that decides what a policy says."""
+    total = hashlib.sha256(repr((policy.vocab_size, policy.num_control, policy.prefix)).encode())
+    for name, weight in policy.state_dict().items():
+        total.update(f"{name} {tuple(weight.shape)}".encode() + weight.detach().cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()
+
+
+def difference(a: Outcome, b: Outcome) -> str | None:
+    """The first thing in which two runs differ, or None."""
+    names = list(a.record | b.record)
+    return next((name for name in names if a.record.get(name) != b.record.get(name)), None)
+
+
+# The rules. Each says what it found, and whether that holds; None where it does not apply.
+
+Finding = tuple[bool | None, str]
+NOTHING = "does not apply: it trains nothing"
+
+
+def round_trip(subject: Subject) -> Finding:
+    """An unknown key is refused, what is dumped loads as equal, and so does each preset's table."""
+    kind = subject.kind.Settings
+    for settings in (kind(), subject.settings()):
+        if kind(**settings.model_dump()) != settings or kind.model_validate_json(settings.model_dump_json()) != settings:
+            return False, "settings that are dumped and loaded differ"
+    try:
+        kind(no_such_setting=1)
+        return False, "an unknown key was accepted"
+    except ValidationError:
+        pass
+    tables = _preset_tables(subject.name)
+    for table in tables.values():
+        kind(**table)
+    return True, f"{len(kind.model_fields)} settings" + (f", and those of {', '.join(tables)}" if tables else "")
+
+
+def _preset_tables(name: str) -> dict[str, dict[str, Any]]:
+    if not name or name.endswith(".py"):
+        return {}
+    found = {p: read_preset(p).get("methods", {}).get(registry.canonical("method", name)) for p in preset_names()}
+    return {p: table for p, table in found.items() if table}
+
+
+def all_read(subject: Subject) -> Finding:
+    """Every setting is read in a run, or in one that differs by one switch; `lr` is read by the harness for whoever trains."""
+    fields, read = set(subject.kind.Settings.model_fields), {"lr"} if subject.trains else set()
+    for switch in ({}, *_switches(subject)):
+        settings, seen = _watched(subject.settings(**switch))
+        play(subject, settings=settings)
+        read |= fields if seen & {"__dict__", "model_dump"} else seen
+    ignored = sorted(fields - read)
+    return not ignored, f"never read: {', '.join(ignored)}" if ignored else f"{len(fields)} of {len(fields)}"
+
+
+def _switches(subject: Subject) -> Iterator[dict[str, Any]]:
+    """Every other value of each setting that is a choice, where the rest of the settings allows it."""
+    chosen = subject.settings()
+    for name, field in subject.kind.Settings.model_fields.items():
+        values = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+        values = (False, True) if field.annotation is bool else values
+        for value in values:
+            if value != getattr(chosen, name):
+                try:
+                    subject.settings(**{name: value})
+                except ValidationError:
+                    continue
+                yield {name: value}
+
+
+def _watched(settings: Any) -> tuple[Any, set[str]]:
+    """Equal settings that note which of their attributes are read."""
+    read: set[str] = set()
+
+    class Watched(type(settings)):  # type: ignore[misc]
+        def __getattribute__(self, name: str) -> Any:
+            read.add(name)
+            return super().__getattribute__(name)
+
+    watched = Watched(**settings.model_dump())
+    read.clear()  # validators read too
+    return watched, read
+
+
+def budget(subject: Subject) -> Finding:
+    """One update a yield, and none after the one that reaches the budget, be it in updates or in FLOPs."""
+    trial, yields = subject.whole.trial, subject.whole.yields
+    if trial.cost.updates == 0 and not trial.overspent:
+        return None, NOTHING
+    if trial.overspent:
+        return False, f"went on after {trial.cost.updates} of {UPDATES} updates"
+    if (trial.cost.updates, yields) != (UPDATES, UPDATES):
+        return False, f"{trial.cost.updates} updates in {yields} yields, of {UPDATES}"
+    limit = trial.flops_at[UPDATES // 2] - 1.0  # reached in the course of an update, not at its end
+    again = play(subject, budget=Budget(flops=limit))
+    trial = again.trial
+    over = sum(flops >= limit for flops in trial.flops_at)
+    held = over == 1 and again.yields == trial.cost.updates and not trial.overspent
+    return held, f"{UPDATES} of {UPDATES} updates; {trial.cost.flops:.3g} of {limit:.3g} FLOPs after {trial.cost.updates}"
+
+
+def cost(subject: Subject) -> Finding:
+    """Tokens recounted where every model looks up its embeddings, in a world without padding.
+
+    The harness charges a response's last token, which is scored and never fed, so a row may cost one token more than was
+    fed. A control token may be charged or not. A head beside a model has parameters that are not recounted.
+    """
+    if not subject.trains:
+        return None, NOTHING
+    fed = Fed()
+    trial = play(subject, plain=True, watch=lambda: recount(fed)).trial
+    least, most = (x * 2.0 * trial.cost.parameters for x in (fed.least, fed.most))
+    held = least <= trial.cost.flops <= HEAD * most
+    return held, f"{trial.cost.flops:.4g} FLOPs charged; from {least:.4g} to {most:.4g} recounted"
+
+
+class Fed:
+    """Tokens fed to models while watched; a trained token counts as three (Kaplan et al. 2020)."""
+
+    def __init__(self) -> None:
+        self.least = self.most = 0.0
+
+
+@contextmanager
+def recount(fed: Fed) -> Iterator[None]:
+    steps = ToyTask.decoding.max_new_tokens
+    longest_prompt = len(PROMPTS[0]) + 1  # with a control token
+
+    def embedded(module: nn.Module, args: tuple[Any, ...]) -> None:
+        if not isinstance(module, nn.Embedding) or not VOCAB <= module.num_embeddings < 2 * VOCAB:
+            return  # the table of positions is longer
+        ids, weight = args[0], 3.0 if torch.is_grad_enabled() and module.weight.requires_grad else 1.0
+        words: float = int((ids < VOCAB).sum())
+        if ids.shape[1] == 1:  # a step of the sampler; the last of its tokens is charged and not fed
+            words = words * steps / (steps - 1)
+        last = len(ids) if ids.shape[1] > longest_prompt else 0
+        fed.least += weight * words
+        fed.most += weight * (words + int((ids >= VOCAB).sum()) + last)
+
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(embedded)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def seed(subject: Subject) -> Finding:
+    """The same seed gives the same record, whatever the global generators; another seed gives another."""
+    _disturb(1)
+    first = play(subject)
+    _disturb(2)
+    second, other = play(subject), play(subject, seed=1)
+    differs = difference(first, second)
+    if differs:
+        return False, f"two runs of one seed differ at {differs}"
+    if not subject.trains:
+        return True, "one record (another seed changes nothing: it trains nothing)"
+    if other.record["weights"] == first.record["weights"]:
+        return False, "two seeds give the same weights"
+    return True, "one record, and another with another seed"
+
+
+def _disturb(number: int) -> None:
+    torch.manual_seed(number)
+    np.random.seed(number)
+    random.seed(number)
+
+
+def control(subject: Subject) -> Finding:
+    """No response that was drawn, scored or given holds a token behind the vocabulary."""
+    trial = subject.whole.trial
+    width = VOCAB
+    if isinstance(trial.deployed, Policy):
+        with trial.off_the_clock():
+            task, rng = ToyTask(), torch.Generator().manual_seed(2)
+            rollout = sample(trial.deployed, task.prompts("test").prompts, decoding=task.decoding, rng=rng)
+            width = trial.deployed.deployed_logits(rollout).shape[-1]
+    held = trial.largest_token < VOCAB and width == VOCAB
+    return held, f"largest id {trial.largest_token}, {width} logits, {trial.policy.num_control} control tokens"
+
+
+def resume(subject: Subject) -> Finding:
+    """Killed twice and resumed in a new trial, a run gives the record of an uninterrupted one, bit for bit."""
+    if not subject.trains:
+        return None, NOTHING
+    differs = difference(subject.whole, play(subject, killed_after=KILLED_AFTER))
+    where = ", ".join(map(str, KILLED_AFTER))
+    return differs is None, f"differs at {differs}" if differs else f"killed after update {where}: nothing differs"
+
+
+def untouched(subject: Subject) -> Finding:
+    """The reference, and the base policy that all runs copy, are the same bytes before and after."""
+    whole = subject.whole
+    before = digest(toy_policy())
+    changed = [n for n, p in (("reference", whole.trial.reference), ("base", whole.base)) if digest(p) != before]
+    return not changed, f"changed: {', '.join(changed)}" if changed else "same sha256"
+
+
+def _network(attempts: list[str]) -> Check:
+    found = f"tried {attempts[0]}" if attempts else "none"
+    return Check("network", "no connection is tried", found, not attempts)
+
+
+def base_returns(subject: Subject) -> Finding:
+    if "base_returns" not in subject.claims:
+        return None, "does not apply: not claimed"
+    bound = subject.claims["base_returns"]
+    kl = _measure(subject, bound)[0]
+    if "reward_rises" not in subject.claims:
+        return kl < CLOSE, f"KL {kl:.4f} nats"
+    rate = {"lr": bound["lr"]} if "lr" in bound else {}
+    free = _measure(subject, subject.claims["reward_rises"] | rate)[0]  # a policy that cannot move proves nothing
+    return kl < CLOSE < free, f"KL {kl:.4f} nats; {free:.3f} at the same rate where the reward rises"
+
+
+def reward_rises(subject: Subject) -> Finding:
+    if "reward_rises" not in subject.claims:
+        return None, "does not apply: not claimed"
+    _, before, after, stderr = _measure(subject, subject.claims["reward_rises"])
+    held = after - before > max(3 * stderr, 0.1 * (1 - before))
+    return held, f"{before:.3f} to {after:.3f} ± {1.96 * stderr:.3f} in {LONG} updates"
+
+
+def _measure(subject: Subject, settings: dict[str, Any]) -> tuple[float, float, float, float]:
+    """KL to the base in nats, the base's reward, the policy's, and the error of the gain; without EOS, so five tokens each."""
+    trial = play(subject, settings=subject.settings(**settings), budget=Budget(updates=LONG), plain=True).trial
+    task = ToyTask()
+    prompts, n = task.prompts("test").prompts, 500
+    with trial.off_the_clock():
+        ours, theirs = (
+            sample(policy, prompts, decoding=task.decoding, rng=torch.Generator().manual_seed(3), n=n)
+            for policy in (trial.deployed, trial.reference)
+        )
+        plain = isinstance(trial.deployed, Policy)
+        kl = divergence(trial.deployed, trial.reference, ours).kl.mean().item() if plain else float("nan")
+        gain = task.reward(ours) - task.reward(theirs)
+    after, before = task.reward(ours).mean().item(), task.reward(theirs).mean().item()
+    return kl, before, after, gain.std().item() / len(gain) ** 0.5
+
+
+class Rule(NamedTuple):
+    name: str
+    expected: str
+    look: Callable[[Subject], Finding]
+
+
+RULES = (
+    Rule("settings", "an unknown key is refused; dumped and loaded they are equal", round_trip),
+    Rule("settings used", "every setting is read", all_read),
+    Rule("budget", "one update a yield, and none after the one that reaches the budget", budget),
+    Rule("cost", "every token that a model is fed is charged, and no other", cost),
+    Rule("seed", "the same seed gives the same record, another seed another", seed),
+    Rule("control tokens", f"none is ever sampled: ids below {VOCAB}", control),
+    Rule("resume", "killed and resumed is uninterrupted, bit for bit", resume),
+    Rule("base weights", "the reference and the base policy are untouched", untouched),
+    Rule("base returns", f"strong regularisation: KL(policy || base) < {CLOSE} nats", base_returns),
+    Rule("reward rises", "on an easy task, beyond three errors and a tenth of what is missing", reward_rises),
+)
+
+
+@contextmanager
+def own_randomness() -> Iterator[None]:
+    """Leave the global generators as they were."""
+    state, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            random.setstate(state)
+            np.random.set_state(numpy_state)
+
+
+@contextmanager
+def no_bars() -> Iterator[None]:
+    """No progress bar for each of many small files."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def no_network() -> Iterator[list[str]]:
+    """No connection leaves the process; what was tried is listed, also where the caller swallows the error."""
+    attempts: list[str] = []
+
+    def refuse(name: str) -> Callable[..., Any]:
+        def refused(*args: Any, **options: Any) -> Any:
+            where = [a for a in args if not isinstance(a, socket.socket)]
+            attempts.append(f"{name} {where[0] if where else ''}".strip())
+            raise OSError("the conformance kit allows no connection")
+
+        return refused
+
+    places: list[tuple[Any, str]] = [(socket.socket, n) for n in ("connect", "connect_ex", "sendto")]
+    places += [(socket, "getaddrinfo")]
+    whole = [(owner, name, owner.__dict__.get(name)) for owner, name in places]
+    for owner, name in places:
+        setattr(owner, name, refuse(name))
+    try:
+        yield attempts
+    finally:
+        for owner, name, value in whole:
+            if value is None:  # inherited from the C class
+                delattr(owner, name)
+            else:
+                setattr(owner, name, value)

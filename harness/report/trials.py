@@ -1,0 +1,68 @@
+"""The trials behind a choice of settings, as Markdown: `python -m harness.report.trials DIR...`.
+
+Settings are chosen fairly only with the same number of trials for each method, so the number stands above each table. A row
+is one choice of settings, with what sets it apart from the method's other rows; the numbers are means over seeds.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+from ..errors import EmptySelection
+from ..records import Run, find_runs
+from .groups import Entry, Group, apart, counted, estimate, groups, measure
+from .tables import COLUMNS, Column, Table, interval, markdown, title
+
+JUDGE = Column("judge", "Judge", "0 to 1", "up", ".3f", lambda run: measure(run, "judge"))
+SHOWN = [*(c for c in COLUMNS if c.key == "reward"), JUDGE, *(c for c in COLUMNS if c.key in ("kl", "efficiency"))]
+
+
+def trials_table(group: Group) -> Table:
+    """A row a choice of settings: mean over seeds with its 95% t interval."""
+    notes: list[str] = []
+    said = {method: apart([entry.runs for entry in entries]) for method, entries in _by_method(group).items()}
+    rows = []
+    for method, entries in _by_method(group).items():
+        for entry, words in zip(entries, said[method]):
+            seeds = ", ".join(str(seed) for seed in sorted({run.manifest["seed"] for run in counted(entry)}))
+            rows.append([method, words, seeds, *(interval(estimate(entry, c.of), c, notes) for c in SHOWN)])
+    return Table(["Method", "Settings that vary", "Seeds", *map(title, SHOWN)], rows, notes)
+
+
+def _by_method(group: Group) -> dict[str, list[Entry]]:
+    found: dict[str, list[Entry]] = {}
+    for entry in group.entries:
+        found.setdefault(entry.runs[0].manifest["method"], []).append(entry)
+    return found
+
+
+def page(runs: list[Run]) -> str:
+    """Every group's trials below its heading; raises EmptySelection where there is none."""
+    if not runs:
+        raise EmptySelection("no records to make a table of trials from; make some with harness sweep")
+    return "\n".join(_section(group) for group in groups(runs))
+
+
+def _section(group: Group) -> str:
+    trials = Counter({method: len(entries) for method, entries in _by_method(group).items()})
+    split = group.runs[0].manifest["identity"].get("evaluation", {}).get("split", "unknown")
+    count = ", ".join(f"{method} {n}" for method, n in sorted(trials.items()))
+    head = f"### {group.task}, preset {group.preset}, {split} prompts\n\nTrials: {count}.\n"
+    return f"{head}\n{markdown(trials_table(group))}"
+
+
+def main(folders: list[Path]) -> None:
+    runs, problems = find_runs(folders)
+    for problem in problems:
+        print(f"warning: {problem.path}: {problem.what}", file=sys.stderr)
+    try:
+        print(page(runs))
+    except EmptySelection as e:
+        print(f"error: {e}", file=sys.stderr)
+        sys.exit(e.exit_code)
+
+
+if __name__ == "__main__":
+    main([Path(a) for a in sys.argv[1:]] or [Path("results")])
