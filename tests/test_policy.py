@@ -70,7 +70,7 @@ def test_the_logits_of_a_token_do_not_see_it(kind):
 @kinds
 @torch.no_grad()
 def test_the_states_are_those_that_the_head_reads(kind):
-    """Ragged prompts in one batch, none of one token: the head on the states gives the logits, the states alone are those."""
+    """Ragged prompts in one batch, none of one token: the head on them gives the logits; alone they are the same."""
     policy, rollout = TINY[kind](), rollout_of(ragged_rows((3, 5, 2)))
     counted = []
     policy.on_forward = lambda tokens, trained: counted.append(tokens)
