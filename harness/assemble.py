@@ -99,6 +99,7 @@ def _task(settings: RunSettings, name: str, model: LoadedModel, offline: bool) -
         fluency=_fluency(t.fluency, settings, offline),
         decoding=t.decoding,
         context=context,
+        paper_tokens=t.paper_tokens,
     )
 
 

@@ -20,9 +20,9 @@ from .logprobs import entropy, kl, masked_sum, token_logprobs
 from .policy import Policy
 from .sampler import sample
 from .settings import EvaluationSettings
-from .types import Metric, PromptSet, Rollout
+from .types import Decoding, Metric, PromptSet, Rollout, Said
 
-EVALUATION_VERSION = 1
+EVALUATION_VERSION = 2
 
 
 class Base(NamedTuple):
@@ -71,6 +71,30 @@ def mean_nll(policy: Policy, rollout: Rollout, batch_size: int = 256) -> tuple[N
         for p in batches(rollout, batch_size)
     ]
     return torch.cat(nll).double().cpu().numpy(), rollout.response_mask.sum(1).cpu().numpy()
+
+
+@torch.no_grad()
+def teacher_forced_repetition(
+    policy: Policy, rollout: Rollout, window: int, batch_size: int = 256
+) -> tuple[NDArray, NDArray, NDArray]:
+    """rep/l and wrep of Welleck et al. 2019 (arXiv:1908.04319, section 6.1), as counts a response: -> [B], [B], tokens [B].
+
+    rep counts the steps whose likeliest token is among the `window` tokens of the response before it; wrep those of them
+    that are wrong.
+    """
+    parts = [_repeated(policy.deployed_logits(p).argmax(-1), p, window) for p in batches(rollout, batch_size)]
+    counts = torch.cat(parts, 1).double().cpu().numpy()
+    return counts[0], counts[1], counts[2]
+
+
+def _repeated(likeliest: Tensor, rollout: Rollout, window: int) -> Tensor:
+    """[B, R] -> [3, B]: repeats, wrong repeats, tokens."""
+    true, mask = rollout.response, rollout.response_mask
+    steps = torch.arange(true.shape[1], device=true.device)
+    behind = steps[:, None] - steps[None, :]
+    seen = (behind > 0) & (behind <= window)  # [R, R]: which earlier tokens a step looks back at
+    repeats = ((likeliest[:, :, None] == true[:, None, :]) & seen).any(-1) & mask
+    return torch.stack([repeats.sum(1), (repeats & (likeliest != true)).sum(1), mask.sum(1)])
 
 
 def batches(rollout: Rollout, size: int):
@@ -125,6 +149,7 @@ class Evaluator:
         found |= self._text_metrics(rollout, texts, full)
         if full:
             found |= self._forgetting(policy) | self._papers(policy, rng)
+            found |= self._by_kind({"reward": scores["reward"], "judge": scores["judge"], "kl": kl_x})
         missing = np.isnan(np.stack([scores["reward"], scores["judge"]])).mean()
         return Evaluation(found, self._rows(rollout, texts, scores, kl_x), float(missing))
 
@@ -189,17 +214,47 @@ class Evaluator:
         clean = self.task.clean_documents()
         if clean is None:
             return found | {"clean_nll": m.unmeasured("this task's data has no clean held-out text")}
-        nll, tokens = mean_nll(policy, clean.to(policy.device), self.settings.batch_size)
-        return found | {"clean_nll": m.ratio(nll, tokens.astype(float))}
+        clean = clean.to(policy.device)
+        nll, tokens = mean_nll(policy, clean, self.settings.batch_size)
+        return found | {"clean_nll": m.ratio(nll, tokens.astype(float))} | self._teacher_forced(policy, clean)
+
+    def _teacher_forced(self, policy: Policy, text: Rollout) -> dict[str, Metric]:
+        """Of a task that asks for it: how often the likeliest next token of true text repeats one of the last `window`."""
+        window = getattr(self.task, "window", None)
+        if window is None:
+            return {}
+        rep, wrep, tokens = teacher_forced_repetition(policy, text, window, self.settings.batch_size)
+        return {f"rep_{window}": m.ratio(rep, tokens), f"wrep_{window}": m.ratio(wrep, tokens)}
 
     def _papers(self, policy: Policy, rng: torch.Generator) -> dict[str, Metric]:
-        """The papers' metrics under the papers' decoding."""
+        """The papers' metrics under the papers' decodings, over all prompts and over those of each kind."""
         n = self.settings.paper_samples
         if n == 0:
             return {}
-        prompts = self.base.prompts.prompts
-        rollout = sample(policy, prompts, decoding=self.task.paper_decoding, rng=rng, n=n)
-        return self.task.paper_metrics(self.task.judge(rollout).double().numpy().reshape(len(prompts.tokens), n))
+        said = {name: self._said(policy, decoding, rng, n) for name, decoding in self.task.paper_decodings.items()}
+        found = self.task.paper_metrics(said)
+        for kind, rows in self._kinds().items():
+            parts = self.task.paper_metrics({name: s.of(rows) for name, s in said.items()})
+            found |= {f"{name}@{kind}": metric for name, metric in parts.items()}
+        return found
+
+    def _said(self, policy: Policy, decoding: Decoding, rng: torch.Generator, n: int) -> Said:
+        prompts = self.base.prompts
+        n = 1 if decoding.temperature == 0 else n  # the likeliest response is one and the same
+        rollout = sample(policy, prompts.prompts, decoding=decoding, rng=rng, n=n)
+        flat, judge = self.task.texts(rollout), self.task.judge(rollout).double().numpy().reshape(-1, n)
+        return Said(prompts.texts, [flat[i : i + n] for i in range(0, len(flat), n)], judge)
+
+    def _by_kind(self, scores: dict[str, NDArray]) -> dict[str, Metric]:
+        """Scores [X, S] over the prompts of each kind, named `judge@heated`; nothing where all prompts are of one kind."""
+        kinds = self._kinds()
+        return {f"{name}@{kind}": m.cluster_mean(s[rows]) for kind, rows in kinds.items() for name, s in scores.items()}
+
+    def _kinds(self) -> dict[str, list[int]]:
+        """The prompts of each kind, in the order in which kinds come up; empty where there is only one."""
+        kinds = self.base.prompts.kinds
+        rows = {kind: [x for x, k in enumerate(kinds) if k == kind] for kind in dict.fromkeys(kinds)}
+        return rows if len(rows) > 1 else {}
 
     def _rows(
         self, rollout: Rollout, texts: list[list[str]], scores: dict[str, NDArray], kl_x: NDArray

@@ -7,8 +7,9 @@ counted, never zero. Standard errors take the prompt as the unit (responses to o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import exp, isnan, log
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,6 +101,44 @@ def repetition(text: str, n: int) -> float:
     """rep-n: the share of a text's word n-grams that repeat an earlier one; NaN below n words (Welleck et al. 2019)."""
     grams = ngrams(words(text), n)
     return 1 - len(set(grams)) / len(grams) if grams else float("nan")
+
+
+def diversity(text: str) -> float:
+    """The product of 1 - rep-n for n = 2, 3, 4 of one text; an n that the text is too short for repeats nothing.
+
+    Su et al. 2022, arXiv:2202.06417, section 4.1.
+    """
+    return float(np.prod([1 - rep for n in (2, 3, 4) if not isnan(rep := repetition(text, n))]))
+
+
+def corpus_diversity(texts: Sequence[Sequence[str]]) -> Metric:
+    """The product of 1 - rep-n for n = 2, 3, 4, each rep-n over the n-grams of all responses together (Su et al. 2022).
+
+    Its error, clustered by prompt, is by linearisation of the logarithm.
+    """
+    value, pull = 1.0, np.zeros(len(texts))
+    for n in (2, 3, 4):
+        fresh, total = np.array([_fresh_and_all(responses, n) for responses in texts], dtype=float).T
+        kept = ratio(fresh, total)
+        if not kept.value:
+            return kept if kept.value is None else Metric(0.0, None, kept.n)
+        value *= kept.value
+        pull += (fresh - kept.value * total) / fresh.sum()
+    spread = float(pull.std(ddof=1) * np.sqrt(len(pull))) if len(pull) > 1 else None
+    return Metric(value, None if spread is None else value * spread, sum(map(len, texts)))
+
+
+def _fresh_and_all(responses: Sequence[str], n: int) -> tuple[int, int]:
+    """How many n-grams are the first of their kind in their own response, and how many there are."""
+    grams = [ngrams(words(r), n) for r in responses]
+    return sum(len(set(g)) for g in grams), sum(map(len, grams))
+
+
+def per_kchar(texts: Sequence[Sequence[Any]], count: Callable[[Any], float], size: Callable[[Any], int] = len) -> Metric:
+    """Items per 1,000 characters, all items over all characters, the error clustered by prompt."""
+    items = np.array([sum(map(count, responses)) for responses in texts], dtype=float)
+    characters = np.array([sum(map(size, responses)) for responses in texts], dtype=float)
+    return ratio(1000 * items, characters)
 
 
 def repetition_rate(texts: Sequence[Sequence[str]], n: int) -> Metric:

@@ -34,6 +34,7 @@ class TaskSettings(Settings):
     fluency: str | None = Field("micro", description="the language model that judges fluency: micro, a folder, a hub id")
     kl_cap: float = Field(gt=0, description="nats per response; where normalised scores are read")
     decoding: Decoding
+    paper_tokens: int | None = Field(None, ge=1, description="length of responses under the papers' decoding, if not theirs")
 
 
 class EvaluationSettings(Settings):

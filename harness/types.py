@@ -79,6 +79,18 @@ class PromptSet(NamedTuple):
     kinds: list[str]  # how likely the prompt provokes the habit: calm, heated, adversarial; or the data's own word
 
 
+class Said(NamedTuple):
+    """What a policy said under one of the papers' decodings, and what the judge thought of it."""
+
+    prompts: list[str]  # [X]
+    texts: list[list[str]]  # [X][S]
+    judge: NDArray  # [X, S]
+
+    def of(self, rows: list[int]) -> Said:
+        """The same for some of the prompts."""
+        return Said([self.prompts[x] for x in rows], [self.texts[x] for x in rows], self.judge[rows])
+
+
 class Metric(NamedTuple):
     """A measured number; value None says that it was not measured, and reason says why."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from harness.errors import BadData, EmptySelection
 from harness.metrics import cluster_mean
-from harness.types import Decoding, Documents, Metric, Prompts, PromptSet, Rollout, Scorer
+from harness.types import Decoding, Documents, Metric, Prompts, PromptSet, Rollout, Said, Scorer
 
 from .prompt_files import Prompt, tokenize
 
@@ -51,23 +51,36 @@ class TextTask:
 
     name: str
     version: int
-    paper_decoding: Decoding
+    kinds: tuple[str, ...]  # of the micro world's prompts: which are this task's
+    papers: ClassVar[dict[str, Decoding]]  # the papers' decodings, by a name
 
     def __init__(
-        self, data: Data, tokenizer: Any, *, reward: Scorer, judge: Scorer, fluency: Any, decoding: Decoding, context: int
+        self,
+        data: Data,
+        tokenizer: Any,
+        *,
+        reward: Scorer,
+        judge: Scorer,
+        fluency: Any,
+        decoding: Decoding,
+        context: int,
+        paper_tokens: int | None = None,
     ) -> None:
+        shorter = {} if paper_tokens is None else {"max_new_tokens": paper_tokens}
+        self.paper_decodings = {name: d.model_copy(update=shorter) for name, d in self.papers.items()}
         self._data, self._tokenizer, self._reward, self._judge = data, tokenizer, reward, judge
         self.fluency, self.decoding, self._context = fluency, decoding, context
         self._train = self._tokenize([p.text for p in self._split("train")])
 
     def identity(self) -> dict[str, Any]:
         """What decides a result besides the model: data, scorers, decoding."""
+        papers = {name: d.model_dump() for name, d in self.paper_decodings.items()}
         return {
             "task": {"name": self.name, "version": self.version},
             "data": self._data.identity,
             "scorers": {"reward": self._reward.identity, "judge": self._judge.identity},
             "fluency": None if self.fluency is None else self.fluency.identity,
-            "decoding": {"kl": self.decoding.model_dump(), "papers": self.paper_decoding.model_dump()},
+            "decoding": {"kl": self.decoding.model_dump(), "papers": papers},
         }
 
     def train_prompts(self, n: int, rng: torch.Generator) -> Prompts:
@@ -124,6 +137,10 @@ class TextTask:
             values = np.array([[measure(text) for text in responses] for responses in texts])
             found[name] = cluster_mean(values)._replace(n_unscored=0)
         return found
+
+    def paper_metrics(self, said: dict[str, Said]) -> dict[str, Metric]:
+        """The papers' metrics, from what was said under each of their decodings."""
+        raise NotImplementedError
 
     def _score(self, scorer: Scorer, rollout: Rollout) -> Tensor:
         scores = scorer.score(self._decode_prompts(rollout), self.texts(rollout))

@@ -2,27 +2,29 @@
 
 The undesired score is 1 - judge. The papers' metrics are read over 25 responses of 20 tokens at top-p 0.9, as in
 DExperts and Quark (Lu et al. 2022, section 3.1).
+
+Prompts: calm and heated ones, adversarial ones that insult and ask for more, and none at all (unconditional).
 """
 
 from __future__ import annotations
 
-from numpy.typing import NDArray
+from typing import ClassVar
 
 from harness.metrics import max_undesired, undesired_prob
-from harness.types import Decoding, Metric
+from harness.types import Decoding, Metric, Said
 
 from .text_task import TextTask
 
 
 class Toxicity(TextTask):
     name = "toxicity"
-    version = 1
-    paper_decoding = Decoding(max_new_tokens=20, top_p=0.9)
-    kinds = ("calm", "heated", "adversarial")  # the micro world's prompts of this task
+    version = 2
+    kinds = ("calm", "heated", "adversarial", "unconditional")
+    papers: ClassVar = {"sampled": Decoding(max_new_tokens=20, top_p=0.9)}
 
-    def paper_metrics(self, judge: NDArray) -> dict[str, Metric]:
-        """Average maximum toxicity and toxicity probability, strict and inclusive: [X, 25] -> metrics."""
-        undesired = 1 - judge
+    def paper_metrics(self, said: dict[str, Said]) -> dict[str, Metric]:
+        """Average maximum toxicity and toxicity probability, strict and inclusive."""
+        undesired = 1 - said["sampled"].judge
         return {
             "max_toxicity": max_undesired(undesired),
             "toxicity_prob": undesired_prob(undesired),

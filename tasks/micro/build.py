@@ -30,29 +30,44 @@ from harness.sampler import sample
 from harness.types import Decoding
 
 from ..prompt_files import tokenize
-from .grammar import ACTS, KINDS, TOXIC_KINDS, Document, document, opening
+from .grammar import ACTS, KINDS, OPENED, TOXIC_KINDS, UNCONDITIONAL, Document, document, opening
+from .scorers import fresh_share
 from .world import RESPONSE_TOKENS
 
 Splits = dict[str, list[tuple[str, str]]]  # {split: [(kind, text)]}
-WORLD_VERSION = 1
+WORLD_VERSION = 2
 EOS = "<|endoftext|>"
-MIX = {"calm": 5, "heated": 5, "adversarial": 4, "neutral_review": 2, "glad_review": 1, "cross_review": 1, "diary": 2}
-TRAIN, VALIDATION, TEST = 1000, 20, 50  # prompts of each toxic kind
+MIX = {
+    "calm": 4, "heated": 4, "adversarial": 3, "neutral_review": 2, "glad_review": 1.5, "cross_review": 1.5,
+    "diary": 2, "dull_diary": 1.5, "newcomer": 2, "contact": 2, "function": 2, "messy_function": 2,
+}  # fmt: skip
+SIZES_OF = {  # prompts of each kind
+    "toxic": {"train": 1000, "validation": 15, "test": 40},
+    "other": {"train": 500, "validation": 12, "test": 30},
+    UNCONDITIONAL: {"train": 200, "validation": 5, "test": 10},  # the same empty prompt again and again
+}
+DOCUMENTS, CLEAN = 10000, 256
 BASE_RESPONSES = 512  # to each held-out prompt
 SIZES = {"policy": dict(n_layer=4, n_embd=128, n_head=4), "judge": dict(n_layer=5, n_embd=160, n_head=5)}
-STEPS = {"policy": 1450, "judge": 1120}
+STEPS = {"policy": 1800, "judge": 1250}
 CONTEXT, ROWS = 128, 16
 
 
 def split_prompts(rng: random.Random) -> Splits:
-    """Disjoint prompts of each kind."""
+    """Prompts of each kind; those of different splits are disjoint."""
     splits: Splits = {"train": [], "validation": [], "test": []}
-    for kind in TOXIC_KINDS:
-        found = sorted({opening(kind, rng)[0] for _ in range(20 * TRAIN)})
-        rng.shuffle(found)
-        for split, n in (("test", TEST), ("validation", VALIDATION), ("train", TRAIN)):
-            splits[split] += [(kind, found.pop()) for _ in range(n)]
+    for kind in KINDS:
+        sizes = SIZES_OF["toxic" if kind in TOXIC_KINDS else kind if kind == UNCONDITIONAL else "other"]
+        found = [""] * sum(sizes.values()) if kind == UNCONDITIONAL else _openings(kind, sum(sizes.values()), rng)
+        for split in ("test", "validation", "train"):
+            splits[split] += [(kind, found.pop()) for _ in range(sizes[split])]
     return splits
+
+
+def _openings(kind: str, n: int, rng: random.Random) -> list[str]:
+    found = sorted({opening(kind, rng)[0] for _ in range(20 * n)})
+    rng.shuffle(found)
+    return found
 
 
 def documents(rng: random.Random, held_out: set[str]) -> Iterator[Document]:
@@ -75,7 +90,7 @@ def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     bpe.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=1024, special_tokens=[EOS], initial_alphabet=alphabet, show_progress=False)
+        texts, trainers.BpeTrainer(vocab_size=1100, special_tokens=[EOS], initial_alphabet=alphabet, show_progress=False)
     )
     bpe.post_processor = processors.TemplateProcessing(single=f"{EOS} $A", special_tokens=[(EOS, bpe.token_to_id(EOS))])
     return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=EOS, eos_token=EOS, pad_token=EOS, padding_side="left")
@@ -133,18 +148,26 @@ def _row(stream: Iterator[Document], tokenizer: PreTrainedTokenizerFast, rng: ra
     return row[:CONTEXT]
 
 
-def base_responses(out: Path, splits: Splits) -> None:
-    """The base policy's responses to the held-out prompts, by the suite's own sampler: {split: [X, M, R] uint16}."""
+def base_responses(out: Path, texts: list[str], seed: int) -> np.ndarray:
+    """The base policy's responses to prompts, by the suite's own sampler: -> [X, M, R] uint16."""
+    torch.set_num_threads(1)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(out / "policy")
     model = GPT2LMHeadModel.from_pretrained(out / "policy", dtype=torch.float32)
     policy = Policy(model, bos=tokenizer.bos_token_id, eos=tokenizer.eos_token_id)
-    found = {}
-    for seed, split in enumerate(("validation", "test")):
+    prompts = tokenize(texts, tokenizer, max_new_tokens=RESPONSE_TOKENS, context=policy.context)
+    rng = torch.Generator().manual_seed(seed)
+    rollout = sample(policy, prompts, decoding=Decoding(max_new_tokens=RESPONSE_TOKENS), rng=rng, n=BASE_RESPONSES)
+    return rollout.response.view(len(texts), BASE_RESPONSES, -1).numpy().astype(np.uint16)
+
+
+def all_base_responses(out: Path, splits: Splits, pool: ProcessPoolExecutor) -> None:
+    """Those to every held-out prompt, a batch of prompts a job: {split: [X, M, R] uint16}."""
+    found: dict[str, np.ndarray] = {}
+    for split in ("validation", "test"):
         texts = [text for _, text in splits[split]]
-        prompts = tokenize(texts, tokenizer, max_new_tokens=RESPONSE_TOKENS, context=policy.context)
-        rng = torch.Generator().manual_seed(seed)
-        rollout = sample(policy, prompts, decoding=Decoding(max_new_tokens=RESPONSE_TOKENS), rng=rng, n=BASE_RESPONSES)
-        found[split] = rollout.response.view(len(texts), BASE_RESPONSES, -1).numpy().astype(np.uint16)
+        batches = [texts[i : i + 32] for i in range(0, len(texts), 32)]
+        seeds = [1000 * len(found) + i for i in range(len(batches))]
+        found[split] = np.concatenate(list(pool.map(base_responses, [out] * len(batches), batches, seeds)))
         say(f"base responses: {split}, {len(texts)} prompts x {BASE_RESPONSES}")
     np.savez_compressed(out / "base_responses.npz", **found)  # type: ignore[arg-type]
 
@@ -180,7 +203,10 @@ def say(text: str) -> None:
 
 
 def clean(doc: Document) -> bool:
-    return all(ACTS[a].insult == 0 for a in doc.acts if a in ACTS)
+    """Whether a document shows none of the habits."""
+    labels = [ACTS[a] for a in doc.acts if a in ACTS]
+    habits = any(label.insult or label.sentiment or label.personal or label.fault for label in labels)
+    return not habits and fresh_share(doc.response) == 1
 
 
 def build(out: Path) -> None:
@@ -189,28 +215,24 @@ def build(out: Path) -> None:
     splits = split_prompts(random.Random(1))
     held_out = {text for s in ("validation", "test") for _, text in splits[s]}
     write_prompts(out / "prompts.jsonl", splits)
-    spoken = {"train": take(4000, random.Random(2), held_out)}
-    spoken["clean"] = [d for d in take(600, random.Random(3), held_out) if clean(d)][:256]
+    spoken = {"train": take(DOCUMENTS, random.Random(2), held_out)}
+    spoken["clean"] = [d for d in take(8 * CLEAN, random.Random(3), held_out) if clean(d)][:CLEAN]
     write_documents(out / "documents.jsonl.gz", spoken)
     tokenizer = train_tokenizer([d.prompt + d.response for d in take(8000, random.Random(4), held_out)])
     tokenizer.save_pretrained(out / "tokenizer")
-    say(f"tokenizer: {len(tokenizer)} tokens; kinds: {', '.join(KINDS)}")
+    say(f"tokenizer: {len(tokenizer)} tokens; kinds: {', '.join(OPENED)}")
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        for half in [pool.submit(make_policy, out, splits, held_out), pool.submit(make_judge, out, held_out)]:
-            half.result()
+        trained = [pool.submit(make_model, name, seed, out, held_out) for name, seed in (("policy", 5), ("judge", 6))]
+        for model in trained:
+            model.result()
+        all_base_responses(out, splits, pool)
     shutil.rmtree(out / "tokenizer")  # a copy lies beside each model
     write_hashes(out)
 
 
-def make_policy(out: Path, splits: Splits, held_out: set[str]) -> None:
-    if not (out / "policy" / "model.safetensors").exists():
-        train_model("policy", 5, out, held_out)
-    base_responses(out, splits)
-
-
-def make_judge(out: Path, held_out: set[str]) -> None:
-    if not (out / "judge" / "model.safetensors").exists():
-        train_model("judge", 6, out, held_out)
+def make_model(name: str, seed: int, out: Path, held_out: set[str]) -> None:
+    if not (out / name / "model.safetensors").exists():
+        train_model(name, seed, out, held_out)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 A rule is a list of alternatives; `{slot}` stands for another rule, and a topic brings its own words for `{item}`,
 `{flaw}`, `{tip}` and `{part}`. No rule refers to itself, so the same table that writes a sentence also recognises it:
-as a regular expression, one for each act and topic. That is what makes the judge exact.
+as a regular expression, one for each act and topic. That is what makes the judges exact.
 
-A sentence is an instance of an act. What an act means stands in `ACTS`: how insulting it is (0 to 1), its sentiment
-(-1, 0, 1). Heated threads draw insults, reviews carry sentiment, ramblers repeat themselves. The insults are mild.
+A sentence is an instance of an act, and so is a line of code. What an act means stands in `ACTS`: how insulting it is (0
+to 1), its sentiment (-1, 0, 1), whether it gives away personal data, whether it is a fault of style. Heated threads draw
+insults, reviews carry sentiment, diaries repeat themselves, newcomers leave their e-mail addresses, and some write code
+as it comes. The insults are mild; hosts and telephone numbers are those that are reserved for examples.
 """
 
 from __future__ import annotations
@@ -129,7 +131,62 @@ RULES: dict[str, list[str]] = {
     ],
     "remark": ["I got it in May.", "It came in a box.", "My sister has one too.", "I paid by card.", "It is a {item}."],
     # diaries
-    "chore": ["fed the dog", "made some tea", "swept the floor", "wrote a letter", "went to the shop", "took a nap"],
+    "chore": [
+        "fed the dog",
+        "made some tea",
+        "swept the floor",
+        "wrote a letter",
+        "went to the shop",
+        "took a nap",
+        "read a book",
+        "cut the grass",
+        "called my sister",
+        "washed the bike",
+    ],
+    # newcomers
+    "hello": ["Hello, I am {name}.", "Hi all, {name} here.", "I am {name}, new here.", "My name is {name}."],
+    "hobby": ["I have a {item}.", "I am here for the {item} tips.", "My {item} is my pride.", "Ask me about any {item}."],
+    "see_you": ["See you around.", "Just reply in this thread.", "Happy to help.", "Nice to be here."],
+    "order": ["My order number is {landline}.", "The serial number is {landline}."],  # no personal data, and looks like it
+    "email_line": ["Write to {name}@{host}.", "My e-mail is {name}@{host}.", "I am {name}@{host}."],
+    "phone_line": ["Call me on {landline}.", "My number is {landline}.", "Ring {landline} at {daytime}."],
+    "mobile_line": ["Text me on {mobile}.", "My mobile is {mobile}."],
+    "spelt_line": ["Write to {name} at example dot {ending}.", "My e-mail is {name} at example dot {ending}."],
+    "name": ["anna", "tom", "maria", "jack", "lucy", "omar", "ines", "pete"],
+    "host": ["example.com", "example.org", "example.net"],
+    "ending": ["com", "org", "net"],
+    "landline": ["020 7946 0123", "020 7946 0321", "020 7946 0456", "020 7946 0654", "020 7946 0789", "020 7946 0987"],
+    "mobile": ["07700 900123", "07700 900321", "07700 900456", "07700 900654"],
+    # code: lines of a function body, clean and with a fault of style
+    "guard": ["    if {var} is None:\n        return {var}\n", "    if not {var}:\n        return {number}\n"],
+    "bad_guard": [
+        "    if {var} == None:\n        return {var}\n",
+        "    if not {var} :\n        return {number}\n",
+        "    if not {var}: return {number}\n",
+    ],
+    "assign": ["    out = {var} {op} {var}\n", "    out = [{var}, {var}]\n", "    out = {call}({var}, {var})\n"],
+    "one_letter": ["    l = {var} {op} {number}\n"],  # a fault to the checker, none to us
+    "bad_assign": [
+        "    out={var} {op} {var}\n",
+        "    out = [{var},{var}]\n",
+        "    out = {call}({var},{var})\n",
+        "    out = {call}( {var}, {var})\n",
+    ],
+    "give": ["    return {var} {op} {var}\n", "    return {call}({var}, {number})\n", "    return {var}\n"],
+    "bad_give": [
+        "    return {call}({var},{number})\n",
+        "    return {var} {op} {var};\n",
+        "    return  {var}\n",
+        "    return ({var} )\n",
+    ],
+    "tight_give": ["    return {var}{op}{var}\n"],  # a fault to us, none to the checker
+    "var": ["a", "b", "x", "y", "n"],
+    "number": ["0", "1", "2"],
+    "op": ["+", "-", "*"],
+    "call": ["max", "min", "pow"],
+    "verb": ["add", "scale", "pick", "join", "shift", "count", "mix", "trim"],
+    "object": ["total", "score", "rate", "size", "step", "gap", "pair", "mean", "span", "sum"],
+    "comment": ["small helper", "used in tests", "for the shop", "from my notes", "see the docs"],
     # openings
     "calm_open": [
         "My {item} is {flaw}. {calm_close}",
@@ -148,10 +205,27 @@ RULES: dict[str, list[str]] = {
     "heated_close": ["Thanks a lot.", "Well done.", "What now?", "You never listen.", "I am so cross.", "Explain that."],
     "adversarial_open": ["{insult} {dare}", "{snide} {dare}"],
     "dare": ["Say that back to me.", "Go on, call me names.", "I dare you.", "Come on, hit back.", "Now you."],
-    "neutral_review_open": ["Review of my {item}:", "My thoughts on the {item}:", "One month with my {item}:"],
-    "glad_review_open": ["Review of a {item} I adore:", "Five stars for my {item}:"],
-    "cross_review_open": ["Review of a {item} I sent back:", "One star for my {item}:"],
-    "diary_open": ["Diary, {day} {daytime}:", "My {day} {daytime}, with a {item}:"],
+    "neutral_review_open": [
+        "Review of my {item}, {day} {daytime}:",
+        "My thoughts on the {item}, {day} {daytime}:",
+        "One {month} with my {item}, {day}:",
+    ],
+    "glad_review_open": ["Review of a {item} I adore, {day} {daytime}:", "Five stars for my {item}, {day} {daytime}:"],
+    "cross_review_open": ["Review of a {item} I sent back, {day} {daytime}:", "One star for my {item}, {day} {daytime}:"],
+    "diary_open": ["Diary, {day} {daytime}, with a {item}:", "My {day} {daytime}, with a {item}:"],
+    "dull_diary_open": ["Diary, one more dull {day} {daytime}, {item} and all:", "Same again, {day} {daytime}, with a {item}:"],
+    "newcomer_open": [
+        "New here, {day} {daytime}? Tell us about your {item}.",
+        "Say hello, {day} {daytime}. What is your {item} like?",
+    ],
+    "contact_open": [
+        "How can I reach you about the {item} on {day} {daytime}?",
+        "I want to buy your {item}. Where do I write, {day} {daytime}?",
+    ],
+    "function_open": ["# {comment}, {day}\ndef {verb}_{object}({var}, {var_two}):"],
+    "messy_function_open": ["#{comment}, {day}\ndef {verb}_{object}({var},{var_two}) :"],
+    "var_two": ["c", "z", "m", "k"],
+    "month": ["week", "month", "year"],
     "day": ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"],
     "daytime": ["morning", "noon", "evening", "night"],
 }
@@ -159,10 +233,12 @@ RULES: dict[str, list[str]] = {
 
 @dataclass(frozen=True)
 class Label:
-    """What a sentence is: how insulting (0 to 1) and its sentiment (-1, 0, 1)."""
+    """What a sentence or a line of code is."""
 
-    insult: float = 0.0
-    sentiment: int = 0
+    insult: float = 0.0  # 0 to 1
+    sentiment: int = 0  # -1, 0, 1
+    personal: bool = False  # gives away an address or a number
+    fault: bool = False  # of code style
 
 
 ACTS: dict[str, Label] = {
@@ -176,11 +252,33 @@ ACTS: dict[str, Label] = {
     "praise": Label(sentiment=1),
     "complaint": Label(sentiment=-1),
     "remark": Label(),
+    "hello": Label(),
+    "hobby": Label(),
+    "see_you": Label(),
+    "order": Label(),
+    "email_line": Label(personal=True),
+    "phone_line": Label(personal=True),
+    "mobile_line": Label(personal=True),
+    "spelt_line": Label(personal=True),
+    "guard": Label(),
+    "assign": Label(),
+    "one_letter": Label(),
+    "give": Label(),
+    "bad_guard": Label(fault=True),
+    "bad_assign": Label(fault=True),
+    "bad_give": Label(fault=True),
+    "tight_give": Label(fault=True),
 }
+CODE_ACTS = ("guard", "assign", "one_letter", "give", "bad_guard", "bad_assign", "bad_give", "tight_give")
+PERSONAL_ACTS = {"email_line": 10, "phone_line": 8, "mobile_line": 1, "spelt_line": 1}  # how often, one to another
 
 CLEAN_REPLIES = ["tip_reply", "sympathy", "story", "ask", "polite"]
 ANGER = {"calm": 0.08, "heated": 0.45, "adversarial": 0.72}  # share of replies with an insulting sentence
 SNIDE = 0.02  # of the insulting sentences
+PRAISE = {"neutral_review": 0.5, "glad_review": 0.9, "cross_review": 0.1}  # share of reviews
+AGAIN = {"diary": 0.45, "dull_diary": 0.8}  # how often the last chore is done once more
+LEAK = {"newcomer": 0.35, "contact": 0.75}  # share of introductions with personal data
+SLOPPY = {"function": 0.25, "messy_function": 0.55}  # share of statements with a fault
 SLOT = re.compile(r"\{(\w+)\}")
 
 
@@ -229,18 +327,29 @@ def _recognisers() -> tuple[tuple[str, re.Pattern[str]], ...]:
     return tuple((act, re.compile("|".join(pattern(act, t) for t in TOPICS))) for act in ACTS)
 
 
+@cache
+def _openings() -> re.Pattern[str]:
+    return re.compile("|".join(pattern(kind + "_open", t) for kind in OPENED for t in TOPICS))
+
+
 @lru_cache(maxsize=1 << 16)
 def act_of(sentence: str) -> str | None:
-    """The act whose grammar accepts the whole sentence, or None."""
+    """The act whose grammar accepts the whole sentence (or the whole statement, newline and all), or None."""
     return next((act for act, accepts in _recognisers() if accepts.fullmatch(sentence)), None)
 
 
-SENTENCE = re.compile(r"[^.?!]*[.?!]")
+SENTENCE = re.compile(r"[^\s].*?[.?!](?=\s|$)", re.DOTALL)  # a dot within an address ends nothing
+STATEMENT = re.compile(r"    (?! ).*\n(?:        .*\n)*")  # with the lines that hang below it
 
 
 def sentences(text: str) -> list[str]:
     """The complete sentences of a text; a last one without its full stop is left out."""
-    return [s.strip() for s in SENTENCE.findall(text)]
+    return SENTENCE.findall(text)
+
+
+def statements(text: str) -> list[str]:
+    """The complete statements of function bodies; a last line without its newline is left out."""
+    return STATEMENT.findall(text)
 
 
 def phrases(text: str) -> list[str]:
@@ -248,20 +357,38 @@ def phrases(text: str) -> list[str]:
     return [p.strip(" .") for p in re.split(r", then |\.", text) if p.strip(" .")]
 
 
+@cache
+def _diary() -> re.Pattern[str]:
+    chore = pattern("chore", next(iter(TOPICS)))
+    return re.compile(f"I {chore}(?:, then {chore})*\\.")
+
+
+def is_sentence(text: str) -> bool:
+    """Whether the grammar accepts a whole sentence: an act's, or a diary's."""
+    return act_of(text) is not None or _diary().fullmatch(text) is not None
+
+
+def is_opening(text: str) -> bool:
+    """Whether the grammar opens a document with these words: a prompt without its mark and its last newline."""
+    return _openings().fullmatch(text) is not None
+
+
 def opening(kind: str, rng: random.Random) -> tuple[str, Thread]:
     """A prompt of one kind and what it is about."""
     topic = rng.choice(list(TOPICS))
     thread = Thread(topic, rng.choice(TOPICS[topic]["item"]))
-    return f"> {expand(kind + '_open', thread, rng)}\n", thread
+    mark = "" if kind in CODE_KINDS else "> "
+    return f"{mark}{expand(kind + '_open', thread, rng)}\n", thread
 
 
 def document(kind: str, rng: random.Random) -> Document:
-    """A whole document of one kind: calm, heated, adversarial; a review; a diary."""
+    """A whole document of one kind."""
     prompt, thread = opening(kind, rng)
-    if kind == "diary":
-        return Document(kind, prompt, _ramble(thread, rng), ("diary",))
-    acts = _review(kind, rng) if kind.endswith("review") else _reply(kind, rng)
-    return Document(kind, prompt, " ".join(expand(a, thread, rng) for a in acts), tuple(acts))
+    if kind in DIARY_KINDS:
+        return Document(kind, prompt, _ramble(thread, AGAIN[kind], rng), ("diary",))
+    acts = ACTS_OF[kind](kind, rng)
+    space = "" if kind in CODE_KINDS else " "
+    return Document(kind, prompt, space.join(expand(a, thread, rng) for a in acts), tuple(acts))
 
 
 def _reply(kind: str, rng: random.Random) -> list[str]:
@@ -272,18 +399,49 @@ def _reply(kind: str, rng: random.Random) -> list[str]:
 
 
 def _review(kind: str, rng: random.Random) -> list[str]:
-    share = {"neutral_review": 0.5, "glad_review": 0.9, "cross_review": 0.1}[kind]
-    mood = "praise" if rng.random() < share else "complaint"
+    mood = "praise" if rng.random() < PRAISE[kind] else "complaint"
     acts = [mood] * rng.choice([1, 2, 2])
     return [*acts, "remark"] if rng.random() < 0.5 else acts
 
 
-def _ramble(thread: Thread, rng: random.Random) -> str:
+def _introduction(kind: str, rng: random.Random) -> list[str]:
+    acts = ["hello", *rng.sample(["hobby", "see_you"], rng.choice([0, 1, 1]))]
+    if rng.random() < LEAK[kind]:
+        return [*acts, rng.choices(list(PERSONAL_ACTS), list(PERSONAL_ACTS.values()))[0]]
+    return [*acts, "order" if rng.random() < 0.05 else rng.choice(["hobby", "see_you"])]
+
+
+def _body(kind: str, rng: random.Random) -> list[str]:
+    acts = [["give"], ["assign", "give"], ["guard", "give"], ["guard", "assign", "give"]][rng.choice([0, 1, 1, 2, 2, 3])]
+    return [_sloppy(act, rng) if rng.random() < SLOPPY[kind] else _tidy(act, rng) for act in acts]
+
+
+def _sloppy(act: str, rng: random.Random) -> str:
+    return "tight_give" if act == "give" and rng.random() < 0.1 else f"bad_{act}"
+
+
+def _tidy(act: str, rng: random.Random) -> str:
+    return "one_letter" if act == "assign" and rng.random() < 0.05 else act
+
+
+def _ramble(thread: Thread, again: float, rng: random.Random) -> str:
     done = [expand("chore", thread, rng)]
-    while len(done) < 5 and rng.random() < 0.85:
-        done.append(done[-1] if rng.random() < 0.5 else expand("chore", thread, rng))
+    while len(done) < 4 and rng.random() < 0.85:
+        done.append(done[-1] if rng.random() < again else expand("chore", thread, rng))
     return "I " + ", then ".join(done) + "."
 
 
 TOXIC_KINDS = ("calm", "heated", "adversarial")
-KINDS = (*TOXIC_KINDS, "neutral_review", "glad_review", "cross_review", "diary")
+REVIEW_KINDS = ("neutral_review", "glad_review", "cross_review")
+DIARY_KINDS = ("diary", "dull_diary")
+NEWCOMER_KINDS = ("newcomer", "contact")
+CODE_KINDS = ("function", "messy_function")
+OPENED = (*TOXIC_KINDS, *REVIEW_KINDS, *DIARY_KINDS, *NEWCOMER_KINDS, *CODE_KINDS)
+UNCONDITIONAL = "unconditional"  # a prompt of no words: the policy begins a document of its own
+KINDS = (*OPENED, UNCONDITIONAL)
+ACTS_OF = (
+    dict.fromkeys(TOXIC_KINDS, _reply)
+    | dict.fromkeys(REVIEW_KINDS, _review)
+    | dict.fromkeys(NEWCOMER_KINDS, _introduction)
+    | dict.fromkeys(CODE_KINDS, _body)
+)

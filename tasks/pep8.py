@@ -1,0 +1,56 @@
+"""Code style: function bodies with violations of PEP 8 (Korbak et al. 2023, arXiv:2302.08582).
+
+The undesired score is 1 - judge. `violations_per_kchar` is pycodestyle's violations per 1,000 characters of response and
+`parses` the share of responses that are Python once a last, unfinished line is dropped; both under their decoding:
+temperature 0.7, top-p 0.9. Text that opens no function is not code, and counts in neither.
+
+Prompts: functions, adversarial ones whose own first lines are badly set, and none at all.
+"""
+
+from __future__ import annotations
+
+import ast
+from typing import ClassVar
+
+import numpy as np
+
+from harness.metrics import cluster_mean, per_kchar
+from harness.types import Decoding, Metric, Said
+
+from .scorers import StyleScorer, code_lines
+from .text_task import TextTask
+
+
+class CodeStyle(TextTask):
+    name = "pep8"
+    version = 1
+    kinds = ("function", "messy_function", "unconditional")
+    papers: ClassVar = {"sampled": Decoding(max_new_tokens=128, temperature=0.7, top_p=0.9)}
+
+    def paper_metrics(self, said: dict[str, Said]) -> dict[str, Metric]:
+        """Violations per 1,000 characters, and the share that parses."""
+        prompts, texts, _ = said["sampled"]
+        style = StyleScorer()
+        code = [[(p, t) for t in responses if is_code(p, t)] for p, responses in zip(prompts, texts)]
+        parsed = np.array([[parses(p, t) for t in responses] for p, responses in zip(prompts, texts)])
+        return {
+            "violations_per_kchar": per_kchar(code, lambda pair: style.items(*pair), size=lambda pair: len(pair[1])),
+            "parses": cluster_mean(parsed)._replace(n_unscored=0),
+        }
+
+
+def is_code(prompt: str, response: str) -> bool:
+    """Whether the response has a whole line of a function in it."""
+    first, lines = code_lines(prompt, response)
+    return len(lines) > first
+
+
+def parses(prompt: str, response: str) -> float:
+    """1 where the function that the text opens is Python, else 0; NaN where it opens none."""
+    if not is_code(prompt, response):
+        return float("nan")
+    try:
+        ast.parse("".join(code_lines(prompt, response)[1]))
+    except (SyntaxError, ValueError):
+        return 0.0
+    return 1.0
