@@ -16,6 +16,13 @@ from harness.types import Decoding, Metric, Prompts, PromptSet, Rollout, Said, S
 from .prompt_files import Prompt, tokenize
 
 
+class Text(NamedTuple):
+    """A document: a prompt and what answers it."""
+
+    prompt: str
+    response: str
+
+
 class Data(NamedTuple):
     """The texts of a task."""
 
