@@ -111,9 +111,10 @@ def _from_hub(name: str, offline: bool, revision: str | None) -> Path:
             snapshot_download(name, allow_patterns=[WEIGHTS[1]], **common)
     except (OSError, ValueError) as e:  # every error of the hub and of its transport is one of these
         why = f"not in {HF_HUB_CACHE}, and the run is offline" if offline else one_line(e)
+        which = f"{name} --revision {revision}" if revision else name
         raise MissingPrerequisite(
             f"no model {name!r}: no such folder here, and not from the hub ({why}); "
-            f"download it while online (hf download {name}{f' --revision {revision}' if revision else ''}) or give a local folder"
+            f"download it while online (hf download {which}) or give a local folder"
         ) from e
     return folder
 

@@ -88,8 +88,8 @@ class Source:
     def rows(self, offline: bool) -> Iterator[tuple[str | None, dict[str, Any]]]:
         """Rows with the split that they stand for; raises MissingPrerequisite, BadData."""
         assert self.repo is not None
-        for theirs, ours in self.splits.items():
-            table, self.found["commit"] = prepared(self.repo, self.config, theirs, self.settings.revision, offline)
+        tables, self.found["commit"] = prepared(self.repo, self.config, list(self.splits), self.settings.revision, offline)
+        for table, ours in zip(tables, self.splits.values()):
             step = max(1, -(-len(table) // self.settings.rows))
             for batch in table.select(range(0, len(table), step)).iter(1000):
                 yield from ((ours, dict(zip(batch, values))) for values in zip(*batch.values()))
@@ -168,7 +168,7 @@ class WikiText(Source):
         prompt, half = (self.tokenizer.decode(ids[:n]) for n in (self.prefix, self.prefix // 2))
         if len(ids) <= self.prefix:
             raise NoItem("short")
-        if not text.startswith(prompt):  # the cut went through a character
+        if not (text.startswith(prompt) and text.startswith(half)):  # the cut went through a character
             raise NoItem("not text")
         yield Item(prompt, "article", text, text[len(prompt) :], clean=True)
         yield Item(f"{half} {half.lstrip()}", "repeated", text)
@@ -381,8 +381,8 @@ def _segments(row: dict[str, Any]) -> tuple[list[str], list[float]]:
     return texts, scores
 
 
-def prepared(repo: str, config: str | None, split: str, revision: str, offline: bool) -> tuple[Any, str | None]:
-    """A split of a data set as `datasets` prepares it, and its commit where that is known.
+def prepared(repo: str, config: str | None, splits: list[str], revision: str, offline: bool) -> tuple[list[Any], str | None]:
+    """The splits of a data set as `datasets` prepares them, and their commit where that is known.
 
     The hub is asked once for the commit, without retries; where it does not answer, what was prepared before is taken.
     """
@@ -393,15 +393,15 @@ def prepared(repo: str, config: str | None, split: str, revision: str, offline: 
     wanted, why = _commit(repo, revision, offline)
     try:
         with _quietly(datasets, offline=wanted is None):
-            table = datasets.load_dataset(repo, config, split=split, revision=wanted or revision)
-    except (OSError, ValueError) as e:  # every error of the hub, of its transport and of datasets is one of these
+            tables = [datasets.load_dataset(repo, config, split=split, revision=wanted or revision) for split in splits]
+    except Exception as e:  # the hub, its transport, datasets and pyarrow raise a dozen kinds
         looked = datasets.config.HF_DATASETS_CACHE
-        raise _missing(repo, split, f"not prepared in {looked}, and {why or one_line(e)}") from e
-    folder = Path(table.cache_files[0]["filename"]).parent.name
+        raise _missing(repo, f"not prepared in {looked}, and {why or one_line(e)}", "run once with network") from e
+    folder = Path(tables[0].cache_files[0]["filename"]).parent.name
     found = folder if COMMIT.fullmatch(folder) else None
     if COMMIT.fullmatch(revision) and found != revision:
-        raise _missing(repo, split, f"prepared at {found}, expected {revision}, and {why}")
-    return table, found
+        raise _missing(repo, f"prepared at {found}, expected {revision}, and {why}", "run once with network")
+    return tables, found
 
 
 def downloaded(repo: str, file: str, revision: str, offline: bool) -> tuple[Path, str]:
@@ -411,17 +411,15 @@ def downloaded(repo: str, file: str, revision: str, offline: bool) -> tuple[Path
     wanted, why = _commit(repo, revision, offline)
     try:
         found = hf_hub_download(repo, file, repo_type="dataset", revision=wanted or revision, local_files_only=wanted is None)
-    except (OSError, ValueError) as e:  # every error of the hub and of its transport is one of these
-        raise _missing(repo, file, f"not in {constants.HF_HUB_CACHE}, and {why or one_line(e)}") from e
+    except Exception as e:  # the hub and its transport raise a dozen kinds
+        why = f"{file} is not in {constants.HF_HUB_CACHE}, and {why or one_line(e)}"
+        raise _missing(repo, why, f"hf download {repo} {file} --repo-type dataset") from e
     path = Path(found)
     return path, path.parents[file.count("/")].name
 
 
-def _missing(repo: str, what: str, why: str) -> MissingPrerequisite:
-    command = (
-        f"hf download {repo} --repo-type dataset" if "/" in what else f"run once with network, or prepare {repo} with datasets"
-    )
-    return MissingPrerequisite(f"no data set {repo!r} ({what}): {why}; get it while online ({command}), or give --prompts FILE")
+def _missing(repo: str, why: str, how: str) -> MissingPrerequisite:
+    return MissingPrerequisite(f"no data set {repo!r}: {why}; get it while online ({how}), or give --prompts FILE")
 
 
 def _commit(repo: str, revision: str, offline: bool) -> tuple[str | None, str]:
@@ -435,7 +433,7 @@ def _commit(repo: str, revision: str, offline: bool) -> tuple[str | None, str]:
         return HfApi().dataset_info(repo, revision=revision, timeout=10).sha, ""
     except (RepositoryNotFoundError, RevisionNotFoundError, GatedRepoError) as e:
         raise MissingPrerequisite(f"no data set {repo!r} at revision {revision!r} on the hub ({one_line(e)})") from e
-    except (OSError, ValueError) as e:  # every other error of the hub and of its transport is one of these
+    except Exception as e:  # the hub and its transport raise a dozen kinds
         return None, f"the hub does not answer ({one_line(e)})"
 
 

@@ -68,7 +68,9 @@ def test_a_planted_violation_is_found(tmp_path, monkeypatch):
     assert ours(planted) == {"methods.quark", "harness.runner"}
 
 
-@pytest.mark.parametrize("words", ["--help", "list methods", "list tasks", "list scorers", "list presets", "env", "run --help"])
+@pytest.mark.parametrize(
+    "words", ["--help", "list methods", "list tasks", "list scorers", "list presets", "show preset gpt2", "env", "run --help"]
+)
 def test_what_must_answer_at_once_imports_no_torch(words):
     code = (
         "import sys; sys.argv = ['harness', *sys.argv[1:]]; import harness.cli\n"
