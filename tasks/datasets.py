@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 UNCONDITIONAL = "unconditional"
 UNCONDITIONAL_SHARE = 10  # one training prompt in so many is empty
 GRAM = 8  # words in a row that two prompts of different splits may not share
+LONGEST = 600  # bytes of a prompt; what is longer is no text, and would leave no room for a response
 COMMIT = re.compile("[0-9a-f]{40}")
 
 
@@ -257,8 +258,8 @@ def _items(source: Source, offline: bool, dropped: Counter[str]) -> Iterator[Ite
     for split, row in source.rows(offline):
         try:
             for item in source.items(row):
-                if item.prompt in seen:
-                    dropped["repeated"] += 1
+                if item.prompt in seen or len(item.prompt.encode()) > LONGEST:
+                    dropped["repeated" if item.prompt in seen else "long"] += 1
                     continue
                 seen.add(item.prompt)
                 yield item._replace(split=split)

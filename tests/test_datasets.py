@@ -124,9 +124,9 @@ def test_rows_of_the_scored_code():
 
 def test_what_is_dropped_is_counted():
     rows = [rtp_row(f"row {i} of words", 0.1, challenging=i % 2 == 0) for i in range(100)]
-    rows += [rtp_row(None, 0.1), rtp_row("", 0.1), rtp_row("\n", 0.1), rtp_row("row 7 of words", 0.1)]
+    rows += [rtp_row(None, 0.1), rtp_row("", 0.1), rtp_row("\n", 0.1), rtp_row("row 7 of words", 0.1), rtp_row("a" * 601, 0.1)]
     identity = datasets.load(given(RealToxicityPrompts, rows)).identity
-    assert identity["dropped"] == {"null": 1, "empty": 2, "repeated": 1, "overlap": 0}
+    assert identity["dropped"] == {"null": 1, "empty": 2, "repeated": 1, "long": 1, "overlap": 0}
     sizes = identity["rows"]
     held_out = sum(sizes[s] for s in ("validation", "test"))
     assert sizes["train"] > 0 and sizes["documents"] + held_out > 90
