@@ -12,7 +12,7 @@ from . import registry
 from .errors import EmptySelection, UnknownName
 
 KINDS = ("methods", "tasks", "scorers", "datasets", "presets", "runs")
-PACKAGES = ("alignment-harness", "torch", "transformers", "numpy", "tokenizers", "pandas", "matplotlib", "detoxify")
+PACKAGES = ("alignment-harness", "torch", "transformers", "numpy", "tokenizers", "pandas", "matplotlib", "datasets", "detoxify")
 
 
 def listing(what: str, out: Path) -> list[dict[str, Any]]:
