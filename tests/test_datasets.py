@@ -155,11 +155,11 @@ def test_grams_are_of_words():
 
 def test_sizes_and_kinds():
     rows = [rtp_row(f"row {i} of words", 0.1 if i % 3 else None, challenging=i % 2 == 0) for i in range(600)]
-    data = datasets.load(given(RealToxicityPrompts, rows, train=50, held_out=4, documents=7, clean=40, document_words=2))
+    data = datasets.load(given(RealToxicityPrompts, rows, train=50, held_out=4, documents=7, clean=20, document_words=2))
     count = {s: {k: sum(p.kind == k for p in prompts) for k in {p.kind for p in prompts}} for s, prompts in data.splits.items()}
     assert count["test"] == count["validation"] == {"nontoxic": 4, "challenging": 4, "unconditional": 4}
     assert sum(count["train"].values()) == 50 and count["train"]["unconditional"] == 5 and count["train"]["other"] > 0
-    assert len(data.documents) == 7 and len(data.clean) == 40
+    assert len(data.documents) == 7 and len(data.clean) == 20
     assert all(int(prompt.split()[1]) % 3 for prompt, _ in data.clean)  # of the others nobody knows whether they are clean
     assert {text for _, text in data.documents} == {" and so"}
     train = {p.text for p in data.splits["train"]}
