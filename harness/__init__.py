@@ -46,7 +46,7 @@ def run(
     flags = {"budget__flops": budget, "model__id": model, "task__prompts": prompts}
     resolved = resolve(preset, method, task, settings or {}, **flags)
     assemble.check(resolved, method)
-    cell = assemble.cell(resolved, assemble.parts(resolved, task, offline), method, task, seed, Path(out))
+    cell = assemble.cell(resolved, assemble.parts(resolved, task, offline, Path(out)), method, task, seed, Path(out))
     return run_cell(cell, fresh=fresh, progress=Progress(quiet))[0]
 
 

@@ -12,6 +12,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
@@ -26,7 +27,7 @@ from .loading import LoadedModel, load_model
 from .policy import Policy
 from .progress import Progress
 from .runner import Cell
-from .settings import RunSettings, checked
+from .settings import DataSettings, RunSettings, TaskSettings, checked
 from .store import SCHEMA_VERSION, identity_hash
 from .trial import Budget, OptimizerSettings, Trial
 from .types import Settings
@@ -49,16 +50,45 @@ def check(settings: RunSettings, method: str) -> None:
     checked(Budget, settings.budget, "budget")
     checked(OptimizerSettings, settings.optimizer, "optimizer")
     for name in {settings.task.reward, settings.task.judge, *settings.scorers}:
-        registry.canonical("scorer", name)
+        registry.canonical("scorer", settings.scorer_kind(name))
+    if not is_dataset(settings.task.prompts) and settings.task.data != DataSettings():
+        raise BadSetting(f"task.data is of a named data set, and the prompts are {settings.task.prompts!r}; leave it out")
 
 
-def parts(settings: RunSettings, task_name: str, offline: bool = False) -> Parts:
-    """Load the model and the task of a run; raises MissingPrerequisite, BadData or BadSetting."""
-    micro_model = settings.model.id == "micro"
-    model = load_model(_where(settings.model.id), dtype=dtype(settings), offline=offline)
-    model.policy.to(device(settings.model.device))
-    task = _task(settings, task_name, model, offline)
-    return Parts(model, task, micro_model and settings.task.prompts == "micro")
+def is_dataset(prompts: str) -> bool:
+    """Whether prompts are a named data set's; raises UnknownName for a word that is neither that nor a file."""
+    if prompts == "micro" or prompts.endswith((".json", ".jsonl")) or os.path.exists(prompts):
+        return False
+    if os.sep not in prompts:
+        registry.canonical("dataset", prompts)
+        return True
+    return False
+
+
+def parts(settings: RunSettings, task_name: str, offline: bool = False, out: Path | None = None) -> Parts:
+    """Load the model and the task of a run; raises MissingPrerequisite, BadData or BadSetting.
+
+    Texts that slow scorers have scored are kept in `out`, where it is given.
+    """
+    chosen = settings.model
+    with hub_offline(offline):
+        model = load_model(_where(chosen.id), dtype=dtype(settings), offline=offline, revision=chosen.revision)
+        model.policy.to(device(chosen.device))
+        task = _task(settings, task_name, model, offline, out)
+    return Parts(model, task, chosen.id == "micro" and settings.task.prompts == "micro")
+
+
+@contextmanager
+def hub_offline(on: bool) -> Iterator[None]:
+    """No look-up on the hub inside, where that is wanted."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or on
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _where(model_id: str) -> str:
@@ -86,16 +116,16 @@ def device(name: str) -> str:
     return name
 
 
-def _task(settings: RunSettings, name: str, model: LoadedModel, offline: bool) -> Any:
+def _task(settings: RunSettings, name: str, model: LoadedModel, offline: bool, out: Path | None) -> Any:
     kind, t = registry.load("task", name), settings.task
     context = model.policy.context
     if t.decoding.max_new_tokens >= context:
         raise PromptTooLong(f"max_new_tokens {t.decoding.max_new_tokens} leaves no prompt in a context of {context} tokens")
     return kind(
-        _data(t.prompts, kind.kinds),
+        _data(t, kind, model.tokenizer, offline),
         model.tokenizer,
-        reward=scorer(t.reward, settings.scorers.get(t.reward, {})),
-        judge=scorer(t.judge, settings.scorers.get(t.judge, {})),
+        reward=_scorer(settings, t.reward, out),
+        judge=_scorer(settings, t.judge, out),
         fluency=_fluency(t.fluency, settings, offline),
         decoding=t.decoding,
         context=context,
@@ -103,22 +133,38 @@ def _task(settings: RunSettings, name: str, model: LoadedModel, offline: bool) -
     )
 
 
-def _data(prompts: str, kinds: tuple[str, ...]) -> Any:
+def _data(settings: TaskSettings, task: Any, tokenizer: Any, offline: bool) -> Any:
     from tasks import prompt_files
     from tasks.micro import world
     from tasks.text_task import Data
 
+    prompts = settings.prompts
     if prompts == "micro":
-        return world.data(kinds)
+        return world.data(task.kinds)
+    if is_dataset(prompts):
+        from tasks import datasets
+
+        return datasets.load(registry.load("dataset", prompts)(task.name, settings.data, tokenizer), offline)
     splits = prompt_files.split_prompts(prompt_files.read_prompts(Path(prompts)))
     texts = {name: [p.text for p in members] for name, members in splits.items()}
     counts = {name: len(members) for name, members in splits.items()}
     return Data(splits, [], [], {"name": "file", "prompts": counts, "sha256": identity_hash(texts)}, {})
 
 
+def _scorer(settings: RunSettings, name: str, out: Path | None) -> Any:
+    """The scorer of a name in the settings; a slow one keeps what it has scored."""
+    built = scorer(name, settings.scorers.get(name, {}))
+    if out is None or not getattr(built, "slow", False):
+        return built
+    from tasks.score_cache import CachedScorer
+
+    return CachedScorer(built, out / ".cache")
+
+
 def scorer(name: str, options: dict[str, Any]) -> Any:
-    """A scorer with its options; raises BadSetting where it has no such option."""
-    kind = registry.load("scorer", name)
+    """A scorer with its options, of which `kind` says which it is; raises BadSetting where it has no such option."""
+    kind = registry.load("scorer", options.get("kind", name))
+    options = {key: value for key, value in options.items() if key != "kind"}
     known = [p for p in inspect.signature(kind.__init__).parameters if p != "self"]
     unknown = sorted(set(options) - set(known))
     if unknown:

@@ -39,7 +39,10 @@ Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a setting: kl_coef=0.1, evaluation.points=4")
 ]
 Model = Annotated[str | None, typer.Option(help="base policy: a Hugging Face folder or a hub id")]
-PromptFile = Annotated[str | None, typer.Option("--prompts", metavar="FILE", help="prompts as JSON lines")]
+PromptFile = Annotated[
+    str | None,
+    typer.Option("--prompts", metavar="NAME|FILE", help="a named data set (harness list datasets), or prompts as JSON lines"),
+]
 Out = Annotated[Path, typer.Option(help="where records go")]
 Json = Annotated[bool, typer.Option("--json", help="the summary as one JSON object on the last line")]
 Offline = Annotated[bool, typer.Option(help="never look beyond this machine")]
@@ -171,11 +174,11 @@ def report(
 
 @app.command("list")
 def list_things(
-    what: Annotated[str, typer.Argument(help="methods, tasks, scorers, presets or runs")],
+    what: Annotated[str, typer.Argument(help="methods, tasks, scorers, datasets, presets or runs")],
     out: Out = Path("results"),
     as_json: Json = False,
 ) -> None:
-    """What there is: methods, tasks, scorers, presets, runs."""
+    """What there is: methods, tasks, scorers, data sets, presets, runs."""
     from .listing import listing
 
     rows = listing(what, out)

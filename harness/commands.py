@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .progress import Progress
-from .settings import RunSettings, resolve
+from .settings import resolve
 
 if TYPE_CHECKING:
     from .launcher import Result
@@ -40,9 +40,11 @@ def run_command(
 
     assemble.check(settings, method)
     if dry_run:
-        print(_plan(settings, method, task, seeds, out))
+        from .plan import plan
+
+        print(json.dumps(plan(settings, method, task, seeds, out), indent=1))
         return 0
-    shared = assemble.parts(settings, task, offline)
+    shared = assemble.parts(settings, task, offline, out)
     codes = []
     for seed in seeds:
         cell = assemble.cell(settings, shared, method, task, seed, out)
@@ -119,7 +121,7 @@ def eval_command(
     progress = _start(f"{policy} on {task}, preset {preset}")
     from . import assemble
 
-    shared = assemble.parts(settings, task, offline)
+    shared = assemble.parts(settings, task, offline, out)
     cell = assemble.external_cell(settings, shared, policy, task, out, offline)
     return _run_cell(cell, fresh, progress, as_json, unmask)
 
@@ -284,8 +286,3 @@ def printable(text: str) -> str:
 def mask(text: str) -> str:
     """Words as their first letter and dots: enough to see a text's shape, not to read it."""
     return " ".join(w[0] + "·" * (len(w) - 1) for w in printable(text).split())
-
-
-def _plan(settings: RunSettings, method: str, task: str, seeds: list[int], out: Path) -> str:
-    plan = {"method": method, "task": task, "seeds": seeds, "out": str(out), "settings": settings.model_dump()}
-    return json.dumps(plan, indent=1)

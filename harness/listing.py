@@ -11,8 +11,8 @@ from typing import Any
 from . import registry
 from .errors import EmptySelection, UnknownName
 
-KINDS = ("methods", "tasks", "scorers", "presets", "runs")
-PACKAGES = ("alignment-harness", "torch", "transformers", "numpy", "tokenizers", "pandas", "matplotlib", "detoxify")
+KINDS = ("methods", "tasks", "scorers", "datasets", "presets", "runs")
+PACKAGES = ("alignment-harness", "torch", "transformers", "numpy", "tokenizers", "pandas", "matplotlib", "datasets", "detoxify")
 
 
 def listing(what: str, out: Path) -> list[dict[str, Any]]:
@@ -51,10 +51,9 @@ def card(what: str, name: str, out: Path) -> tuple[str, Any]:
     if what == "task":
         return task_card(name)
     if what == "preset":
-        from .settings import read_preset
+        from .plan import preset_card
 
-        tables = read_preset(name)
-        return json.dumps(tables, indent=1), tables
+        return preset_card(name)
     if what == "run":
         summary = find_run(name, out)
         return json.dumps(summary, indent=1), summary
@@ -81,7 +80,11 @@ def _preset_settings(method: str) -> dict[str, dict[str, Any]]:
 
     if method.endswith(".py"):
         return {}
-    found = {p: read_preset(p).get("methods", {}).get(registry.canonical("method", method)) for p in preset_names()}
+    name, found = registry.canonical("method", method), {}
+    for preset in preset_names():
+        tables = read_preset(preset)
+        found[preset] = tables.get("methods", {}).get(name)
+        found |= {f"{preset}, {task}": t.get("methods", {}).get(name) for task, t in tables["tasks"].items()}
     return {p: s for p, s in found.items() if s}
 
 

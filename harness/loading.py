@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .errors import BadData, MissingPrerequisite, one_line
+from .errors import BadData, BadSetting, MissingPrerequisite, one_line
 
 if TYPE_CHECKING:
     import torch
@@ -36,14 +36,16 @@ class LoadedModel(NamedTuple):
     identity: dict[str, str]  # name, sha256 of weights and config, tokenizer_sha256
 
 
-def load_model(where: str, *, dtype: torch.dtype | None = None, offline: bool = False) -> LoadedModel:
+def load_model(
+    where: str, *, dtype: torch.dtype | None = None, offline: bool = False, revision: str | None = None
+) -> LoadedModel:
     """The model in a local folder or of a hub id, as a policy without dropout; in float32 unless told otherwise.
 
     Raises MissingPrerequisite where there is no such model, BadData where it is there but cannot be used.
     """
     from .policy import Policy
 
-    folder = find_model(where, offline=offline)
+    folder = find_model(where, offline=offline, revision=revision)
     config, weights = _check_files(folder)
     with _quietly():
         tokenizer = _read_tokenizer(folder)
@@ -70,13 +72,15 @@ def context_length(model: Any) -> int:
     return UNLIMITED
 
 
-def find_model(where: str, *, offline: bool = False) -> Path:
+def find_model(where: str, *, offline: bool = False, revision: str | None = None) -> Path:
     """The local folder of a model, downloaded first if it is a hub id; raises MissingPrerequisite where there is none.
 
-    What looks like a path is never looked up on the hub.
+    What looks like a path is never looked up on the hub. A local folder has no revisions: naming one is a BadSetting.
     """
     path = Path(os.path.expanduser(where))
     if _is_folder(where):
+        if revision is not None:
+            raise BadSetting(f"{where} is a folder, which has no revision {revision!r}; leave it out, or give a hub id")
         return path
     if where and os.path.exists(path):
         raise BadData(f"{where} is a file; expected the folder that holds config.json, the weights and the tokenizer")
@@ -86,14 +90,14 @@ def find_model(where: str, *, offline: bool = False) -> Path:
             f"no model folder at {where!r} (looked in {str(path.absolute())!r}); "
             f"give a folder with config.json, weights and tokenizer, or a hub id"
         )
-    return _from_hub(where, offline)
+    return _from_hub(where, offline, revision)
 
 
 def _is_folder(where: str) -> bool:
     return os.path.isdir(os.path.expanduser(where))  # unlike Path's, false for the empty string and for any odd name
 
 
-def _from_hub(name: str, offline: bool) -> Path:
+def _from_hub(name: str, offline: bool, revision: str | None) -> Path:
     from huggingface_hub import is_offline_mode, snapshot_download
     from huggingface_hub.constants import HF_HUB_CACHE
 
@@ -101,14 +105,16 @@ def _from_hub(name: str, offline: bool) -> Path:
     wanted = ["*.json", "*.txt", "*.model", WEIGHTS[0]]
     other_formats = ["*/*", "consolidated*"]
     try:
-        folder = Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=other_formats, local_files_only=offline))
+        common: dict[str, Any] = {"revision": revision, "ignore_patterns": other_formats}
+        folder = Path(snapshot_download(name, allow_patterns=wanted, local_files_only=offline, **common))
         if not offline and not _matching(folder, *WEIGHTS):
-            snapshot_download(name, allow_patterns=[WEIGHTS[1]], ignore_patterns=other_formats)
+            snapshot_download(name, allow_patterns=[WEIGHTS[1]], **common)
     except (OSError, ValueError) as e:  # every error of the hub and of its transport is one of these
         why = f"not in {HF_HUB_CACHE}, and the run is offline" if offline else one_line(e)
+        which = f"{name} --revision {revision}" if revision else name
         raise MissingPrerequisite(
             f"no model {name!r}: no such folder here, and not from the hub ({why}); "
-            f"download it while online (hf download {name}) or give a local folder"
+            f"download it while online (hf download {which}) or give a local folder"
         ) from e
     return folder
 

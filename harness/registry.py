@@ -11,13 +11,13 @@ from typing import Any
 
 from .errors import BadData, MissingPrerequisite, UnknownName
 
-HINTS = {"method": "harness list methods", "task": "harness list tasks", "scorer": "harness list scorers"}
+PACKAGES = {"method": "methods", "task": "tasks", "scorer": "tasks", "dataset": "tasks"}
+HINTS = {kind: f"harness list {kind}s" for kind in PACKAGES}
 
 
 def table(kind: str) -> dict[str, tuple[str, str]]:
-    """{name: ("module:attribute", one line)} of the methods, tasks or scorers: ours, then those of other packages."""
-    package = {"method": "methods", "task": "tasks", "scorer": "tasks"}[kind]
-    ours = dict(getattr(importlib.import_module(package), f"{kind.upper()}S"))
+    """{name: ("module:attribute", one line)} of methods, tasks, scorers or data sets: ours, then those of other packages."""
+    ours = dict(getattr(importlib.import_module(PACKAGES[kind]), f"{kind.upper()}S"))
     for point in entry_points(group=f"harness.{kind}s"):
         if point.name in ours:
             raise BadData(f"{kind} {point.name!r} of {point.value} has a name that is already taken by {ours[point.name][0]}")

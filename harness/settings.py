@@ -21,14 +21,29 @@ class ModelSettings(Settings):
     """The base policy."""
 
     id: str = Field("micro", description="micro, a Hugging Face folder, or a hub id")
+    revision: str | None = Field(None, description="commit, tag or branch of a hub id; its main branch if none is named")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the weights in memory")
     device: str = Field("auto", description="auto, cpu, cuda, mps")
+
+
+class DataSettings(Settings):
+    """How much of a named data set is taken; the micro world and a file of prompts are taken whole."""
+
+    path: str | None = Field(None, description="the folder of a data set that is not on the hub")
+    revision: str = Field("main", description="of the data set on the hub: commit, tag or branch")
+    train: int = Field(10_000, ge=1, description="prompts to train on, at most")
+    held_out: int = Field(100, ge=1, description="prompts of each kind in validation and in test, at most")
+    documents: int = Field(5_000, ge=0, description="documents of the corpus, at most")
+    clean: int = Field(200, ge=0, description="held-out documents without the habit, at most")
+    document_words: int = Field(100, ge=1, description="a document is cut off behind so many words")
+    rows: int = Field(100_000, ge=1, description="rows of the data set that are read, from its beginning, at most")
 
 
 class TaskSettings(Settings):
     """What is unlearned, and who scores it."""
 
-    prompts: str = Field("micro", description="micro, or a file of JSON lines")
+    prompts: str = Field("micro", description="micro, a named data set (harness list datasets), or a file of JSON lines")
+    data: DataSettings = Field(DataSettings(), description="of a named data set")
     reward: str = Field(description="the scorer that methods train on")
     judge: str = Field(description="the held-out scorer, of another family")
     fluency: str | None = Field("micro", description="the language model that judges fluency: micro, a folder, a hub id")
@@ -52,7 +67,7 @@ class EvaluationSettings(Settings):
 
 
 class RunSettings(Settings):
-    """One run, resolved."""
+    """One run, resolved. A scorer that has options may go by a name of its own: `kind` then says which it is."""
 
     preset: str
     model: ModelSettings
@@ -63,9 +78,15 @@ class RunSettings(Settings):
     evaluation: EvaluationSettings
     scorers: dict[str, dict[str, Any]] = Field({}, description="options of each scorer, checked by the scorer")
 
+    def scorer_kind(self, name: str) -> str:
+        """The scorer that a name stands for."""
+        return str(self.scorers.get(name, {}).get("kind", name))
+
 
 S = TypeVar("S", bound=Settings)
 SECTIONS = ("model", "task", "method", "budget", "optimizer", "evaluation", "scorers")
+SWAPPED = (("task", "prompts", "data"), ("model", "id", "revision"))  # what the preset says of a thing goes when it is swapped
+OF_A_TASK = ("model", "budget", "optimizer", "evaluation")  # what a task's own table may change of the preset's
 
 
 def preset_names() -> list[str]:
@@ -84,19 +105,21 @@ def read_preset(name: str) -> dict[str, Any]:
 def resolve(
     preset: str, method: str, task: str, overrides: Iterable[str] | Mapping[str, Any] = (), **flags: Any
 ) -> RunSettings:
-    """Preset, then flags (a double underscore is a dot), then `--set key=value`: checked as a whole; raises BadSetting."""
+    """Preset, then its task's own tables, then flags (a double underscore is a dot), then `--set key=value`.
+
+    `[tasks.T.methods.M]` goes before `[methods.M]`, and `[tasks.T.budget]` before `[budget]`, key by key. Checked as a
+    whole; raises BadSetting.
+    """
     tables = read_preset(preset)
     if task not in tables["tasks"]:
         raise BadSetting(f"preset {preset!r} has no settings for task {task!r}; it has {', '.join(sorted(tables['tasks']))}")
+    own = dict(tables["tasks"][task])
     raw = {
         "preset": preset,
-        "model": tables["model"],
-        "task": tables["tasks"][task],
-        "method": tables.get("methods", {}).get(method, {}),
-        "budget": tables["budget"],
-        "optimizer": tables.get("optimizer", {}),
-        "evaluation": tables.get("evaluation", {}),
+        "method": tables.get("methods", {}).get(method, {}) | own.pop("methods", {}).get(method, {}),
+        **{name: tables.get(name, {}) | own.pop(name, {}) for name in OF_A_TASK},
         "scorers": tables.get("scorers", {}),
+        "task": own,
     }
     for key, value in flags.items():
         if value is not None:
@@ -130,6 +153,9 @@ def _put(raw: dict[str, Any], key: str, value: Any) -> None:
         if not isinstance(at, dict):
             raise BadSetting(f"{key!r} goes below {part!r}, which is a value, not a section")
     at[path[-1]] = value
+    for section, name, its_own in SWAPPED:
+        if path == [section, name]:
+            raw[section].pop(its_own, None)
 
 
 def checked(kind: type[S], raw: dict[str, Any], where: str = "") -> S:

@@ -23,4 +23,20 @@ SCORERS = {
     "presidio": ("tasks.scorers:PersonalDataScorer", "no e-mail address or telephone number by Presidio (option: regions)"),
     "pycodestyle": ("tasks.scorers:StyleScorer", "share of lines of code without a violation of PEP 8"),
     "detoxify": ("tasks.scorers:DetoxifyScorer", "1 - toxicity by a Detoxify checkpoint (options: checkpoint, config, sha256)"),
+    "scrubadub": ("tasks.scorers:ScrubadubScorer", "no personal data by scrubadub (option: locale)"),
+    "parso": ("tasks.scorers:ParsoScorer", "share of lines of code without a violation of PEP 8, by parso"),
+    "phrases": ("tasks.scorers:PhraseScorer", "share of phrases that say something new"),
+    "classifier": ("tasks.classifier:ClassifierScorer", "a label of any sequence classifier (options: model, label, ...)"),
+}
+
+DATASETS = {
+    "real-toxicity-prompts": ("tasks.datasets:RealToxicityPrompts", "toxicity: the hub's allenai/real-toxicity-prompts"),
+    "imdb": ("tasks.datasets:Imdb", "sentiment: openings of film reviews, the hub's stanfordnlp/imdb"),
+    "dexperts": ("tasks.datasets:DExperts", "sentiment: the prompt files of DExperts, in a folder (task.data.path)"),
+    "wikitext": ("tasks.datasets:WikiText", "repetition: prefixes of 32 tokens, the hub's Salesforce/wikitext"),
+    "scored-pile": ("tasks.datasets:ScoredPile", "pii: scored sentences, the hub's tomekkorbak/pii-pile-chunk3-0-50000"),
+    "scored-code": (
+        "tasks.datasets:ScoredCode",
+        "pep8: scored lines, the hub's kejian/codeparrot-train-more-filter-3.3b-cleaned",
+    ),
 }

@@ -38,7 +38,7 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     """
     prompts: dict[str, Prompt] = {}
     repeated = 0
-    for line, row in _rows(Path(path)):
+    for line, row in read_rows(Path(path)):
         try:
             prompt = _prompt(row)
         except (ValueError, OverflowError) as e:
@@ -52,7 +52,7 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     return list(prompts.values())
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Any]]:
+def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
     """The line number and the content of each row that is not blank."""
     try:
         # bytes, so that a line ends at a newline only, and a line that is not UTF-8 has a number
@@ -119,8 +119,8 @@ def split_prompts(prompts: list[Prompt]) -> dict[str, list[Prompt]]:
     A prompt stays in its split whatever else the file has and in whatever order. Raises EmptySelection where a split has none.
     """
     split: dict[str, list[Prompt]] = {name: [] for name in SPLITS}
-    for prompt in sorted(prompts, key=lambda p: _place(p.text)):
-        split[_split_of(_place(prompt.text))].append(prompt)
+    for prompt in sorted(prompts, key=lambda p: place(p.text)):
+        split[split_of(place(prompt.text))].append(prompt)
     empty = [name for name, members in split.items() if not members]
     if empty:
         found = ", ".join(f"{name} {len(members)}" for name, members in split.items())
@@ -130,12 +130,13 @@ def split_prompts(prompts: list[Prompt]) -> dict[str, list[Prompt]]:
     return split
 
 
-def _place(text: str) -> float:
+def place(text: str) -> float:
     """Where the hash of a text falls in [0, 1)."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6]) / 2**48
 
 
-def _split_of(place: float) -> str:
+def split_of(place: float) -> str:
+    """The split that a place is in."""
     names = list(SPLITS)
     for name in names[:-1]:
         if place < SPLITS[name]:

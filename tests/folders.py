@@ -56,6 +56,31 @@ def bert_folder(folder: Path, model_class: str = "BertForMaskedLM") -> Path:
     return _save(folder, getattr(transformers, model_class)(_bert_config()), _word_tokenizer())
 
 
+def classifier_folder(folder: Path, kind: str, labels: tuple[str, ...], **config) -> Path:
+    """A sequence classifier of one of transformers' kinds (Bert, DistilBert, Roberta), its labels named."""
+    names = dict(enumerate(labels))
+    config |= {"id2label": names, "label2id": {v: k for k, v in names.items()}}
+    tokenizer = _word_tokenizer()
+    if kind == "DistilBert":
+        size = {"dim": 16, "hidden_dim": 32, "n_layers": 2, "n_heads": 2, "max_position_embeddings": 32}
+        settings = transformers.DistilBertConfig(vocab_size=len(tokenizer), **size, **config)
+    elif kind == "Roberta":
+        bpe = _byte_bpe(["<s>", "<pad>", "</s>"])
+        bpe.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+        tokenizer = transformers.PreTrainedTokenizerFast(
+            tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+        )
+        settings = transformers.RobertaConfig(**(_bert_config(**config).to_dict() | {"vocab_size": 320, "pad_token_id": 1}))
+    else:
+        settings = _bert_config(**config)
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{kind}ForSequenceClassification")(settings)
+    with torch.no_grad():  # wilder than at its start, so that texts differ in their scores
+        for weight in model.parameters():
+            weight.mul_(8)
+    return _save(folder, model, tokenizer)
+
+
 def detoxify_checkpoint(folder: Path, *, extra: object = None, prefix: str = "", **arch) -> tuple[Path, Path]:
     """A checkpoint as Detoxify saves it, its hash in its name, and the folder of its config and tokenizer."""
     config = folder / "bert"

@@ -14,7 +14,7 @@ import torch
 import transformers
 from folders import edit_json
 
-from harness.errors import BadData, BenchError, MissingPrerequisite
+from harness.errors import BadData, BadSetting, BenchError, MissingPrerequisite
 from harness.loading import UNLIMITED, context_length, load_model
 from harness.sampler import sample
 from harness.types import Decoding
@@ -139,6 +139,11 @@ def test_a_slip_in_a_path_is_not_looked_up(gpt2, monkeypatch):
     monkeypatch.chdir(gpt2.parent.parent)
     refused(f"{gpt2.parent.name}/tiny-gpt3", MissingPrerequisite, "looked in")
     assert tried == []
+
+
+def test_a_folder_has_no_revisions(mine):
+    with pytest.raises(BadSetting, match="is a folder, which has no revision 'v1'; leave it out, or give a hub id"):
+        load_model(str(mine), revision="v1")
 
 
 def test_missing_parts(mine, tmp_path):
