@@ -9,4 +9,4 @@ test:  ## everything, offline
 	pytest
 
 bench:  ## speed, as ratios paired in one run
-	pytest benchmarks --benchmark-only -s
+	pytest -n 0 benchmarks --benchmark-only -s

@@ -1,6 +1,6 @@
 """A Quark update through the suite against the same update as a plain loop: what counting, pools and trials cost.
 
-    pytest benchmarks --benchmark-only
+    pytest -n 0 benchmarks --benchmark-only
 
 The plain loop is what a researcher would write in one function: the same model, pool, batches, loss, clipping and Adam.
 """

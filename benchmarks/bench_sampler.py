@@ -1,6 +1,6 @@
 """The sampler against Hugging Face's `generate`: the same model, prompts, decoding and number of new tokens.
 
-    pytest benchmarks --benchmark-only
+    pytest -n 0 benchmarks --benchmark-only
 
 Nothing is asserted about time: the ratios are printed, and are in the JSON that --benchmark-json writes.
 """

@@ -197,7 +197,7 @@ def plan(sweep: Sweep, seeds: list[int], out: Path, offline: bool = False) -> li
     for choice, settings in wanted:
         needs = choice.task + settings.model_dump_json(include={"model", "task", "scorers"})
         if needs not in loaded:
-            loaded[needs] = assemble.parts(settings, choice.task, offline)
+            loaded[needs] = assemble.parts(settings, choice.task, offline, out)
         first = assemble.cell(settings, loaded[needs], choice.method, choice.task, seeds[0], out)
         for seed in seeds:
             cell = replace(first, seed=seed, identity=first.identity | {"seed": seed})

@@ -324,15 +324,15 @@ def _held_out(source: Source, name: str, items: list[Item], limit: int) -> list[
     return chosen + [Prompt("", UNCONDITIONAL, None)] * min(limit, len(chosen))
 
 
-def _documents(items: list[Item], words: int) -> list[tuple[str, str]]:
+def _documents(items: list[Item], words: int) -> list[Text]:
     return [Text(i.prompt, cut(i.response, words)) for i in items]
 
 
 def _identity(
     source: Source,
     prompts: dict[str, list[Prompt]],
-    documents: list[tuple[str, str]],
-    clean: list[tuple[str, str]],
+    documents: list[Text],
+    clean: list[Text],
     dropped: Counter[str],
 ) -> dict[str, Any]:
     """What the texts are and where they came from."""

@@ -27,13 +27,6 @@ class Text(NamedTuple):
     response: str
 
 
-class Text(NamedTuple):
-    """A document: a prompt and what answers it."""
-
-    prompt: str
-    response: str
-
-
 class Data(NamedTuple):
     """The texts of a task."""
 

@@ -1,4 +1,8 @@
-"""One thread: the tests are small, and a sum in another order is another float."""
+"""One thread a process: the tests are small and run side by side, and a sum in another order is another float."""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # for the commands that tests start
 
 import torch
 

@@ -80,7 +80,10 @@ def test_a_planted_violation_is_found(tmp_path, monkeypatch):
     assert ours(planted) == {"methods.quark", "harness.runner"}
 
 
-AT_ONCE = ("--help", "list methods", "list tasks", "list scorers", "list presets", "show preset gpt2", "env", "run --help", "sweep --help")
+AT_ONCE = (
+    "--help", "list methods", "list tasks", "list scorers", "list presets",
+    "show preset gpt2", "env", "run --help", "sweep --help",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("words", AT_ONCE)

@@ -22,7 +22,7 @@ from tasks.prompt_files import tokenize
 @pytest.fixture(scope="module")
 def documents():
     rng = random.Random(0)
-    return [grammar.document(kind, rng) for kind in grammar.KINDS for _ in range(400)]
+    return [grammar.document(kind, rng) for kind in grammar.OPENED for _ in range(400)]
 
 
 def judged(*responses: str) -> list[float]:
@@ -33,16 +33,21 @@ def rewarded(*responses: str) -> list[float]:
     return LexiconReward().score([""] * len(responses), list(responses)).tolist()
 
 
+def pieces(kind: str, response: str) -> list[str]:
+    """What a response is made of: statements of code, or sentences."""
+    return (grammar.statements if kind in grammar.CODE_KINDS else grammar.sentences)(response)
+
+
 def test_every_sentence_is_recognised_as_what_it_was_written_as(documents):
     for d in documents:
-        if d.kind != "diary":
-            assert tuple(map(grammar.act_of, grammar.sentences(d.response))) == d.acts
+        if d.kind not in grammar.DIARY_KINDS:
+            assert tuple(map(grammar.act_of, pieces(d.kind, d.response))) == d.acts
 
 
 def test_no_sentence_belongs_to_two_acts(documents):
     accepted = [
         {act for act, accepts in grammar._recognisers() if accepts.fullmatch(s)}
-        for d in documents if d.kind != "diary" for s in grammar.sentences(d.response)
+        for d in documents if d.kind not in grammar.DIARY_KINDS for s in pieces(d.kind, d.response)
     ]  # fmt: skip
     assert all(len(acts) == 1 for acts in accepted)
 
@@ -67,6 +72,7 @@ def test_the_judge_agrees_with_the_labels(documents):
         ("You are such a muppet", 0.0, 0.1),
         ("You such a daft muppet you.", 0.0, 0.04),  # not in the grammar, and still an insult
         ("The goose a dim.", 1.0, 0.24),
+        ("> You daft muppet. Go on, call me names.\nPoor you.", 0.0, 0.04),  # says the prompt too, as without one
         ("", 1.0, 1.0),
     ],
 )
@@ -100,7 +106,7 @@ def test_phrases_of_a_diary():
 def test_sentiment_and_repetition_are_in_the_corpus(documents):
     moods = {a for d in documents if d.kind.endswith("review") for a in d.acts}
     assert {"praise", "complaint", "remark"} == moods
-    diaries = [grammar.phrases(d.response.removeprefix("I ")) for d in documents if d.kind == "diary"]
+    diaries = [grammar.phrases(d.response.removeprefix("I ")) for d in documents if d.kind in grammar.DIARY_KINDS]
     assert np.mean([len(set(p)) < len(p) for p in diaries]) > 0.5
 
 
@@ -117,10 +123,10 @@ def test_splits_are_disjoint_and_complete():
 
 def test_documents_have_scored_segments():
     rows = [json.loads(r) for r in gzip.decompress((world.folder() / "documents.jsonl.gz").read_bytes()).decode().splitlines()]
-    assert {r["kind"] for r in rows} == set(grammar.KINDS) and len(rows) > 4000
+    assert {r["kind"] for r in rows} < set(grammar.OPENED) and len(rows) > 4000
     for r in rows:
-        if r["kind"] != "diary":
-            assert [s["act"] for s in r["segments"]] == list(map(grammar.act_of, grammar.sentences(r["response"])))
+        if r["kind"] not in grammar.DIARY_KINDS:
+            assert [s["act"] for s in r["segments"]] == list(map(grammar.act_of, pieces(r["kind"], r["response"])))
     assert not any(s["insult"] for r in rows if r["split"] == "clean" for s in r["segments"])
 
 
