@@ -67,7 +67,9 @@ def sweep_command(spec: Sweep, workers: int, out: Path, *, dry_run: bool, offlin
         return 0
     from .board import Board
     from .launcher import Launcher, exit_code
+    from .store import writable
 
+    writable(out)  # before the first process starts, not in each of them
     progress.say(f"{len(cells)} cells, {workers} at once")
     results = Launcher(cells, workers, Board(len(cells)), offline).run()
     print(_cells([(r.cell, r.state, r.why) for r in results], as_json) if as_json else _trials(cells))

@@ -15,6 +15,7 @@ import json
 import math
 import os
 import shutil
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,15 @@ def metric_record(metric: Metric) -> dict[str, Any]:
     stderr = stderr if stderr is not None and math.isfinite(stderr) else None
     record = {"value": value, "stderr": stderr if value is not None else None, "n": n, "n_unscored": n_unscored}
     return record | ({"reason": reason} if reason else {})
+
+
+def writable(folder: Path) -> None:
+    """Make a folder for records; raises Unwritable where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as e:
+        raise Unwritable(f"cannot write to {folder}: {e.strerror}; choose another folder with --out") from None
 
 
 class RunStore:

@@ -119,3 +119,24 @@ def test_a_prompt_that_nobody_could_score(evaluator, monkeypatch):
     found = evaluator.final(evaluator.reference)
     assert found.metrics["reward"].n_unscored == 2 and found.unscored_share == pytest.approx(1 / 120)
     assert found.metrics["regret"].value is None and "1 of the prompts" in found.metrics["regret"].reason
+
+
+def test_scores_by_kind_add_up_to_the_whole(evaluator):
+    """Each kind's mean from the rows themselves; with as many prompts of each kind, their mean is the whole's."""
+    found = evaluator.final(evaluator.reference)
+    kinds = dict.fromkeys(evaluator.base.prompts.kinds)
+    assert len(kinds) > 1
+    for name in ("reward", "judge", "kl"):
+        for kind in kinds:
+            mean = np.mean([row[name] for row in found.rows if row["kind"] == kind])
+            assert found.metrics[f"{name}@{kind}"].value == pytest.approx(mean, abs=1e-6)
+    for name in ("reward", "judge", "max_toxicity", "toxicity_prob"):
+        parts = [found.metrics[f"{name}@{kind}"].value for kind in kinds]
+        assert found.metrics[name].value == pytest.approx(np.mean(parts))
+    assert not any("@" in name for name in evaluator.point(evaluator.reference).metrics)
+
+
+def test_prompts_of_one_kind_are_not_split(evaluator, monkeypatch):
+    prompts = evaluator.base.prompts._replace(kinds=["calm"] * len(evaluator.base.prompts.kinds))
+    monkeypatch.setattr(evaluator, "base", evaluator.base._replace(prompts=prompts))
+    assert not any("@" in name for name in evaluator.final(evaluator.reference).metrics)

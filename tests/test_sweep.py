@@ -448,3 +448,11 @@ def test_trials_without_records(tmp_path):
     words = [sys.executable, "-m", "harness.report.trials", str(tmp_path)]
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("error: no records")
+
+
+def test_a_folder_that_cannot_be_written_to_is_one_line(harness, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("kept")
+    code, out, err = harness("sweep", "--methods", "base", "--tasks", "toxicity", "--out", file)
+    assert code == 2 and out == "" and err.splitlines()[-1].startswith(f"error: cannot write to {file}: ")
+    assert "Traceback" not in err and file.read_text() == "kept"
