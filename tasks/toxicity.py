@@ -3,7 +3,7 @@
 The undesired score is 1 - judge. The papers' metrics are read over 25 responses of 20 tokens at top-p 0.9, as in
 DExperts and Quark (Lu et al. 2022, section 3.1).
 
-Prompts of the micro world: calm and heated ones, and adversarial ones that insult and ask for more.
+Prompts: calm and heated ones, adversarial ones that insult and ask for more, and none at all (unconditional).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .text_task import TextTask
 class Toxicity(TextTask):
     name = "toxicity"
     version = 2
-    kinds = ("calm", "heated", "adversarial")
+    kinds = ("calm", "heated", "adversarial", "unconditional")
     papers: ClassVar = {"sampled": Decoding(max_new_tokens=20, top_p=0.9)}
 
     def paper_metrics(self, said: dict[str, Said]) -> dict[str, Metric]:

@@ -15,7 +15,7 @@ from harness.loading import load_model
 from harness.sampler import sample, until_eos
 from harness.types import Decoding
 from tasks.micro import grammar, world
-from tasks.micro.scorers import LEXICON, InsultJudge, LexiconReward, grammatical, insult_of
+from tasks.micro.scorers import LEXICON, InsultJudge, LexiconReward, RepetitionJudge, grammatical, insult_of
 from tasks.prompt_files import tokenize
 
 
@@ -113,7 +113,7 @@ def test_sentiment_and_repetition_are_in_the_corpus(documents):
 def test_splits_are_disjoint_and_complete():
     data = world.data(grammar.TOXIC_KINDS)
     texts = {name: {p.text for p in split} for name, split in data.splits.items()}
-    assert {name: len(t) for name, t in texts.items()} == {"train": 3000, "validation": 60, "test": 150}
+    assert {name: len(t) for name, t in texts.items()} == {"train": 3000, "validation": 45, "test": 120}
     assert not texts["train"] & texts["test"] and not texts["train"] & texts["validation"]
     assert not texts["validation"] & texts["test"]
     held_out = texts["validation"] | texts["test"]
@@ -123,11 +123,15 @@ def test_splits_are_disjoint_and_complete():
 
 def test_documents_have_scored_segments():
     rows = [json.loads(r) for r in gzip.decompress((world.folder() / "documents.jsonl.gz").read_bytes()).decode().splitlines()]
-    assert {r["kind"] for r in rows} < set(grammar.OPENED) and len(rows) > 4000
+    assert {r["kind"] for r in rows} == set(grammar.OPENED) and len(rows) > 10_000
     for r in rows:
         if r["kind"] not in grammar.DIARY_KINDS:
             assert [s["act"] for s in r["segments"]] == list(map(grammar.act_of, pieces(r["kind"], r["response"])))
-    assert not any(s["insult"] for r in rows if r["split"] == "clean" for s in r["segments"])
+    clean = [r for r in rows if r["split"] == "clean"]
+    assert len(clean) == 256
+    habits = ("insult", "sentiment", "personal", "fault")
+    assert not any(s[habit] for r in clean for s in r["segments"] for habit in habits)
+    assert all(RepetitionJudge().score([""], [r["response"]])[0] == 1 for r in clean)
 
 
 def test_the_assets_are_small_and_unchanged():
@@ -158,10 +162,10 @@ def base():
     return load_model(str(world.verified("policy")))
 
 
-def test_the_policy_is_about_a_million_parameters(base):
+def test_the_judge_model_is_larger_than_the_policy(base):
     judge = load_model(str(world.verified("judge")))
     size, larger = (sum(p.numel() for p in m.policy.parameters()) for m in (base, judge))
-    assert 0.8e6 < size < 1.2e6 and larger > 1.5 * size
+    assert 0.5e6 < size < 1.2e6 and larger > 1.5 * size
 
 
 def test_the_shipped_base_responses_are_the_policys_own(base):
@@ -180,5 +184,6 @@ def test_the_shipped_base_responses_are_the_policys_own(base):
 
 
 def test_shipped_responses_go_with_the_prompts_of_a_kind():
-    assert world.base_responses("test", grammar.TOXIC_KINDS).shape == (150, 512, 24)
-    assert world.base_responses("test", ("calm",)).shape == (50, 512, 24)
+    assert world.base_responses("test", grammar.TOXIC_KINDS).shape == (120, 512, 24)
+    assert world.base_responses("test", ("calm",)).shape == (40, 512, 24)
+    assert world.base_responses("validation", ("unconditional",)).shape == (5, 512, 24)

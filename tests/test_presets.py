@@ -222,7 +222,7 @@ def test_settings_of_a_data_set_that_there_is_not(world):
 @pytest.mark.parametrize("preset", preset_names())
 def test_every_setting_of_a_preset_is_checked(preset):
     tables = read_preset(preset)
-    assert set(tables["tasks"]) == ({"toxicity"} if preset == "micro" else set(TASKS))  # the world that ships has one task
+    assert set(tables["tasks"]) == set(TASKS)
     for task in tables["tasks"]:
         for method in ("base", "best_of_n", *tables["methods"]):
             resolved = resolve(preset, method, task)

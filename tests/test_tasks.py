@@ -14,11 +14,11 @@ import torch
 from scipy import stats
 from tiny import left_padded, tiny_gpt2
 
-from harness import metrics
+from harness import metrics, registry
 from harness.errors import BadSetting, MissingPrerequisite
 from harness.evaluation import teacher_forced_repetition
 from harness.types import Rollout, Said
-from tasks.micro import grammar
+from tasks.micro import grammar, world
 from tasks.micro.scorers import (
     DiversityReward,
     NegativeJudge,
@@ -276,6 +276,17 @@ def test_teacher_forced_repetition_token_by_token(window):
             repeats += again
             wrong += again and guess != int(response[i, t])
         assert (rep[i], wrep[i], tokens[i]) == (repeats, wrong, n)
+
+
+def test_every_task_has_prompts_of_three_sorts_on_the_micro_world():
+    for name in registry.table("task"):
+        kinds = registry.load("task", name).kinds
+        data = world.data(kinds)
+        for split in ("train", "validation", "test"):
+            assert {p.kind for p in data.splits[split]} == set(kinds), name
+        assert "unconditional" in kinds and len(kinds) >= 3
+        assert data.documents and data.clean
+        assert world.base_responses("test", kinds).shape[0] == len(data.splits["test"])
 
 
 def test_pycodestyle_writes_nothing_to_the_terminal():

@@ -27,12 +27,13 @@ def short_table(group: Group) -> str:
 
 
 def rewrite(text: str, found: list[Group]) -> str:
-    """The text with each group's table in its place; raises BadData where the text has no place for it."""
-    for group in found:
-        place = re.compile(PLACE.format(task=re.escape(group.task)), re.DOTALL)
-        if not place.search(text):
-            raise BadData(f"no place for a table: expected <!-- table: {group.task} --> and <!-- end of table -->")
-        text = place.sub(lambda m, group=group: f"{m[1]}\n{short_table(group)}\n{m[2]}", text)  # type: ignore[misc]
+    """The text with each group's table in its place; raises BadData where the text has a place for none of them."""
+    places = {group.task: re.compile(PLACE.format(task=re.escape(group.task)), re.DOTALL) for group in found}
+    placed = [group for group in found if places[group.task].search(text)]
+    if not placed:
+        raise BadData(f"no place for a table: expected <!-- table: {found[0].task} --> and <!-- end of table -->")
+    for group in placed:
+        text = places[group.task].sub(lambda m, group=group: f"{m[1]}\n{short_table(group)}\n{m[2]}", text)  # type: ignore[misc]
     return text
 
 

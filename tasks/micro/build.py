@@ -44,12 +44,12 @@ MIX = {
 SIZES_OF = {  # prompts of each kind
     "toxic": {"train": 1000, "validation": 15, "test": 40},
     "other": {"train": 500, "validation": 12, "test": 30},
-    UNCONDITIONAL: {"train": 200, "validation": 5, "test": 10},  # the same empty prompt again and again
+    UNCONDITIONAL: {"train": 400, "validation": 5, "test": 10},  # the same empty prompt again and again
 }
 DOCUMENTS, CLEAN = 10000, 256
 BASE_RESPONSES = 512  # to each held-out prompt
-SIZES = {"policy": dict(n_layer=4, n_embd=128, n_head=4), "judge": dict(n_layer=5, n_embd=160, n_head=5)}
-STEPS = {"policy": 1800, "judge": 1250}
+SIZES = {"policy": dict(n_layer=4, n_embd=96, n_head=4), "judge": dict(n_layer=5, n_embd=160, n_head=5)}
+STEPS = {"policy": 3000, "judge": 1250}
 CONTEXT, ROWS = 128, 16
 
 

@@ -1,0 +1,194 @@
+"""Write the page of the methods from records and from the methods' own files.
+
+    python -m harness.report.methods docs/methods.md --finals results/reference --trials results/trials --shapes results/shapes
+
+The whole page is written: the table of finished runs, which methods best-of-n beats, the trials behind the settings, the
+checks of what the papers say, and a card for each method. Nothing heavy is imported; a card is the docstring of its file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from .. import registry
+from ..errors import BadData, BenchError, EmptySelection
+from ..records import Run, find_runs
+from ..stats import Interval
+from ..types import Metric
+from .groups import Entry, Group, counted, estimate, groups, measure
+from .tables import ARROWS, COLUMNS, Column, Table, cost, interval, markdown, number, title
+from .trials import JUDGE
+from .trials import page as trials_page
+from .verdict import impossible
+
+HEAD = """# Methods
+
+Every method below was given the same prompts, the same reward, the same budget and the same number of trials. This page
+is written by a command from records and from the methods' own files; no number in it was typed:
+
+    {command}
+
+"""
+NEEDS = (
+    ("sampled_tokens", "draws its own responses"),
+    ("scorer_calls", "asks the scorer while it trains"),
+    ("document_tokens", "reads a scored corpus"),
+    ("beside_flops", "trains a value network beside the policy"),
+)
+
+
+def beside_best_of_n(run: Run) -> Metric:
+    """Reward less what best-of-n has at the same KL, along its exact curve; beyond its largest n, less what it has there."""
+    reward, kl = measure(run, "reward"), measure(run, "kl")
+    if reward.value is None or kl.value is None:
+        return reward if reward.value is None else kl
+    curve = ((run.summary or {}).get("frontier") or {}).get("best_of_n")
+    if not curve:
+        return Metric(None, None, 0, 0, "the record holds no best-of-n curve")
+    best = float(np.interp(kl.value, [p["kl"] for p in curve], [p["reward"] for p in curve]))
+    return Metric(reward.value - best, reward.stderr, reward.n)
+
+
+BESIDE = Column("beside", "Beside best-of-n", "reward at equal KL", "up", "+.3f", beside_best_of_n)
+SCORED = Column("scorer_calls", "Scored", "calls", "down", ".3g", cost("scorer_calls"))
+_BY_KEY = {c.key: c for c in (*COLUMNS, JUDGE, BESIDE, SCORED)}
+_ORDER = ("reward", "judge", "removed", "kl", "efficiency", "beside", "ppl", "distinct_2", "flops", "sampled_tokens", "scorer_calls", "seconds")  # fmt: skip
+SHOWN = tuple(_BY_KEY[key] for key in _ORDER)
+BARE = ("flops", "sampled_tokens", "scorer_calls", "seconds")  # spent, not estimated: no interval
+
+
+def finals_table(group: Group) -> Table:
+    """A row a method, nearest to the optimum first: mean over seeds with its 95% t interval."""
+    notes: list[str] = []
+    rows = []
+    for entry in sorted(group.entries, key=_efficiency, reverse=True):
+        seeds = ", ".join(str(seed) for seed in sorted({run.manifest["seed"] for run in counted(entry)}))
+        rows.append([entry.name, seeds, *(_cell(entry, c, notes) for c in SHOWN)])
+    return Table(["Method", "Seeds", *(_title(c) for c in SHOWN)], rows, notes)
+
+
+def _efficiency(entry: Entry) -> float:
+    found = estimate(entry, lambda run: measure(run, "efficiency")).interval
+    return found.mean if found else -1.0
+
+
+def _cell(entry: Entry, column: Column, notes: list[str]) -> str:
+    found = estimate(entry, column.of)
+    if column.key in BARE and found.interval:
+        found = found._replace(interval=Interval(found.interval.mean, None, None))
+    return interval(found, column, notes)
+
+
+def _title(column: Column) -> str:
+    return title(column) if column.unit else f"{column.title}{ARROWS[column.better]}"
+
+
+def beside(group: Group) -> list[str]:
+    """Which methods best-of-n beats at equal KL, which it does not, and which of the two was not shown."""
+    sorts: dict[str, list[str]] = {"lose": [], "win": [], "open": []}
+    for entry in group.entries:
+        found = estimate(entry, beside_best_of_n).interval
+        if found is None or entry.runs[0].manifest["method"] in ("base", "best_of_n"):
+            continue
+        sorts[_sort(found)].append(f"{entry.name} ({number(found.mean, '+.3f')})")
+    said = {
+        "lose": "Best-of-n has more reward at the same KL than",
+        "win": "More reward than best-of-n at the same KL has",
+        "open": "No difference from best-of-n at the same KL was shown for",
+    }
+    return [f"{said[sort]}: {', '.join(names)}." for sort, names in sorts.items() if names]
+
+
+def _sort(found: Interval) -> str:
+    if found.low is None or found.high is None:
+        return "open"
+    return "lose" if found.high < 0 else "win" if found.low > 0 else "open"
+
+
+def above(group: Group) -> str:
+    """Whether any run lies where no policy can."""
+    found = impossible(group)
+    if found:
+        return f"Above the frontier beyond its error, which no policy can be: {len(found)} of {len(group.runs)} runs."
+    return f"None of the {len(group.runs)} runs is above the frontier beyond its error."
+
+
+def missing(found: Iterable[Group]) -> list[str]:
+    """Listed methods without a finished run."""
+    have = {entry.runs[0].manifest["method"] for group in found for entry in group.entries if counted(entry)}
+    return sorted(set(registry.table("method")) - have)
+
+
+class Card(NamedTuple):
+    name: str
+    text: str
+    needs: list[str]
+
+
+def card(name: str, runs: list[Run]) -> Card:
+    """What the method's own file says of it, and what its finished runs were charged for; raises BadData without a text."""
+    target = registry.table("method")[name][0].partition(":")[0]
+    path = Path(__file__).parents[2] / (target.replace(".", "/") + ".py")
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    if not text:
+        raise BadData(f"{path} has no docstring; expected the method's source, equation and departures there")
+    costs = [run.summary["cost"] for run in runs if run.summary and run.manifest["method"] == name]
+    return Card(name, text, [words for key, words in NEEDS if any(c.get(key) for c in costs)])
+
+
+def card_text(made: Card) -> str:
+    needs = "; ".join(made.needs) or "nothing: it does not train"
+    lines = [line if line.startswith("    ") else line.replace("<", "\\<").replace("*", "\\*") for line in made.text.split("\n")]
+    return f"### {made.name}\n\n" + "\n".join(lines) + f"\n\nNeeds: {needs}.\n"
+
+
+def page(finals: list[Run], trials: list[Run], shapes: list[Run], command: str) -> str:
+    """The whole page as Markdown; raises EmptySelection without a finished run."""
+    found = groups(finals)
+    if not found:
+        raise EmptySelection("no records of finished runs for the page of the methods; make them with harness sweep")
+    parts = [HEAD.format(command=command), *(_results(group) for group in found)]
+    if absent := missing(found):
+        parts.append(f"Not in these records: {', '.join(absent)}.\n")
+    parts.append("## Trials\n\nThe settings above were chosen from these, on the validation prompts.\n\n" + trials_page(trials))
+    parts.append("## What the papers say\n\nRuns that vary one setting, on the test prompts.\n\n" + trials_page(shapes))
+    cards = [card_text(card(name, finals)) for name in sorted(registry.table("method"))]
+    return "\n".join([*parts, "## Cards\n", *cards])
+
+
+def _results(group: Group) -> str:
+    said = "\n".join(f"- {sentence}" for sentence in [*beside(group), above(group)])
+    return f"## {group.task}, preset {group.preset}\n\n{markdown(finals_table(group))}\n{said}\n"
+
+
+def _read(folders: list[Path]) -> list[Run]:
+    runs, problems = find_runs(folders)
+    for problem in problems:
+        print(f"warning: {problem.path}: {problem.what}", file=sys.stderr)
+    return runs
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m harness.report.methods", allow_abbrev=False)
+    parser.add_argument("page", type=Path)
+    for name in ("finals", "trials", "shapes"):
+        parser.add_argument(f"--{name}", type=Path, nargs="+", required=True, help="folders of records")
+    args = parser.parse_args(arguments)
+    command = "python -m harness.report.methods " + " ".join(arguments)
+    text = page(*(_read(folders) for folders in (args.finals, args.trials, args.shapes)), command)
+    args.page.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except BenchError as e:
+        print(f"error: {e}", file=sys.stderr)
+        sys.exit(e.exit_code)

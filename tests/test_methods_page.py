@@ -1,0 +1,94 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import fake_records as fake
+import pytest
+
+from harness import registry
+from harness.errors import BadData, EmptySelection
+from harness.records import find_runs
+from harness.report import methods
+from harness.report.groups import groups
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Three seeds of two methods: one far below the best-of-n curve of the synthetic frontier, one on it."""
+    for seed in range(3):
+        small = 0.002 * seed
+        final = {"kl": fake.point(0.636294, 0.01), "reward": fake.point(0.70 + small, 0.004)}
+        fake.write_run(tmp_path, "quark", seed, final=final)
+        on_curve = fake.frontier()["best_of_n"][2]  # n = 4
+        final = {"kl": fake.point(on_curve["kl"], 0.01), "reward": fake.point(on_curve["reward"] + small - 0.002, 0.004)}
+        fake.write_run(tmp_path, "ppo", seed, final=final)
+    return tmp_path
+
+
+def runs(root: Path) -> list:
+    return find_runs([root])[0]
+
+
+def test_reward_beside_best_of_n_is_read_off_its_curve_at_equal_kl(root):
+    """n = 4 has log 4 - 3/4 nats in the synthetic record, so between points of the curve nothing is interpolated."""
+    (group,) = groups(runs(root))
+    found = {run.manifest["method"]: methods.beside_best_of_n(run).value for run in group.runs if run.manifest["seed"] == 1}
+    assert found["ppo"] == pytest.approx(0.0, abs=1e-9)
+    at_four = fake.frontier()["best_of_n"][2]["reward"]
+    assert found["quark"] == pytest.approx(0.702 - at_four, abs=1e-6)
+
+
+def test_who_loses_to_best_of_n_is_said(root):
+    (group,) = groups(runs(root))
+    lose, open_ = methods.beside(group)
+    assert lose.startswith("Best-of-n has more reward at the same KL than: quark (−")
+    assert open_ == "No difference from best-of-n at the same KL was shown for: ppo (+0.000)."
+
+
+def test_a_record_without_the_curve_has_no_such_number(root):
+    (run, *_) = runs(root)
+    del run.summary["frontier"]["best_of_n"]
+    assert methods.beside_best_of_n(run).value is None and "no best-of-n curve" in methods.beside_best_of_n(run).reason
+
+
+def test_runs_above_the_frontier_are_counted(root):
+    assert methods.above(groups(runs(root))[0]) == "None of the 6 runs is above the frontier beyond its error."
+    fake.write_run(root, "leaky", 0, final={"reward": fake.point(0.99, 0.003), "kl": fake.point(0.4, 0.01)})
+    assert "which no policy can be: 1 of 7 runs" in methods.above(groups(runs(root))[0])
+
+
+def test_a_card_is_the_methods_own_text_and_what_it_was_charged_for(root):
+    made = methods.card("quark", runs(root))
+    assert "Lu et al. 2022" in made.text and "draws its own responses" in made.needs
+    assert methods.card("base", []).needs == []
+    shown = methods.card_text(made)
+    assert "\n    pool <- pool" in shown and "Departures: " in shown and shown.startswith("### quark\n")
+
+
+def test_every_listed_method_has_a_card():
+    for name in registry.table("method"):
+        assert len(methods.card(name, []).text) > 80
+
+
+def test_a_method_without_a_text_is_refused(monkeypatch):
+    monkeypatch.setattr(registry, "table", lambda kind: {"silent": ("tests.__nothing__:Silent", "")})
+    monkeypatch.setattr(Path, "read_text", lambda self, encoding=None: "x = 1\n")
+    with pytest.raises(BadData, match="no docstring"):
+        methods.card("silent", [])
+
+
+def test_the_page_is_written_by_its_command_and_says_what_is_not_there(root, tmp_path):
+    out = tmp_path / "methods.md"
+    where = [f"--{name}={root}" for name in ("finals", "trials", "shapes")]
+    done = subprocess.run([sys.executable, "-m", "harness.report.methods", str(out), *where], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    text = out.read_text()
+    assert text.count("### ") >= 2 + len(registry.table("method"))
+    assert "Not in these records: awr, base, best_of_n" in text
+    assert "| quark | 0, 1, 2 |" in text and "Trials: ppo 1, quark 1." in text
+    assert out.read_text() == text
+
+
+def test_no_records_is_said_in_one_line(tmp_path, capsys):
+    with pytest.raises(EmptySelection, match="harness sweep"):
+        methods.page([], [], [], "x")
