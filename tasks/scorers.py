@@ -235,7 +235,8 @@ class StyleScorer:
         first, lines = code_lines(prompt, response)
         if first >= len(lines):
             return 1.0
-        faulty = {line for line, _ in self.violations(lines) if line > first}
+        # a bracket that is never closed is reported on the line after the last
+        faulty = {min(line, len(lines)) for line, _ in self.violations(lines) if line > first}
         return 1.0 - len(faulty) / (len(lines) - first)
 
     def items(self, prompt: str, response: str) -> int:

@@ -12,7 +12,7 @@ import torch
 from folders import SENTENCES, sha256
 
 from harness.errors import BadData, BadSetting, MissingPrerequisite, UnknownName
-from tasks.scorers import DetoxifyScorer
+from tasks.scorers import DetoxifyScorer, StyleScorer
 
 
 @pytest.fixture(scope="module")
@@ -176,3 +176,10 @@ def test_detoxify_that_is_not_installed(files, monkeypatch):
     monkeypatch.setitem(sys.modules, "detoxify", None)
     with pytest.raises(MissingPrerequisite, match=r"pip install 'alignment-harness\[toxicity\]'"):
         DetoxifyScorer(*files)
+
+
+@pytest.mark.parametrize("response", ["    l = [b, 2\n    return max(x,2)\n", "    out = max( [a, b]\n    return n+x\n"])
+def test_a_bracket_that_is_never_closed_leaves_the_style_within_its_range(response):
+    """It is reported on the line after the last; both lines have a fault of their own, so no line is clean."""
+    prompt = "# for the shop, Sunday\ndef pick_total(a, m):\n"
+    assert StyleScorer().score([prompt], [response]).tolist() == [0.0]
