@@ -63,7 +63,7 @@ def _cell(group: Group, number: int, entry: Entry, outdated: Mapping[Path, Seque
     for run in entry.runs:
         seed, found = run.manifest["seed"], _state(run, outdated.get(run.dir, ()), run.dir in dead)
         by_seed[seed] = min(by_seed.get(seed, found), found, key=lambda pair: STATES.index(pair[0]))  # the best of doubles
-    wanted = {0} if _external(entry) else {run.manifest["seed"] for run in group.runs}
+    wanted = {0} if external(entry.runs) else {run.manifest["seed"] for run in group.runs}
     for seed in wanted - set(by_seed):
         by_seed[seed] = ("missing", "no record, and another method of the task has this seed")
     seeds = {seed: by_seed[seed][0] for seed in sorted(by_seed)}
@@ -72,9 +72,9 @@ def _cell(group: Group, number: int, entry: Entry, outdated: Mapping[Path, Seque
     return Cell(method, group.task, group.preset, entry.name, number, _whole(seeds), seeds, reasons, entry.runs)
 
 
-def _external(entry: Entry) -> bool:
-    """Whether the entry is a policy from elsewhere, which is measured once and has no seeds."""
-    method = entry.runs[0].manifest["identity"].get("method")
+def external(runs: list[Run]) -> bool:
+    """Whether the runs of an entry are of a policy from elsewhere, which is measured once and has no seeds."""
+    method = runs[0].manifest["identity"].get("method")
     return isinstance(method, dict) and method.get("name") == "eval"
 
 
@@ -128,7 +128,7 @@ def _absent(found: list[Group], made: list[Cell]) -> list[Cell]:
         here = {c.method for c in same if c.task == group.task}
         if number != min(c.group for c in same if c.task == group.task):
             continue  # one of several worlds of a task stands for all
-        elsewhere = sorted({c.method for c in same if not _external(Entry(c.name, c.runs))} - here)
+        elsewhere = sorted({c.method for c in same if not external(c.runs)} - here)
         seeds = sorted({run.manifest["seed"] for run in group.runs})
         why = "no record of this method on this task"
         for m in elsewhere:

@@ -172,6 +172,21 @@ def report(
     raise typer.Exit(report_command(records or [Path("results")], out))
 
 
+@app.command()
+def status(
+    records: Annotated[
+        list[Path] | None, typer.Argument(metavar="[DIR]...", help="folders with records [default: --out]")
+    ] = None,
+    out: Out = Path("results"),
+    as_json: Annotated[bool, typer.Option("--json", help="the cells as one JSON object on the last line")] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Methods x tasks: seeds done, running, failed, stale or missing, and what finishes them; exit code 4 where any is left."""
+    from .status import status_command
+
+    raise typer.Exit(status_command(records or [out], out, as_json))
+
+
 @app.command("list")
 def list_things(
     what: Annotated[str, typer.Argument(help="methods, tasks, scorers, datasets, presets or runs")],

@@ -59,6 +59,18 @@ def writable(folder: Path) -> None:
         raise Unwritable(f"cannot write to {folder}: {e.strerror}; choose another folder with --out") from None
 
 
+def held(path: Path) -> bool:
+    """Whether a process holds the folder of a run; looking takes no more than a moment and changes nothing."""
+    try:
+        with (path / ".lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no lock: a copy, or an archive
+        return False
+    return False
+
+
 class RunStore:
     """The folder of one run, held by one process at a time."""
 
