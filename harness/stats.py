@@ -75,33 +75,32 @@ def overlap(a: Interval, b: Interval) -> bool:
     return a.low <= b.high and b.low <= a.high
 
 
-def paired_interval(a: Sequence[float], b: Sequence[float]) -> Interval:
+def paired_interval(a: ArrayLike, b: ArrayLike) -> Interval:
     """Mean of a - b, seeds paired by position, with its 95 % Student-t interval; raises ValueError on unequal lengths."""
     return _interval(paired_test(a, b))
 
 
-def welch_interval(a: Sequence[float], b: Sequence[float]) -> Interval:
+def welch_interval(a: ArrayLike, b: ArrayLike) -> Interval:
     """mean(a) - mean(b) of independent seeds with its 95 % interval (Welch 1947, Biometrika 34)."""
     return _interval(welch_test(a, b))
 
 
-def paired_test(a: Sequence[float], b: Sequence[float]) -> Difference:
+def paired_test(a: ArrayLike, b: ArrayLike) -> Difference:
     """Student's t test of a - b over n seeds paired by position, n - 1 degrees of freedom; raises ValueError."""
-    a, b = _values(a), _values(b)
-    if len(a) != len(b):
-        raise ValueError(f"pairs need as many values on both sides; found {len(a)} and {len(b)}")
-    spread = (a - b).var(ddof=1) / len(a) if len(a) > 1 else None
-    return _difference((a - b).mean(), spread, len(a) - 1, _scale(a, b))
+    x, y = _values(a), _values(b)
+    if len(x) != len(y):
+        raise ValueError(f"pairs need as many values on both sides; found {len(x)} and {len(y)}")
+    variance = (x - y).var(ddof=1) / len(x) if len(x) > 1 else None
+    return _difference((x - y).mean(), variance, len(x) - 1, _scale(x, y))
 
 
-def welch_test(a: Sequence[float], b: Sequence[float]) -> Difference:
+def welch_test(a: ArrayLike, b: ArrayLike) -> Difference:
     """Welch's t test of mean(a) - mean(b), degrees of freedom by Satterthwaite (1946, Biometrics Bulletin 2)."""
-    a, b = _values(a), _values(b)
-    mean = a.mean() - b.mean()
-    if min(len(a), len(b)) < 2:
-        return _difference(mean, None, 0, 0.0)
-    parts = [(x.var(ddof=1) / len(x), len(x) - 1) for x in (a, b)]
-    return _difference(mean, *_satterthwaite(parts), _scale(a, b))
+    x, y = _values(a), _values(b)
+    if min(len(x), len(y)) < 2:
+        return _difference(x.mean() - y.mean(), None, 0, _scale(x, y))
+    parts = [(side.var(ddof=1) / len(side), len(side) - 1) for side in (x, y)]
+    return _difference(x.mean() - y.mean(), *_satterthwaite(parts), _scale(x, y))
 
 
 def clustered(values: Sequence[float], clusters: Sequence[object]) -> tuple[float, float | None]:
@@ -127,15 +126,15 @@ def paired_by_prompt(a: ArrayLike, b: ArrayLike, seeds_paired: bool = False) -> 
     Gelbach, Miller 2011, J. Bus. Econ. Stat. 29, equation 2.9, each with its own degrees of freedom). Degrees of freedom by
     Satterthwaite. With `seeds_paired` row s of a and of b are of one seed. Raises ValueError on shapes or NaN.
     """
-    a, b = _table(a), _table(b)
-    if a.shape[1] != b.shape[1] or (seeds_paired and len(a) != len(b)):
-        raise ValueError(f"expected the same prompts{' and seeds' * seeds_paired}; found {a.shape} and {b.shape}")
-    sides = [a - b] if seeds_paired else [a, b]
-    mean, scale = a.mean() - b.mean(), _scale(a, b)
+    x, y = _table(a), _table(b)
+    if x.shape[1] != y.shape[1] or (seeds_paired and len(x) != len(y)):
+        raise ValueError(f"expected the same prompts{' and seeds' * seeds_paired}; found {x.shape} and {y.shape}")
+    sides = [x - y] if seeds_paired else [x, y]
+    mean, scale = x.mean() - y.mean(), _scale(x, y)
     if min(map(len, sides)) < 2:
         return _difference(mean, None, 0, scale)
     seeds = [(side.mean(1).var(ddof=1) / len(side), len(side) - 1) for side in sides]
-    return _difference(mean, *_satterthwaite(seeds, _over_prompts(a, b, sides)), scale)
+    return _difference(mean, *_satterthwaite(seeds, _over_prompts(x, y, sides)), scale)
 
 
 def _over_prompts(a: NDArray, b: NDArray, sides: list[NDArray]) -> list[tuple[float, float]]:
@@ -173,7 +172,7 @@ def _difference(mean: float, variance: float | None, df: float, scale: float) ->
     return Difference(mean, stderr, df, mean - half, mean + half, float(2 * stdtr(df, -abs(mean) / stderr)))
 
 
-def sign_flip_p(differences: Sequence[float], rng: Generator | None = None) -> float:
+def sign_flip_p(differences: ArrayLike, rng: Generator | None = None) -> float:
     """Two-sided p of the paired permutation test: the share of sign patterns whose mean is as far from 0.
 
     Exact over all 2^n patterns up to n = 16, so never below 2 / 2^n (0.25 at n = 3); above that 20,000 patterns drawn
@@ -187,22 +186,22 @@ def sign_flip_p(differences: Sequence[float], rng: Generator | None = None) -> f
     return _share(np.append(signs @ d, d.sum()), d.sum(), np.abs(d).sum())
 
 
-def permutation_p(a: Sequence[float], b: Sequence[float], rng: Generator | None = None) -> float:
+def permutation_p(a: ArrayLike, b: ArrayLike, rng: Generator | None = None) -> float:
     """Two-sided p of the permutation test on mean(a) - mean(b): the share of label assignments with a gap as wide.
 
     Exact up to 20,000 assignments, so never below 2 / C(2n, n) (0.1 at n = 3 a side); above that 20,000 drawn from
     `rng`, the observed one counted in. Raises EmptySelection, and ValueError where draws are needed and rng is None.
     """
-    a, b = _values(a), _values(b)
-    both, n = np.concatenate([a, b]), len(a)
+    x, y = _values(a), _values(b)
+    both, n = np.concatenate([x, y]), len(x)
     if comb(len(both), n) <= EXACT_LABELS:
         chosen = np.array(list(combinations(range(len(both)), n)))
         sums = both[chosen].sum(1)
     else:
         drawn = _needed(rng).permuted(np.tile(both, (DRAWS, 1)), axis=1)
-        sums = np.append(drawn[:, :n].sum(1), a.sum())
+        sums = np.append(drawn[:, :n].sum(1), x.sum())
     middle = both.sum() * n / len(both)  # the sum of a is as far from here as the means are from each other
-    return _share(sums - middle, a.sum() - middle, np.abs(both).sum())
+    return _share(sums - middle, x.sum() - middle, np.abs(both).sum())
 
 
 def _share(found: NDArray, observed: float, scale: float) -> float:
@@ -315,7 +314,7 @@ def _interval(d: Difference) -> Interval:
     return Interval(d.mean, d.low, d.high)
 
 
-def _values(values: Sequence[float]) -> NDArray:
+def _values(values: ArrayLike) -> NDArray:
     """Raises EmptySelection without values, ValueError on NaN: what is missing is left out by the caller, who says so."""
     found = np.asarray(values, float)
     if found.size == 0:
@@ -326,7 +325,7 @@ def _values(values: Sequence[float]) -> NDArray:
 
 
 def _table(values: ArrayLike) -> NDArray:
-    found = _values(np.asarray(values, float))
+    found = _values(values)
     if found.ndim != 2:
         raise ValueError(f"expected an array of seeds and prompts; found {found.ndim} dimensions")
     return found
