@@ -179,6 +179,7 @@ class Session:
         self.progress.stop()
         self.store.write_samples("final", final.rows)
         self.store.write_samples("base", base.rows)
+        self.store.write_prompts(self.cell.settings.evaluation.split, final.prompts)
         self.store.finish(trial.deployed)
         status = "degraded" if self._degraded(trial, final) else "done"
         summary = self._summary(status, trial, evaluator, base, final)
