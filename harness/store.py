@@ -32,9 +32,21 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def identity_hash(identity: dict[str, Any]) -> str:
-    """sha256 of what decides a run's result, known before it starts."""
+def identity_hash(identity: Any) -> str:
+    """sha256 of plain data, such as of what decides a run's result, known before it starts."""
     return hashlib.sha256(canonical(identity).encode()).hexdigest()
+
+
+def content_hash(path: Path) -> str:
+    """sha256 of what a record's file says: of JSON its values, however they are spelled; of any other file its bytes.
+
+    Raises OSError or ValueError where it cannot be read.
+    """
+    if path.suffix == ".json":
+        return identity_hash(json.loads(path.read_text(encoding="utf-8")))
+    if path.suffix == ".jsonl":
+        return identity_hash([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()])
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def now() -> str:
@@ -146,6 +158,14 @@ class RunStore:
         target = self.path / "samples" / f"{name}.parquet"
         pd.DataFrame(rows).to_parquet(target.with_suffix(".tmp"), index=False)
         os.replace(target.with_suffix(".tmp"), target)
+
+    def hashes(self, coming: dict[str, Any]) -> dict[str, str]:
+        """The content hash of each file of a finished run, and of JSON that is still to be written, by its name."""
+        names = ("trajectory.jsonl", "prompts.json", "samples/*.parquet")
+        paths = sorted(path for name in names for path in self.path.glob(name))
+        return {name: identity_hash(value) for name, value in coming.items()} | {
+            path.relative_to(self.path).as_posix(): content_hash(path) for path in paths
+        }
 
     def save_checkpoint(self, policy: Any, state: dict[str, Any]) -> None:
         """Weights and state, complete under their final name or not there at all; older ones go."""
