@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import Busy, CorruptRecord, Unwritable
+from .shared import put_back
 from .types import Metric
 
 SCHEMA_VERSION = 1
@@ -218,7 +219,7 @@ class RunStore:
             raise CorruptRecord(f"{path} is not a readable record; start again with --fresh") from None
         if version > SCHEMA_VERSION:
             raise CorruptRecord(f"{path} has schema {version}, newer than this program's {SCHEMA_VERSION}; update the package")
-        return record
+        return put_back(record, self.path)
 
     def _write(self, name: str, record: dict[str, Any]) -> None:
         text = json.dumps(record, indent=1, allow_nan=False) + "\n"

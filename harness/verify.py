@@ -21,7 +21,7 @@ from . import metrics as m
 from .errors import Mismatch, MissingPrerequisite
 from .listing import locate
 from .masking import printable
-from .records import FINISHED, Run, canonical, prompt_scores
+from .records import FINISHED, Run, canonical, prompt_scores, read_prompts
 from .samples import read
 from .store import content_hash, identity_hash
 from .types import Metric
@@ -211,7 +211,7 @@ def _files(run: Run) -> Iterator[Check]:
     for name, expected in files.items():
         kept = name.startswith("samples/") and run.manifest.get("archive")
         try:
-            found = content_hash(run.dir / name)
+            found = _hash(run, name)
         except (OSError, ValueError) as error:
             held = None if kept and isinstance(error, FileNotFoundError) else False
             yield Check(
@@ -222,6 +222,15 @@ def _files(run: Run) -> Iterator[Check]:
         yield Check(
             name, None if part else found == expected, f"sha256 {expected[:8]}", "a part" if part else f"sha256 {found[:8]}"
         )
+
+
+def _hash(run: Run, name: str) -> str:
+    """The content hash of a file of the record, as it was before an archive took out what it shares with others."""
+    if name == "summary.json":
+        return identity_hash(run.summary)
+    if name == "trajectory.jsonl":
+        return identity_hash(run.trajectory)
+    return identity_hash(read_prompts(run.dir)) if name == "prompts.json" else content_hash(run.dir / name)
 
 
 def _last_row(run: Run) -> Check:
