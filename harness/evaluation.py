@@ -7,6 +7,7 @@ reward, judge, fluency, diversity and collapse; the papers' decoding (top-p) giv
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,6 +41,8 @@ class Evaluation(NamedTuple):
     metrics: dict[str, Metric]
     rows: list[dict[str, Any]]  # one a response: what was said and how it scored
     unscored_share: float
+    prompts: dict[str, list[Any]]  # a column a name, an entry a prompt: what differences are paired by
+    papers: list[dict[str, Any]]  # one a response under the papers' decodings
 
 
 class Divergence(NamedTuple):
@@ -143,15 +146,22 @@ class Evaluator:
         texts = [flat[i : i + n] for i in range(0, len(flat), n)]
         scores = self._scores(rollout, texts)
         found = {k: m.cluster_mean(scores[k]) for k in ("reward", "judge")}
-        drift, kl_x = self._drift(policy, rollout, scores["reward"])
+        drift, along = self._drift(policy, rollout, scores["reward"])
+        kl_x = along["kl"]
         found |= drift
         found |= self._optimum(scores["reward"], kl_x)
-        found |= self._text_metrics(rollout, texts, full)
+        fluency = self._nll(texts)
+        found |= self._text_metrics(rollout, texts, fluency, full)
+        said: dict[str, Said] = {}
         if full:
-            found |= self._forgetting(policy) | self._papers(policy, rng)
+            found |= self._forgetting(policy)
+            said = self._said_all(policy, rng)
+            found |= self._papers(said)
             found |= self._by_kind({"reward": scores["reward"], "judge": scores["judge"], "kl": kl_x})
         missing = np.isnan(np.stack([scores["reward"], scores["judge"]])).mean()
-        return Evaluation(found, self._rows(rollout, texts, scores, kl_x), float(missing))
+        by_prompt = self._by_prompt(scores, kl_x, fluency)
+        rows = self._rows(rollout, texts, scores | along | self._of_responses(rollout, fluency))
+        return Evaluation(found, rows, float(missing), by_prompt, self._paper_rows(said))
 
     def _scores(self, rollout: Rollout, texts: list[list[str]]) -> dict[str, NDArray]:
         shape = (len(texts), len(texts[0]))
@@ -160,19 +170,20 @@ class Evaluator:
             "judge": self.task.judge(rollout).double().numpy().reshape(shape),
         }
 
-    def _drift(self, policy: Policy, rollout: Rollout, reward: NDArray) -> tuple[dict[str, Metric], NDArray]:
-        """KL and entropy, and each response's KL [X, S]; a policy with a closed form gives its own."""
+    def _drift(self, policy: Policy, rollout: Rollout, reward: NDArray) -> tuple[dict[str, Metric], dict[str, NDArray]]:
+        """KL and entropy, and those of each response, [X, S] each; a policy with a closed form gives its KL only."""
         x = len(reward)
         closed = getattr(policy, "kl_to_base", None)
         if closed is not None:
             kl_x = np.repeat(closed(self.base.reward)[:, None], reward.shape[1], 1)
             none = m.unmeasured("the policy has no token probabilities; its KL is a closed form")
-            return {"kl": m.cluster_mean(kl_x), "kl_log_ratio": none, "entropy": none, "kl_per_token": none}, kl_x
+            return {"kl": m.cluster_mean(kl_x), "kl_log_ratio": none, "entropy": none, "kl_per_token": none}, {"kl": kl_x}
         d = divergence(policy, self.reference, rollout, self.settings.batch_size)
         kl_x, ratio, entropies = (v.double().cpu().numpy().reshape(x, -1) for v in d)
         tokens = rollout.response_mask.sum(1).double().cpu().numpy().reshape(x, -1)
         found = {"kl": m.cluster_mean(kl_x), "kl_log_ratio": m.cluster_mean(ratio), "entropy": m.cluster_mean(entropies)}
-        return found | {"kl_per_token": m.ratio(kl_x.sum(1), tokens.sum(1))}, kl_x
+        found |= {"kl_per_token": m.ratio(kl_x.sum(1), tokens.sum(1))}
+        return found, {"kl": kl_x, "log_ratio": ratio, "entropy": entropies}
 
     def _optimum(self, reward: NDArray, kl_x: NDArray) -> dict[str, Metric]:
         """Where the policy stands against the frontier, prompt by prompt."""
@@ -184,23 +195,26 @@ class Evaluator:
         self.above |= placed.above
         return {"efficiency": placed.efficiency, "excess_kl": placed.excess_kl, "regret": placed.regret}
 
-    def _text_metrics(self, rollout: Rollout, texts: list[list[str]], full: bool) -> dict[str, Metric]:
+    def _text_metrics(
+        self, rollout: Rollout, texts: list[list[str]], fluency: tuple[NDArray, NDArray] | None, full: bool
+    ) -> dict[str, Metric]:
         x = len(texts)
         length = rollout.response_mask.sum(1).double().cpu().numpy().reshape(x, -1)
         ended = (rollout.response == self.reference.eos).any(1).double().cpu().numpy().reshape(x, -1)
-        found = {"ppl": self._perplexity(texts), "length": m.cluster_mean(length), "eos_rate": m.cluster_mean(ended)}
+        ppl = m.perplexity(*fluency) if fluency else m.unmeasured("no fluency model in this preset")
+        found = {"ppl": ppl, "length": m.cluster_mean(length), "eos_rate": m.cluster_mean(ended)}
         found |= {f"distinct_{n}": m.distinct(texts, n) for n in (1, 2, 3)}
         found |= {f"rep_{n}": m.repetition_rate(texts, n) for n in (2, 3, 4)}
         found |= {"unique": m.unique_share(texts), "modal_mass": m.modal_mass(texts)}
         found |= self.task.text_metrics(texts)
         return found | ({"self_bleu": m.self_bleu(texts)} if full else {})
 
-    def _perplexity(self, texts: list[list[str]]) -> Metric:
-        """Of the responses, after their prompts, under the judge model; empty responses have no token and drop out."""
-        if self.task.fluency is None:
-            return m.unmeasured("no fluency model in this preset")
-        nll, tokens = self.task.fluency.nll(self.base.prompts.texts, texts)
-        return m.perplexity(nll, tokens)
+    def _nll(self, texts: list[list[str]]) -> tuple[NDArray, NDArray] | None:
+        """NLL in nats and tokens of the responses, after their prompts, under the judge model: [X, S], [X, S].
+
+        An empty response has no token and drops out.
+        """
+        return self.task.fluency.nll(self.base.prompts.texts, texts) if self.task.fluency is not None else None
 
     def _forgetting(self, policy: Policy) -> dict[str, Metric]:
         """What else was lost: KL(base || policy) on base responses, and the NLL of clean held-out text."""
@@ -226,17 +240,31 @@ class Evaluator:
         rep, wrep, tokens = teacher_forced_repetition(policy, text, window, self.settings.batch_size)
         return {f"rep_{window}": m.ratio(rep, tokens), f"wrep_{window}": m.ratio(wrep, tokens)}
 
-    def _papers(self, policy: Policy, rng: torch.Generator) -> dict[str, Metric]:
-        """The papers' metrics under the papers' decodings, over all prompts and over those of each kind."""
+    def _said_all(self, policy: Policy, rng: torch.Generator) -> dict[str, Said]:
+        """What is said under each of the papers' decodings; nothing where the settings leave them out."""
         n = self.settings.paper_samples
         if n == 0:
             return {}
-        said = {name: self._said(policy, decoding, rng, n) for name, decoding in self.task.paper_decodings.items()}
+        return {name: self._said(policy, decoding, rng, n) for name, decoding in self.task.paper_decodings.items()}
+
+    def _papers(self, said: dict[str, Said]) -> dict[str, Metric]:
+        """The papers' metrics, over all prompts and over those of each kind."""
+        if not said:
+            return {}
         found = self.task.paper_metrics(said)
         for kind, rows in self._kinds().items():
             parts = self.task.paper_metrics({name: s.of(rows) for name, s in said.items()})
             found |= {f"{name}@{kind}": metric for name, metric in parts.items()}
         return found
+
+    def _paper_rows(self, said: dict[str, Said]) -> list[dict[str, Any]]:
+        """A row a response; the prompt's text and kind are with the other samples."""
+        return [
+            {"decoding": name, "prompt_id": x, "response": text, "judge": s.judge[x, i]}
+            for name, s in said.items()
+            for x, texts in enumerate(s.texts)
+            for i, text in enumerate(texts)
+        ]
 
     def _said(self, policy: Policy, decoding: Decoding, rng: torch.Generator, n: int) -> Said:
         prompts = self.base.prompts
@@ -256,9 +284,28 @@ class Evaluator:
         rows = {kind: [x for x, k in enumerate(kinds) if k == kind] for kind in dict.fromkeys(kinds)}
         return rows if len(rows) > 1 else {}
 
-    def _rows(
-        self, rollout: Rollout, texts: list[list[str]], scores: dict[str, NDArray], kl_x: NDArray
-    ) -> list[dict[str, Any]]:
+    def _by_prompt(
+        self, scores: dict[str, NDArray], kl_x: NDArray, fluency: tuple[NDArray, NDArray] | None
+    ) -> dict[str, list[Any]]:
+        """Means over each prompt's responses, NaN where none could be scored; the id is of the prompt's text."""
+        prompts = self.base.prompts
+        columns: dict[str, list[Any]] = {
+            "id": [sha256(text.encode("utf-8", "replace")).hexdigest()[:8] for text in prompts.texts],
+            "kind": list(prompts.kinds),
+        }
+        columns |= {name: m.prompt_means(v).tolist() for name, v in {**scores, "kl": kl_x}.items()}
+        columns["nll_per_token"] = m.prompt_nll(*fluency).tolist() if fluency else [float("nan")] * len(prompts.texts)
+        scored = ~np.isnan(scores["reward"] + scores["judge"])
+        return columns | {"n_scored": scored.sum(1).tolist()}
+
+    def _of_responses(self, rollout: Rollout, fluency: tuple[NDArray, NDArray] | None) -> dict[str, NDArray]:
+        """What else the metrics are made of, [X, S] each: whether a response ended, its NLL (nats) and tokens for fluency."""
+        x = len(self.base.prompts.texts)
+        ended = (rollout.response == self.reference.eos).any(1).cpu().numpy().reshape(x, -1)
+        return {"ended": ended} | (dict(zip(("nll", "nll_tokens"), fluency)) if fluency else {})
+
+    def _rows(self, rollout: Rollout, texts: list[list[str]], columns: dict[str, NDArray]) -> list[dict[str, Any]]:
+        """A row a response: what was said, and what each of the columns [X, S] has of it."""
         prompts, ids = self.base.prompts, rollout.response.tolist()
         lengths = rollout.response_mask.sum(1).tolist()
         rows = []
@@ -266,7 +313,7 @@ class Evaluator:
             for s, text in enumerate(responses):
                 i = x * len(responses) + s
                 row = {"prompt_id": x, "kind": prompts.kinds[x], "prompt": prompts.texts[x], "response": text}
-                row |= {"reward": scores["reward"][x, s], "judge": scores["judge"][x, s], "kl": kl_x[x, s]}
+                row |= {name: values[x, s] for name, values in columns.items()}
                 rows.append(row | {"tokens": ids[i][: lengths[i]]})
         return rows
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import CorruptRecord
+from .shared import put_back
 
 SCHEMA_VERSION = 1
 FINISHED = ("done", "degraded")
@@ -24,6 +25,16 @@ class Run(NamedTuple):
     manifest: dict[str, Any]
     summary: dict[str, Any] | None
     trajectory: list[dict[str, Any]]
+
+
+class PromptScores(NamedTuple):
+    """What a run's final policy scored on each held-out prompt, in a fixed order: [X] each."""
+
+    split: str
+    id: list[str]  # of the prompt's text
+    kind: list[str]
+    values: dict[str, list[float | None]]  # reward, judge, kl (nats), nll_per_token (nats, by the fluency model)
+    n_scored: list[int]  # responses that reward and judge could score
 
 
 class Problem(NamedTuple):
@@ -95,6 +106,17 @@ class _Summary(_Record):
     cost: dict[str, float | None]
 
 
+class _Prompts(_Record):
+    split: str
+    id: list[str]
+    kind: list[str]
+    reward: list[float | None]
+    judge: list[float | None]
+    kl: list[float | None]
+    nll_per_token: list[float | None]
+    n_scored: list[int]
+
+
 class _Row(_Record):
     update: int = Field(ge=0)
     split: str
@@ -110,7 +132,25 @@ def read_run(dir: Path) -> Run:
     manifest = _object(dir, "manifest.json")
     status = _check(_Manifest, manifest, dir, "manifest.json").status
     summary = _summary(dir, manifest, required=status in FINISHED)
-    return Run(dir, manifest, summary, _trajectory(dir, status))
+    return Run(dir, manifest, summary, _trajectory(dir, status, summary))
+
+
+def read_prompts(dir: Path) -> dict[str, Any] | None:
+    """prompts.json as it is, or None where there is none; raises CorruptRecord."""
+    return _object(dir, "prompts.json") if (dir / "prompts.json").exists() else None
+
+
+def prompt_scores(dir: Path) -> PromptScores | None:
+    """The scores of each prompt beside a run's record; None in a record made before they were kept; raises CorruptRecord."""
+    record = read_prompts(dir)
+    if record is None:
+        return None
+    found = _check(_Prompts, record, dir, "prompts.json")
+    values = {name: getattr(found, name) for name in ("reward", "judge", "kl", "nll_per_token")}
+    columns = (found.id, found.kind, found.n_scored, *values.values())
+    if len({len(column) for column in columns}) > 1:
+        raise CorruptRecord(f"{dir}: prompts.json has columns of different lengths: {sorted({len(c) for c in columns})}")
+    return PromptScores(found.split, found.id, found.kind, values, found.n_scored)
 
 
 def find_runs(dirs: Iterable[Path]) -> tuple[list[Run], list[Problem]]:
@@ -179,7 +219,7 @@ def _summary(dir: Path, manifest: dict[str, Any], required: bool) -> dict[str, A
     return summary
 
 
-def _trajectory(dir: Path, status: str) -> list[dict[str, Any]]:
+def _trajectory(dir: Path, status: str, summary: dict[str, Any] | None) -> list[dict[str, Any]]:
     if status not in FINISHED and not (dir / "trajectory.jsonl").exists():
         return []
     *lines, rest = _text(dir, "trajectory.jsonl").split("\n")
@@ -187,20 +227,23 @@ def _trajectory(dir: Path, status: str) -> list[dict[str, Any]]:
         raise CorruptRecord(f"{dir}: trajectory.jsonl is truncated: its last line has no end")
     rows = [_parse(line, dir, f"trajectory.jsonl line {i}") for i, line in enumerate(lines, 1)]
     for i, row in enumerate(rows, 1):
+        if summary and isinstance(row, dict) and row.get("metrics") in ("base", "final"):  # of an archive
+            row["metrics"] = summary[row["metrics"]]
         _check(_Row, row, dir, f"trajectory.jsonl line {i}")
     return rows
 
 
 def _object(dir: Path, name: str) -> dict[str, Any]:
-    """A JSON object of a schema version that this package knows."""
-    value = _parse(_text(dir, name), dir, name)
+    """A JSON object of a schema version that this package knows, with what it shares with other records put back."""
+    text = _text(dir, name)
+    value = _parse(text, dir, name)
     version = value.get("schema_version") if isinstance(value, dict) else None
     if type(version) is not int or version < 1:
         raise CorruptRecord(f"{dir}: {name} has no schema_version; it is not a record of this package")
     if version > SCHEMA_VERSION:
         what = f"{name} has schema_version {version}, this package reads up to {SCHEMA_VERSION}; install a newer one"
         raise CorruptRecord(f"{dir}: {what}")
-    return value
+    return put_back(value, dir) if '"shared"' in text else value
 
 
 def _text(dir: Path, name: str) -> str:

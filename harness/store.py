@@ -4,6 +4,7 @@ manifest.json      identity, status, provenance; written first, replaced atomica
 trajectory.jsonl   a row an evaluation, flushed
 checkpoints/       the last state to resume from; `policy/` once the run is done
 samples/           what the policy said, as parquet
+prompts.json       what the final policy scored on each prompt: differences are paired by it
 summary.json       last; a run with one is done
 """
 
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import Busy, CorruptRecord, Unwritable
+from .shared import put_back
 from .types import Metric
 
 SCHEMA_VERSION = 1
@@ -31,9 +33,21 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def identity_hash(identity: dict[str, Any]) -> str:
-    """sha256 of what decides a run's result, known before it starts."""
+def identity_hash(identity: Any) -> str:
+    """sha256 of plain data, such as of what decides a run's result, known before it starts."""
     return hashlib.sha256(canonical(identity).encode()).hexdigest()
+
+
+def content_hash(path: Path) -> str:
+    """sha256 of what a record's file says: of JSON its values, however they are spelled; of any other file its bytes.
+
+    Raises OSError or ValueError where it cannot be read.
+    """
+    if path.suffix == ".json":
+        return identity_hash(json.loads(path.read_text(encoding="utf-8")))
+    if path.suffix == ".jsonl":
+        return identity_hash([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()])
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def now() -> str:
@@ -57,6 +71,18 @@ def writable(folder: Path) -> None:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as e:
         raise Unwritable(f"cannot write to {folder}: {e.strerror}; choose another folder with --out") from None
+
+
+def held(path: Path) -> bool:
+    """Whether a process holds the folder of a run; looking takes no more than a moment and changes nothing."""
+    try:
+        with (path / ".lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no lock: a copy, or an archive
+        return False
+    return False
 
 
 class RunStore:
@@ -119,6 +145,12 @@ class RunStore:
             raise CorruptRecord(f"{path} has {len(lines)} rows, its checkpoint knows {rows}; start again with --fresh")
         replace(path, b"".join(lines[:rows]))
 
+    def write_prompts(self, split: str, columns: dict[str, list[Any]]) -> None:
+        """The final policy's scores, an entry a prompt, to six digits; null is a prompt without a score."""
+        short = {name: [_short(v) for v in column] for name, column in columns.items()}
+        record = {"schema_version": SCHEMA_VERSION, "split": split, **short}
+        replace(self.path / "prompts.json", (canonical(record) + "\n").encode())
+
     def write_samples(self, name: str, rows: list[dict[str, Any]]) -> None:
         """What the policy said, a row a response; unscored is null."""
         import pandas as pd
@@ -127,6 +159,14 @@ class RunStore:
         target = self.path / "samples" / f"{name}.parquet"
         pd.DataFrame(rows).to_parquet(target.with_suffix(".tmp"), index=False)
         os.replace(target.with_suffix(".tmp"), target)
+
+    def hashes(self, coming: dict[str, Any]) -> dict[str, str]:
+        """The content hash of each file of a finished run, and of JSON that is still to be written, by its name."""
+        names = ("trajectory.jsonl", "prompts.json", "samples/*.parquet")
+        paths = sorted(path for name in names for path in self.path.glob(name))
+        return {name: identity_hash(value) for name, value in coming.items()} | {
+            path.relative_to(self.path).as_posix(): content_hash(path) for path in paths
+        }
 
     def save_checkpoint(self, policy: Any, state: dict[str, Any]) -> None:
         """Weights and state, complete under their final name or not there at all; older ones go."""
@@ -179,11 +219,17 @@ class RunStore:
             raise CorruptRecord(f"{path} is not a readable record; start again with --fresh") from None
         if version > SCHEMA_VERSION:
             raise CorruptRecord(f"{path} has schema {version}, newer than this program's {SCHEMA_VERSION}; update the package")
-        return record
+        return put_back(record, self.path)
 
     def _write(self, name: str, record: dict[str, Any]) -> None:
         text = json.dumps(record, indent=1, allow_nan=False) + "\n"
         replace(self.path / name, text.encode())
+
+
+def _short(value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
 def replace(path: Path, content: bytes) -> None:
