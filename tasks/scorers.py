@@ -215,6 +215,9 @@ class PhraseScorer:
         return len(p & q) >= self.SAME * len(p | q)
 
 
+READING = 2  # of what the style checkers say: raised when the same findings give another score
+
+
 class StyleScorer:
     """1 - the share of the response's lines of code with a violation of PEP 8, by pycodestyle's own choice of rules.
 
@@ -226,7 +229,7 @@ class StyleScorer:
         import pycodestyle
 
         self._options = pycodestyle.StyleGuide(quiet=2, config_file=False).options  # nobody's own configuration
-        self.identity = {"name": "pycodestyle", "version": version("pycodestyle")}
+        self.identity = {"name": "pycodestyle", "version": version("pycodestyle"), "reading": READING}
 
     def score(self, prompts: list[str], responses: list[str]) -> NDArray:
         return np.array([self._share(p, r) for p, r in zip(prompts, responses)], dtype=float)
@@ -270,7 +273,7 @@ class ParsoScorer(StyleScorer):
     def __init__(self) -> None:
         parso = _optional("parso", "code")
         self._grammar = parso.load_grammar()
-        self.identity = {"name": "parso", "version": version("parso")}
+        self.identity = {"name": "parso", "version": version("parso"), "reading": READING}
 
     @staticmethod
     def needs(options: dict[str, Any]) -> list[hub.Need]:
