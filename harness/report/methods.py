@@ -23,6 +23,7 @@ from ..records import Run, find_runs
 from ..stats import Interval
 from ..types import Metric
 from .groups import Entry, Group, counted, estimate, groups, measure
+from .shapes import checks, said
 from .tables import ARROWS, COLUMNS, Column, Table, cost, interval, markdown, number, title
 from .trials import JUDGE
 from .trials import page as trials_page
@@ -59,7 +60,10 @@ def beside_best_of_n(run: Run) -> Metric:
 BESIDE = Column("beside", "Beside best-of-n", "reward at equal KL", "up", "+.3f", beside_best_of_n)
 SCORED = Column("scorer_calls", "Scored", "calls", "down", ".3g", cost("scorer_calls"))
 _BY_KEY = {c.key: c for c in (*COLUMNS, JUDGE, BESIDE, SCORED)}
-_ORDER = ("reward", "judge", "removed", "kl", "efficiency", "beside", "ppl", "distinct_2", "flops", "sampled_tokens", "scorer_calls", "seconds")  # fmt: skip
+_ORDER = (
+    "reward", "judge", "removed", "kl", "efficiency", "beside", "ppl", "distinct_2", "flops", "sampled_tokens", "scorer_calls",
+    "seconds",
+)  # fmt: skip
 SHOWN = tuple(_BY_KEY[key] for key in _ORDER)
 BARE = ("flops", "sampled_tokens", "scorer_calls", "seconds")  # spent, not estimated: no interval
 
@@ -145,7 +149,9 @@ def card(name: str, runs: list[Run]) -> Card:
 
 def card_text(made: Card) -> str:
     needs = "; ".join(made.needs) or "nothing: it does not train"
-    lines = [line if line.startswith("    ") else line.replace("<", "\\<").replace("*", "\\*") for line in made.text.split("\n")]
+    lines = [
+        line if line.startswith("    ") else line.replace("<", "\\<").replace("*", "\\*") for line in made.text.split("\n")
+    ]
     return f"### {made.name}\n\n" + "\n".join(lines) + f"\n\nNeeds: {needs}.\n"
 
 
@@ -158,7 +164,10 @@ def page(finals: list[Run], trials: list[Run], shapes: list[Run], command: str) 
     if absent := missing(found):
         parts.append(f"Not in these records: {', '.join(absent)}.\n")
     parts.append("## Trials\n\nThe settings above were chosen from these, on the validation prompts.\n\n" + trials_page(trials))
-    parts.append("## What the papers say\n\nRuns that vary one setting, on the test prompts.\n\n" + trials_page(shapes))
+    told = "\n".join(f"- {said(check)}" for check in checks(finals, shapes))
+    parts.append(
+        f"## What the papers say\n\n{told}\n\nRuns that vary one setting, on the test prompts.\n\n" + trials_page(shapes)
+    )
     cards = [card_text(card(name, finals)) for name in sorted(registry.table("method"))]
     return "\n".join([*parts, "## Cards\n", *cards])
 
