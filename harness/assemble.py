@@ -134,7 +134,7 @@ def _task(settings: RunSettings, name: str, model: LoadedModel, offline: bool, o
 
 
 def _data(settings: TaskSettings, task: Any, tokenizer: Any, offline: bool) -> Any:
-    from tasks import prompt_files
+    from tasks import hygiene, prompt_files
     from tasks.micro import world
     from tasks.text_task import Data
 
@@ -145,10 +145,11 @@ def _data(settings: TaskSettings, task: Any, tokenizer: Any, offline: bool) -> A
         from tasks import datasets
 
         return datasets.load(registry.load("dataset", prompts)(task.name, settings.data, tokenizer), offline)
-    splits = prompt_files.split_prompts(prompt_files.read_prompts(Path(prompts)))
+    splits, dropped = hygiene.apart(prompt_files.split_prompts(prompt_files.read_prompts(Path(prompts))))
     texts = {name: [p.text for p in members] for name, members in splits.items()}
     counts = {name: len(members) for name, members in splits.items()}
-    return Data(splits, [], [], {"name": "file", "prompts": counts, "sha256": identity_hash(texts)}, {})
+    identity = {"name": "file", "prompts": counts, "sha256": identity_hash(texts), "dropped": {"overlap": dropped}}
+    return Data(splits, [], [], identity, {})
 
 
 def _scorer(settings: RunSettings, name: str, out: Path | None) -> Any:
@@ -280,6 +281,7 @@ def provenance(shared: Parts) -> dict[str, Any]:
     return {
         "packages": packages, "python": platform.python_version(), "platform": platform.platform(terse=True),
         "device": str(shared.model.policy.device), "threads": torch.get_num_threads(), "argv": sys.argv[1:], "git": git(),
+        "prompts": shared.task.hygiene,
     }  # fmt: skip
 
 

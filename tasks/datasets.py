@@ -28,6 +28,7 @@ from typing import Any, ClassVar, NamedTuple
 from harness.errors import BadData, BadSetting, EmptySelection, MissingPrerequisite, one_line
 
 from . import hub
+from .hygiene import grams
 from .prompt_files import Prompt, place, read_rows, split_of
 from .text_task import Data, Text
 
@@ -35,7 +36,6 @@ log = logging.getLogger(__name__)
 
 UNCONDITIONAL = "unconditional"
 UNCONDITIONAL_SHARE = 10  # one training prompt in so many is empty
-GRAM = 8  # words in a row that two prompts of different splits may not share
 LONGEST = 600  # bytes of a prompt; what is longer is no text, and would leave no room for a response
 COMMIT = re.compile("[0-9a-f]{40}")
 
@@ -295,12 +295,6 @@ def _without_overlap(splits: dict[str, list[Item]], dropped: Counter[str]) -> di
         dropped["overlap"] += len(splits[name]) - len(kept[name])
         taken.update(g for i in kept[name] for g in grams(i.prompt))
     return kept
-
-
-def grams(text: str) -> set[tuple[str, ...]]:
-    """Every eight words in a row, in lower case."""
-    words = re.findall(r"\w+", text.lower())
-    return {tuple(words[i : i + GRAM]) for i in range(len(words) - GRAM + 1)}
 
 
 def _train(items: list[Item], limit: int) -> list[Prompt]:

@@ -15,6 +15,7 @@ from harness.errors import BadData, EmptySelection
 from harness.metrics import cluster_mean
 from harness.types import Decoding, Documents, Metric, Prompts, PromptSet, Rollout, Said, Scorer
 
+from . import hygiene
 from .prompt_files import Prompt, tokenize
 
 SEGMENT = re.compile(r".+?(?:[.?!]+[\"')\]]*(?=\s|$)(?:[^\S\n]*\n+)?(?:\s+$)?|\n+(?:\s+$)?|$)", re.DOTALL)
@@ -70,6 +71,7 @@ class TextTask:
         self.paper_decodings = {name: d.model_copy(update=shorter) for name, d in self.papers.items()}
         self._data, self._tokenizer, self._reward, self._judge = data, tokenizer, reward, judge
         self.fluency, self.decoding, self._context = fluency, decoding, context
+        self.hygiene = hygiene.check(data.splits)
         self._train = self._tokenize([p.text for p in self._split("train")])
 
     def identity(self) -> dict[str, Any]:

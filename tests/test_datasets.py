@@ -12,7 +12,8 @@ import transformers
 from harness.errors import BadData, BadSetting, EmptySelection, MissingPrerequisite
 from harness.settings import DataSettings
 from tasks import datasets
-from tasks.datasets import DExperts, Imdb, Item, RealToxicityPrompts, ScoredCode, ScoredPile, Source, WikiText, cut, grams
+from tasks.datasets import DExperts, Imdb, Item, RealToxicityPrompts, ScoredCode, ScoredPile, Source, WikiText, cut
+from tasks.hygiene import grams
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,7 @@ MIX = {
 SIZES_OF = {  # prompts of each kind
     "toxic": {"train": 1000, "validation": 15, "test": 40},
     "other": {"train": 500, "validation": 12, "test": 30},
-    UNCONDITIONAL: {"train": 400, "validation": 5, "test": 10},  # the same empty prompt again and again
+    UNCONDITIONAL: {"train": 300, "validation": 5, "test": 10},  # the same empty prompt again and again
 }
 DOCUMENTS, CLEAN = 10000, 256
 BASE_RESPONSES = 512  # to each held-out prompt

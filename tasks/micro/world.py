@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from harness.errors import BadData, MissingPrerequisite
 
+from .. import hygiene
 from ..prompt_files import Prompt
 from ..text_task import Data, Text
 from .scorers import grammatical
@@ -64,7 +65,8 @@ def data(kinds: tuple[str, ...]) -> Data:
     rows = [json.loads(line) for line in gzip.decompress(documents.read_bytes()).decode().splitlines()]
     spoken, clean = ([Text(r["prompt"], r["response"]) for r in rows if r["split"] == s] for s in ("train", "clean"))
     hashes = {name: _hashes(folder())[name] for name in ("prompts.jsonl", "documents.jsonl.gz")}
-    identity = {"name": "micro", "version": version(), "sha256": hashes}
+    splits, dropped = hygiene.apart(splits)
+    identity = {"name": "micro", "version": version(), "sha256": hashes, "dropped": {"overlap": dropped}}
     return Data(splits, spoken, clean, identity, {"grammatical": grammatical})
 
 
