@@ -163,7 +163,7 @@ def test_the_table(harness, tmp_path):
     rows = {line.split()[0]: line for line in lines if line}
     assert set(compare_module.DEFAULT) <= set(rows)
     assert rows["judge"].endswith("B better") and rows["kl"].endswith("B worse") and "[0.075, 0.125]" in rows["judge"]
-    assert "Holm-corrected" in out and "Student's t over seeds: judge" in out
+    assert "Holm-corrected" in out and "Student's t over seeds, so of these prompts alone: judge" in out
 
 
 def test_holm_is_over_the_metrics_asked_for(harness, tmp_path):

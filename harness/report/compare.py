@@ -310,10 +310,10 @@ _LEGEND = [
     "detectable: the true difference that a comparison with this error finds four times in five, at 0.05 before the correction",
 ]
 _TESTS = {
-    "paired seeds": "seeds paired by number, Student's t over seeds",
-    "paired seeds, prompts": "seeds paired by number and prompts paired, error over both",
-    "Welch": "the sides have different seeds or one seed, Welch's t over seeds",
-    "Welch, prompts": "the sides have different seeds or one seed, prompts paired, error over both",
+    "paired seeds": "seeds paired by number, Student's t over seeds, so of these prompts alone",
+    "paired seeds, prompts": "seeds paired by number, prompts paired, error over seeds and prompts",
+    "Welch": "the sides have different seeds, Welch's t over seeds, so of these prompts alone",
+    "Welch, prompts": "the sides have different seeds, prompts paired, error over seeds and prompts",
 }
 
 
