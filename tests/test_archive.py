@@ -133,7 +133,7 @@ def test_what_is_left_out_is_said(tmp_path):
 
 
 def test_names_stay_inside_the_archive(tmp_path):
-    names = {"method": "../../out", "task": "..", "preset": "a/b"}
+    names = {"method": "../../out", "task": "a/b", "preset": ".."}
     fake.write_run(tmp_path / "source", "quark", 0, manifest=names, summary=names)
     archive.archive([tmp_path / "source"], tmp_path / "target")
     assert {p.name for p in tmp_path.iterdir()} == {"source", "target"}
