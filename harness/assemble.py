@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 
 from . import base as base_policy
 from . import registry, rule
-from .errors import BadData, BadSetting, PromptTooLong
+from .errors import BadData, BadSetting, EmptySelection, PromptTooLong
 from .evaluation import EVALUATION_VERSION, Evaluator
 from .loading import LoadedModel, load_model
 from .policy import Policy
@@ -146,6 +146,10 @@ def _data(settings: TaskSettings, task: Any, tokenizer: Any, offline: bool) -> A
 
         return datasets.load(registry.load("dataset", prompts)(task.name, settings.data, tokenizer), offline)
     splits, dropped = hygiene.apart(prompt_files.split_prompts(prompt_files.read_prompts(Path(prompts))))
+    if not splits["train"]:
+        raise EmptySelection(
+            f"every training prompt of {prompts} shares eight words with a held-out one; give more various ones"
+        )
     texts = {name: [p.text for p in members] for name, members in splits.items()}
     counts = {name: len(members) for name, members in splits.items()}
     identity = {"name": "file", "prompts": counts, "sha256": identity_hash(texts), "dropped": {"overlap": dropped}}

@@ -216,7 +216,8 @@ def test_bad_input_is_one_line(harness, tmp_path, monkeypatch, words, code, said
         ('{"text": "a"}\n{"text": \n', 3, "line 2: not JSON"),
         ('{"text": "a"}\n{"score": 1}\n', 3, "line 2"),
         ('{"text": "' + "long " * 200 + '"}\n', 2, "too few"),
-        ("".join(f'{{"text": "{"long " * 100}{i}"}}\n' for i in range(150)), 2, "shorten or remove the prompt"),
+        ("".join(f'{{"text": "{f"long{i} " * 100}"}}\n' for i in range(150)), 2, "shorten or remove the prompt"),
+        ("".join(f'{{"text": "{"same " * 10}{i}"}}\n' for i in range(150)), 2, "shares eight words with a held-out one"),
     ],
 )
 def test_prompt_files_that_cannot_be_used(harness, tmp_path, text, code, said):
