@@ -88,6 +88,14 @@ def test_other_seeds_are_scipys_welch(harness, tmp_path):
     assert [row["difference"], row["df"], row["p"]] == pytest.approx([np.mean(A) - 0.805, theirs.df, theirs.pvalue])
 
 
+def test_as_many_other_seeds_are_no_pairs(harness, tmp_path):
+    study(tmp_path, b=[])
+    for seed, value in enumerate(B):
+        write(tmp_path, "ppo", seed + 3, value)
+    row = judge(harness("compare", "quark", "ppo", "--out", tmp_path, "--metric", "judge", "--json")[1])
+    assert row["test"] == "Welch" and row["df"] == pytest.approx(scipy_stats.ttest_ind(A, B, equal_var=False).df)
+
+
 def test_prompts_are_paired_by_hand(harness, tmp_path):
     """Seed means 0.5, 0.6 against 0.6, 0.8, but over prompts B - A is 0.4 and -0.1 on average: nothing is shown."""
     for method, seed, values in (
@@ -135,6 +143,8 @@ def test_two_records_of_a_seed_count_once(harness, tmp_path):
     row = judge(out)
     assert code == 4 and "a second record" in err and str(second) in err
     assert (row["n_seeds_a"], row["n_seeds_b"]) == (3, 3) and row["a"] == pytest.approx((0.65 + 0.72 + 0.69) / 3)
+    # by prompt: the seed of two records is [0.3, 0.445], the mean of [0.5, 0.59] and [0.1, 0.3]; 3.05 / 6 less 3.155 / 6
+    assert row["n_prompts"] == 2 and row["difference"] == pytest.approx(-0.0175)
 
 
 def test_other_prompts_are_not_paired(harness, tmp_path):
