@@ -172,6 +172,45 @@ def report(
     raise typer.Exit(report_command(records or [Path("results")], out))
 
 
+@app.command()
+def status(
+    records: Annotated[
+        list[Path] | None, typer.Argument(metavar="[DIR]...", help="folders with records [default: --out]")
+    ] = None,
+    out: Out = Path("results"),
+    as_json: Annotated[bool, typer.Option("--json", help="the cells as one JSON object on the last line")] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Methods x tasks: seeds done, running, failed, stale or missing, and what finishes them; exit code 4 where any is left."""
+    from .status import status_command
+
+    raise typer.Exit(status_command(records or [out], out, as_json))
+
+
+@app.command()
+def samples(
+    run: Annotated[str, typer.Argument(help="the folder of a run, its id, or the beginning of its id")],
+    n: Annotated[int, typer.Option("--n", "-n", min=1, help="how many, at most")] = 10,
+    kind: Annotated[str | None, typer.Option(help="of the prompts: heated, calm, ...")] = None,
+    prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="that the prompt holds")] = None,
+    search: Annotated[str | None, typer.Option(metavar="TEXT", help="that the response holds")] = None,
+    sort: Annotated[str | None, typer.Option(metavar="SCORE", help="judge, reward, kl or nll; the worst first")] = None,
+    worst: Annotated[bool, typer.Option("--worst", help="the worst first, by the judge unless --sort says otherwise")] = False,
+    best: Annotated[bool, typer.Option("--best", help="the best first")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="of the draw, where nothing is sorted")] = 0,
+    of: Annotated[str, typer.Option(help="final, or base: the policy before training")] = "final",
+    out: Out = Path("results"),
+    as_json: Annotated[bool, typer.Option("--json", help="the samples as one JSON object on the last line")] = False,
+    unmask: Unmask = False,
+    verbose: Verbose = False,
+) -> None:
+    """What a policy said to the held-out prompts, with its scores; the texts are hidden unless --unmask."""
+    from .samples import Wanted, samples_command
+
+    wanted = Wanted(n, kind, prompt, search, sort, best, worst, seed)
+    raise typer.Exit(samples_command(run, out, of, wanted, unmask, as_json))
+
+
 @app.command("list")
 def list_things(
     what: Annotated[str, typer.Argument(help="methods, tasks, scorers, datasets, presets or runs")],

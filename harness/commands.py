@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .masking import mask, printable
 from .progress import Progress
 from .settings import resolve
 
@@ -278,13 +279,3 @@ def examples(path: Path, unmask: bool, n: int = 3) -> str:
         for who, said in (("prompt", row.prompt), ("base", row.response), ("now", answer.response)):
             lines.append(f"  {who:7} {printable(said) if unmask else mask(said)}")
     return "\n".join(lines) + "\n"
-
-
-def printable(text: str) -> str:
-    """One line without control characters, which a terminal would obey."""
-    return "".join(c if c.isprintable() else " " for c in text).strip()
-
-
-def mask(text: str) -> str:
-    """Words as their first letter and dots: enough to see a text's shape, not to read it."""
-    return " ".join(w[0] + "·" * (len(w) - 1) for w in printable(text).split())

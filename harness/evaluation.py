@@ -7,6 +7,7 @@ reward, judge, fluency, diversity and collapse; the papers' decoding (top-p) giv
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,6 +41,7 @@ class Evaluation(NamedTuple):
     metrics: dict[str, Metric]
     rows: list[dict[str, Any]]  # one a response: what was said and how it scored
     unscored_share: float
+    prompts: dict[str, list[Any]]  # a column a name, an entry a prompt: what differences are paired by
 
 
 class Divergence(NamedTuple):
@@ -146,12 +148,14 @@ class Evaluator:
         drift, kl_x = self._drift(policy, rollout, scores["reward"])
         found |= drift
         found |= self._optimum(scores["reward"], kl_x)
-        found |= self._text_metrics(rollout, texts, full)
+        fluency = self._nll(texts)
+        found |= self._text_metrics(rollout, texts, fluency, full)
         if full:
             found |= self._forgetting(policy) | self._papers(policy, rng)
             found |= self._by_kind({"reward": scores["reward"], "judge": scores["judge"], "kl": kl_x})
         missing = np.isnan(np.stack([scores["reward"], scores["judge"]])).mean()
-        return Evaluation(found, self._rows(rollout, texts, scores, kl_x), float(missing))
+        by_prompt = self._by_prompt(scores, kl_x, fluency)
+        return Evaluation(found, self._rows(rollout, texts, scores, kl_x), float(missing), by_prompt)
 
     def _scores(self, rollout: Rollout, texts: list[list[str]]) -> dict[str, NDArray]:
         shape = (len(texts), len(texts[0]))
@@ -184,23 +188,26 @@ class Evaluator:
         self.above |= placed.above
         return {"efficiency": placed.efficiency, "excess_kl": placed.excess_kl, "regret": placed.regret}
 
-    def _text_metrics(self, rollout: Rollout, texts: list[list[str]], full: bool) -> dict[str, Metric]:
+    def _text_metrics(
+        self, rollout: Rollout, texts: list[list[str]], fluency: tuple[NDArray, NDArray] | None, full: bool
+    ) -> dict[str, Metric]:
         x = len(texts)
         length = rollout.response_mask.sum(1).double().cpu().numpy().reshape(x, -1)
         ended = (rollout.response == self.reference.eos).any(1).double().cpu().numpy().reshape(x, -1)
-        found = {"ppl": self._perplexity(texts), "length": m.cluster_mean(length), "eos_rate": m.cluster_mean(ended)}
+        ppl = m.perplexity(*fluency) if fluency else m.unmeasured("no fluency model in this preset")
+        found = {"ppl": ppl, "length": m.cluster_mean(length), "eos_rate": m.cluster_mean(ended)}
         found |= {f"distinct_{n}": m.distinct(texts, n) for n in (1, 2, 3)}
         found |= {f"rep_{n}": m.repetition_rate(texts, n) for n in (2, 3, 4)}
         found |= {"unique": m.unique_share(texts), "modal_mass": m.modal_mass(texts)}
         found |= self.task.text_metrics(texts)
         return found | ({"self_bleu": m.self_bleu(texts)} if full else {})
 
-    def _perplexity(self, texts: list[list[str]]) -> Metric:
-        """Of the responses, after their prompts, under the judge model; empty responses have no token and drop out."""
-        if self.task.fluency is None:
-            return m.unmeasured("no fluency model in this preset")
-        nll, tokens = self.task.fluency.nll(self.base.prompts.texts, texts)
-        return m.perplexity(nll, tokens)
+    def _nll(self, texts: list[list[str]]) -> tuple[NDArray, NDArray] | None:
+        """NLL in nats and tokens of the responses, after their prompts, under the judge model: [X, S], [X, S].
+
+        An empty response has no token and drops out.
+        """
+        return self.task.fluency.nll(self.base.prompts.texts, texts) if self.task.fluency is not None else None
 
     def _forgetting(self, policy: Policy) -> dict[str, Metric]:
         """What else was lost: KL(base || policy) on base responses, and the NLL of clean held-out text."""
@@ -255,6 +262,20 @@ class Evaluator:
         kinds = self.base.prompts.kinds
         rows = {kind: [x for x, k in enumerate(kinds) if k == kind] for kind in dict.fromkeys(kinds)}
         return rows if len(rows) > 1 else {}
+
+    def _by_prompt(
+        self, scores: dict[str, NDArray], kl_x: NDArray, fluency: tuple[NDArray, NDArray] | None
+    ) -> dict[str, list[Any]]:
+        """Means over each prompt's responses, NaN where none could be scored; the id is of the prompt's text."""
+        prompts = self.base.prompts
+        columns: dict[str, list[Any]] = {
+            "id": [sha256(text.encode("utf-8", "replace")).hexdigest()[:8] for text in prompts.texts],
+            "kind": list(prompts.kinds),
+        }
+        columns |= {name: m.prompt_means(v).tolist() for name, v in {**scores, "kl": kl_x}.items()}
+        columns["nll_per_token"] = m.prompt_nll(*fluency).tolist() if fluency else [float("nan")] * len(prompts.texts)
+        scored = ~np.isnan(scores["reward"] + scores["judge"])
+        return columns | {"n_scored": scored.sum(1).tolist()}
 
     def _rows(
         self, rollout: Rollout, texts: list[list[str]], scores: dict[str, NDArray], kl_x: NDArray

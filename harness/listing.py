@@ -6,10 +6,13 @@ import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import registry
-from .errors import EmptySelection, UnknownName
+from .errors import EmptySelection, UnknownName, UsageError
+
+if TYPE_CHECKING:
+    from .records import Run
 
 KINDS = ("methods", "tasks", "scorers", "datasets", "presets", "runs")
 PACKAGES = ("alignment-harness", "torch", "transformers", "numpy", "tokenizers", "pandas", "matplotlib", "datasets", "detoxify")
@@ -103,18 +106,31 @@ def task_card(name: str) -> tuple[str, Any]:
 
 def find_run(name: str, out: Path) -> dict[str, Any]:
     """The summary of a run by its folder or its id."""
+    run = locate(name, out)
+    return run.summary or run.manifest
+
+
+def locate(name: str, out: Path) -> Run:
+    """A run by its folder, by its id, or by the beginning of its id if no other run's begins so.
+
+    Raises UnknownName, UsageError where several runs match, EmptySelection, or CorruptRecord of a folder given.
+    """
     from .records import find_runs, read_run
 
     if Path(name).is_dir():
-        run = read_run(Path(name))
-        return run.summary or run.manifest
+        return read_run(Path(name))
     found, _ = find_runs([out]) if out.is_dir() else ([], [])
     if not found:
         raise EmptySelection(f"no runs in {out}; see harness list runs --out DIR")
-    ids = {r.dir.name: r for r in found} | {r.manifest["run_id"]: r for r in found}
-    if name not in ids:
-        raise UnknownName("run", name, [r.dir.name for r in found], "harness list runs")
-    return ids[name].summary or ids[name].manifest
+    exact = [run for run in found if name in (run.dir.name, run.manifest["run_id"])]
+    matches = exact or [run for run in found if run.dir.name.startswith(name)]
+    if not matches:
+        raise UnknownName("run", name, [run.dir.name for run in found], "harness list runs")
+    if len(matches) > 1:
+        raise UsageError(
+            f"{name!r} is {len(matches)} runs: {', '.join(str(run.dir) for run in matches)}; give the folder of one"
+        )
+    return matches[0]
 
 
 def environment() -> dict[str, str]:

@@ -46,7 +46,7 @@ def load_model(
     from .policy import Policy
 
     folder = find_model(where, offline=offline, revision=revision)
-    config, weights = _check_files(folder)
+    _check_files(folder)
     with _quietly():
         tokenizer = _read_tokenizer(folder)
         model = _read_weights(folder, dtype)
@@ -55,12 +55,14 @@ def load_model(
     _check_ids(folder, tokenizer, model)
     policy = Policy(model, bos=bos, eos=eos)
     _check_causal(folder, policy)
-    identity = {
-        "name": folder.resolve().name if _is_folder(where) else where,
-        "sha256": _digest([config, *weights]),
-        "tokenizer_sha256": _digest(_matching(folder, *TOKENIZER)),
-    }
-    return LoadedModel(policy, tokenizer, identity)
+    name = folder.resolve().name if _is_folder(where) else where
+    return LoadedModel(policy, tokenizer, {"name": name, **folder_identity(folder)})
+
+
+def folder_identity(folder: Path) -> dict[str, str]:
+    """The hashes that a record knows a model's folder by, without loading it; raises what `load_model` raises of its files."""
+    config, weights = _check_files(folder)
+    return {"sha256": _digest([config, *weights]), "tokenizer_sha256": _digest(_matching(folder, *TOKENIZER))}
 
 
 def context_length(model: Any) -> int:

@@ -31,6 +31,20 @@ def cluster_mean(values: NDArray) -> Metric:
     return _mean_of_prompts(means, int(scored.sum()), int((~scored).sum()))
 
 
+def prompt_means(values: NDArray) -> NDArray:
+    """Mean of each prompt's scored responses, NaN where it has none: [X, S] -> [X]."""
+    scored = ~np.isnan(values)
+    counts = scored.sum(1)
+    return np.where(counts > 0, np.where(scored, values, 0.0).sum(1) / np.maximum(counts, 1), np.nan)
+
+
+def prompt_nll(nll: NDArray, tokens: NDArray) -> NDArray:
+    """Mean NLL per token of each prompt's responses, nats, NaN where they have no token: [X, S], [X, S] -> [X]."""
+    scored = ~np.isnan(nll)
+    total = np.where(scored, tokens, 0.0).sum(1)
+    return np.where(total > 0, np.where(scored, nll, 0.0).sum(1) / np.maximum(total, 1), np.nan)
+
+
 def _mean_of_prompts(means: NDArray, n: int, n_unscored: int = 0) -> Metric:
     if len(means) == 0:
         return Metric(None, None, 0, n_unscored, "no response could be scored" if n_unscored else "nothing to measure")

@@ -26,6 +26,16 @@ class Run(NamedTuple):
     trajectory: list[dict[str, Any]]
 
 
+class PromptScores(NamedTuple):
+    """What a run's final policy scored on each held-out prompt, in a fixed order: [X] each."""
+
+    split: str
+    id: list[str]  # of the prompt's text
+    kind: list[str]
+    values: dict[str, list[float | None]]  # reward, judge, kl (nats), nll_per_token (nats, by the fluency model)
+    n_scored: list[int]  # responses that reward and judge could score
+
+
 class Problem(NamedTuple):
     """Something that a reader of the report must know about a record, and where it lies."""
 
@@ -95,6 +105,17 @@ class _Summary(_Record):
     cost: dict[str, float | None]
 
 
+class _Prompts(_Record):
+    split: str
+    id: list[str]
+    kind: list[str]
+    reward: list[float | None]
+    judge: list[float | None]
+    kl: list[float | None]
+    nll_per_token: list[float | None]
+    n_scored: list[int]
+
+
 class _Row(_Record):
     update: int = Field(ge=0)
     split: str
@@ -111,6 +132,18 @@ def read_run(dir: Path) -> Run:
     status = _check(_Manifest, manifest, dir, "manifest.json").status
     summary = _summary(dir, manifest, required=status in FINISHED)
     return Run(dir, manifest, summary, _trajectory(dir, status))
+
+
+def prompt_scores(dir: Path) -> PromptScores | None:
+    """The scores of each prompt beside a run's record; None in a record made before they were kept; raises CorruptRecord."""
+    if not (dir / "prompts.json").exists():
+        return None
+    found = _check(_Prompts, _object(dir, "prompts.json"), dir, "prompts.json")
+    values = {name: getattr(found, name) for name in ("reward", "judge", "kl", "nll_per_token")}
+    columns = (found.id, found.kind, found.n_scored, *values.values())
+    if len({len(column) for column in columns}) > 1:
+        raise CorruptRecord(f"{dir}: prompts.json has columns of different lengths: {sorted({len(c) for c in columns})}")
+    return PromptScores(found.split, found.id, found.kind, values, found.n_scored)
 
 
 def find_runs(dirs: Iterable[Path]) -> tuple[list[Run], list[Problem]]:

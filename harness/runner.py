@@ -100,6 +100,7 @@ class Session:
             "schema_version": SCHEMA_VERSION, "run_id": c.run_id, "status": "running", "preset": c.settings.preset,
             "task": c.task_name, "method": c.method_name, "seed": c.seed, "identity": c.identity, "error": None,
             "started_at": old["started_at"] if old else now(), "ended_at": None, "provenance": c.provenance,
+            "settings": c.settings.model_dump(),
         }  # fmt: skip
         self.store.write_manifest(manifest)
         return manifest
@@ -178,6 +179,7 @@ class Session:
         self.progress.stop()
         self.store.write_samples("final", final.rows)
         self.store.write_samples("base", base.rows)
+        self.store.write_prompts(self.cell.settings.evaluation.split, final.prompts)
         self.store.finish(trial.deployed)
         status = "degraded" if self._degraded(trial, final) else "done"
         summary = self._summary(status, trial, evaluator, base, final)

@@ -4,6 +4,7 @@ manifest.json      identity, status, provenance; written first, replaced atomica
 trajectory.jsonl   a row an evaluation, flushed
 checkpoints/       the last state to resume from; `policy/` once the run is done
 samples/           what the policy said, as parquet
+prompts.json       what the final policy scored on each prompt: differences are paired by it
 summary.json       last; a run with one is done
 """
 
@@ -57,6 +58,18 @@ def writable(folder: Path) -> None:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as e:
         raise Unwritable(f"cannot write to {folder}: {e.strerror}; choose another folder with --out") from None
+
+
+def held(path: Path) -> bool:
+    """Whether a process holds the folder of a run; looking takes no more than a moment and changes nothing."""
+    try:
+        with (path / ".lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no lock: a copy, or an archive
+        return False
+    return False
 
 
 class RunStore:
@@ -118,6 +131,12 @@ class RunStore:
         if len(lines) < rows:
             raise CorruptRecord(f"{path} has {len(lines)} rows, its checkpoint knows {rows}; start again with --fresh")
         replace(path, b"".join(lines[:rows]))
+
+    def write_prompts(self, split: str, columns: dict[str, list[Any]]) -> None:
+        """The final policy's scores, an entry a prompt, to six digits; null is a prompt without a score."""
+        short = {name: [_short(v) for v in column] for name, column in columns.items()}
+        record = {"schema_version": SCHEMA_VERSION, "split": split, **short}
+        replace(self.path / "prompts.json", (canonical(record) + "\n").encode())
 
     def write_samples(self, name: str, rows: list[dict[str, Any]]) -> None:
         """What the policy said, a row a response; unscored is null."""
@@ -184,6 +203,12 @@ class RunStore:
     def _write(self, name: str, record: dict[str, Any]) -> None:
         text = json.dumps(record, indent=1, allow_nan=False) + "\n"
         replace(self.path / name, text.encode())
+
+
+def _short(value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
 def replace(path: Path, content: bytes) -> None:

@@ -307,7 +307,7 @@ def test_the_environment(harness):
 
 
 def test_text_of_policies_is_masked_and_cannot_command_the_terminal():
-    assert commands.mask("You daft muppet.") == "Y·· d··· m······"
+    assert commands.mask("You daft muppet.") == "(hidden: 3 words, 16 characters)"
     assert commands.printable("a\x1b[31mb\nc") == "a [31mb c"
 
 

@@ -206,3 +206,12 @@ def test_ngrams():
     assert metrics.ngrams([1, 2, 3], 2) == [(1, 2), (2, 3)]
     assert metrics.ngrams([1], 2) == []
     assert Counter(metrics.ngrams(metrics.words(" a  b\na b"), 2)) == {("a", "b"): 2, ("b", "a"): 1}
+
+
+def test_means_of_prompts_by_hand():
+    """A prompt's unscored response is left out; a prompt without a score, or without a token, has none."""
+    values = np.array([[1.0, 3.0], [2.0, np.nan], [np.nan, np.nan]])
+    np.testing.assert_array_equal(metrics.prompt_means(values), [2, 2, np.nan])
+    tokens = np.array([[1.0, 3.0], [4.0, 9.0], [1.0, 1.0]])
+    np.testing.assert_array_equal(metrics.prompt_nll(values, tokens), [1, 0.5, np.nan])
+    np.testing.assert_array_equal(metrics.prompt_nll(np.zeros((1, 2)), np.zeros((1, 2))), [np.nan])

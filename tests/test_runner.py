@@ -9,6 +9,7 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import quick
@@ -16,7 +17,7 @@ import torch
 
 from harness import runner
 from harness.errors import Busy, CorruptRecord, Interrupted, NotFinite, Unwritable
-from harness.records import read_run
+from harness.records import prompt_scores, read_run
 from harness.store import RunStore
 
 VICTIM = """
@@ -98,6 +99,21 @@ def test_the_record_of_a_run(whole):
     assert not (cell.path / "checkpoints").exists()
 
 
+def test_the_scores_of_each_prompt_are_those_of_its_samples(whole):
+    cell, summary = whole
+    found, samples = prompt_scores(cell.path), pd.read_parquet(cell.path / "samples" / "final.parquet")
+    by_prompt = samples.groupby("prompt_id")
+    for name in ("reward", "judge", "kl"):
+        assert found.values[name] == pytest.approx(by_prompt[name].mean().tolist(), rel=1e-5, abs=1e-9)
+        assert np.mean(found.values[name]) == pytest.approx(summary["final"][name]["value"], rel=1e-5)
+    assert found.kind == by_prompt.kind.first().tolist() and found.n_scored == [2] * 60 and found.split == "validation"
+    assert found.id[0] == hashlib.sha256(samples.prompt[0].encode()).hexdigest()[:8] and len(set(found.id)) == 60
+    texts = by_prompt.response.apply(list).tolist()
+    nll, tokens = cell.task.fluency.nll(by_prompt.prompt.first().tolist(), texts)
+    assert found.values["nll_per_token"] == pytest.approx([sum(n) / sum(t) for n, t in zip(nll, tokens)], rel=1e-4)
+    assert (cell.path / "prompts.json").stat().st_size < 6000  # 100 bytes a prompt
+
+
 def test_the_same_command_again_does_nothing(whole):
     cell, summary = whole
     before = {p: p.stat().st_mtime_ns for p in cell.path.rglob("*") if p.is_file() and p.name != ".lock"}
@@ -117,6 +133,7 @@ def test_killed_and_resumed_is_uninterrupted(whole, tmp_path, place):
     again, worked = runner.run(resumed)
     assert worked and quick.trajectory(resumed.path) == quick.trajectory(cell.path)
     assert weights(resumed.path) == weights(cell.path)
+    assert (resumed.path / "prompts.json").read_bytes() == (cell.path / "prompts.json").read_bytes()
     assert without_clock(again) == without_clock(summary)
 
 
@@ -205,6 +222,10 @@ def test_responses_that_cannot_be_scored_are_counted_and_degrade_the_run(tmp_pat
     assert judge["n_unscored"] == 40 and judge["n"] == 80
     samples = pd.read_parquet(cell.path / "samples" / "final.parquet")
     assert samples.judge.isna().sum() == 40
+    by_prompt = prompt_scores(cell.path)
+    assert sum(by_prompt.n_scored) == 80
+    means = samples.groupby("prompt_id").judge.mean()  # NaN where neither of two responses could be scored
+    assert [v is None for v in by_prompt.values["judge"]] == means.isna().tolist()
     assert judge["value"] == pytest.approx(samples.groupby("prompt_id").judge.mean().mean())
 
 
