@@ -119,9 +119,18 @@ def _points(data: dict[str, Any], panel: Panel) -> Iterator[tuple[float, float]]
             final = run["final"]
             low, high = _bar(final, panel.y)
             sources += [(_value(final, panel.x), y) for y in (_value(final, panel.y), low, high)]
+        sources += _mean_ends(method, panel)
     if data["frontier"] and panel == REWARD_KL:
         sources += [(p["kl"], p["reward"]) for p in data["frontier"]["best_of_n"]]
     yield from ((x, y) for x, y in sources if x is not None and y is not None)
+
+
+def _mean_ends(method: dict[str, Any], panel: Panel) -> list[tuple[float, float]]:
+    """The mean's interval, as far as it is not wider than the value itself: two seeds may say next to nothing."""
+    x, y = method["mean"][panel.x], method["mean"][panel.y]
+    if x is None or y is None or x["high"] > 2 * x["mean"]:
+        return []
+    return [(x["high"], y["mean"])]
 
 
 def _base(data: dict[str, Any], panel: Panel) -> tuple[float | None, float | None]:
@@ -331,6 +340,7 @@ def _label(ax: Axes, methods: list[dict[str, Any]], panel: Panel, tag: str) -> N
     spots = [(i, m, at) for i, m in enumerate(methods) if (at := _spot(m, panel))]
     places = [tuple(v * to_points for v in ax.transData.transform(at)) for _, _, at in spots]
     taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in places]
+    taken += [box for _, m, _ in spots for box in _bars(ax, m, panel, to_points)]
     frame = ax.get_window_extent()
     inside = (frame.x0 * to_points, frame.y0 * to_points, frame.x1 * to_points, frame.y1 * to_points)
     for (i, method, at), place in zip(spots, places):
@@ -354,6 +364,16 @@ def _spot(method: dict[str, Any], panel: Panel) -> tuple[float, float] | None:
     return ends[-1] if ends else None
 
 
+def _bars(ax: Axes, method: dict[str, Any], panel: Panel, to_points: float) -> list[Box]:
+    """Where the error bars of a mean lie, in points."""
+    x, y = method["mean"][panel.x], method["mean"][panel.y]
+    if x is None or y is None:
+        return []
+    ends = ((x["low"], y["mean"]), (x["high"], y["mean"])), ((x["mean"], y["low"]), (x["mean"], y["high"]))
+    lines = [ax.transData.transform(line) * to_points for line in ends]
+    return [(a[0] - 0.5, a[1] - 0.5, b[0] + 0.5, b[1] + 0.5) for a, b in lines]
+
+
 Box = tuple[float, float, float, float]
 
 
@@ -371,10 +391,11 @@ def _free(at: tuple[float, ...], width: float, height: float, taken: list[Box], 
 
 
 def _around(width: float, height: float) -> Iterator[tuple[float, float]]:
-    for reach in (6, 13):
-        yield from ((reach, -height / 2), (-reach - width, -height / 2), (-width / 2, reach), (-width / 2, -reach - height))
-        yield from ((reach - 2, reach - 3), (-reach - width + 2, reach - 3), (reach - 2, -reach - height + 3))
-        yield -reach - width + 2, -reach - height + 3
+    """Corners of a label about its point, the nearest and the most usual first."""
+    for reach in (4, 9, 15):
+        yield from ((reach, reach), (-reach - width, reach), (reach, -reach - height), (-reach - width, -reach - height))
+        yield from ((-width / 2, reach + 2), (-width / 2, -reach - height - 2))
+        yield from ((reach + 3, -height / 2), (-reach - 3 - width, -height / 2))
 
 
 def _meet(a: Box, b: Box) -> bool:
