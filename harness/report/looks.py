@@ -24,6 +24,7 @@ HUES = {
 }
 SHADES = (1.0, 0.72, 0.5)  # of the hue's light: from the hue itself to darker ones, which keep the contrast
 MARKERS = "osD^vP<>pX"
+GLYPHS = dict(zip(MARKERS, "●■◆▲▼✚◀▶⬟✖"))  # the same in text
 INK, GREY, SHADE = "#222222", "#6b6b6b", "#ececec"
 
 

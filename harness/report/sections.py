@@ -31,10 +31,11 @@ def pictures(group: Group, slug: str) -> tuple[dict[str, Sheet], dict[str, Any]]
         "overoptimisation": sheets.curves(data, (OVER,), f"{slug}-over", columns=1),
     }
     for name, columns in (("optimum", OPTIMUM), ("collapse", COLLAPSE), ("kinds", kind_columns(group))):
-        panels = [_dots(group, column) for column in columns]
-        if panels:
+        drawn = [(column, panel) for column in columns if _measured(panel := _dots(group, column))]
+        panels = [panel for _, panel in drawn]
+        if drawn:
             made[name] = sheets.dots(data["title"], data["methods"], panels, f"{slug}-{name}", columns=min(4, len(panels)))
-            data[name] = {c.key: {"base": p.base, "methods": p.values} for c, p in zip(columns, panels)}
+            data[name] = {c.key: {"base": p.base, "methods": p.values} for c, p in drawn}
     return made, data
 
 
@@ -80,6 +81,10 @@ def _dots(group: Group, column: Column) -> Dots:
     base = next((of_base(run, column) for run in group.runs if run.summary), None)
     values = [_value(entry, column) for entry in group.entries]
     return Dots(column.title, f"{column.unit}{_better(column)}", values, base.value if base else None)
+
+
+def _measured(panel: Dots) -> bool:
+    return any(v["value"] is not None for v in panel.values)
 
 
 def _better(column: Column) -> str:

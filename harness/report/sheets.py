@@ -62,7 +62,7 @@ def curves(data: dict[str, Any], panels: Sequence[Panel], tag: str, columns: int
         )  # fmt: skip
         for text, (_, label) in zip(box.get_texts(), entries):
             text.set_text(label)
-    return _sheet(figure, notes, len(panels), columns, CELL)
+    return _sheet(figure, notes, [panel.title for panel in panels], columns, CELL)
 
 
 def dots(title: str, methods: list[dict[str, Any]], panels: Sequence[Dots], tag: str, columns: int = 3) -> Sheet:
@@ -76,7 +76,7 @@ def dots(title: str, methods: list[dict[str, Any]], panels: Sequence[Dots], tag:
         for k, (panel, ax) in enumerate(zip(panels, _grid(figure, len(panels), columns, cell, margin))):
             notes += _dots(ax, methods, panel, f"{tag}-{k}")
         _title(figure, title)
-    return _sheet(figure, notes, len(panels), columns, cell)
+    return _sheet(figure, notes, [panel.title for panel in panels], columns, cell)
 
 
 def _grid(figure: Figure, n: int, columns: int, cell: tuple[float, float], margin: tuple[float, ...]) -> list[Axes]:
@@ -130,9 +130,9 @@ def _points(ax: Axes, methods: list[dict[str, Any]], found: list[tuple[int, dict
     return Note(tag, [v["text"] for _, v in found])
 
 
-def _sheet(figure: Figure, notes: list[Note], n: int, columns: int, cell: tuple[float, float]) -> Sheet:
+def _sheet(figure: Figure, notes: list[Note], titles: list[str], columns: int, cell: tuple[float, float]) -> Sheet:
     svg = _annotated(save(figure, "svg").decode(), notes)
-    return Sheet(save(figure, "png"), svg.encode(), _cut(svg, n, columns, cell))
+    return Sheet(save(figure, "png"), svg.encode(), _cut(svg, titles, columns, cell))
 
 
 def _annotated(svg: str, notes: list[Note]) -> str:
@@ -154,14 +154,15 @@ CLIPS = re.compile(r"^ <defs>\n(?:  <clipPath.*?)^ </defs>$", re.MULTILINE | re.
 MARK = re.compile(r'<g id="[\w-]*?-(m\d+)(?:-\w)?">')
 
 
-def _cut(svg: str, n: int, columns: int, cell: tuple[float, float]) -> list[str]:
+def _cut(svg: str, titles: list[str], columns: int, cell: tuple[float, float]) -> list[str]:
     """Each panel as an SVG of its own; clip paths and markers are shared, so all belong on one page."""
     clips = "".join(CLIPS.findall(svg))
     wide, high = (round(size * INCH, 3) for size in cell)
     panels = []
-    for k, axes in enumerate(AXES.findall(svg)[:n]):
+    for k, (axes, title) in enumerate(zip(AXES.findall(svg), titles)):
         x, y = round((k % columns) * wide, 3), round(TITLE * INCH + (k // columns) * high, 3)
         inner = re.sub(r'<g id="[^"]*">', "<g>", MARK.sub(r'<g class="m \1">', axes + (clips if k == 0 else "")))
         inner = re.sub(r"\n\s*", "\n", inner)
-        panels.append(f'<svg class="plot" viewBox="{x:g} {y:g} {wide:g} {high:g}" role="img">{inner}</svg>')
+        box = f'viewBox="{x:g} {y:g} {wide:g} {high:g}"'
+        panels.append(f'<svg class="plot" {box} role="img" aria-label="{escape(title)}">{inner}</svg>')
     return panels

@@ -167,7 +167,7 @@ def cells_csv(cells: list[Cell]) -> str:
         for seed, state in c.seeds.items():
             ids = " ".join(run.manifest["run_id"] for run in c.runs if run.manifest["seed"] == seed)
             rows.append([c.preset, c.task, c.group + 1, c.name, seed, state, ids, c.reasons.get(seed, "")])
-    return toto_csv(rows)
+    return to_csv(rows)
 
 
 def methods_csv(found: list[Group]) -> str:
