@@ -17,9 +17,12 @@ from harness.errors import EmptySelection, Unwritable, UsageError
 from harness.records import Problem, Run, find_runs, read_run
 from harness.report.build import BuildResult, build
 from harness.report.figures import draw, figure_data, pareto, run_picture, save
+from harness.report.looks import GREY, HUES, INK, SHADE, looks
 from harness.report.groups import Group, groups, measure
 from harness.report.tables import method_table, number, overoptimisation, removed, run_table, runs_csv
-from harness.report.verdict import above_frontier, verdict
+from harness.report.standing import above_frontier
+from harness.report.verdict import verdict
+from methods import FAMILIES, METHODS
 
 HOSTILE = "<script>alert(1)</script></style>\"'&$\\frac{|`{{ 7*7 }}\n# _x\ud800\u202e"
 
@@ -56,8 +59,10 @@ def messy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, BuildRe
 
 def test_files_of_a_report(messy: tuple) -> None:
     _, out, result = messy
-    figures = [f"figures/pareto-micro-toxicity{end}" for end in (".svg", ".png", ".json", "-narrow.svg")]
-    expected = {"index.html", "report.md", "tables/methods.csv", "tables/runs.csv", *figures}
+    drawn = ("pareto", "fluency", "compute", "overoptimisation", "optimum", "collapse")
+    figures = [f"figures/{name}-micro-toxicity{end}" for name in drawn for end in (".svg", ".png")]
+    tables = [f"tables/{name}.csv" for name in ("methods", "runs", "cells", "optimum-micro-toxicity", "collapse-micro-toxicity")]
+    expected = {"index.html", "report.md", "figures/data-micro-toxicity.json", *tables, *figures}
     assert {str(p.relative_to(out)) for p in result.files} == expected == set(contents(out))
 
 
@@ -73,7 +78,7 @@ def test_every_problem_is_named_and_returned(messy: tuple) -> None:
 def test_every_state_is_in_the_matrix(messy: tuple) -> None:
     _, out, _ = messy
     page = (out / "index.html").read_text()
-    for state in ("done", "degraded", "failed", "interrupted", "running", "missing", "done + done"):
+    for state in ("done", "degraded", "failed", "partial", "running", "missing", "done, 2 records"):
         assert f">{state}</td>" in page, state
     assert "NotFinite: the loss is nan at update 12" in page
 
@@ -109,9 +114,9 @@ class Page(HTMLParser):
 
 def test_the_page_needs_nothing_else(messy: tuple) -> None:
     page = Page((messy[1] / "index.html").read_text())
-    assert "script" not in page.tags and "link" not in page.tags and page.tags.count("style") == 1
+    assert page.tags.count("script") == 1 and "link" not in page.tags and page.tags.count("style") == 1
     assert all(link.startswith(("data:", "#")) for link in page.links)
-    assert "quark seed 0" in page.alt and "kl 0." in page.alt
+    assert re.search(r"quark: reward 0\.\d+, judge 0\.\d+, kl 0\.", (messy[1] / "index.html").read_text())
 
 
 def test_hostile_text_is_shown_and_does_nothing(tmp_path: Path) -> None:
@@ -128,7 +133,7 @@ def test_hostile_text_is_shown_and_does_nothing(tmp_path: Path) -> None:
     page = (tmp_path / "out/index.html").read_text()
     assert "&lt;script&gt;alert(1)" in page and "{{ 7*7 }}" in page
     parsed = Page(page)
-    assert "script" not in parsed.tags and page.count("</style>") == 1
+    assert parsed.tags.count("script") == 1 and page.count("</style>") == 1 and "alert(1)</script>" not in page
     assert "<script" not in (tmp_path / "out/report.md").read_text()
     for svg in (tmp_path / "out/figures").glob("*.svg"):
         assert "{http://www.w3.org/2000/svg}script" not in {e.tag for e in ElementTree.parse(svg).iter()}
@@ -137,10 +142,10 @@ def test_hostile_text_is_shown_and_does_nothing(tmp_path: Path) -> None:
 def test_figures_are_whole_and_wide_enough(messy: tuple) -> None:
     out = messy[1]
     png = (out / "figures/pareto-micro-toxicity.png").read_bytes()
-    assert png.startswith(b"\x89PNG") and int.from_bytes(png[16:20]) == 1200 and len(png) > 50_000
+    assert png.startswith(b"\x89PNG") and int.from_bytes(png[16:20]) == 1410 and len(png) > 50_000
     svg = ElementTree.parse(out / "figures/pareto-micro-toxicity.svg")
-    assert sum(1 for e in svg.iter() if e.tag.endswith("path")) > 200
-    data = json.loads((out / "figures/pareto-micro-toxicity.json").read_text())
+    assert sum(1 for e in svg.iter() if e.tag.endswith("path")) > 100
+    data = json.loads((out / "figures/data-micro-toxicity.json").read_text())
     assert {m["name"] for m in data["methods"]} >= {"quark", "ppo", "nulls"} and data["frontier"]["solid"]
 
 
@@ -150,7 +155,7 @@ def test_a_missing_metric_is_never_a_number(messy: tuple) -> None:
     nulls = next(row for row in rows if row["method"] == "nulls")
     assert nulls["reward"] == nulls["undesired"] == nulls["ppl"] == "" and nulls["kl"] != ""
     assert "reward: seed 0: SCORER-OFFLINE" in nulls["missing"]
-    data = json.loads((out / "figures/pareto-micro-toxicity.json").read_text())
+    data = json.loads((out / "figures/data-micro-toxicity.json").read_text())
     (run,) = next(m for m in data["methods"] if m["name"] == "nulls")["runs"]
     assert run["final"]["judge"] == {"value": None, "stderr": None, "reason": "SCORER-OFFLINE"}
     page = (out / "index.html").read_text()
@@ -210,8 +215,8 @@ def test_sections_of_a_report_of_several_worlds(tmp_path: Path) -> None:
     fake.write_run(tmp_path / "r", "ppo", 0, task="sentiment", summary={"frontier": other})
     report(tmp_path / "r", tmp_path / "out")
     page = (tmp_path / "out/index.html").read_text()
-    assert page.count("<section id=") == 3 + 2 and "cannot all be compared" in page
-    names = {p.name for p in (tmp_path / "out/figures").glob("*.png")}
+    assert page.count("<section id=") == 3 + 4 and "cannot all be compared" in page
+    names = {p.name for p in (tmp_path / "out/figures").glob("pareto*.png")}
     assert names == {f"pareto-micro-{task}.png" for task in ("toxicity", "sentiment-1", "sentiment-2")}
 
 
@@ -241,14 +246,14 @@ def test_verdict_names_the_leader_with_its_numbers(tmp_path: Path) -> None:
     assert (
         "quark removes most of the habit: the undesired score falls from 0.300 to 0.030, 90% (95% interval 82 to 98%)" in said
     )
-    assert "over 3 seeds" in said and "overlaps no other" in said and "optimal policy would reach the same reward" in said
+    assert "over 3 seeds" in said and "Every other method removes less" in said and "optimal policy would reach the same reward" in said
 
 
 def test_verdict_says_ties(tmp_path: Path) -> None:
     said = " ".join(
         study(tmp_path, {"quark": [0.96, 0.97, 0.98], "unlikelihood": [0.93, 0.95, 0.97], "ppo": [0.7, 0.71, 0.72]})
     )
-    assert "Tied with it, since their 95% intervals overlap: unlikelihood (83%)." in said
+    assert re.search(r"Tied with it, as no test tells them apart \(.*Holm.*\): unlikelihood \(83%\)\.", said)
 
 
 def test_verdict_of_one_seed_claims_no_order(tmp_path: Path) -> None:
@@ -277,7 +282,7 @@ def test_verdict_without_a_judge_or_a_finished_run(tmp_path: Path) -> None:
 def test_a_run_above_the_frontier_is_a_suspect_and_not_a_winner(messy: tuple) -> None:
     root, out, result = messy
     leaky = read_run(root / "micro/toxicity/leaky/5e5e5e5e-s0")
-    assert above_frontier(leaky) == pytest.approx(0.99 - fake.best_reward(0.4), abs=0.002)
+    assert above_frontier(leaky).reward == pytest.approx(0.99 - fake.best_reward(0.4), abs=0.002)
     assert any(p.path == leaky.dir and "suspected bug in the suite" in p.what for p in result.problems)
     assert "Suspected bug in the suite, not a good method: leaky seed 0" in (out / "index.html").read_text()
 
@@ -387,11 +392,27 @@ def contrast(one: str, two: str) -> float:
 
 
 def test_colours_can_be_told_from_their_ground(messy: tuple) -> None:
-    from harness.report.figures import COLOURS, GREY, INK, SHADE
-
     style = (messy[1] / "index.html").read_text().split("</style>")[0]
     cells = re.findall(r"background: #(\w{3,6}); color: #(\w{3,6});", style)
-    assert len(cells) == 4 and all(contrast(*pair) >= 4.5 for pair in cells)
-    assert all(contrast("555", ground) >= 4.5 for ground in ("fff", "f5f5f3", "fdf1f2"))
-    assert all(contrast(colour[1:], "ffffff") >= 3 for colour in COLOURS)
+    assert len(cells) == 6 and all(contrast(*pair) >= 4.5 for pair in cells)  # five states and a chosen method
+    grounds = ("fff", "f5f5f3", "fdf1f2")
+    assert all(contrast(text, ground) >= 4.5 for text in ("222", "555", "005a8f") for ground in grounds)
+    every = [colour for family in FAMILIES.values() for _, colour, _ in looks(family)] + list(HUES.values())
+    assert all(contrast(colour[1:], "ffffff") >= 3 for colour in every)  # marks
+    named = re.findall(r'<b style="color: #(\w{6})">', (messy[1] / "index.html").read_text())
+    assert named and all(contrast(colour, "ffffff") >= 3 for colour in named)
     assert contrast(GREY[1:], "ffffff") >= 4.5 and contrast(INK[1:], SHADE[1:]) >= 4.5
+
+
+def test_every_name_beside_a_point_can_be_read() -> None:
+    every = [colour for family in FAMILIES.values() for _, colour, _ in looks(family)] + list(HUES.values())
+    assert {c for c in every if contrast(c[1:], "ffffff") < 4.5} == set()  # names in a figure are text, not marks
+
+
+def test_methods_are_told_apart_without_colour() -> None:
+    assert {name for family in FAMILIES.values() for name in family} == set(METHODS)
+    assert sum(map(len, FAMILIES.values())) == len(METHODS)
+    for family in FAMILIES.values():
+        assert len({look.marker for look in looks(family)}) == len(family)
+    pairs = [look[1:] for look in looks([*METHODS, "mine", "yours"])]
+    assert len(set(pairs)) == len(pairs)

@@ -103,10 +103,7 @@ def _section(
     """What the templates show of one group, and the files of its figures."""
     sheets, data = pictures(group, slug)
     as_json = (json.dumps(rounded(data), separators=(",", ":"), sort_keys=True, allow_nan=False) + "\n").encode()
-    kinds = kinds_table(group)
-    shown = {
-        "optimum": optimum_table(group), "collapse": collapse_table(group), **({"kinds": kinds} if kinds else {}),
-    }  # fmt: skip
+    shown = {"optimum": optimum_table(group), "collapse": collapse_table(group), "kinds": kinds_table(group)}
     return {
         "slug": slug,
         "heading": f"{plain(group.task)}, preset {plain(group.preset)}",
@@ -132,7 +129,7 @@ def _section(
         "provenance": [_provenance(run, names[run.dir]) for run in group.runs],
         "files": {
             f"figures/data-{slug}.json": as_json,
-            **{f"tables/{name}-{slug}.csv": _table_csv(table) for name, table in shown.items()},
+            **{f"tables/{name}-{slug}.csv": _table_csv(table) for name, table in shown.items() if table},
             **{f"figures/{name}-{slug}.svg": sheet.svg for name, sheet in sheets.items()},
             **{f"figures/{name}-{slug}.png": sheet.png for name, sheet in sheets.items()},
         },

@@ -1,6 +1,6 @@
 """How a method looks in every figure and legend: families share a hue, members differ in shade and marker.
 
-All colours have a contrast of 3:1 or more on white, and no two members of a family share a marker, so that neither a
+All colours have a contrast of 4.5:1 or more on white, as names are written in them, and no two members of a family share a marker, so that neither a
 colour-blind reader nor a grey print depends on hue.
 """
 
@@ -17,7 +17,7 @@ HUES = {
     "controls": "#5f5f5f",
     "at decoding": "#8a6a00",
     "likelihood, weighted or conditioned": "#0072b2",
-    "policy gradients": "#cc5500",
+    "policy gradients": "#b84c00",
     "preferences": "#00875f",
     "pushing bad text down": "#aa4488",
     OTHERS: "#5a4fcf",

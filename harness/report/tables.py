@@ -271,7 +271,7 @@ def _state(cell: Cell, seed: int) -> str:
     """The state of a seed, once for each of its records."""
     records = sum(run.manifest["seed"] == seed for run in cell.runs)
     state = cell.seeds.get(seed, "not asked for")
-    return f"{state} ({records} records)" if records > 1 else state
+    return f"{state}, {records} records" if records > 1 else state
 
 
 def to_csv(rows: Iterable[list[object]]) -> str:
