@@ -18,6 +18,7 @@ from .tables import COLLAPSE, COLUMNS, Column, Table, entry_table, final, kind_c
 
 HYPERVOLUME = Column("hypervolume", "Hypervolume", "share of the frontier's", "up", ".2f", share_of_hypervolume)
 REGRET = Column("regret", "Regret", "reward", "down", ".3f", final("regret"))
+PNG = ("pareto", "optimum")  # for where no SVG can be shown; a second drawing takes as long as the first
 OPTIMUM = (*(c for c in COLUMNS if c.key in ("efficiency", "excess_kl")), REGRET, HYPERVOLUME)
 
 
@@ -25,7 +26,7 @@ def pictures(group: Group, slug: str) -> tuple[dict[str, Sheet], dict[str, Any]]
     """Every sheet of a group by its name, and the data behind all of them."""
     data = figure_data(group)
     made = {
-        "pareto": sheets.curves(data, (JUDGE_KL, REWARD_KL), f"{slug}-pareto"),
+        "pareto": sheets.curves(data, (JUDGE_KL, REWARD_KL), f"{slug}-pareto", png=True),
         "fluency": sheets.curves(data, (JUDGE_PPL, REWARD_PPL), f"{slug}-fluency"),
         "compute": sheets.curves(data, COMPUTE, f"{slug}-compute"),
         "overoptimisation": sheets.curves(data, (OVER,), f"{slug}-over", columns=1),
@@ -34,7 +35,7 @@ def pictures(group: Group, slug: str) -> tuple[dict[str, Sheet], dict[str, Any]]
         drawn = [(column, panel) for column in columns if _measured(panel := _dots(group, column))]
         panels = [panel for _, panel in drawn]
         if drawn:
-            made[name] = sheets.dots(data["title"], data["methods"], panels, f"{slug}-{name}", columns=min(4, len(panels)))
+            made[name] = sheets.dots(data["title"], data["methods"], panels, f"{slug}-{name}", columns=min(4, len(panels)), png=name in PNG)
             data[name] = {c.key: {"base": p.base, "methods": p.values} for c, p in drawn}
     return made, data
 

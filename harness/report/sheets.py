@@ -30,11 +30,11 @@ NAME_WIDTH, DOT_ROW, DOT_MARGIN = 1.55, 0.2, (0.55, 0.5)  # inches
 
 
 class Sheet(NamedTuple):
-    """A drawn sheet: whole as PNG and as SVG, and each of its panels as SVG for the page."""
+    """A drawn sheet: whole as SVG, as PNG where asked for, and each of its panels as SVG for the page."""
 
-    png: bytes
     svg: bytes
     panels: list[str]
+    png: bytes | None
 
 
 class Dots(NamedTuple):
@@ -46,7 +46,7 @@ class Dots(NamedTuple):
     base: float | None
 
 
-def curves(data: dict[str, Any], panels: Sequence[Panel], tag: str, columns: int = 2) -> Sheet:
+def curves(data: dict[str, Any], panels: Sequence[Panel], tag: str, columns: int = 2, png: bool = False) -> Sheet:
     """Panels of runs in a plane, with a legend below."""
     entries = list(legend_entries(data))
     rows, legend = ceil(len(panels) / columns), 0.3 + LEGEND_ROW * ceil(len(entries) / (2 * columns))
@@ -62,10 +62,12 @@ def curves(data: dict[str, Any], panels: Sequence[Panel], tag: str, columns: int
         )  # fmt: skip
         for text, (_, label) in zip(box.get_texts(), entries):
             text.set_text(label)
-    return _sheet(figure, notes, [panel.title for panel in panels], columns, CELL)
+    return _sheet(figure, notes, [panel.title for panel in panels], columns, CELL, png)
 
 
-def dots(title: str, methods: list[dict[str, Any]], panels: Sequence[Dots], tag: str, columns: int = 3) -> Sheet:
+def dots(
+    title: str, methods: list[dict[str, Any]], panels: Sequence[Dots], tag: str, columns: int = 3, png: bool = False
+) -> Sheet:  # fmt: skip
     """Panels of one metric each, methods one below the other; `methods` are those of `figure_data`."""
     cell = (CELL[0] * 0.85, DOT_MARGIN[0] + DOT_MARGIN[1] + DOT_ROW * (len(methods) + 0.4))
     columns = min(columns, len(panels))
@@ -76,7 +78,7 @@ def dots(title: str, methods: list[dict[str, Any]], panels: Sequence[Dots], tag:
         for k, (panel, ax) in enumerate(zip(panels, _grid(figure, len(panels), columns, cell, margin))):
             notes += _dots(ax, methods, panel, f"{tag}-{k}")
         _title(figure, title)
-    return _sheet(figure, notes, [panel.title for panel in panels], columns, cell)
+    return _sheet(figure, notes, [panel.title for panel in panels], columns, cell, png)
 
 
 def _grid(figure: Figure, n: int, columns: int, cell: tuple[float, float], margin: tuple[float, ...]) -> list[Axes]:
@@ -97,7 +99,7 @@ def _title(figure: Figure, title: str) -> None:
 
 
 def _dots(ax: Axes, methods: list[dict[str, Any]], panel: Dots, tag: str) -> list[Note]:
-    ax.set_title(panel.title, fontweight="bold", x=-0.55, pad=9)
+    ax.set_title(panel.title, fontweight="bold", x=-0.55, pad=9, y=1.0)
     ax.set_xlabel(panel.xlabel)
     names = [m["name"] if len(m["name"]) <= 20 else m["name"][:19] + "…" for m in methods]
     ax.set_yticks(range(len(methods)), names)
@@ -130,9 +132,11 @@ def _points(ax: Axes, methods: list[dict[str, Any]], found: list[tuple[int, dict
     return Note(tag, [v["text"] for _, v in found])
 
 
-def _sheet(figure: Figure, notes: list[Note], titles: list[str], columns: int, cell: tuple[float, float]) -> Sheet:
+def _sheet(
+    figure: Figure, notes: list[Note], titles: list[str], columns: int, cell: tuple[float, float], png: bool
+) -> Sheet:
     svg = _annotated(save(figure, "svg").decode(), notes)
-    return Sheet(save(figure, "png"), svg.encode(), _cut(svg, titles, columns, cell))
+    return Sheet(svg.encode(), _cut(svg, titles, columns, cell), save(figure, "png") if png else None)
 
 
 def _annotated(svg: str, notes: list[Note]) -> str:
