@@ -11,16 +11,20 @@ from typing import Any
 from xml.etree import ElementTree
 
 import fake_records as fake
+import numpy as np
 import pytest
 
+from harness.commands import report_command
 from harness.errors import EmptySelection, Unwritable, UsageError
 from harness.records import Problem, Run, find_runs, read_run
+from harness.report.browser import samples, text
 from harness.report.build import BuildResult, build
+from harness.report.cards import method_cards, task_card
 from harness.report.figures import draw, figure_data, pareto, run_picture, save
 from harness.report.looks import GREY, HUES, INK, SHADE, looks
 from harness.report.groups import Group, groups, measure
 from harness.report.tables import method_table, number, overoptimisation, removed, run_table, runs_csv
-from harness.report.standing import above_frontier
+from harness.report.standing import above_frontier, beside_best_of_n, detectable, ranking, share_of_hypervolume
 from harness.report.verdict import verdict
 from methods import FAMILIES, METHODS
 
@@ -335,6 +339,199 @@ def test_only_the_test_split_is_drawn(tmp_path: Path) -> None:
     rows = [json.loads(line) | {"split": "validation"} for line in (dir / "trajectory.jsonl").read_text().splitlines()]
     fake.dump_rows(dir / "trajectory.jsonl", rows)
     assert figure_data(only_group(tmp_path))["methods"][0]["runs"][0]["path"] == []
+
+
+def told(root: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """Exit code of the command, what it warned of, and the page."""
+    code = report_command([root], out)
+    return code, capsys.readouterr().err, (out / "index.html").read_text()
+
+
+def hostile(root: Path, what: str) -> str:
+    """One record that is wrong in one way, beside sound ones; returns words that must be said of it."""
+    if what == "above the frontier":
+        final = {"regret": fake.point(-0.05, 0.01)}
+        fake.write_run(root, "leaky", 0, final=final, summary={"frontier": fake.frontier() | {"above": True}})
+        return "above the optimal frontier by 0.050 reward, 5.0 standard errors"
+    if what == "unscored":
+        final = {"judge": fake.point(0.9, 0.01) | {"n_unscored": 200}}
+        fake.write_run(root, "quark", 1, status="degraded", final=final)
+        return "quark, seed 1, is degraded: 200 scores missing"
+    if what == "missing seed":
+        fake.write_run(root, "ppo", 1)
+        return "quark, seed 1, is missing"
+    if what == "two records":
+        fake.write_run(root / "copy", "quark", 0)
+        return "a second record of the cell of"
+    if what == "newer schema":
+        fake.write_run(root, "quark", 1, manifest={"schema_version": 9})
+        return "schema_version 9"
+    (fake.write_run(root, "quark", 1) / "trajectory.jsonl").write_text('{"update": 0')
+    return "trajectory.jsonl is truncated"
+
+
+WRONG = {
+    "above the frontier": 5, "unscored": 4, "missing seed": 4, "two records": 4, "newer schema": 4, "truncated file": 4,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_record_that_is_wrong_is_named_counted_and_averaged_nowhere(
+    what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.versions.outdated", lambda runs: {})  # invented records are of no version
+    root = tmp_path / "r"
+    for method in ("quark", "ppo"):
+        fake.write_run(root, method, 0)
+    sound = told(root, tmp_path / "sound", capsys)
+    assert sound[:2] == (0, "") and "partial" not in sound[2].split("</style>")[1]
+    words = hostile(root, what)
+    code, warned, page = told(root, tmp_path / "out", capsys)
+    assert code == WRONG[what] and words in warned and words in page and "This report is partial" in page
+    rows = {folder: list(csv.DictReader((tmp_path / folder / "tables/methods.csv").open())) for folder in ("sound", "out")}
+    before, after = (next(row for row in rows[folder] if row["method"] == "quark") for folder in ("sound", "out"))
+    assert [after[key] for key in ("reward", "reward_n", "kl")] == [before[key] for key in ("reward", "reward_n", "kl")]
+
+
+def test_a_run_is_above_the_frontier_by_its_own_word(tmp_path: Path) -> None:
+    flagged = fake.frontier() | {"above": True}
+    cleared = fake.frontier() | {"above": False}
+    final = {"reward": fake.point(0.99, 0.003), "kl": fake.point(0.4, 0.01), "regret": fake.point(-0.08, 0.02)}
+    one = read_run(fake.write_run(tmp_path, "a", 0, summary={"frontier": flagged}))
+    assert above_frontier(one) == (None, None, None)  # it says so, and no point that it kept shows it
+    two = read_run(fake.write_run(tmp_path, "b", 0, final=final, summary={"frontier": flagged}))
+    assert above_frontier(two) == pytest.approx((0.08, 4.0, None))
+    three = read_run(fake.write_run(tmp_path, "c", 0, final=final, summary={"frontier": cleared}))
+    assert above_frontier(three) is None
+
+
+def test_the_update_at_which_a_run_was_above_is_said(tmp_path: Path) -> None:
+    dir = fake.write_run(tmp_path, "a", 0, summary={"frontier": fake.frontier() | {"above": True}})
+    rows = [json.loads(line) for line in (dir / "trajectory.jsonl").read_text().splitlines()]
+    rows[2]["metrics"]["regret"] = fake.point(-0.03, 0.01)
+    fake.dump_rows(dir / "trajectory.jsonl", rows)
+    (problem,) = build(*find_runs([tmp_path]), tmp_path / "out").impossible
+    assert "by 0.030 reward, 3.0 standard errors, at update 20: a suspected bug" in problem.what
+
+
+def test_a_few_unscored_responses_are_said_though_the_run_counts(tmp_path: Path) -> None:
+    final = {"judge": fake.point(0.9, 0.01) | {"n_unscored": 3}}
+    fake.write_run(tmp_path / "r", "quark", 0, final=final)
+    result = report(tmp_path / "r", tmp_path / "out")
+    assert "quark, seed 0: responses without a score (judge 3)" in (tmp_path / "out/index.html").read_text()
+    assert result.exit_code == 0
+
+
+def curve(*points: tuple[float, float], cap: float = 2.0) -> dict[str, Any]:
+    """A frontier of straight lines through the points (KL, reward), the first the base, and a best-of-2 halfway below."""
+    solid = [{"kl": kl, "reward": reward, "reward_stderr": 0.0, "solid": True} for kl, reward in points]
+    best = [{"n": 1, "kl": 0.0, "reward": points[0][1]}, {"n": 2, "kl": 1.0, "reward": 0.5}]
+    return fake.frontier() | {"base_reward": points[0][1], "kl_cap": cap, "curve": solid, "upper": [], "best_of_n": best}
+
+
+def ended(root: Path, method: str, kl: float, rewards: list[float], frontier: dict[str, Any]) -> None:
+    for seed, reward in enumerate(rewards):
+        final = {"kl": fake.point(kl, 0.01), "reward": fake.point(reward, 0.01)}
+        dir = fake.write_run(root, method, seed, final=final, summary={"frontier": frontier})
+        rows = (dir / "trajectory.jsonl").read_text().splitlines()
+        fake.dump_rows(dir / "trajectory.jsonl", [json.loads(rows[-1])])
+
+
+def test_hypervolume_by_hand(tmp_path: Path) -> None:
+    """A triangle of 2 nats by 0.8 reward: area 0.8. One point at 1 nat, 0.3 above the base: a rectangle of 1 by 0.3."""
+    ended(tmp_path, "x", 1.0, [0.5], curve((0.0, 0.2), (2.0, 1.0)))
+    ended(tmp_path, "far", 3.0, [0.9], curve((0.0, 0.2), (2.0, 1.0)))
+    runs = {run.manifest["method"]: run for run in find_runs([tmp_path])[0]}
+    assert share_of_hypervolume(runs["x"]).value == pytest.approx(0.3 / 0.8)
+    assert share_of_hypervolume(runs["far"]).value == 0  # beyond the cap
+    none = runs["x"]._replace(summary={**runs["x"].summary, "frontier": curve((0.0, 0.2), (2.0, 1.0)) | {"kl_cap": None}})
+    assert share_of_hypervolume(none).reason == "the task declares no KL cap"
+
+
+def test_who_loses_to_best_of_n_is_said(tmp_path: Path) -> None:
+    """At half a nat best-of-n lies halfway between the base (0.2) and its n = 2 (0.5): 0.35."""
+    world = curve((0.0, 0.2), (2.0, 1.0))
+    for method, rewards in {"low": [0.30, 0.31, 0.32], "high": [0.38, 0.39, 0.40], "even": [0.33, 0.35, 0.37]}.items():
+        ended(tmp_path, method, 0.5, rewards, world)
+    group = only_group(tmp_path)
+    gaps = {entry.name: beside_best_of_n(entry) for entry in group.entries}
+    assert {name: round(gap.mean, 9) for name, gap in gaps.items() if gap} == {"low": -0.04, "high": 0.04, "even": 0.0}
+    said = verdict(group)
+    assert "Less reward than the best of n base responses at the same KL, which needs no training: low." in said
+    assert "More reward than the best of n base responses at the same KL: high." in said
+
+
+def test_a_leader_beyond_the_cap_is_said_so(tmp_path: Path) -> None:
+    for seed in range(2):
+        fake.write_run(tmp_path, "wild", seed, final={"judge": fake.point(0.99, 0.01), "kl": fake.point(9.0, 0.1)})
+        fake.write_run(tmp_path, "mild", seed, final={"judge": fake.point(0.91, 0.01), "kl": fake.point(0.9, 0.1)})
+    assert "That is beyond the task's cap of 1.5 nats; within it, mild removes most, 70%." in verdict(only_group(tmp_path))
+
+
+def test_ranks_and_the_least_difference_seen_by_simulated_seeds(tmp_path: Path) -> None:
+    """Two methods that differ by exactly the effect said are told apart in about 80 of 100 draws of three seeds."""
+    study(tmp_path, {"a": [0.90, 0.91, 0.92], "b": [0.905, 0.915, 0.925], "c": [0.70, 0.71, 0.72]})
+    ranks = {r.entry.name: r.ranks for r in ranking(only_group(tmp_path))}
+    assert ranks == {"a": (1, 2), "b": (1, 2), "c": (3, 3)}
+    effect, n = detectable(ranking(only_group(tmp_path))) or (0.0, 0)
+    assert n == 3
+    rng = np.random.default_rng(0)
+    spread = 100 * 0.01 / 0.3  # one seed's, in percent of the base's 0.30
+    a, b = rng.normal(0, spread, (4000, 3)), rng.normal(effect, spread, (4000, 3))
+    pooled = np.sqrt((a.var(1, ddof=1) + b.var(1, ddof=1)) / 3)
+    assert np.mean(np.abs(b.mean(1) - a.mean(1)) / pooled > 2.776) == pytest.approx(0.8, abs=0.03)
+
+
+def test_kinds_of_prompts_have_a_figure_and_a_table(tmp_path: Path) -> None:
+    final = {f"judge@{kind}": fake.point(value, 0.01) for kind, value in (("calm", 0.95), ("heated", 0.6))}
+    fake.write_run(tmp_path / "r", "quark", 0, final=final, summary={"base": fake.BASE | final})
+    report(tmp_path / "r", tmp_path / "out")
+    assert (tmp_path / "out/figures/kinds-micro-toxicity.svg").exists()
+    (row,) = [r for r in csv.DictReader((tmp_path / "out/tables/kinds-micro-toxicity.csv").open()) if r["Method"] == "quark"]
+    assert [row["calm\u00a0↓ (undesired)"], row["heated\u00a0↓ (undesired)"]] == ["0.050", "0.400"]
+
+
+def test_samples_are_the_same_prompts_and_the_first_answers(tmp_path: Path) -> None:
+    for method in ("quark", "ppo"):
+        fake.write_samples(fake.write_run(tmp_path, method, 0), method)
+    data, problems = samples(only_group(tmp_path))
+    assert problems == [] and [p["kind"] for p in data["prompts"]] == ["calm", "heated"] * 3
+    assert [row["name"] for row in data["rows"]] == ["base (untrained)", "ppo", "quark"]
+    for row in data["rows"][1:]:
+        assert all(a["text"] == f"answer 0 of {row['name']}\n" for a in row["answers"])
+
+
+def test_samples_that_cannot_be_read_are_a_problem(tmp_path: Path) -> None:
+    dir = fake.write_run(tmp_path / "r", "quark", 0)
+    fake.write_samples(dir, "quark")
+    (dir / "samples/final.parquet").write_bytes(b"PAR1 no")
+    result = report(tmp_path / "r", tmp_path / "out")
+    assert any("samples/final.parquet cannot be read" in p.what for p in result.problems) and result.exit_code == 4
+
+
+def test_a_long_or_hostile_text_is_cut_and_boxed() -> None:
+    assert text("a\tb\nc\u202e\ud800\x1b[31m") == "a\tb\nc\ufffd\ufffd\ufffd[31m"
+    assert text("x" * 5000).endswith("… (cut: 5000 characters)") and len(text("x" * 5000)) < 1300
+
+
+def test_cards_say_what_a_method_is_and_what_ran(tmp_path: Path) -> None:
+    fake.write_run(tmp_path, "quark", 0)
+    fake.write_run(tmp_path, "mine", 0)
+    mine, quark = method_cards(only_group(tmp_path))
+    assert "Lu et al. 2022" in quark.line and "Quark" in quark.doc and ("lr", "0.0001") in quark.facts
+    assert "not installed here" in mine.line and mine.doc == ""
+    assert "insults" in task_card(only_group(tmp_path)).line
+
+
+def test_the_page_of_a_benchmark_is_not_heavy(tmp_path: Path) -> None:
+    """20 methods, 3 tasks, a run each: the page is drawn from means, so seeds add little."""
+    for method in sorted(METHODS)[:20]:
+        for task in ("toxicity", "sentiment", "repetition"):
+            fake.write_run(tmp_path / "r", method, 0, task=task)
+    report(tmp_path / "r", tmp_path / "out")
+    assert (tmp_path / "out/index.html").stat().st_size < 5_000_000
+    page = (tmp_path / "out/index.html").read_text()
+    assert 'id="overview"' in page and page.count('class="plot"') >= 3 * 12
 
 
 def test_no_run_is_an_empty_selection(tmp_path: Path) -> None:

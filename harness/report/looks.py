@@ -42,12 +42,22 @@ def family(method: str) -> str:
 
 
 def looks(methods: Sequence[str]) -> list[Look]:
-    """A look for each method, or each choice of settings of one, in the order given."""
+    """A look for each method, or each choice of settings of one, in the order given.
+
+    A listed method looks the same in every figure; only further choices of settings take what comes after.
+    """
     seen: Counter[str] = Counter()
+    listed: set[str] = set()
     found = []
     for method in methods:
         name = family(method)
-        i, seen[name] = seen[name], seen[name] + 1
+        members = FAMILIES.get(name, ())
+        if method in members and method not in listed:
+            i = members.index(method)
+            listed.add(method)
+        else:
+            i = len(members) + seen[name]
+            seen[name] += 1
         found.append(Look(name, _shade(HUES[name], SHADES[i % len(SHADES)]), MARKERS[i % len(MARKERS)]))
     return found
 
