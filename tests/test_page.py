@@ -12,7 +12,10 @@ from harness.records import find_runs
 from harness.report.build import build
 
 pytestmark = [pytest.mark.skipif(chromium.BINARY is None, reason="no Chromium on this machine"), pytest.mark.slow]
-HOSTILE = "<script>document.title='owned'</script></style></template>-->]]>\u202eevil\ud800<img src=x onerror=\"document.title='owned'\">"
+HOSTILE = (
+    "<script>document.title='owned'</script></style></template>-->]]>\u202eevil\ud800"
+    "<img src=x onerror=\"document.title='owned'\">"
+)
 SECTION = "#micro-toxicity"
 
 
@@ -39,20 +42,29 @@ def test_it_opens_alone_and_fits(browser: Browser, page: Path, width: int) -> No
     browser.open(page, width)
     assert browser.said() == [] and browser.requests() == [page.as_uri()]
     assert browser.ask("document.documentElement.scrollWidth") <= width
-    plots = browser.ask("[...document.querySelectorAll('svg.plot')].map(p => p.getBoundingClientRect()).map(r => [r.width, r.height])")
+    plots = browser.ask(
+        "[...document.querySelectorAll('svg.plot')].map(p => p.getBoundingClientRect()).map(r => [r.width, r.height])"
+    )
     assert len(plots) >= 12 and all(w >= min(300, width - 100) and h > 80 for w, h in plots)
     marks = "[...document.querySelectorAll('svg.plot use')].filter(u => u.getBoundingClientRect().width > 0).length"
     assert browser.ask(marks) > 50
-    small = "[...document.querySelectorAll('svg.plot')].map(p => 7.5 * p.getBoundingClientRect().width / p.viewBox.baseVal.width)"
+    small = (
+        "[...document.querySelectorAll('svg.plot')].map(p => 7.5 * p.getBoundingClientRect().width / p.viewBox.baseVal.width)"
+    )
     assert min(browser.ask(small)) > 7  # pixels of the smallest letters
 
 
 def test_hostile_text_does_nothing(browser: Browser, page: Path) -> None:
     browser.open(page)
     browser.click(f"{SECTION} [data-part=every]")
-    said = browser.ask(f"document.querySelector('{SECTION} .said').textContent + document.querySelector('.answers').textContent")
+    said = browser.ask(
+        f"document.querySelector('{SECTION} .said').textContent + document.querySelector('.answers').textContent"
+    )
     assert "<script>" in said and "\u202e" not in said and "\ud800" not in said
-    assert browser.ask("document.title") != "owned" and browser.ask("document.querySelectorAll('img, .answers script').length") == 0
+    assert (
+        browser.ask("document.title") != "owned"
+        and browser.ask("document.querySelectorAll('img, .answers script').length") == 0
+    )
     assert browser.said() == []
 
 

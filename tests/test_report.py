@@ -21,10 +21,10 @@ from harness.report.browser import samples, text
 from harness.report.build import BuildResult, build
 from harness.report.cards import method_cards, task_card
 from harness.report.figures import draw, figure_data, pareto, run_picture, save
-from harness.report.looks import GREY, HUES, INK, SHADE, looks
 from harness.report.groups import Group, groups, measure
-from harness.report.tables import method_table, number, overoptimisation, removed, run_table, runs_csv
+from harness.report.looks import GREY, HUES, INK, SHADE, looks
 from harness.report.standing import above_frontier, beside_best_of_n, detectable, ranking, share_of_hypervolume
+from harness.report.tables import method_table, number, overoptimisation, removed, run_table, runs_csv
 from harness.report.verdict import verdict
 from methods import FAMILIES, METHODS
 
@@ -66,7 +66,9 @@ def test_files_of_a_report(messy: tuple) -> None:
     drawn = ("pareto", "fluency", "compute", "overoptimisation", "optimum", "collapse")
     figures = [f"figures/{name}-micro-toxicity.svg" for name in drawn]
     figures += [f"figures/{name}-micro-toxicity.png" for name in ("pareto", "optimum")]
-    tables = [f"tables/{name}.csv" for name in ("methods", "runs", "cells", "optimum-micro-toxicity", "collapse-micro-toxicity")]
+    tables = [
+        f"tables/{name}.csv" for name in ("methods", "runs", "cells", "optimum-micro-toxicity", "collapse-micro-toxicity")
+    ]
     expected = {"index.html", "report.md", "figures/data-micro-toxicity.json", *tables, *figures}
     assert {str(p.relative_to(out)) for p in result.files} == expected == set(contents(out))
 
@@ -251,7 +253,11 @@ def test_verdict_names_the_leader_with_its_numbers(tmp_path: Path) -> None:
     assert (
         "quark removes most of the habit: the undesired score falls from 0.300 to 0.030, 90% (95% interval 82 to 98%)" in said
     )
-    assert "over 3 seeds" in said and "Every other method removes less" in said and "optimal policy would reach the same reward" in said
+    assert (
+        "over 3 seeds" in said
+        and "Every other method removes less" in said
+        and "optimal policy would reach the same reward" in said
+    )
 
 
 def test_verdict_says_ties(tmp_path: Path) -> None:

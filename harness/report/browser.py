@@ -102,5 +102,3 @@ def entries_without(group: Group, data: dict[str, Any] | None) -> list[str]:
     """The methods whose records hold no samples."""
     shown = {row["name"] for row in data["rows"]} if data else set()
     return [entry.name for entry in group.entries if plain(entry.name) not in shown]
-
-

@@ -97,9 +97,7 @@ def build(
     return BuildResult(_write(Path(out), files), told, cannot_be, page["unfinished"])
 
 
-def _section(
-    group: Group, slug: str, names: dict[Path, str], made: list[Cell], said: dict[str, Any] | None
-) -> dict[str, Any]:
+def _section(group: Group, slug: str, names: dict[Path, str], made: list[Cell], said: dict[str, Any] | None) -> dict[str, Any]:
     """What the templates show of one group, and the files of its figures."""
     sheets, data = pictures(group, slug)
     as_json = (json.dumps(rounded(data), separators=(",", ":"), sort_keys=True, allow_nan=False) + "\n").encode()
@@ -114,7 +112,9 @@ def _section(
         "methods": tables.method_table(group),
         "runs": tables.run_table(group),
         "tables": shown,
-        "figures": {name: {"file": f"figures/{name}-{slug}", "panels": list(map(Markup, s.panels))} for name, s in sheets.items()},
+        "figures": {
+            name: {"file": f"figures/{name}-{slug}", "panels": list(map(Markup, s.panels))} for name, s in sheets.items()
+        },
         "legend": [_legend(method) for method in data["methods"]],
         "data": f"figures/data-{slug}.json",
         "json": _data_uri("application/json", as_json),

@@ -1,7 +1,7 @@
 """How a method looks in every figure and legend: families share a hue, members differ in shade and marker.
 
-All colours have a contrast of 4.5:1 or more on white, as names are written in them, and no two members of a family share a marker, so that neither a
-colour-blind reader nor a grey print depends on hue.
+All colours have a contrast of 4.5:1 or more on white, as names are written in them, and no two members of a family share a
+marker, so that neither a colour-blind reader nor a grey print depends on hue.
 """
 
 from __future__ import annotations

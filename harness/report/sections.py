@@ -35,7 +35,9 @@ def pictures(group: Group, slug: str) -> tuple[dict[str, Sheet], dict[str, Any]]
         drawn = [(column, panel) for column in columns if _measured(panel := _dots(group, column))]
         panels = [panel for _, panel in drawn]
         if drawn:
-            made[name] = sheets.dots(data["title"], data["methods"], panels, f"{slug}-{name}", columns=min(4, len(panels)), png=name in PNG)
+            made[name] = sheets.dots(
+                data["title"], data["methods"], panels, f"{slug}-{name}", columns=min(4, len(panels)), png=name in PNG
+            )
             data[name] = {c.key: {"base": p.base, "methods": p.values} for c, p in drawn}
     return made, data
 
@@ -100,7 +102,9 @@ def _value(entry: Entry, column: Column) -> dict[str, Any]:
     mean, low, high = found.interval
     if low is None or high is None:
         low, high = _over_prompts(entry, column.of, mean)
-    text = f"{entry.name}: {mean:.4g} [{low:.4g}, {high:.4g}], {found.n} seed{'' if found.n == 1 else 's'}; runs {run_ids(entry)}"
+    text = (
+        f"{entry.name}: {mean:.4g} [{low:.4g}, {high:.4g}], {found.n} seed{'' if found.n == 1 else 's'}; runs {run_ids(entry)}"
+    )
     return {"value": mean, "low": low, "high": high, "n": found.n, "text": text}
 
 

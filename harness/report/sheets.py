@@ -132,9 +132,7 @@ def _points(ax: Axes, methods: list[dict[str, Any]], found: list[tuple[int, dict
     return Note(tag, [v["text"] for _, v in found])
 
 
-def _sheet(
-    figure: Figure, notes: list[Note], titles: list[str], columns: int, cell: tuple[float, float], png: bool
-) -> Sheet:
+def _sheet(figure: Figure, notes: list[Note], titles: list[str], columns: int, cell: tuple[float, float], png: bool) -> Sheet:
     svg = _annotated(save(figure, "svg").decode(), notes)
     return Sheet(svg.encode(), _cut(svg, titles, columns, cell), save(figure, "png") if png else None)
 

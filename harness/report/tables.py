@@ -137,7 +137,9 @@ def run_ids(entry: Entry) -> str:
 
 def kind_columns(group: Group) -> list[Column]:
     """A column of undesired score for each kind of prompt that the runs measured apart."""
-    kinds = sorted({key.split("@", 1)[1] for run in group.runs if run.summary for key in run.summary["final"] if key[:6] == "judge@"})
+    kinds = sorted(
+        {key.split("@", 1)[1] for run in group.runs if run.summary for key in run.summary["final"] if key[:6] == "judge@"}
+    )
     return [Column(f"undesired@{k}", shorten(k, 30), "undesired", "down", ".3f", partial(undesired, kind=k)) for k in kinds]
 
 

@@ -103,7 +103,9 @@ def _detectable(ranked: list[Ranked]) -> list[str]:
         return []
     effect, n = found
     least = number(effect, ".1f")
-    return [f"With {n} seeds a side, a difference below {least} percentage points is likely to go unseen (power 80%, one pair)."]
+    return [
+        f"With {n} seeds a side, a difference below {least} percentage points is likely to go unseen (power 80%, one pair)."
+    ]
 
 
 def _best_of_n(group: Group) -> list[str]:
@@ -116,7 +118,9 @@ def _best_of_n(group: Group) -> list[str]:
     better = [name for name, gap in found if gap.low is not None and gap.low > 0]
     said = []
     if worse:
-        said.append(f"Less reward than the best of n base responses at the same KL, which needs no training: {', '.join(worse)}.")
+        said.append(
+            f"Less reward than the best of n base responses at the same KL, which needs no training: {', '.join(worse)}."
+        )
     if better:
         said.append(f"More reward than the best of n base responses at the same KL: {', '.join(better)}.")
     return said or ["No method can be told from the best of n base responses at the same KL."]
