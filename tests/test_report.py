@@ -39,6 +39,10 @@ def contents(out: Path) -> dict[str, bytes]:
     return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
 
 
+def rows_of(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(path.read_text())))
+
+
 def only_group(root: Path) -> Group:
     (group,) = groups(find_runs([root])[0])
     return group
@@ -394,7 +398,7 @@ def test_a_record_that_is_wrong_is_named_counted_and_averaged_nowhere(
     words = hostile(root, what)
     code, warned, page = told(root, tmp_path / "out", capsys)
     assert code == WRONG[what] and words in warned and words in page and "This report is partial" in page
-    rows = {folder: list(csv.DictReader((tmp_path / folder / "tables/methods.csv").open())) for folder in ("sound", "out")}
+    rows = {folder: rows_of(tmp_path / folder / "tables/methods.csv") for folder in ("sound", "out")}
     before, after = (next(row for row in rows[folder] if row["method"] == "quark") for folder in ("sound", "out"))
     assert [after[key] for key in ("reward", "reward_n", "kl")] == [before[key] for key in ("reward", "reward_n", "kl")]
 
@@ -493,8 +497,8 @@ def test_kinds_of_prompts_have_a_figure_and_a_table(tmp_path: Path) -> None:
     fake.write_run(tmp_path / "r", "quark", 0, final=final, summary={"base": fake.BASE | final})
     report(tmp_path / "r", tmp_path / "out")
     assert (tmp_path / "out/figures/kinds-micro-toxicity.svg").exists()
-    (row,) = [r for r in csv.DictReader((tmp_path / "out/tables/kinds-micro-toxicity.csv").open()) if r["Method"] == "quark"]
-    assert [row["calm\u00a0↓ (undesired)"], row["heated\u00a0↓ (undesired)"]] == ["0.050", "0.400"]
+    (row,) = [r for r in rows_of(tmp_path / "out/tables/kinds-micro-toxicity.csv") if r["Method"] == "quark"]
+    assert [row["calm ↓ (undesired)"], row["heated ↓ (undesired)"]] == ["0.050", "0.400"]
 
 
 def test_samples_are_the_same_prompts_and_the_first_answers(tmp_path: Path) -> None:

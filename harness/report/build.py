@@ -156,7 +156,8 @@ def _inert(value: Any) -> str:
 
 
 def _table_csv(table: tables.Table) -> bytes:
-    rows: list[list[object]] = [list(table.header), *map(list, table.rows), *([note] for note in table.notes)]
+    header = [title.replace("\u00a0", " ") for title in table.header]
+    rows: list[list[object]] = [list(header), *map(list, table.rows), *([note] for note in table.notes)]
     return tables.to_csv(rows).encode("utf-8", "replace")
 
 

@@ -138,7 +138,7 @@ def _recorded(run: Run) -> Above:
     """Where the run lay highest above the frontier, among all points that it recorded."""
     rows = [(row["update"], row["metrics"]) for row in run.trajectory]
     ends = [(None, (run.summary or {})["final"])]
-    found = [_excess(update, metrics) for update, metrics in rows + ends]  # type: ignore[operator]
+    found = [_excess(update, metrics) for update, metrics in ends + rows]  # type: ignore[operator]
     return max((a for a in found if a), key=lambda a: a.errors or 0.0, default=Above(None, None, None))
 
 
