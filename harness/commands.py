@@ -130,16 +130,21 @@ def eval_command(
 
 
 def report_command(records: list[Path], out: Path) -> int:
-    """Build the page; the exit code is 4 where a record had to be left out or is incomplete."""
+    """Build the page; the exit code is 4 where a cell is not done or a record incomplete, 5 where a run cannot be."""
     from .records import find_runs
     from .report.build import build
+    from .store import held
+    from .versions import outdated
 
     runs, problems = find_runs(records)
-    result = build(runs, problems, out)
+    dead = {run.dir for run in runs if run.manifest["status"] == "running" and not held(run.dir)}
+    result = build(runs, problems, out, outdated(runs), dead)
     for problem in result.problems:
         print(f"warning: {problem.path}: {problem.what}", file=sys.stderr)
+    for state in result.unfinished:
+        print(f"warning: {state}", file=sys.stderr)
     print(f"{len(runs)} runs -> {out / 'index.html'}")
-    return 4 if result.problems else 0
+    return result.exit_code
 
 
 def compare_command(a: str, b: str, metrics: list[str], regress_if: list[str], out: Path, as_json: bool) -> int:

@@ -35,3 +35,12 @@ METHODS = {
         "push down the tokens of own worst samples, or of bad corpus text (Welleck et al. 2019)",
     ),
 }
+
+FAMILIES = {  # every method in one; methods of a family share a hue in figures
+    "controls": ("base", "mle", "random_reward", "best_quantile"),
+    "at decoding": ("best_of_n", "dexperts"),
+    "likelihood, weighted or conditioned": ("quark", "conditional_pretraining", "filtering", "rwr", "awr"),
+    "policy gradients": ("ppo", "reinforce", "rloo", "grpo", "gdc"),
+    "preferences": ("dpo", "kto"),
+    "pushing bad text down": ("unlikelihood", "gradient_ascent", "npo"),
+}

@@ -124,6 +124,26 @@ def trajectory(gain: float, kl: float, gap: float, ppl: float, last: dict[str, A
     return rows
 
 
+def write_samples(dir: Path, method: str, more: str = "") -> None:
+    """Invented answers to six prompts of two kinds, two each; `more` is part of each answer."""
+    import pyarrow
+    import pyarrow.parquet
+
+    (dir / "samples").mkdir()
+    for name, judge in (("base", 0.5), ("final", {"quark": 0.9, "ppo": 0.8, "npo": 0.7}.get(method, 0.6))):
+        rows = [
+            {"prompt_id": i, "kind": kind, "prompt": f"{kind} prompt {i}", "response": f"answer {j} of {method}\n{clean(more)}",
+             "reward": 0.5, "judge": judge, "kl": 0.1, "tokens": [1, 2]}
+            for i in range(3) for kind in ("calm", "heated") for j in range(2)
+        ]  # fmt: skip
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), dir / "samples" / f"{name}.parquet")
+
+
+def clean(text: str) -> str:
+    """Parquet holds no lone surrogate; a page must still bear one where JSON brings it."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def dump(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, allow_nan=False))
 

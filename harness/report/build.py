@@ -11,83 +11,154 @@ import re
 import shlex
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from hashlib import sha256
 from html import escape
+from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from ..cells import Cell, cells
 from ..errors import EmptySelection, Unwritable
 from ..records import Problem, Run, canonical
 from . import figures, tables
-from .groups import WORLD, Group, groups, measure, plain
-from .verdict import impossible, verdict
+from .browser import entries_without, samples
+from .cards import method_cards, scorer_cards, task_card
+from .groups import WORLD, Group, estimate, groups, measure, plain
+from .looks import GLYPHS, HUES
+from .sections import collapse_table, kinds_table, optimum_table, overview, pictures
+from .verdict import impossible, unscored, verdict
+
+SCRIPT = resources("harness.report").joinpath("templates/page.js").read_text(encoding="utf-8")
 
 
 class BuildResult(NamedTuple):
-    """The files written, and all problems: those handed in and those that the numbers themselves show."""
+    """The files written, all problems with records (handed in, or shown by the numbers), and cells that are not done."""
 
     files: list[Path]
     problems: list[Problem]
+    impossible: list[Problem]
+    unfinished: list[str]
+
+    @property
+    def exit_code(self) -> int:
+        """5 where a run is where no policy can be, 4 where something is missing, unreadable or degraded, else 0."""
+        return 5 if self.impossible else 4 if self.problems or self.unfinished else 0
 
 
-def build(runs: list[Run], problems: Iterable[Problem], out: Path) -> BuildResult:
-    """Write the report of the runs; raises EmptySelection without a run, Unwritable if the folder takes no files."""
+def build(
+    runs: list[Run],
+    problems: Iterable[Problem],
+    out: Path,
+    outdated: Mapping[Path, Sequence[str]] | None = None,
+    dead: Collection[Path] = (),
+) -> BuildResult:
+    """Write the report of the runs; raises EmptySelection without a run, Unwritable if the folder takes no files.
+
+    `outdated` and `dead` are what `cells.cells` takes: records older than the code, and runs whose process is gone.
+    """
     found = groups(runs)
-    told = sorted({*problems, *(p for group in found for p in impossible(group))})
+    cannot_be = sorted(p for group in found for p in impossible(group))
+    shown = [samples(group) for group in found]
+    told = sorted({*problems, *cannot_be, *(p for _, unread in shown for p in unread)})
     if not runs:
         raise EmptySelection(
             "no run to report on" + (f"; {len(told)} could not be read, first {_said(told[0])}" if told else "")
         )
     names = _places([run.dir for run in runs] + [p.path for p in told])
-    sections = [_section(group, slug, names) for group, slug in zip(found, _slugs(found))]
+    made = cells(runs, outdated, dead)
+    parts = [
+        _section(group, slug, names, [c for c in made if c.group == i], said)
+        for i, (group, slug, (said, _)) in enumerate(zip(found, _slugs(found), shown))
+    ]
+    several = overview(found, [part["heading"] for part in parts]) if len(parts) > 1 else None
     page = {
         "title": _title(found),
-        "sections": sections,
+        "overview": several,
+        "sections": parts,
         "problems": [{"path": names[p.path], "what": plain(p.what)} for p in told],
+        "unfinished": [state for part in parts for state in part["states"]],
+        "families": {name: hue for name, hue in HUES.items()},
         "command": _command([names[run.dir] for run in runs] + [names[p.path] for p in told]),
+        "script": Markup(SCRIPT),
+        "script_hash": b64encode(sha256(SCRIPT.encode()).digest()).decode(),
     }
     files = {
         "index.html": _html().get_template("report.html.j2").render(page).encode("utf-8", "replace"),
         "report.md": _markdown().get_template("report.md.j2").render(page).encode("utf-8", "replace"),
         "tables/methods.csv": tables.methods_csv(found).encode("utf-8", "replace"),
         "tables/runs.csv": tables.runs_csv(found).encode("utf-8", "replace"),
-        **{name: content for section in sections for name, content in section["files"].items()},
+        "tables/cells.csv": tables.cells_csv(made).encode("utf-8", "replace"),
+        **{name: content for part in parts for name, content in part["files"].items()},
     }
-    return BuildResult(_write(Path(out), files), told)
+    return BuildResult(_write(Path(out), files), told, cannot_be, page["unfinished"])
 
 
-def _section(group: Group, slug: str, names: dict[Path, str]) -> dict[str, Any]:
-    """What the templates show of one group, and the files of its figure."""
-    data = figures.figure_data(group)
-    wide, narrow = figures.draw(data), figures.draw(data, narrow=True)
-    as_json = (json.dumps(data, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
-    svg, svg_narrow = figures.save(wide, "svg"), figures.save(narrow, "svg")
-    name = f"figures/pareto-{slug}"
+def _section(group: Group, slug: str, names: dict[Path, str], made: list[Cell], said: dict[str, Any] | None) -> dict[str, Any]:
+    """What the templates show of one group, and the files of its figures."""
+    sheets, data = pictures(group, slug)
+    as_json = (json.dumps(rounded(data), separators=(",", ":"), sort_keys=True, allow_nan=False) + "\n").encode()
+    shown = {"optimum": optimum_table(group), "collapse": collapse_table(group), "kinds": kinds_table(group)}
     return {
         "slug": slug,
         "heading": f"{plain(group.task)}, preset {plain(group.preset)}",
         "verdict": [plain(sentence) for sentence in verdict(group)],
-        "cells": tables.cell_matrix(group),
-        "states": [_state(run) for run in group.runs if run.manifest["status"] != "done"],
+        "cells": tables.cell_matrix(group, made),
+        "states": [_state(cell, seed) for cell in made for seed in cell.reasons],
+        "unscored": unscored(group),
         "methods": tables.method_table(group),
         "runs": tables.run_table(group),
-        "figure": name,
-        "svg": _data_uri("image/svg+xml", svg),
-        "svg_narrow": _data_uri("image/svg+xml", svg_narrow),
+        "tables": shown,
+        "figures": {
+            name: {"file": f"figures/{name}-{slug}", "panels": list(map(Markup, s.panels))} for name, s in sheets.items()
+        },
+        "legend": [_legend(method) for method in data["methods"]],
+        "data": f"figures/data-{slug}.json",
         "json": _data_uri("application/json", as_json),
         "alt": _alt(group),
+        "samples": Markup(_inert(said)) if said else None,
+        "kinds": sorted({prompt["kind"] for prompt in said["prompts"]}) if said else [],
+        "without_samples": entries_without(group, said),
+        "task": task_card(group),
+        "cards": method_cards(group),
+        "scorers": scorer_cards(group),
         "world": _world(group),
         "provenance": [_provenance(run, names[run.dir]) for run in group.runs],
         "files": {
-            f"{name}.svg": svg,
-            f"{name}.png": figures.save(wide, "png"),
-            f"{name}-narrow.svg": svg_narrow,
-            f"{name}.json": as_json,
+            f"figures/data-{slug}.json": as_json,
+            **{f"tables/{name}-{slug}.csv": _table_csv(table) for name, table in shown.items() if table},
+            **{f"figures/{name}-{slug}.svg": sheet.svg for name, sheet in sheets.items()},
+            **{f"figures/{name}-{slug}.png": sheet.png for name, sheet in sheets.items() if sheet.png is not None},
         },
     }
+
+
+def _legend(method: dict[str, Any]) -> dict[str, Any]:
+    seeds = len({run["seed"] for run in method["runs"] if run["status"] == "done"})
+    return {**{key: method[key] for key in ("name", "colour")}, "glyph": GLYPHS[method["marker"]], "seeds": seeds}
+
+
+def rounded(value: Any) -> Any:
+    """Plain data with numbers of six digits: a figure shows three, and a page should not carry seventeen."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: rounded(v) for key, v in value.items()}
+    return [rounded(v) for v in value] if isinstance(value, list) else value
+
+
+def _inert(value: Any) -> str:
+    """JSON that cannot end the element that it stands in."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _table_csv(table: tables.Table) -> bytes:
+    header = [title.replace("\u00a0", " ") for title in table.header]
+    rows: list[list[object]] = [list(header), *map(list, table.rows), *([note] for note in table.notes)]
+    return tables.to_csv(rows).encode("utf-8", "replace")
 
 
 def _title(found: list[Group]) -> str:
@@ -106,27 +177,20 @@ def _slugs(found: list[Group]) -> list[str]:
     return slugs
 
 
-def _state(run: Run) -> str:
-    """Why a cell is not done."""
-    m = run.manifest
-    error = m.get("error") or {}
-    why = ": ".join(str(error[key]) for key in ("type", "message") if error.get(key)) or (canonical(error) if error else "")
-    unscored = sum(v.get("n_unscored", 0) for v in run.summary["final"].values()) if run.summary else 0
-    why = why or (f"{unscored} scores missing" if unscored else "no reason recorded")
-    return plain(f"{m['method']}, seed {m['seed']}, is {m['status']} ({why})")
+def _state(cell: Cell, seed: int) -> str:
+    """Why a seed of a cell is not done."""
+    return plain(f"{cell.name}, seed {seed}, is {cell.seeds[seed]}: {cell.reasons[seed]}")
 
 
 def _alt(group: Group) -> str:
     """The figure in words: what is drawn, then where each finished run ended."""
     ends = []
-    for run in group.runs:
-        numbers = [
-            f"{key} {tables.number(m.value, '.3f')}" for key in figures.MEASURED if (m := measure(run, key)).value is not None
-        ]
+    for entry in group.entries:
+        found = [(key, estimate(entry, lambda run, key=key: measure(run, key)).interval) for key in figures.MEASURED]  # type: ignore[misc]
+        numbers = [f"{key} {tables.number(interval.mean, '.3f')}" for key, interval in found if interval]
         if numbers:
-            ends.append(f"{run.manifest['method']} seed {run.manifest['seed']}: {', '.join(numbers)}")
-    what = "Three plots: reward against KL below the optimal frontier, judge against KL, reward against perplexity."
-    return plain(f"{what} Final points: {'; '.join(ends) or 'none yet'}.")
+            ends.append(f"{entry.name}: {', '.join(numbers)}")
+    return plain(f"Where the methods ended, means over seeds: {'; '.join(ends) or 'nowhere yet'}.")
 
 
 def _world(group: Group) -> list[tuple[str, str]]:

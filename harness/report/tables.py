@@ -5,15 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from html import escape
 from math import hypot
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..records import Run
 from ..stats import Z95
 from ..types import Metric
-from .groups import Entry, Estimate, Group, counted, estimate, measure, plain
+from .groups import Entry, Estimate, Group, counted, estimate, measure, plain, shorten
+
+if TYPE_CHECKING:
+    from ..cells import Cell
 
 MISSING = "–"
 
@@ -37,9 +41,9 @@ class Table(NamedTuple):
     notes: list[str]
 
 
-def undesired(run: Run, side: str = "final") -> Metric:
-    """1 - judge: what is left of the habit."""
-    judge = measure(run, "judge", side)
+def undesired(run: Run, side: str = "final", kind: str | None = None) -> Metric:
+    """1 - judge: what is left of the habit, over all prompts or over those of a kind."""
+    judge = measure(run, "judge" if kind is None else f"judge@{kind}", side)
     return judge if judge.value is None else judge._replace(value=1 - judge.value)
 
 
@@ -94,18 +98,49 @@ COLUMNS = (
     Column("sampled_tokens", "Sampled", "tokens", "down", ".3g", cost("sampled_tokens")),
     Column("seconds", "Time", "s", "down", ".3g", cost("seconds")),
 )
-OF_BASE = {"undesired": "judge", **{key: key for key in ("reward", "ppl", "distinct_2", "grammatical")}}
+COLLAPSE = (
+    Column("entropy", "Entropy", "nats/response", "", ".2f", final("entropy")),
+    Column("modal_mass", "Modal mass", "share of the commonest response", "down", ".3f", final("modal_mass")),
+    Column("distinct_2", "Distinct-2", "share", "up", ".3f", final("distinct_2")),
+    Column("unique", "Unique", "share of responses", "up", ".3f", final("unique")),
+    Column("length", "Length", "tokens", "", ".2f", final("length")),
+    Column("eos_rate", "Ended", "share with EOS", "", ".3f", final("eos_rate")),
+    Column("forward_kl", "Forward KL", "KL(base || policy), nats", "down", ".3f", final("forward_kl")),
+    Column("clean_nll", "Clean text", "nats/token", "down", ".3f", final("clean_nll")),
+)
+OF_BASE = {"reward", "ppl", "distinct_2", "grammatical", *(column.key for column in COLLAPSE)}
+MOST_RUNS = 5  # run ids in a row; all are in tables/runs.csv
 ARROWS = {"up": "\u00a0↑", "down": "\u00a0↓", "": ""}
 
 
 def method_table(group: Group) -> Table:
     """A row a method: mean over seeds with its 95% t interval, below a row of the base policy."""
+    return entry_table(group, COLUMNS)
+
+
+def entry_table(group: Group, columns: Sequence[Column]) -> Table:
+    """A row an entry for the columns given, below the base policy's; the last column names the runs behind the row."""
     notes: list[str] = []
-    rows = [_base_row(group, notes)] if group.reference else []
+    rows = [_base_row(group, columns, notes)] if group.reference else []
     for entry in group.entries:
-        cells = [interval(estimate(entry, c.of), c, notes) for c in COLUMNS]
-        rows.append([entry.name, str(len({r.manifest["seed"] for r in counted(entry)})), *cells])
-    return Table(["Method", "Seeds", *map(title, COLUMNS)], rows, notes)
+        cells = [interval(estimate(entry, c.of), c, notes) for c in columns]
+        rows.append([entry.name, str(len({r.manifest["seed"] for r in counted(entry)})), *cells, run_ids(entry)])
+    return Table(["Method", "Seeds", *map(title, columns), "Runs"], rows, notes)
+
+
+def run_ids(entry: Entry) -> str:
+    """The runs that the numbers of an entry are means of."""
+    ids = [plain(run.manifest["run_id"]) for run in counted(entry)]
+    more = f" and {len(ids) - MOST_RUNS} more" if len(ids) > MOST_RUNS else ""
+    return ", ".join(ids[:MOST_RUNS]) + more
+
+
+def kind_columns(group: Group) -> list[Column]:
+    """A column of undesired score for each kind of prompt that the runs measured apart."""
+    kinds = sorted(
+        {key.split("@", 1)[1] for run in group.runs if run.summary for key in run.summary["final"] if key[:6] == "judge@"}
+    )
+    return [Column(f"undesired@{k}", shorten(k, 30), "undesired", "down", ".3f", partial(undesired, kind=k)) for k in kinds]
 
 
 def run_table(group: Group) -> Table:
@@ -120,11 +155,21 @@ def run_table(group: Group) -> Table:
     return Table(["Method", "Seed", "State", "Run", *map(title, COLUMNS)], rows, notes)
 
 
-def cell_matrix(group: Group) -> Table:
-    """Method by seed with the state of each cell; a cell that nobody ran is missing, not absent."""
+def cell_matrix(group: Group, cells: list[Cell]) -> Table:
+    """Method by seed with the state of each; a cell that nobody ran is missing, not absent."""
     seeds = sorted({run.manifest["seed"] for run in group.runs})
-    rows = [[entry.name, *(_state(entry, seed) for seed in seeds)] for entry in group.entries]
+    rows = [[cell.name, *(_state(cell, seed) for seed in seeds)] for cell in cells]
     return Table(["Method", *(f"seed {seed}" for seed in seeds)], rows, [])
+
+
+def cells_csv(cells: list[Cell]) -> str:
+    """The state of every cell, a row a seed, with why it is not done."""
+    rows: list[list[object]] = [["preset", "task", "group", "method", "seed", "state", "runs", "why"]]
+    for c in cells:
+        for seed, state in c.seeds.items():
+            ids = " ".join(run.manifest["run_id"] for run in c.runs if run.manifest["seed"] == seed)
+            rows.append([c.preset, c.task, c.group + 1, c.name, seed, state, ids, c.reasons.get(seed, "")])
+    return to_csv(rows)
 
 
 def methods_csv(found: list[Group]) -> str:
@@ -137,21 +182,25 @@ def methods_csv(found: list[Group]) -> str:
             numbers = [v for e in all_of for v in (*(e.interval or (None, None, None)), e.n)]
             missing = "; ".join(f"{c.key}: {why}" for c, e in zip(COLUMNS, all_of) for why in e.reasons)
             rows.append([group.preset, group.task, i, entry.name, len(counted(entry)), *numbers, missing])
-    return _csv(rows)
+    return to_csv(rows)
 
 
 def runs_csv(found: list[Group]) -> str:
-    """Every run as CSV, with standard errors over prompts."""
-    keys = [f"{c.key}{end}" for c in COLUMNS for end in ("", "_stderr")]
-    rows: list[list[object]] = [["preset", "task", "group", "method", "seed", "status", "run_id", *keys, "missing"]]
+    """Every run as CSV with all that it recorded: standard errors over prompts, metrics beyond our columns after them."""
+    known = [f"{c.key}{end}" for c in COLUMNS for end in ("", "_stderr")]
+    more = sorted({k for g in found for run in g.runs if run.summary for k in run.summary["final"]} - {c.key for c in COLUMNS})
+    head = ["preset", "task", "group", "method", "seed", "status", "run_id"]
+    rows: list[list[object]] = [[*head, *known, *(f"{key}{end}" for key in more for end in ("", "_stderr")), "missing"]]
     for i, group in enumerate(found, 1):
-        for entry in group.entries:
-            for run in entry.runs:
-                m, all_of = run.manifest, [c.of(run) for c in COLUMNS]
-                numbers = [v for found in all_of for v in (found.value, found.stderr)]
-                missing = "; ".join(f"{c.key}: {v.reason}" for c, v in zip(COLUMNS, all_of) if v.value is None)
-                rows.append([group.preset, group.task, i, entry.name, m["seed"], m["status"], m["run_id"], *numbers, missing])
-    return _csv(rows)
+        rows += [_run_row(group, i, entry, run, more) for entry in group.entries for run in entry.runs]
+    return to_csv(rows)
+
+
+def _run_row(group: Group, i: int, entry: Entry, run: Run, more: list[str]) -> list[object]:
+    m, all_of = run.manifest, [(c.key, c.of(run)) for c in COLUMNS] + [(key, measure(run, key)) for key in more]
+    numbers = [v for _, found in all_of for v in (found.value, found.stderr)]
+    missing = "; ".join(f"{key}: {v.reason}" for key, v in all_of if v.value is None and v.reason != "not recorded")
+    return [group.preset, group.task, i, entry.name, m["seed"], m["status"], m["run_id"], *numbers, missing]
 
 
 def markdown(table: Table) -> str:
@@ -178,14 +227,18 @@ def title(column: Column) -> str:
     return f"{column.title}{ARROWS[column.better]} ({column.unit})"
 
 
-def _base_row(group: Group, notes: list[str]) -> list[str]:
+def of_base(run: Run, column: Column) -> Metric | None:
+    """The base policy's value in a column; None where the column says something of a method only."""
+    name, _, kind = column.key.partition("@")
+    if name == "undesired":
+        return undesired(run, "base", kind or None)
+    return measure(run, column.key, "base") if column.key in OF_BASE else None
+
+
+def _base_row(group: Group, columns: Sequence[Column], notes: list[str]) -> list[str]:
     run = next(run for run in group.runs if run.summary)
-    cells = []
-    for column in COLUMNS:
-        key = OF_BASE.get(column.key)
-        base = undesired(run, "base") if column.key == "undesired" else measure(run, key or "", "base")
-        cells.append(_single(base, column, notes) if key else "")
-    return ["base (untrained)", "", *cells]
+    found = [(column, of_base(run, column)) for column in columns]
+    return ["base (untrained)", "", *(_single(base, c, notes) if base else "" for c, base in found), ""]
 
 
 def interval(found: Estimate, column: Column, notes: list[str]) -> str:
@@ -216,12 +269,15 @@ def _mark(reason: str, notes: list[str]) -> str:
     return " " + note.split(" ", 1)[0]
 
 
-def _state(entry: Entry, seed: int) -> str:
-    states = [run.manifest["status"] for run in entry.runs if run.manifest["seed"] == seed]
-    return " + ".join(states) or "missing"
+def _state(cell: Cell, seed: int) -> str:
+    """The state of a seed, once for each of its records."""
+    records = sum(run.manifest["seed"] == seed for run in cell.runs)
+    state = cell.seeds.get(seed, "not asked for")
+    return f"{state}, {records} records" if records > 1 else state
 
 
-def _csv(rows: Iterable[list[object]]) -> str:
+def to_csv(rows: Iterable[list[object]]) -> str:
+    """Rows as CSV; text cannot be a formula."""
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows([_field(value) for value in row] for row in rows)
     return out.getvalue()

@@ -2,79 +2,49 @@
 
 from __future__ import annotations
 
-from math import hypot
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from ..records import Problem, Run
-from ..stats import Interval, overlap
-from ..types import Metric
-from .groups import Entry, Group, counted, estimate, measure
+from ..stats import Interval
+from .groups import Entry, Group, counted, estimate, measure, plain
+from .standing import Above, Ranked, above_frontier, beside_best_of_n, detectable, ranking
 from .tables import number, overoptimisation, removed, undesired
-
-SIGMAS = 3.0  # joint standard errors; at 1.96 one sound run in forty would be called a bug
-
-
-class Ranked(NamedTuple):
-    entry: Entry
-    removed: Interval
-    n: int
 
 
 def verdict(group: Group) -> list[str]:
     """Sentences for the top of a report: who removes most, at what cost, how far from the optimum, and how sure that is."""
     ranked = ranking(group)
-    said = [*_leader(ranked), *_others(ranked), *_most_efficient(ranked)] if ranked else [_nothing(group)]
-    return [*said, *_left_out(group), *_suspects(group)]
-
-
-def ranking(group: Group) -> list[Ranked]:
-    """Methods by the share of the habit that they remove, most first; no such number or an impossible one is not ranked."""
-    sound = [entry for entry in group.entries if all(above_frontier(run) is None for run in entry.runs)]
-    found = [(entry, estimate(entry, removed)) for entry in sound]
-    ranked = [Ranked(entry, e.interval, e.n) for entry, e in found if e.interval is not None]
-    return sorted(ranked, key=lambda r: (-r.removed.mean, r.entry.name))
-
-
-def above_frontier(run: Run) -> float | None:
-    """By how much reward a finished run lies above what any policy can reach, if by more than its error; else None."""
-    reward, kl = measure(run, "reward"), measure(run, "kl")
-    frontier = run.summary["frontier"] if run.summary else None
-    if frontier is None or reward.value is None or kl.value is None:
-        return None
-    points = _bound(frontier)
-    if len(points) < 2 or kl.value > points[-1][0]:  # the frontier is not known out there
-        return None
-    excess = reward.value - float(np.interp(kl.value, [p[0] for p in points], [p[1] for p in points]))
-    return excess if excess > SIGMAS * _joint_error(points, reward, kl) else None
+    said = [_nothing(group)]
+    if ranked:
+        said = [*_leader(ranked), *_cap(ranked, group), *_others(ranked), *_most_efficient(ranked)]
+    return [*said, *_best_of_n(group), *_left_out(group), *_suspects(group)]
 
 
 def impossible(group: Group) -> list[Problem]:
     """A problem for each run above the frontier: since no policy can be there, the suite is suspected and not praised."""
     found = [(run, above_frontier(run)) for run in group.runs]
-    what = "above the optimal frontier by {} reward, beyond {:g} standard errors: a suspected bug in the suite"
-    return [Problem(run.dir, what.format(number(excess, ".3f"), SIGMAS)) for run, excess in found if excess is not None]
+    return [Problem(run.dir, _beyond(above)) for run, above in found if above is not None]
 
 
-def _bound(frontier: dict[str, Any]) -> list[tuple[float, float, float]]:
-    """(KL, reward, stderr) of what no policy exceeds: the upper bound where there is one, the solid frontier before it.
-
-    The curve itself is too low wherever responses of high reward were never drawn, so it alone would accuse sound runs.
-    """
-    solid = [(p["kl"], p["reward"], p.get("reward_stderr") or 0.0) for p in frontier["curve"] if p["solid"]]
-    upper = [(p["kl"], p["reward"]) for p in frontier.get("upper") or []]
-    start = upper[0][0] if upper else np.inf
-    kls, errors = [p[0] for p in solid] or [0.0], [p[2] for p in solid] or [0.0]
-    return [p for p in solid if p[0] < start] + [(kl, reward, float(np.interp(kl, kls, errors))) for kl, reward in upper]
+def _beyond(above: Above) -> str:
+    """How far above the frontier, and where."""
+    far = "" if above.reward is None else f" by {number(above.reward, '.3f')} reward"
+    errors = "" if above.errors is None else f", {number(above.errors, '.1f')} standard errors"
+    where = "" if above.update is None else f", at update {above.update}"
+    return f"above the optimal frontier{far}{errors}{where}: a suspected bug in the suite"
 
 
-def _joint_error(points: list[tuple[float, float, float]], reward: Metric, kl: Metric) -> float:
-    """Standard error of the distance to the frontier: the reward's, the frontier's, and the KL's times the slope."""
-    kls, rewards, errors = (np.array(column) for column in zip(*points))
-    at, step = kl.value or 0.0, kl.stderr or 0.0
-    moved = float(np.interp(at + step, kls, rewards) - np.interp(max(at - step, 0.0), kls, rewards)) / 2
-    return hypot(reward.stderr or 0.0, float(np.interp(at, kls, errors)), moved)
+def unscored(group: Group) -> list[str]:
+    """A sentence for each finished run with responses that a scorer could not score, however few."""
+    said = []
+    for run in group.runs:
+        final = run.summary["final"] if run.summary else {}
+        missing = {key: m["n_unscored"] for key, m in final.items() if "@" not in key and m.get("n_unscored")}
+        if missing:
+            words = ", ".join(f"{key} {n}" for key, n in sorted(missing.items()))
+            m = run.manifest
+            said.append(plain(f"{m['method']}, seed {m['seed']}: responses without a score ({words}); left out, not zero"))
+    return said
 
 
 def _leader(ranked: list[Ranked]) -> list[str]:
@@ -111,18 +81,63 @@ def _price(entry: Entry, runs: list[Run]) -> list[str]:
 
 
 def _others(ranked: list[Ranked]) -> list[str]:
+    """Who cannot be told from the leader, and what differences this many seeds can show."""
     first, others = ranked[0], ranked[1:]
     single = [r.entry.name for r in ranked if r.n == 1]
-    tied = [r for r in others if r.n > 1 and first.n > 1 and overlap(first.removed, r.removed)]
+    tied = [r for r in others if r.n > 1 and first.n > 1 and r.ranks[0] == 1]
+    how = "Welch's t test over seeds, Holm-corrected for all pairs, at 5%"
     said = []
     if tied:
-        said.append(f"Tied with it, since their 95% intervals overlap: {_list(tied)}.")
+        said.append(f"Tied with it, as no test tells them apart ({how}): {_list(tied)}.")
     elif others and first.n > 1 and not single:
-        said.append("Its 95% interval overlaps no other method's.")
+        said.append(f"Every other method removes less, beyond chance ({how}).")
     if single:
         order = "; the order of these may be chance" if others else ""
         said.append(f"One seed gives no interval over seeds ({', '.join(single)}){order}.")
-    return said
+    return said + _detectable(ranked)
+
+
+def _detectable(ranked: list[Ranked]) -> list[str]:
+    found = detectable(ranked)
+    if found is None:
+        return []
+    effect, n = found
+    least = number(effect, ".1f")
+    return [
+        f"With {n} seeds a side, a difference below {least} percentage points is likely to go unseen (power 80%, one pair)."
+    ]
+
+
+def _best_of_n(group: Group) -> list[str]:
+    """Who does no better than drawing several answers and keeping the best, which needs no training."""
+    found = [(e.name, gap) for e in group.entries if e.name != "base" and (gap := beside_best_of_n(e))]
+    found = [(name, gap) for name, gap in found if not name.startswith("best_of_n")]
+    if not found:
+        return []
+    worse = [name for name, gap in found if gap.high is not None and gap.high < 0]
+    better = [name for name, gap in found if gap.low is not None and gap.low > 0]
+    said = []
+    if worse:
+        said.append(
+            f"Less reward than the best of n base responses at the same KL, which needs no training: {', '.join(worse)}."
+        )
+    if better:
+        said.append(f"More reward than the best of n base responses at the same KL: {', '.join(better)}.")
+    return said or ["No method can be told from the best of n base responses at the same KL."]
+
+
+def _cap(ranked: list[Ranked], group: Group) -> list[str]:
+    """Whether the leader drifted beyond what the task calls the most, and who leads within it."""
+    frontier = (group.reference or {}).get("frontier") or {}
+    cap = frontier.get("kl_cap")
+    drift = [(r, estimate(r.entry, lambda run: measure(run, "kl")).interval) for r in ranked]
+    if not cap or drift[0][1] is None or drift[0][1].mean <= cap:
+        return []
+    within = next((r for r, kl in drift if kl and kl.mean <= cap and r.removed.mean > 0), None)
+    best = "no method removes anything"
+    if within:
+        best = f"{within.entry.name} removes most, {number(within.removed.mean, '.0f')}%"
+    return [f"That is beyond the task's cap of {cap:g} nats; within it, {best}."]
 
 
 def _most_efficient(ranked: list[Ranked]) -> list[str]:

@@ -1,0 +1,104 @@
+"""What the policies of a group said to the same prompts, for the page's sample browser: plain data, hidden until clicked."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from itertools import chain, zip_longest
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from ..errors import one_line
+from ..records import Problem, Run
+from .groups import Group, counted, plain
+
+PROMPTS = 24  # a group; spread over the kinds, chosen by hash and not by what was said
+LONGEST = 1200  # characters of one response; a longer one says that it is cut
+COLUMNS = ("kind", "prompt", "response", "reward", "judge", "kl")
+
+Table = dict[str, list[Any]]
+
+
+def samples(group: Group) -> tuple[dict[str, Any] | None, list[Problem]]:
+    """Prompts, and of each method the first response to each in its lowest seed; None where no record has samples."""
+    problems: list[Problem] = []
+    found = [(name, run, table) for name, run, table in _tables(group, problems)]
+    if not found:
+        return None, problems
+    prompts = _choose(found[0][2])
+    rows = [_row(name, run, table, prompts) for name, run, table in found]
+    return {"prompts": [{"kind": text(k), "text": text(p)} for k, p in prompts], "rows": rows}, problems
+
+
+def _tables(group: Group, problems: list[Problem]) -> Iterator[tuple[str, Run, Table]]:
+    """The base policy's samples, then each method's that has any."""
+    every = [run for entry in group.entries for run in counted(entry)]
+    yield from _first("base (untrained)", every, "base", problems)
+    for entry in group.entries:
+        yield from _first(entry.name, counted(entry), "final", problems)
+
+
+def _first(name: str, runs: list[Run], of: str, problems: list[Problem]) -> Iterator[tuple[str, Run, Table]]:
+    for run in runs:
+        path = run.dir / "samples" / f"{of}.parquet"
+        if path.exists():
+            table = _read(path, run, problems)
+            if table is not None:
+                yield name, run, table
+                return
+
+
+def _read(path: Path, run: Run, problems: list[Problem]) -> Table | None:
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.read_table(path, columns=list(COLUMNS)).to_pydict()
+    except Exception as error:  # pyarrow raises many kinds
+        problems.append(Problem(run.dir, f"samples/{path.name} cannot be read: {one_line(error)}"))
+        return None
+
+
+def _choose(table: Table) -> list[tuple[str, str]]:
+    """(kind, prompt) in turn from each kind, by the hash of the text."""
+    kinds: dict[str, list[tuple[str, str]]] = {}
+    for kind, prompt in dict.fromkeys(zip(map(str, table["kind"]), map(str, table["prompt"]))):
+        kinds.setdefault(kind, []).append((kind, prompt))
+    ordered = [sorted(kinds[kind], key=lambda pair: _hash(pair[1])) for kind in sorted(kinds)]
+    return [pair for pair in chain(*zip_longest(*ordered)) if pair is not None][:PROMPTS]
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _row(name: str, run: Run, table: Table, prompts: list[tuple[str, str]]) -> dict[str, Any]:
+    first: dict[str, int] = {}
+    for i, prompt in enumerate(table["prompt"]):
+        first.setdefault(str(prompt), i)
+    answers = [_answer(table, first.get(prompt)) for _, prompt in prompts]
+    return {"name": plain(name), "run": plain(run.manifest["run_id"]), "seed": run.manifest["seed"], "answers": answers}
+
+
+def _answer(table: Table, i: int | None) -> dict[str, Any] | None:
+    if i is None:
+        return None
+    scores = {key: _score(table[key][i]) for key in ("reward", "judge", "kl")}
+    return {"text": text(table["response"][i]), **scores}
+
+
+def _score(value: Any) -> float | None:
+    return round(float(value), 4) if isinstance(value, int | float) and isfinite(value) else None
+
+
+def text(value: object) -> str:
+    """Generated text that can do nothing: its lines stay lines, whatever else cannot be printed shows as a box."""
+    whole = str(value)
+    cut = whole if len(whole) <= LONGEST else whole[:LONGEST] + f"… (cut: {len(whole)} characters)"
+    return "".join(c if c in "\n\t" else plain(c) for c in cut)
+
+
+def entries_without(group: Group, data: dict[str, Any] | None) -> list[str]:
+    """The methods whose records hold no samples."""
+    shown = {row["name"] for row in data["rows"]} if data else set()
+    return [entry.name for entry in group.entries if plain(entry.name) not in shown]

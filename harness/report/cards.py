@@ -1,0 +1,90 @@
+"""Cards of the methods, the task and the scorers of a group: what they are, and with what settings they ran.
+
+The words are those of the installed source, read without running it; the settings are those of the records.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from typing import Any, NamedTuple
+
+from .. import registry
+from ..errors import BenchError
+from ..records import canonical
+from .groups import Entry, Group, plain
+from .looks import family
+
+
+class Card(NamedTuple):
+    """A thing in words: its name, one line, the whole docstring, and facts from the records."""
+
+    name: str
+    line: str
+    doc: str
+    facts: list[tuple[str, str]]
+
+
+def method_cards(group: Group) -> list[Card]:
+    """A card an entry, with the settings that its runs had and how many choices of settings its method has here."""
+    tried: dict[str, int] = {}
+    for entry in group.entries:
+        method = entry.runs[0].manifest["method"]
+        tried[method] = tried.get(method, 0) + 1
+    return [_method(entry, tried) for entry in group.entries]
+
+
+def task_card(group: Group) -> Card:
+    """The task, what its numbers were measured on, and by which rule the checkpoint was chosen."""
+    identity = group.runs[0].manifest["identity"]
+    evaluation = identity.get("evaluation")
+    facts = [(key, plain(canonical(identity[key]))) for key in ("task", "decoding", "evaluation", "budget") if key in identity]
+    if isinstance(evaluation, dict):
+        facts.append(("checkpoint", plain(evaluation.get("select", "last"))))
+    return _card("task", group.task, facts)
+
+
+def scorer_cards(group: Group) -> list[Card]:
+    """The reward, the judge and the model of fluency, as far as the records name them."""
+    identity = group.runs[0].manifest["identity"]
+    scorers = identity.get("scorers")
+    found = dict(scorers) if isinstance(scorers, dict) else {}
+    if isinstance(identity.get("fluency"), dict):
+        found["fluency"] = identity["fluency"]
+    return [_scorer(role, found[role]) for role in sorted(found)]
+
+
+def _method(entry: Entry, tried: dict[str, int]) -> Card:
+    manifest = entry.runs[0].manifest
+    name, identity = manifest["method"], manifest["identity"].get("method")
+    settings = identity.get("settings") if isinstance(identity, dict) else None
+    facts = [("family", family(name)), ("choices of settings in these records", str(tried[name]))]
+    if isinstance(identity, dict):
+        facts.append(("version", plain(canonical(identity.get("version")))))
+    facts += [(plain(key), plain(canonical(value))) for key, value in sorted((settings or {}).items())]
+    return _card("method", name, facts)._replace(name=entry.name)
+
+
+def _scorer(role: str, identity: Any) -> Card:
+    name = str(identity.get("name", "unnamed")) if isinstance(identity, dict) else plain(identity)
+    facts = [(plain(k), plain(canonical(v))) for k, v in sorted(identity.items())] if isinstance(identity, dict) else []
+    card = _card("scorer", name, facts)
+    return card._replace(name=f"{plain(role)}: {card.name}")
+
+
+def _card(kind: str, name: str, facts: list[tuple[str, str]]) -> Card:
+    try:
+        target, line = registry.table(kind)[registry.canonical(kind, name)]
+    except BenchError:
+        return Card(plain(name), f"a {kind} that is not installed here, so there are no words on it", "", facts)
+    return Card(plain(name), plain(line), "\n".join(map(plain, _docstring(target).splitlines())), facts)
+
+
+def _docstring(target: str) -> str:
+    """Of the module that holds a plugin, by reading its source; nothing where there is none."""
+    module, _, _ = target.partition(":")
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return ""
+    with open(spec.origin, encoding="utf-8") as source:
+        return ast.get_docstring(ast.parse(source.read())) or ""

@@ -1,0 +1,114 @@
+"""The parts of a report's section that are drawn: sheets of panels, and the tables that go with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..records import Run
+from ..stats import Z95
+from ..types import Metric
+from . import sheets
+from .figures import figure_data
+from .groups import Entry, Group, counted, estimate
+from .panels import COMPUTE, JUDGE_KL, JUDGE_PPL, OVER, REWARD_KL, REWARD_PPL
+from .sheets import Dots, Sheet
+from .standing import Ranked, ranking, share_of_hypervolume
+from .tables import COLLAPSE, COLUMNS, Column, Table, entry_table, final, kind_columns, number, of_base, run_ids
+
+HYPERVOLUME = Column("hypervolume", "Hypervolume", "share of the frontier's", "up", ".2f", share_of_hypervolume)
+REGRET = Column("regret", "Regret", "reward", "down", ".3f", final("regret"))
+PNG = ("pareto", "optimum")  # for where no SVG can be shown; a second drawing takes as long as the first
+OPTIMUM = (*(c for c in COLUMNS if c.key in ("efficiency", "excess_kl")), REGRET, HYPERVOLUME)
+
+
+def pictures(group: Group, slug: str) -> tuple[dict[str, Sheet], dict[str, Any]]:
+    """Every sheet of a group by its name, and the data behind all of them."""
+    data = figure_data(group)
+    made = {
+        "pareto": sheets.curves(data, (JUDGE_KL, REWARD_KL), f"{slug}-pareto", png=True),
+        "fluency": sheets.curves(data, (JUDGE_PPL, REWARD_PPL), f"{slug}-fluency"),
+        "compute": sheets.curves(data, COMPUTE, f"{slug}-compute"),
+        "overoptimisation": sheets.curves(data, (OVER,), f"{slug}-over", columns=1),
+    }
+    for name, columns in (("optimum", OPTIMUM), ("collapse", COLLAPSE), ("kinds", kind_columns(group))):
+        drawn = [(column, panel) for column in columns if _measured(panel := _dots(group, column))]
+        panels = [panel for _, panel in drawn]
+        if drawn:
+            made[name] = sheets.dots(
+                data["title"], data["methods"], panels, f"{slug}-{name}", columns=min(4, len(panels)), png=name in PNG
+            )
+            data[name] = {c.key: {"base": p.base, "methods": p.values} for c, p in drawn}
+    return made, data
+
+
+def optimum_table(group: Group) -> Table:
+    """How far from the optimum, and the ranks that each method can have by the share of the habit that it removes."""
+    table = entry_table(group, OPTIMUM)
+    ranks = {r.entry.name: _ranks(r) for r in ranking(group)}
+    rows = [[row[0], row[1], ranks.get(row[0], "" if row[1] == "" else "not ranked"), *row[2:]] for row in table.rows]
+    return Table([*table.header[:2], "Rank (by removed)", *table.header[2:]], rows, table.notes)
+
+
+def collapse_table(group: Group) -> Table:
+    return entry_table(group, COLLAPSE)
+
+
+def kinds_table(group: Group) -> Table | None:
+    """Undesired score for each kind of prompt; None where all are of one kind."""
+    columns = kind_columns(group)
+    return entry_table(group, columns) if columns else None
+
+
+def overview(found: list[Group], names: list[str]) -> Table:
+    """Method by group: percent of the habit removed, and the ranks that this leaves open; names are of the groups."""
+    placed = [{r.entry.name: r for r in ranking(group)} for group in found]
+    here = [{entry.name for entry in group.entries} for group in found]
+    methods = sorted(set().union(*here))
+    rows = [[m, *(_placed(by.get(m), m in known) for by, known in zip(placed, here))] for m in methods]
+    return Table(["Method", *(f"{name} (% removed)" for name in names)], rows, [])
+
+
+def _placed(ranked: Ranked | None, known: bool) -> str:
+    if ranked is None:
+        return "not ranked" if known else "not run"
+    return f"{number(ranked.removed.mean, '.0f')} [rank {_ranks(ranked)}, n = {ranked.n}]"
+
+
+def _ranks(ranked: Ranked) -> str:
+    best, worst = ranked.ranks
+    return str(best) if best == worst else f"{best} to {worst}"
+
+
+def _dots(group: Group, column: Column) -> Dots:
+    base = next((of_base(run, column) for run in group.runs if run.summary), None)
+    values = [_value(entry, column) for entry in group.entries]
+    return Dots(column.title, f"{column.unit}{_better(column)}", values, base.value if base else None)
+
+
+def _measured(panel: Dots) -> bool:
+    return any(v["value"] is not None for v in panel.values)
+
+
+def _better(column: Column) -> str:
+    return {"up": ", right is better", "down": ", left is better", "": ""}[column.better]
+
+
+def _value(entry: Entry, column: Column) -> dict[str, Any]:
+    """A mean with its interval over seeds; over prompts where there is one seed."""
+    found = estimate(entry, column.of)
+    if found.interval is None:
+        return {"value": None, "low": None, "high": None, "n": 0, "text": "; ".join(found.reasons)}
+    mean, low, high = found.interval
+    if low is None or high is None:
+        low, high = _over_prompts(entry, column.of, mean)
+    text = (
+        f"{entry.name}: {mean:.4g} [{low:.4g}, {high:.4g}], {found.n} seed{'' if found.n == 1 else 's'}; runs {run_ids(entry)}"
+    )
+    return {"value": mean, "low": low, "high": high, "n": found.n, "text": text}
+
+
+def _over_prompts(entry: Entry, of: Callable[[Run], Metric], mean: float) -> tuple[float, float]:
+    errors = [m.stderr for run in counted(entry) if (m := of(run)).value is not None]
+    half = Z95 * (errors[0] or 0.0) if errors else 0.0
+    return mean - half, mean + half
