@@ -519,6 +519,14 @@ def test_samples_that_cannot_be_read_are_a_problem(tmp_path: Path) -> None:
     assert any("samples/final.parquet cannot be read" in p.what for p in result.problems) and result.exit_code == 4
 
 
+def test_seeds_that_lack_a_number_for_one_reason_are_one_note(tmp_path: Path) -> None:
+    for seed in range(5):
+        why = "the scorer was away" if seed < 4 else "no response ended"
+        fake.write_run(tmp_path, "quark", seed, final={"ppl": fake.point(None, reason=why)})
+    notes = [note.split(" ", 1)[1] for note in method_table(only_group(tmp_path)).notes]
+    assert notes == ["Perplexity: 4 seeds: the scorer was away", "Perplexity: seed 4: no response ended"]
+
+
 def test_a_long_or_hostile_text_is_cut_and_boxed() -> None:
     assert text("a\tb\nc\u202e\ud800\x1b[31m") == "a\tb\nc\ufffd\ufffd\ufffd[31m"
     assert text("x" * 5000).endswith("… (cut: 5000 characters)") and len(text("x" * 5000)) < 1300
