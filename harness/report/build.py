@@ -157,9 +157,8 @@ def _inert(value: Any) -> str:
 
 def _table_csv(table: tables.Table) -> bytes:
     header = [title.replace("\u00a0", " ") for title in table.header]
-    rows: list[list[object]] = [list(header)]
-    rows += [list(row) for row in table.rows] + [[note] for note in table.notes]
-    return tables.to_csv(rows).encode("utf-8", "replace")
+    rows = [header, *table.rows, *([note] for note in table.notes)]
+    return tables.to_csv(list(row) for row in rows).encode("utf-8", "replace")
 
 
 def _title(found: list[Group]) -> str:
