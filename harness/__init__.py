@@ -2,7 +2,7 @@
 
 import harness
 summary = harness.run("quark", "toxicity", seed=1, settings={"kl_coef": 0.1})
-frame = harness.load("results")
+frame = harness.load("results")  # a row a run; load_trajectories and load_samples have what lies behind it
 """
 
 from __future__ import annotations
@@ -51,29 +51,34 @@ def run(
 
 
 def load(folder: str | Path = "results") -> pd.DataFrame:
-    """The records below a folder, a row a run: what it was, `final.METRIC`, `final.METRIC.stderr` and `cost.NAME`.
+    """The records below a folder, a row a run.
 
-    `trajectory` holds each run's evaluations, a dict each; `samples` the parquet file of what the final policy said, or
-    None. Raises CorruptRecord where a record cannot be read, EmptySelection where there is none.
+    Columns: run_id, preset, task, method, seed, status; `settings.evaluation.points` and so on; final metrics `judge` with
+    `judge_stderr`; those of the base policy `base_judge` with `base_judge_stderr`; `cost.flops` and so on; dir. A run that has
+    not finished has NaN for what it lacks. Records that cannot be read are warned of and named in `.attrs["problems"]`.
+    Raises EmptySelection where there is no record.
     """
-    import pandas as pd
+    from .frames import runs_frame
 
-    from .errors import CorruptRecord, EmptySelection
-    from .records import find_runs
-
-    runs, problems = find_runs([Path(folder)])
-    if problems:
-        raise CorruptRecord(f"{problems[0].path}: {problems[0].what}; {len(problems)} such records below {folder}")
-    if not runs:
-        raise EmptySelection(f"no records below {folder}; make one with harness run")
-    return pd.DataFrame([_row(run) for run in runs])
+    return runs_frame(folder)
 
 
-def _row(run: Any) -> dict[str, Any]:
-    names = ("run_id", "preset", "task", "method", "seed", "status")
-    row: dict[str, Any] = {name: run.manifest[name] for name in names}
-    summary, samples = run.summary or {"final": {}, "cost": {}}, run.dir / "samples" / "final.parquet"
-    for name, metric in summary["final"].items():
-        row |= {f"final.{name}": metric["value"], f"final.{name}.stderr": metric["stderr"]}
-    row |= {f"cost.{name}": value for name, value in summary["cost"].items()}
-    return row | {"dir": run.dir, "trajectory": run.trajectory, "samples": samples if samples.exists() else None}
+def load_trajectories(folder: str | Path = "results") -> pd.DataFrame:
+    """Every evaluation along the runs below a folder, a row an evaluation: update, split, metrics, `cost.NAME`, seconds.
+
+    Problems and errors as in `load`.
+    """
+    from .frames import trajectories_frame
+
+    return trajectories_frame(folder)
+
+
+def load_samples(folder: str | Path = "results", of: str = "final") -> pd.DataFrame:
+    """What the policies of the runs below a folder said, a row a response with its scores; `of` is final or base.
+
+    Columns: those of the run, then prompt_id, kind, prompt, response, reward, judge, kl and entropy (nats), nll (nats, of the
+    fluency model) with nll_tokens. The text can be offensive. A run without samples is among the problems; else as in `load`.
+    """
+    from .frames import samples_frame
+
+    return samples_frame(folder, of)

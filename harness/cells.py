@@ -63,7 +63,7 @@ def _cell(group: Group, number: int, entry: Entry, outdated: Mapping[Path, Seque
     for run in entry.runs:
         seed, found = run.manifest["seed"], _state(run, outdated.get(run.dir, ()), run.dir in dead)
         by_seed[seed] = min(by_seed.get(seed, found), found, key=lambda pair: STATES.index(pair[0]))  # the best of doubles
-    wanted = {0} if external(entry.runs) else {run.manifest["seed"] for run in group.runs}
+    wanted: set[int] = set() if external(entry.runs) else {run.manifest["seed"] for run in group.runs}
     for seed in wanted - set(by_seed):
         by_seed[seed] = ("missing", "no record, and another method of the task has this seed")
     seeds = {seed: by_seed[seed][0] for seed in sorted(by_seed)}

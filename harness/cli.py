@@ -194,7 +194,9 @@ def samples(
     kind: Annotated[str | None, typer.Option(help="of the prompts: heated, calm, ...")] = None,
     prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="that the prompt holds")] = None,
     search: Annotated[str | None, typer.Option(metavar="TEXT", help="that the response holds")] = None,
-    sort: Annotated[str | None, typer.Option(metavar="SCORE", help="judge, reward, kl or nll; the worst first")] = None,
+    sort: Annotated[
+        str | None, typer.Option(metavar="SCORE", help="judge, reward, kl or nll (nats a token); the worst first")
+    ] = None,
     worst: Annotated[bool, typer.Option("--worst", help="the worst first, by the judge unless --sort says otherwise")] = False,
     best: Annotated[bool, typer.Option("--best", help="the best first")] = False,
     seed: Annotated[int, typer.Option(min=0, help="of the draw, where nothing is sorted")] = 0,
@@ -209,6 +211,21 @@ def samples(
 
     wanted = Wanted(n, kind, prompt, search, sort, best, worst, seed)
     raise typer.Exit(samples_command(run, out, of, wanted, unmask, as_json))
+
+
+@app.command()
+def verify(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="folders of runs, their ids, or the beginnings of ids")],
+    rescore: Annotated[bool, typer.Option("--rescore", help="run the scorers again over the texts")] = False,
+    out: Out = Path("results"),
+    offline: Offline = False,
+    as_json: Annotated[bool, typer.Option("--json", help="the checks as one JSON object on the last line")] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Whether records are what they say: their hashes, and every number that their samples determine; exit code 5 if not."""
+    from .verify import verify_command
+
+    raise typer.Exit(verify_command(runs, out, rescore, offline, as_json))
 
 
 @app.command("list")

@@ -42,6 +42,7 @@ class Evaluation(NamedTuple):
     rows: list[dict[str, Any]]  # one a response: what was said and how it scored
     unscored_share: float
     prompts: dict[str, list[Any]]  # a column a name, an entry a prompt: what differences are paired by
+    papers: list[dict[str, Any]]  # one a response under the papers' decodings
 
 
 class Divergence(NamedTuple):
@@ -145,17 +146,22 @@ class Evaluator:
         texts = [flat[i : i + n] for i in range(0, len(flat), n)]
         scores = self._scores(rollout, texts)
         found = {k: m.cluster_mean(scores[k]) for k in ("reward", "judge")}
-        drift, kl_x = self._drift(policy, rollout, scores["reward"])
+        drift, along = self._drift(policy, rollout, scores["reward"])
+        kl_x = along["kl"]
         found |= drift
         found |= self._optimum(scores["reward"], kl_x)
         fluency = self._nll(texts)
         found |= self._text_metrics(rollout, texts, fluency, full)
+        said: dict[str, Said] = {}
         if full:
-            found |= self._forgetting(policy) | self._papers(policy, rng)
+            found |= self._forgetting(policy)
+            said = self._said_all(policy, rng)
+            found |= self._papers(said)
             found |= self._by_kind({"reward": scores["reward"], "judge": scores["judge"], "kl": kl_x})
         missing = np.isnan(np.stack([scores["reward"], scores["judge"]])).mean()
         by_prompt = self._by_prompt(scores, kl_x, fluency)
-        return Evaluation(found, self._rows(rollout, texts, scores, kl_x), float(missing), by_prompt)
+        rows = self._rows(rollout, texts, scores | along | self._of_responses(rollout, fluency))
+        return Evaluation(found, rows, float(missing), by_prompt, self._paper_rows(said))
 
     def _scores(self, rollout: Rollout, texts: list[list[str]]) -> dict[str, NDArray]:
         shape = (len(texts), len(texts[0]))
@@ -164,19 +170,20 @@ class Evaluator:
             "judge": self.task.judge(rollout).double().numpy().reshape(shape),
         }
 
-    def _drift(self, policy: Policy, rollout: Rollout, reward: NDArray) -> tuple[dict[str, Metric], NDArray]:
-        """KL and entropy, and each response's KL [X, S]; a policy with a closed form gives its own."""
+    def _drift(self, policy: Policy, rollout: Rollout, reward: NDArray) -> tuple[dict[str, Metric], dict[str, NDArray]]:
+        """KL and entropy, and those of each response, [X, S] each; a policy with a closed form gives its KL only."""
         x = len(reward)
         closed = getattr(policy, "kl_to_base", None)
         if closed is not None:
             kl_x = np.repeat(closed(self.base.reward)[:, None], reward.shape[1], 1)
             none = m.unmeasured("the policy has no token probabilities; its KL is a closed form")
-            return {"kl": m.cluster_mean(kl_x), "kl_log_ratio": none, "entropy": none, "kl_per_token": none}, kl_x
+            return {"kl": m.cluster_mean(kl_x), "kl_log_ratio": none, "entropy": none, "kl_per_token": none}, {"kl": kl_x}
         d = divergence(policy, self.reference, rollout, self.settings.batch_size)
         kl_x, ratio, entropies = (v.double().cpu().numpy().reshape(x, -1) for v in d)
         tokens = rollout.response_mask.sum(1).double().cpu().numpy().reshape(x, -1)
         found = {"kl": m.cluster_mean(kl_x), "kl_log_ratio": m.cluster_mean(ratio), "entropy": m.cluster_mean(entropies)}
-        return found | {"kl_per_token": m.ratio(kl_x.sum(1), tokens.sum(1))}, kl_x
+        found |= {"kl_per_token": m.ratio(kl_x.sum(1), tokens.sum(1))}
+        return found, {"kl": kl_x, "log_ratio": ratio, "entropy": entropies}
 
     def _optimum(self, reward: NDArray, kl_x: NDArray) -> dict[str, Metric]:
         """Where the policy stands against the frontier, prompt by prompt."""
@@ -233,17 +240,31 @@ class Evaluator:
         rep, wrep, tokens = teacher_forced_repetition(policy, text, window, self.settings.batch_size)
         return {f"rep_{window}": m.ratio(rep, tokens), f"wrep_{window}": m.ratio(wrep, tokens)}
 
-    def _papers(self, policy: Policy, rng: torch.Generator) -> dict[str, Metric]:
-        """The papers' metrics under the papers' decodings, over all prompts and over those of each kind."""
+    def _said_all(self, policy: Policy, rng: torch.Generator) -> dict[str, Said]:
+        """What is said under each of the papers' decodings; nothing where the settings leave them out."""
         n = self.settings.paper_samples
         if n == 0:
             return {}
-        said = {name: self._said(policy, decoding, rng, n) for name, decoding in self.task.paper_decodings.items()}
+        return {name: self._said(policy, decoding, rng, n) for name, decoding in self.task.paper_decodings.items()}
+
+    def _papers(self, said: dict[str, Said]) -> dict[str, Metric]:
+        """The papers' metrics, over all prompts and over those of each kind."""
+        if not said:
+            return {}
         found = self.task.paper_metrics(said)
         for kind, rows in self._kinds().items():
             parts = self.task.paper_metrics({name: s.of(rows) for name, s in said.items()})
             found |= {f"{name}@{kind}": metric for name, metric in parts.items()}
         return found
+
+    def _paper_rows(self, said: dict[str, Said]) -> list[dict[str, Any]]:
+        """A row a response; the prompt's text and kind are with the other samples."""
+        return [
+            {"decoding": name, "prompt_id": x, "response": text, "judge": s.judge[x, i]}
+            for name, s in said.items()
+            for x, texts in enumerate(s.texts)
+            for i, text in enumerate(texts)
+        ]
 
     def _said(self, policy: Policy, decoding: Decoding, rng: torch.Generator, n: int) -> Said:
         prompts = self.base.prompts
@@ -277,9 +298,14 @@ class Evaluator:
         scored = ~np.isnan(scores["reward"] + scores["judge"])
         return columns | {"n_scored": scored.sum(1).tolist()}
 
-    def _rows(
-        self, rollout: Rollout, texts: list[list[str]], scores: dict[str, NDArray], kl_x: NDArray
-    ) -> list[dict[str, Any]]:
+    def _of_responses(self, rollout: Rollout, fluency: tuple[NDArray, NDArray] | None) -> dict[str, NDArray]:
+        """What else the metrics are made of, [X, S] each: whether a response ended, its NLL (nats) and tokens for fluency."""
+        x = len(self.base.prompts.texts)
+        ended = (rollout.response == self.reference.eos).any(1).cpu().numpy().reshape(x, -1)
+        return {"ended": ended} | (dict(zip(("nll", "nll_tokens"), fluency)) if fluency else {})
+
+    def _rows(self, rollout: Rollout, texts: list[list[str]], columns: dict[str, NDArray]) -> list[dict[str, Any]]:
+        """A row a response: what was said, and what each of the columns [X, S] has of it."""
         prompts, ids = self.base.prompts, rollout.response.tolist()
         lengths = rollout.response_mask.sum(1).tolist()
         rows = []
@@ -287,7 +313,7 @@ class Evaluator:
             for s, text in enumerate(responses):
                 i = x * len(responses) + s
                 row = {"prompt_id": x, "kind": prompts.kinds[x], "prompt": prompts.texts[x], "response": text}
-                row |= {"reward": scores["reward"][x, s], "judge": scores["judge"][x, s], "kl": kl_x[x, s]}
+                row |= {name: values[x, s] for name, values in columns.items()}
                 rows.append(row | {"tokens": ids[i][: lengths[i]]})
         return rows
 

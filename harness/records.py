@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import CorruptRecord
+from .shared import put_back
 
 SCHEMA_VERSION = 1
 FINISHED = ("done", "degraded")
@@ -131,14 +132,20 @@ def read_run(dir: Path) -> Run:
     manifest = _object(dir, "manifest.json")
     status = _check(_Manifest, manifest, dir, "manifest.json").status
     summary = _summary(dir, manifest, required=status in FINISHED)
-    return Run(dir, manifest, summary, _trajectory(dir, status))
+    return Run(dir, manifest, summary, _trajectory(dir, status, summary))
+
+
+def read_prompts(dir: Path) -> dict[str, Any] | None:
+    """prompts.json as it is, or None where there is none; raises CorruptRecord."""
+    return _object(dir, "prompts.json") if (dir / "prompts.json").exists() else None
 
 
 def prompt_scores(dir: Path) -> PromptScores | None:
     """The scores of each prompt beside a run's record; None in a record made before they were kept; raises CorruptRecord."""
-    if not (dir / "prompts.json").exists():
+    record = read_prompts(dir)
+    if record is None:
         return None
-    found = _check(_Prompts, _object(dir, "prompts.json"), dir, "prompts.json")
+    found = _check(_Prompts, record, dir, "prompts.json")
     values = {name: getattr(found, name) for name in ("reward", "judge", "kl", "nll_per_token")}
     columns = (found.id, found.kind, found.n_scored, *values.values())
     if len({len(column) for column in columns}) > 1:
@@ -212,7 +219,7 @@ def _summary(dir: Path, manifest: dict[str, Any], required: bool) -> dict[str, A
     return summary
 
 
-def _trajectory(dir: Path, status: str) -> list[dict[str, Any]]:
+def _trajectory(dir: Path, status: str, summary: dict[str, Any] | None) -> list[dict[str, Any]]:
     if status not in FINISHED and not (dir / "trajectory.jsonl").exists():
         return []
     *lines, rest = _text(dir, "trajectory.jsonl").split("\n")
@@ -220,20 +227,23 @@ def _trajectory(dir: Path, status: str) -> list[dict[str, Any]]:
         raise CorruptRecord(f"{dir}: trajectory.jsonl is truncated: its last line has no end")
     rows = [_parse(line, dir, f"trajectory.jsonl line {i}") for i, line in enumerate(lines, 1)]
     for i, row in enumerate(rows, 1):
+        if summary and isinstance(row, dict) and row.get("metrics") in ("base", "final"):  # of an archive
+            row["metrics"] = summary[row["metrics"]]
         _check(_Row, row, dir, f"trajectory.jsonl line {i}")
     return rows
 
 
 def _object(dir: Path, name: str) -> dict[str, Any]:
-    """A JSON object of a schema version that this package knows."""
-    value = _parse(_text(dir, name), dir, name)
+    """A JSON object of a schema version that this package knows, with what it shares with other records put back."""
+    text = _text(dir, name)
+    value = _parse(text, dir, name)
     version = value.get("schema_version") if isinstance(value, dict) else None
     if type(version) is not int or version < 1:
         raise CorruptRecord(f"{dir}: {name} has no schema_version; it is not a record of this package")
     if version > SCHEMA_VERSION:
         what = f"{name} has schema_version {version}, this package reads up to {SCHEMA_VERSION}; install a newer one"
         raise CorruptRecord(f"{dir}: {what}")
-    return value
+    return put_back(value, dir) if '"shared"' in text else value
 
 
 def _text(dir: Path, name: str) -> str:

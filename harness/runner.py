@@ -179,11 +179,15 @@ class Session:
         self.progress.stop()
         self.store.write_samples("final", final.rows)
         self.store.write_samples("base", base.rows)
+        for name, rows in (("final-papers", final.papers), ("base-papers", base.papers)):
+            if rows:
+                self.store.write_samples(name, rows)
         self.store.write_prompts(self.cell.settings.evaluation.split, final.prompts)
         self.store.finish(trial.deployed)
         status = "degraded" if self._degraded(trial, final) else "done"
         summary = self._summary(status, trial, evaluator, base, final)
-        self.store.write_manifest(manifest | {"status": status, "ended_at": now()})
+        files = self.store.hashes({"summary.json": summary})
+        self.store.write_manifest(manifest | {"status": status, "ended_at": now(), "files": files})
         self.store.write_summary(summary)
         return summary
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from math import isnan
 from pathlib import Path
 from shutil import get_terminal_size
@@ -32,8 +32,14 @@ class Wanted(NamedTuple):
     seed: int = 0  # of the draw, where nothing is sorted
 
 
-def read(run: Run, of: str = "final") -> list[dict[str, Any]]:
-    """A run's samples, a row a response; raises MissingPrerequisite where the record has none, CorruptRecord."""
+COLUMNS = frozenset({"prompt_id", "kind", "prompt", "response", "reward", "judge"})
+
+
+def read(run: Run, of: str = "final", columns: Collection[str] = COLUMNS) -> list[dict[str, Any]]:
+    """A run's samples, a row a response, with these columns at least.
+
+    Raises MissingPrerequisite where the record has none, CorruptRecord where they cannot be read.
+    """
     import pandas as pd
 
     path = run.dir / "samples" / f"{of}.parquet"
@@ -45,7 +51,7 @@ def read(run: Run, of: str = "final") -> list[dict[str, Any]]:
         rows = pd.read_parquet(path).to_dict("records")
     except Exception as e:  # pyarrow raises many kinds
         raise CorruptRecord(f"{path} cannot be read ({one_line(e)}); run it again with --fresh") from None
-    missing = {"prompt_id", "kind", "prompt", "response", "reward", "judge"} - set(rows[0] if rows else ())
+    missing = set(columns) - set(rows[0] if rows else ())
     if missing:
         raise CorruptRecord(f"{path} is no table of samples: it has no {', '.join(sorted(missing))}")
     return [{str(key): value for key, value in row.items()} for row in rows]
@@ -93,7 +99,10 @@ def _order(rows: list[dict[str, Any]], key: str, best: bool) -> Callable[[dict[s
 
 
 def _score(row: dict[str, Any], key: str) -> float | None:
+    """A score of a sample; NLL is that a token, in nats, and an empty response has none."""
     value = row.get(key)
+    if key == "nll" and value is not None:
+        value = value / row["nll_tokens"] if row["nll_tokens"] else None
     return None if value is None or isnan(value) else float(value)
 
 

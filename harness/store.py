@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import Busy, CorruptRecord, Unwritable
+from .shared import put_back
 from .types import Metric
 
 SCHEMA_VERSION = 1
@@ -32,9 +33,21 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def identity_hash(identity: dict[str, Any]) -> str:
-    """sha256 of what decides a run's result, known before it starts."""
+def identity_hash(identity: Any) -> str:
+    """sha256 of plain data, such as of what decides a run's result, known before it starts."""
     return hashlib.sha256(canonical(identity).encode()).hexdigest()
+
+
+def content_hash(path: Path) -> str:
+    """sha256 of what a record's file says: of JSON its values, however they are spelled; of any other file its bytes.
+
+    Raises OSError or ValueError where it cannot be read.
+    """
+    if path.suffix == ".json":
+        return identity_hash(json.loads(path.read_text(encoding="utf-8")))
+    if path.suffix == ".jsonl":
+        return identity_hash([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()])
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def now() -> str:
@@ -147,6 +160,14 @@ class RunStore:
         pd.DataFrame(rows).to_parquet(target.with_suffix(".tmp"), index=False)
         os.replace(target.with_suffix(".tmp"), target)
 
+    def hashes(self, coming: dict[str, Any]) -> dict[str, str]:
+        """The content hash of each file of a finished run, and of JSON that is still to be written, by its name."""
+        names = ("trajectory.jsonl", "prompts.json", "samples/*.parquet")
+        paths = sorted(path for name in names for path in self.path.glob(name))
+        return {name: identity_hash(value) for name, value in coming.items()} | {
+            path.relative_to(self.path).as_posix(): content_hash(path) for path in paths
+        }
+
     def save_checkpoint(self, policy: Any, state: dict[str, Any]) -> None:
         """Weights and state, complete under their final name or not there at all; older ones go."""
         import torch
@@ -198,7 +219,7 @@ class RunStore:
             raise CorruptRecord(f"{path} is not a readable record; start again with --fresh") from None
         if version > SCHEMA_VERSION:
             raise CorruptRecord(f"{path} has schema {version}, newer than this program's {SCHEMA_VERSION}; update the package")
-        return record
+        return put_back(record, self.path)
 
     def _write(self, name: str, record: dict[str, Any]) -> None:
         text = json.dumps(record, indent=1, allow_nan=False) + "\n"
