@@ -17,10 +17,10 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from . import base as base_policy
-from . import registry
+from . import registry, rule
 from .errors import BadData, BadSetting, PromptTooLong
 from .evaluation import EVALUATION_VERSION, Evaluator
 from .loading import LoadedModel, load_model
@@ -244,19 +244,22 @@ def _cell(
 ) -> Cell:
     budget, optimizer = checked(Budget, settings.budget, "budget"), checked(OptimizerSettings, settings.optimizer, "optimizer")
     measured = {"model": shared.model.identity, "dtype": settings.model.dtype, **shared.task.identity()}
-    evaluation = settings.evaluation.model_dump(exclude={"batch_size"}) | {"version": EVALUATION_VERSION}
+    evaluation = settings.evaluation.model_dump(exclude={"batch_size", "select"}) | {"version": EVALUATION_VERSION}
     identity = {
         "schema": SCHEMA_VERSION, **measured, "evaluation": evaluation, "method": method, "seed": seed,
         "budget": budget.model_dump(), "optimizer": optimizer.model_dump(),
     }  # fmt: skip
 
-    def make_evaluator(progress: Progress) -> Evaluator:
+    if settings.evaluation.select != rule.LAST:  # it decides what is deployed, not how that is measured
+        identity["select"] = settings.evaluation.select
+
+    def make_evaluator(progress: Progress, split: Literal["test", "validation"] | None = None) -> Evaluator:
         cache = base_policy.Cache(out / ".cache")
         reference = shared.model.policy
-        known = base_policy.known(
-            shared.task, reference, measured, settings.evaluation, cache, progress.say, _shipped(settings, shared)
-        )
-        return Evaluator(shared.task, reference, known, settings.evaluation, progress.say)
+        chosen = settings.evaluation.model_copy(update={"split": split or settings.evaluation.split})
+        shipped = _shipped(settings, shared, chosen.split)
+        known = base_policy.known(shared.task, reference, measured, chosen, cache, progress.say, shipped)
+        return Evaluator(shared.task, reference, known, chosen, progress.say)
 
     return Cell(
         name, task, seed, settings, identity, provenance(shared), make, shared.model.policy.copy,
@@ -264,12 +267,12 @@ def _cell(
     )  # fmt: skip
 
 
-def _shipped(settings: RunSettings, shared: Parts) -> Any:
+def _shipped(settings: RunSettings, shared: Parts, split: str) -> Any:
     from tasks.micro import world
 
     ships = shared.micro and settings.task.decoding.max_new_tokens == world.RESPONSE_TOKENS
     plain = settings.task.decoding.model_dump(exclude={"max_new_tokens"}) == {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
-    return world.base_responses(settings.evaluation.split, shared.task.kinds) if ships and plain else None
+    return world.base_responses(split, shared.task.kinds) if ships and plain else None
 
 
 def provenance(shared: Parts) -> dict[str, Any]:

@@ -228,6 +228,31 @@ def verify(
     raise typer.Exit(verify_command(runs, out, rescore, offline, as_json))
 
 
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="a run, a folder of runs, or METHOD[:key=value,...] within --out")],
+    b: Annotated[str, typer.Argument(metavar="B", help="the same; differences are B - A")],
+    metric: Annotated[list[str] | None, typer.Option(help="what to compare, may be repeated [default: the main ones]")] = None,
+    regress_if: Annotated[
+        list[str] | None,
+        typer.Option(metavar="METRIC<-MARGIN", help="exit 5 where B is worse by more than the margin: judge<-0.02, kl>0.1"),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="the records that methods are looked up in")] = Path("results"),
+    as_json: Annotated[bool, typer.Option("--json", help="the comparison as one JSON object on the last line")] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Two methods, run sets or settings of one world: a paired test of each metric, and what it can and cannot show.
+
+    An argument that is a folder is read as that: a run, or runs of one method with one choice of settings. Any other is a
+    method with records in --out, narrowed by its settings, its task or its preset: quark:kl_coef=0.1,task=toxicity.
+    A regression holds where the whole 95 % interval of B - A lies beyond the margin. Exit code 4 where runs had to be left
+    out or a regression could not be judged.
+    """
+    from .commands import compare_command
+
+    raise typer.Exit(compare_command(a, b, metric or [], regress_if or [], out, as_json))
+
+
 @app.command("list")
 def list_things(
     what: Annotated[str, typer.Argument(help="methods, tasks, scorers, datasets, presets or runs")],

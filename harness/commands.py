@@ -147,6 +147,25 @@ def report_command(records: list[Path], out: Path) -> int:
     return result.exit_code
 
 
+def compare_command(a: str, b: str, metrics: list[str], regress_if: list[str], out: Path, as_json: bool) -> int:
+    """Compare two selections; exit code 4 where something was left out; raises Mismatch where a regression holds."""
+    from .errors import Mismatch
+    from .report import compare
+    from .report.selection import select
+
+    conditions = [compare.parse_condition(text) for text in regress_if]
+    sides = select(a, out), select(b, out)
+    found = compare.compare(*sides, metrics, conditions)
+    print(json.dumps(compare.record(found), allow_nan=False) if as_json else compare.text(found))
+    for problem in dict.fromkeys(p for side in sides for p in side.problems):
+        print(f"warning: {printable(str(problem.path))}: {printable(problem.what)}", file=sys.stderr)
+    for text in found.undecided:
+        print(f"warning: cannot judge {text}", file=sys.stderr)
+    if found.regressions:
+        raise Mismatch(f"regression beyond its error: {'; '.join(found.regressions)}")
+    return 4 if found.undecided or any(side.left_out or side.problems for side in sides) else 0
+
+
 def check_command(what: str, name: str, as_json: bool) -> int:
     """Every rule on one method, a line each; raises Mismatch where one does not hold."""
     from . import registry

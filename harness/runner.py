@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .errors import Interrupted
+from . import rule
+from .errors import Interrupted, RunFailed
 from .evaluation import Evaluation, Evaluator
 from .policy import Policy
 from .progress import Progress
@@ -37,7 +38,7 @@ class Cell:
     provenance: dict[str, Any]
     make_method: Callable[[], Any]
     make_policy: Callable[[], Policy]
-    make_evaluator: Callable[[Progress], Evaluator]
+    make_evaluator: Callable[..., Evaluator]  # of a Progress and, where it is not the run's own, a split
     task: Any
     budget: Budget
     optimizer: OptimizerSettings
@@ -79,6 +80,8 @@ class Session:
         self.started = self.saved = time.monotonic()
         self.seconds_before = 0.0
         self.rows = 0  # of the trajectory
+        self.rule = cell.settings.evaluation.select
+        self.chosen: rule.Point | None = None  # so far, where the rule is not to take the last
 
     def run(self) -> dict[str, Any]:
         manifest = self._begin()
@@ -108,18 +111,50 @@ class Session:
     def _run(self, manifest: dict[str, Any], stop: threading.Event) -> dict[str, Any]:
         trial, next_point = self._trial()
         evaluator = self.cell.make_evaluator(self.progress)
+        along = evaluator if self.rule == rule.LAST else self.cell.make_evaluator(self.progress, "validation")
         with trial.off_the_clock():
             base = evaluator.base_evaluation()
-        if self.rows == 0:
-            self._record_point(trial, base.metrics)
+            if self.rows == 0:
+                start = base if along is evaluator else along.point(trial.reference)
+                self._record_point(trial, start.metrics)
+                self._consider(rule.START, trial, start.metrics)
         if not stop.is_set():
-            self._train(trial, evaluator, next_point, stop)
+            self._train(trial, along, next_point, stop)
         if stop.is_set():
             raise Interrupted("interrupted; the same command goes on from here")
         self.progress.say("measuring the final policy")
         with trial.off_the_clock():
-            final = evaluator.final(trial.deployed)
-        return self._finish(manifest, trial, evaluator, base, final)
+            deployed = self._deployed(trial, along)
+            final = evaluator.final(deployed)
+        if self.rule == rule.LAST:
+            self._record_point(trial, final.metrics)
+        evaluator.above |= along.above
+        return self._finish(manifest, trial, evaluator, base, final, deployed)
+
+    def _consider(self, place: str, trial: Trial, metrics: dict[str, Metric]) -> None:
+        """Choose a point in place of the one before, and keep its policy, where the rule says so."""
+        point = rule.point(place, trial.cost.updates, trial.progress, metrics)
+        if self.rule == rule.LAST or not rule.better(self.rule, point, self.chosen):
+            return
+        if place == rule.KEPT:
+            if not hasattr(trial.deployed, "save"):
+                raise RunFailed(f"{self.cell.method_name} has no policy that can be kept on disk; set evaluation.select=last")
+            self.store.keep_policy(trial.deployed, point.update)
+        self.chosen = point
+
+    def _deployed(self, trial: Trial, along: Evaluator) -> Any:
+        """The policy of the point that the rule chooses, the end of the run among them; raises RunFailed where none can be."""
+        if self.rule == rule.LAST:
+            return trial.deployed
+        end = along.point(trial.deployed)
+        self._record_point(trial, end.metrics)
+        self._consider(rule.END, trial, end.metrics)
+        if self.chosen is None:
+            raise RunFailed(f"evaluation.select={self.rule} found no point that the judge could score; look at the judge")
+        if self.chosen.place == rule.KEPT:
+            dtype = next(trial.reference.parameters()).dtype
+            return Policy.load(self.store.kept_policy(self.chosen.update), dtype).to(trial.reference.device)
+        return trial.deployed if self.chosen.place == rule.END else trial.reference
 
     def _trial(self) -> tuple[Trial, int]:
         """A fresh trial, or the one of the last checkpoint; and the next evaluation point."""
@@ -135,6 +170,7 @@ class Session:
         trial = Trial(policy, reference, c.task, state=state["trial"], **common)
         self.store.rewind(state["rows"])
         self.rows = state["rows"]
+        self.chosen = rule.Point(*state["chosen"]) if state.get("chosen") else None  # an older checkpoint has none
         self.seconds_before = state["seconds"]
         self.progress.say(f"resuming at update {trial.cost.updates}, {trial.progress:.0%} of the budget")
         return trial, state["next_point"]
@@ -152,6 +188,7 @@ class Session:
                 with trial.off_the_clock():
                     point = evaluator.point(trial.deployed)
                 self._record_point(trial, point.metrics)
+                self._consider(rule.KEPT, trial, point.metrics)
                 while trial.progress >= next_point / points:
                     next_point += 1
             if stop.is_set() or due or over or time.monotonic() - self.saved > CHECKPOINT_SECONDS:
@@ -161,21 +198,23 @@ class Session:
 
     def _save(self, trial: Trial, next_point: int) -> None:
         state = {"trial": trial.state_dict(), "next_point": next_point, "rows": self.rows, "seconds": self._seconds()}
+        state |= {"chosen": None if self.chosen is None else list(self.chosen)}
         self.store.save_checkpoint(trial.policy, state)
+        if self.chosen is not None:
+            self.store.drop_kept(self.chosen.update)
         self.saved = time.monotonic()
 
     def _record_point(self, trial: Trial, metrics: dict[str, Metric]) -> None:
         record = {name: metric_record(metric) for name, metric in metrics.items()}
-        split = self.cell.settings.evaluation.split
+        split = self.cell.settings.evaluation.split if self.rule == rule.LAST else "validation"
         row = {"update": trial.cost.updates, "split": split, "metrics": record, "cost": trial.cost.record()}
         self.store.append(row | {"seconds": round(self._seconds(), 2)})
         self.rows += 1
         self.progress.at(trial.progress, _measured(metrics))
 
     def _finish(
-        self, manifest: dict[str, Any], trial: Trial, evaluator: Evaluator, base: Evaluation, final: Evaluation
+        self, manifest: dict[str, Any], trial: Trial, evaluator: Evaluator, base: Evaluation, final: Evaluation, deployed: Any
     ) -> dict[str, Any]:
-        self._record_point(trial, final.metrics)
         self.progress.stop()
         self.store.write_samples("final", final.rows)
         self.store.write_samples("base", base.rows)
@@ -183,7 +222,7 @@ class Session:
             if rows:
                 self.store.write_samples(name, rows)
         self.store.write_prompts(self.cell.settings.evaluation.split, final.prompts)
-        self.store.finish(trial.deployed)
+        self.store.finish(deployed)
         status = "degraded" if self._degraded(trial, final) else "done"
         summary = self._summary(status, trial, evaluator, base, final)
         files = self.store.hashes({"summary.json": summary})
@@ -210,8 +249,16 @@ class Session:
             "base": {name: metric_record(m) for name, m in base.metrics.items()},
             "final": {name: metric_record(m) for name, m in final.metrics.items()},
             "frontier": evaluator.frontier_record() | {"kl_cap": c.settings.task.kl_cap, "above": evaluator.above},
-            "cost": cost,
+            "cost": cost, "selection": self._selection(trial),
         }  # fmt: skip
+
+    def _selection(self, trial: Trial) -> dict[str, Any]:
+        """The rule, the point that it chose, and what the point scored on validation prompts."""
+        if self.chosen is None:
+            return {"rule": self.rule, "update": trial.cost.updates, "progress": trial.progress}
+        c = self.chosen
+        validation = {"judge": c.judge, "kl": c.kl}
+        return {"rule": self.rule, "update": c.update, "progress": c.progress, "points": self.rows, "validation": validation}
 
     def _seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.started

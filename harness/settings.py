@@ -58,6 +58,11 @@ class EvaluationSettings(Settings):
     split: Literal["test", "validation"] = Field("test", description="validation is for choosing settings")
     samples: int = Field(8, ge=2, description="responses a prompt, at the end")
     points: int = Field(8, ge=0, description="evaluations along the run")
+    select: str = Field(
+        "last",
+        pattern=r"^(last|best_validation|kl<=(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?)$",
+        description="which point is deployed: last, best_validation, kl<=C (nats); the latter two read validation prompts only",
+    )
     point_samples: int = Field(2, ge=1, description="responses a prompt, at each of those")
     paper_samples: int = Field(25, ge=0, description="responses a prompt under the papers' decoding; 0 leaves it out")
     base_samples: int = Field(512, ge=50, description="base responses a prompt, for the frontier")

@@ -189,6 +189,25 @@ class RunStore:
         """Complete checkpoints, oldest first."""
         return sorted((self.path / "checkpoints").glob("update-*"))
 
+    def keep_policy(self, policy: Any, update: int) -> None:
+        """The policy of a point that may be deployed at the end, whole or not there; the ones before it stay."""
+        unfinished = self.path / "checkpoints" / "unfinished-kept"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        policy.save(unfinished)
+        shutil.rmtree(self.kept_policy(update), ignore_errors=True)
+        os.replace(unfinished, self.kept_policy(update))
+
+    def kept_policy(self, update: int) -> Path:
+        """Where the policy of a point is kept until the end of the run."""
+        return self.path / "checkpoints" / f"kept-{update:07d}"
+
+    def drop_kept(self, but: int) -> None:
+        """Forget the kept policies but one; only after the checkpoint that knows of it is on disk."""
+        for old in (self.path / "checkpoints").glob("kept-*"):
+            if old != self.kept_policy(but):
+                shutil.rmtree(old)
+
     def load_state(self, checkpoint: Path) -> dict[str, Any]:
         """The state beside a checkpoint's weights: plain data and tensors only; raises CorruptRecord."""
         import torch

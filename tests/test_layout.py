@@ -41,7 +41,8 @@ ALLOWED = {
     "harness/worker.py": {"cli", "commands", "errors"},
     "harness/board.py": {"launcher"},  # for types only
     "harness/scaffold.py": {"errors", "registry"},
-    "harness/runner.py": {"errors", "evaluation", "policy", "progress", "settings", "store", "trial", "types"},
+    "harness/rule.py": {"store", "types"},
+    "harness/runner.py": {"errors", "evaluation", "policy", "progress", "rule", "settings", "store", "trial", "types"},
 }
 
 

@@ -103,20 +103,33 @@ WORLDS = {  # sd of a seed, of a method's own taste for a prompt, of a cell
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("paired", [False, True])
 def test_the_interval_over_seeds_and_prompts_covers_the_truth(n: int, world: str, paired: bool) -> None:
-    covered = [d.low <= 0.5 <= d.high for d in by_prompt(np.random.default_rng(n), WORLDS[world], n, paired)]
-    assert 0.93 <= np.mean(covered) <= 0.97
+    """At least 95 %; more where seeds and prompts share the error and seeds are few (measured: up to 98 % at 3 seeds)."""
+    found = by_prompt(np.random.default_rng(n), WORLDS[world], n, paired)
+    assert 0.935 <= np.mean([d.low <= 0.5 <= d.high for d in found]) <= (0.97 if n > 3 else 0.985)
 
 
-def by_prompt(rng: np.random.Generator, world: tuple, n: int, paired: bool, x: int = 40) -> list[stats.Difference]:
-    """Crossed seeds and prompts with a true difference of 0.5; the second side has one seed more unless paired."""
+@pytest.mark.parametrize("n", SEEDS)
+@pytest.mark.parametrize("paired", [False, True])
+def test_false_positives_over_seeds_and_prompts(n: int, paired: bool) -> None:
+    """Where prompts add a fifth to the variance of the seeds: there a single t by Satterthwaite errs in 8 % at 3 seeds."""
+    for world in (*WORLDS.values(), (1.0, sqrt(40 / 4 / n), 0.0)):
+        p = np.array([d.p for d in by_prompt(np.random.default_rng(20 + n), world, n, paired, effect=0.0)])
+        for level in (0.05, 0.0125):  # alone, and the first step of Holm's over four metrics
+            assert np.mean(p <= level) <= level + 3 * sqrt(level * (1 - level) / len(p))
+
+
+def by_prompt(
+    rng: np.random.Generator, world: tuple, n: int, paired: bool, effect: float = 0.5, x: int = 40
+) -> list[stats.Difference]:
+    """Crossed seeds and prompts with a true difference; the second side has one seed more unless paired."""
     seed, taste, cell = world
     found = []
     for _ in range(2000):
         prompts, together = 3 * rng.normal(size=x), rng.normal(size=(n + 1, 1))
         sides = []
-        for effect, rows in ((0.5, n), (0.0, n if paired else n + 1)):
+        for more, rows in ((effect, n), (0.0, n if paired else n + 1)):
             drawn = prompts + taste * rng.normal(size=x) + seed * rng.normal(size=(rows, 1)) + cell * rng.normal(size=(rows, x))
-            sides.append(effect + drawn + paired * together[:rows])
+            sides.append(more + drawn + paired * together[:rows])
         found.append(stats.paired_by_prompt(*sides, seeds_paired=paired))
     return found
 
@@ -139,7 +152,14 @@ def test_the_error_over_seeds_and_prompts_by_hand() -> None:
     # with one degree of freedom: 4 / 1 / 2 seeds / 2 prompts = 1; seed means 3 and 7: 8/2 = 4; in all 19
     found = stats.paired_by_prompt([[0, 6], [2, 12]], [[1, 1], [1, 1]])
     assert found.mean == 4 and found.stderr == pytest.approx(sqrt(19))
-    assert found.df == pytest.approx(19**2 / (4**2 / 1 + 16**2 / 1 + 1**2 / 2))
+    assert found.df == pytest.approx(1) and found.high - 4 == pytest.approx(12.7062 * sqrt(19), rel=1e-5)
+    # rows and columns add up: no noise of cells; seed means 3, 7: 8/2 = 4; prompts 2, 5, 8: 9/3 = 3; t of 1 and of 2
+    found = stats.paired_by_prompt([[0, 3, 6], [4, 7, 10]], [[0] * 3] * 2, seeds_paired=True)
+    half = sqrt(12.7062**2 * 4 + 4.30265**2 * 3)
+    assert found[:2] == pytest.approx((5, sqrt(7))) and found.high - 5 == pytest.approx(half, rel=1e-5)
+    assert scipy_stats.t.ppf(0.975, found.df) * sqrt(7) == pytest.approx(half, rel=1e-5) and 1 < found.df < 2
+    one, two = (scipy_stats.t.isf(found.p / 2, df) for df in (1, 2))
+    assert sqrt(one**2 * 4 + two**2 * 3) == pytest.approx(5)
     assert stats.paired_by_prompt([[1.0], [2.0]], [[1.0], [4.0]])[:3] == stats.welch_test([1, 2], [1, 4])[:3]
     assert stats.paired_by_prompt([[1.0, 3]], [[1.0, 1]]) == (1, None, None, None, None, None)
 

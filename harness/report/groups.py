@@ -12,7 +12,7 @@ from ..records import Run, canonical
 from ..stats import Interval, t_interval
 from ..types import Metric
 
-WORLD = ("model", "data", "scorers", "evaluation")  # what two runs must share to be measured by one ruler
+WORLD = ("model", "data", "scorers", "fluency", "decoding", "evaluation")  # shared by all that is measured by one ruler
 SAME_FRONTIER = 1e-3  # reward; frontiers of one world differ by rounding between machines, not by more
 LABEL_WIDTH = 40
 
@@ -157,13 +157,26 @@ def _names(method: str, variants: list[list[Run]]) -> list[str]:
 
 def apart(variants: list[list[Run]]) -> list[str]:
     """What sets each choice of settings apart from the others, as text; nothing where there is one only."""
-    leaves = [_leaves(variant[0].manifest["identity"]) for variant in variants]
-    keys = sorted({key for leaf in leaves for key in leaf if key != ("seed",)})
-    varying = [key for key in keys if len({leaf.get(key) for leaf in leaves}) > 1]
-    return [", ".join(f"{key[-1]}={leaf.get(key, 'none')}" for key in varying) for leaf in leaves]
+    found = [leaves(variant[0].manifest["identity"]) for variant in variants]
+    keys = sorted({key for leaf in found for key in leaf if key != ("seed",)})
+    varying = [key for key in keys if len({leaf.get(key) for leaf in found}) > 1]
+    return [", ".join(f"{key[-1]}={leaf.get(key, 'none')}" for key in varying) for leaf in found]
 
 
-def _leaves(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], str]:
+def unlike(found: list[Group]) -> str:
+    """In what the worlds of several groups differ, as text."""
+    firsts = [group.runs[0].manifest for group in found]
+    worlds = [{k: v for k, v in m["identity"].items() if k in WORLD} for m in firsts]
+    all_of = [leaves(world | {"preset": m["preset"], "task": m["task"]}) for world, m in zip(worlds, firsts)]
+    words = []
+    for key in sorted({key for of in all_of for key in of if len({o.get(key) for o in all_of}) > 1}):
+        values = dict.fromkeys(shorten(of.get(key, "none"), 20) for of in all_of)
+        words.append(f"{'.'.join(key)} ({' and '.join(values)})")
+    return "; ".join(words) or "their frontiers"
+
+
+def leaves(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], str]:
+    """The values of nested tables by their path, as text."""
     if not isinstance(value, dict):
         return {path: canonical(value).strip('"')}
-    return {k: v for key in value for k, v in _leaves(value[key], (*path, str(key))).items()}
+    return {k: v for key in value for k, v in leaves(value[key], (*path, str(key))).items()}

@@ -1,0 +1,146 @@
+"""The rule by which a point of a run is deployed: by hand, in a run, and after a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import quick
+from test_runner import VICTIM, one_thread, weights, without_clock  # noqa: F401
+
+from harness import rule, runner
+from harness.errors import BadSetting, RunFailed
+from harness.evaluation import Evaluator
+from harness.policy import Policy
+from harness.progress import Progress
+from harness.settings import resolve
+from harness.types import Metric
+
+RULED = {"evaluation__select": "best_validation", "evaluation__split": "test"}
+
+
+def at(judge: float | None, kl: float | None, update: int = 0) -> rule.Point:
+    return rule.point(rule.KEPT, update, 0.5, {"judge": Metric(judge, None, 4), "kl": Metric(kl, None, 4)})
+
+
+def chosen(name: str, *points: tuple[float | None, float | None]) -> int | None:
+    """The number of the point that a rule ends with."""
+    best: rule.Point | None = None
+    for i, (judge, kl) in enumerate(points):
+        candidate = at(judge, kl, i)
+        best = candidate if rule.better(name, candidate, best) else best
+    return None if best is None else best.update
+
+
+def test_rules_by_hand():
+    points = [(0.3, 0.0), (0.5, 0.2), (0.9, 0.8), (0.9, 0.7), (0.6, 0.4)]
+    assert chosen("best_validation", *points) == 2  # of equal points the earlier
+    assert chosen("kl<=0.7", *points) == 3 and chosen("kl<=.69", *points) == 4 and chosen("kl<=0.1", *points) == 0
+    assert chosen("best_validation", (None, 0.1), (0.2, None)) == 1 and chosen("kl<=1", (None, 0.1), (0.2, None)) is None
+
+
+@pytest.mark.parametrize("name", ["first", "kl<=", "kl<=-1", "kl<1", "kl<=x", "best"])
+def test_rules_that_are_none(name):
+    with pytest.raises(BadSetting, match=r"evaluation\.select"):
+        resolve("micro", "quark", "toxicity", {"evaluation.select": name})
+    assert resolve("micro", "quark", "toxicity", ["evaluation.select=kl<=5e-1"]).evaluation.select == "kl<=5e-1"
+
+
+def test_the_rule_is_part_of_what_a_run_is_and_the_default_is_none(tmp_path):
+    plain, ruled = quick.cell(tmp_path), quick.cell(tmp_path, evaluation__select="kl<=1")
+    assert "select" not in plain.identity and "select" not in plain.identity["evaluation"]
+    assert ruled.identity == plain.identity | {"select": "kl<=1"} and ruled.run_id != plain.run_id
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in (path / "trajectory.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def judged(monkeypatch):
+    """Points with the judge's scores told beforehand, in the order in which they are measured."""
+
+    def tell(*scores: float | None) -> None:
+        left, point = list(scores), Evaluator.point
+
+        def told(self, policy):
+            found, score = point(self, policy), left.pop(0)
+            return found._replace(metrics=found.metrics | {"judge": found.metrics["judge"]._replace(value=score)})
+
+        monkeypatch.setattr(Evaluator, "point", told)
+
+    return tell
+
+
+def test_the_point_that_is_best_on_validation_is_deployed(tmp_path, judged, monkeypatch):
+    """Of the start, updates 2 and 4 and the end, update 2 is told to be best: it is what is saved and measured."""
+    cell = quick.cell(tmp_path, **RULED)
+    judged(0.3, 0.9, 0.5, 0.6)
+    summary, _ = runner.run(cell)
+    monkeypatch.undo()
+    selection = summary["selection"]
+    assert (selection["rule"], selection["update"], selection["points"]) == ("best_validation", 2, 4)
+    assert selection["progress"] == pytest.approx(2 / 6) and selection["validation"]["judge"]["value"] == 0.9
+    found = rows(cell.path)
+    assert [row["update"] for row in found] == [0, 2, 4, 6] and {row["split"] for row in found} == {"validation"}
+    deployed = Policy.load(cell.path / "policy")
+    again = cell.make_evaluator(Progress(quiet=True), "validation").point(deployed).metrics
+    assert again["kl"].value == pytest.approx(found[1]["metrics"]["kl"]["value"], rel=1e-5)
+    assert again["kl"].value != pytest.approx(found[3]["metrics"]["kl"]["value"], rel=1e-3)
+    final = cell.make_evaluator(Progress(quiet=True)).final(deployed).metrics
+    assert summary["final"]["kl"]["value"] == pytest.approx(final["kl"].value, rel=1e-5)
+    assert summary["cost"]["updates"] == 6 and not (cell.path / "checkpoints").exists()
+
+
+def test_a_run_that_only_harms_deploys_the_start(tmp_path, judged):
+    cell = quick.cell(tmp_path, **RULED)
+    judged(0.9, 0.5, 0.4, None)
+    summary, _ = runner.run(cell)
+    assert summary["selection"]["update"] == 0 and summary["final"]["kl"]["value"] == 0
+
+
+def test_a_method_without_points_deploys_its_end_or_says_why_not(tmp_path, judged):
+    judged(0.3, 0.9, None, None)
+    summary, _ = runner.run(quick.cell(tmp_path / "a", "best_of_n", **RULED))
+    assert summary["selection"]["points"] == 2 and summary["final"]["kl"]["value"] > 0
+    with pytest.raises(RunFailed, match="no point that the judge could score"):
+        runner.run(quick.cell(tmp_path / "b", "best_of_n", **RULED))
+
+
+def test_a_policy_that_cannot_be_kept_says_so(tmp_path, judged, monkeypatch):
+    judged(0.3, 0.9)
+    unsaved = property(lambda trial: Unsaved(trial.policy), lambda trial, policy: None)
+    monkeypatch.setattr(runner.Trial, "deployed", unsaved, raising=False)
+    with pytest.raises(RunFailed, match=r"no policy that can be kept on disk; set evaluation\.select=last"):
+        runner.run(quick.cell(tmp_path, **RULED))
+
+
+class Unsaved:
+    """A policy with everything but a way to disk."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+
+    def __getattr__(self, name: str):
+        if name == "save":
+            raise AttributeError(name)
+        return getattr(self._policy, name)
+
+
+@pytest.mark.parametrize(
+    "place", [("store", "keep_policy", 1), ("store", "append", 3), ("store", "append", 4), ("store", "save_checkpoint", 2)]
+)
+def test_killed_and_resumed_chooses_the_same(tmp_path, place):
+    whole = quick.cell(tmp_path / "whole", **RULED)
+    summary, _ = runner.run(whole)
+    script = VICTIM.format(tests=str(Path(__file__).parent), place=place, out=str(tmp_path / "killed"))
+    script = script.replace("quick.cell(", "quick.cell(**" + repr(RULED) + ", out=")
+    victim = subprocess.run([sys.executable, "-c", script], capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert victim.returncode == -signal.SIGKILL, victim.stderr.decode()
+    resumed = quick.cell(tmp_path / "killed", **RULED)
+    again, worked = runner.run(resumed)
+    assert worked and without_clock(again) == without_clock(summary)
+    assert quick.trajectory(resumed.path) == quick.trajectory(whole.path) and weights(resumed.path) == weights(whole.path)
