@@ -26,6 +26,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for seed in range(2):
             fake.write_samples(fake.write_run(top / "r", method, seed), method, HOSTILE)
     fake.write_run(top / "r", "_hidden", 0, manifest={"method": HOSTILE}, summary={"method": HOSTILE})
+    fake.write_run(top / "r", "silent", 0, final={"judge": fake.point(None, reason="the judge was away")})
     build(*find_runs([top / "r"]), top / "out")
     return top / "out/index.html"
 
@@ -121,9 +122,9 @@ def test_tables_sort_by_click_and_by_keyboard(browser: Browser, page: Path) -> N
     browser.ask(f"{head}.querySelector('button').id = 'removed'")
     browser.click("#removed")
     up = browser.ask(rows)
-    assert up[0] == "base (untrained)" and up[-1] == "quark" and browser.ask(f"{head}.ariaSort") == "ascending"
+    assert up[0] == "base (untrained)" and up[-2:] == ["quark", "silent"] and browser.ask(f"{head}.ariaSort") == "ascending"
     browser.press("Enter")
-    assert browser.ask(rows) == [up[0], *reversed(up[1:])] and browser.ask(f"{head}.ariaSort") == "descending"
+    assert browser.ask(rows) == [up[0], *reversed(up[1:-1]), "silent"] and browser.ask(f"{head}.ariaSort") == "descending"
 
 
 def test_a_method_stands_out_where_it_is_chosen(browser: Browser, page: Path) -> None:
@@ -141,4 +142,5 @@ def test_every_mark_names_its_run(browser: Browser, page: Path) -> None:
     titles = browser.ask("[...document.querySelectorAll('svg.plot use title')].map(t => t.textContent)")
     ends = [t for t in titles if "seed 0, run 5e5e5e5e-s0, done: kl " in t]
     assert ends and all("judge" in t or "reward" in t for t in ends)
+    assert any("quark, seed 1, run 5e5e5e5e-s1, done: kl " in t for t in titles)
     assert any("quark, mean of 2 seeds" in t and "5e5e5e5e-s0, 5e5e5e5e-s1" in t for t in titles)

@@ -13,6 +13,8 @@ from xml.etree import ElementTree
 import fake_records as fake
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from harness.commands import report_command
 from harness.errors import EmptySelection, Unwritable, UsageError
@@ -23,6 +25,7 @@ from harness.report.cards import method_cards, task_card
 from harness.report.figures import draw, figure_data, pareto, run_picture, save
 from harness.report.groups import Group, groups, measure
 from harness.report.looks import GREY, HUES, INK, SHADE, looks
+from harness.report.panels import REWARD_KL, draw_panel
 from harness.report.standing import above_frontier, beside_best_of_n, detectable, ranking, share_of_hypervolume
 from harness.report.tables import method_table, number, overoptimisation, removed, run_table, runs_csv
 from harness.report.verdict import verdict
@@ -337,6 +340,26 @@ def test_figures_of_odd_records_are_drawn(tmp_path: Path) -> None:
         assert save(run_picture(read_run(dir)), "png").startswith(b"\x89PNG"), dir
 
 
+@pytest.mark.parametrize("name", ["methods", "best of n"])
+def test_no_two_labels_of_twenty_methods_overlap(name: str, tmp_path: Path) -> None:
+    """As drawn: the boxes of the texts in a panel, by the renderer's own measure."""
+    best = [{"n": 2**i, "kl": 0.65 * (1 - 0.6**i), "reward": 0.95 - 0.3 * 0.4**i} for i in range(6)]  # crowded at its end
+    for i, method in enumerate(sorted(METHODS)[:20]):
+        kl = 0.4 + 0.01 * (i % 5)  # a crowd: not all can be named
+        final = {"kl": fake.point(kl, 0.01), "reward": fake.point(0.70 + 0.004 * (i // 5), 0.003)}
+        summary = {"frontier": fake.frontier() | {"best_of_n": best}}
+        for seed in range(2):
+            fake.write_run(tmp_path, method, seed, final=final, summary=summary)
+    figure = Figure(figsize=(4.7, 3.9))
+    ax = figure.add_axes((0.14, 0.14, 0.82, 0.72))
+    draw_panel(ax, figure_data(only_group(tmp_path)), REWARD_KL, name_methods=True)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    wanted = [t for t in ax.texts if (t.get_text() in METHODS if name == "methods" else t.get_text().isdigit())]
+    boxes = [text.get_window_extent(renderer) for text in wanted]
+    assert len(boxes) >= 3 and all(ax.get_window_extent(renderer).overlaps(box) for box in boxes)
+    assert not any(a.padded(-1).overlaps(b.padded(-1)) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
 def test_a_figure_is_its_data(tmp_path: Path) -> None:
     fake.write_run(tmp_path, "quark", 0)
     group = only_group(tmp_path)
@@ -517,6 +540,14 @@ def test_samples_that_cannot_be_read_are_a_problem(tmp_path: Path) -> None:
     (dir / "samples/final.parquet").write_bytes(b"PAR1 no")
     result = report(tmp_path / "r", tmp_path / "out")
     assert any("samples/final.parquet cannot be read" in p.what for p in result.problems) and result.exit_code == 4
+
+
+def test_seeds_that_lack_a_number_for_one_reason_are_one_note(tmp_path: Path) -> None:
+    for seed in range(5):
+        why = "the scorer was away" if seed < 4 else "no response ended"
+        fake.write_run(tmp_path, "quark", seed, final={"ppl": fake.point(None, reason=why)})
+    notes = [note.split(" ", 1)[1] for note in method_table(only_group(tmp_path)).notes]
+    assert notes == ["Perplexity: 4 seeds: the scorer was away", "Perplexity: seed 4: no response ended"]
 
 
 def test_a_long_or_hostile_text_is_cut_and_boxed() -> None:

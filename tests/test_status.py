@@ -86,6 +86,7 @@ def test_stale_and_running_cells(tmp_path, record):
         assert held(at_work)
         found = status.status([tmp_path])
         said = status.text(found, tmp_path)
+    assert "--seeds 0,2" in said  # of quark: stale, and missing
     assert "0/2 >1 -1 25%" in said and "0/2 s1 -1" in said and "version 0, the code has 1" in said
     assert all("--seeds 0 " in c + " " for cell in found.cells if cell.method == "ppo" for c in status.commands(cell, tmp_path))
 

@@ -103,21 +103,21 @@ def test_metrics_by_hand():
 
 
 def test_the_place_on_a_frontier_with_a_closed_form():
-    """Rewards 0 and 1, of probability 1/2 each: K*(R) = log 2 - H(R), for a reward of 0.8 and 0.3 nats."""
+    """Rewards 0 and 1, of probability 1/2 each: K*(R) = log 2 - H(R), for a reward of 0.65 and 0.3 nats."""
     lams = [10 ** (i / 40 - 2) for i in range(141)]
     best = [exp(lam) / (1 + exp(lam)) for lam in lams]
     need = [log(2) + r * log(r) + (1 - r) * log(1 - r) for r in best]
     curve = [{"lambda": a, "kl": k, "reward": r} for a, k, r in zip(lams, need, best)]
     rows = [
         {"prompt_id": x, "kind": "", "prompt": "", "response": "", "tokens": [0], "reward": r, "judge": 1.0, "kl": 0.3}
-        for x, r in enumerate((0.7, 0.9))
+        for x, r in enumerate((0.6, 0.7))
     ]
     found = verify.recompute(rows, {"curve": curve})
-    needed = log(2) + 0.8 * log(0.8) + 0.2 * log(0.2)
+    needed = log(2) + 0.65 * log(0.65) + 0.35 * log(0.35)  # at a lambda of 0.62
     assert found["excess_kl"].value == pytest.approx(0.3 - needed, abs=2e-3)
     assert found["efficiency"].value == pytest.approx(needed / 0.3, abs=2e-3)
     reach = min(r for r in (i / 1e4 for i in range(5001, 10_000)) if log(2) + r * log(r) + (1 - r) * log(1 - r) >= 0.3)
-    assert found["regret"].value == pytest.approx(reach - 0.8, abs=2e-3)
+    assert found["regret"].value == pytest.approx(reach - 0.65, abs=2e-3)
     assert verify.recompute([rows[0] | {"reward": float("nan")}], {"curve": curve}).get("regret") is None
 
 

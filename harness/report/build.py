@@ -28,7 +28,7 @@ from . import figures, tables
 from .browser import entries_without, samples
 from .cards import method_cards, scorer_cards, task_card
 from .groups import WORLD, Group, estimate, groups, measure, plain
-from .looks import GLYPHS, HUES
+from .looks import GLYPHS
 from .sections import collapse_table, kinds_table, optimum_table, overview, pictures
 from .verdict import impossible, unscored, verdict
 
@@ -75,13 +75,13 @@ def build(
         for i, (group, slug, (said, _)) in enumerate(zip(found, _slugs(found), shown))
     ]
     several = overview(found, [part["heading"] for part in parts]) if len(parts) > 1 else None
-    page = {
+    unfinished = [state for part in parts for state in part["states"]]
+    page: dict[str, Any] = {
         "title": _title(found),
         "overview": several,
         "sections": parts,
         "problems": [{"path": names[p.path], "what": plain(p.what)} for p in told],
-        "unfinished": [state for part in parts for state in part["states"]],
-        "families": {name: hue for name, hue in HUES.items()},
+        "unfinished": unfinished,
         "command": _command([names[run.dir] for run in runs] + [names[p.path] for p in told]),
         "script": Markup(SCRIPT),
         "script_hash": b64encode(sha256(SCRIPT.encode()).digest()).decode(),
@@ -94,7 +94,7 @@ def build(
         "tables/cells.csv": tables.cells_csv(made).encode("utf-8", "replace"),
         **{name: content for part in parts for name, content in part["files"].items()},
     }
-    return BuildResult(_write(Path(out), files), told, cannot_be, page["unfinished"])
+    return BuildResult(_write(Path(out), files), told, cannot_be, unfinished)
 
 
 def _section(group: Group, slug: str, names: dict[Path, str], made: list[Cell], said: dict[str, Any] | None) -> dict[str, Any]:
@@ -157,8 +157,8 @@ def _inert(value: Any) -> str:
 
 def _table_csv(table: tables.Table) -> bytes:
     header = [title.replace("\u00a0", " ") for title in table.header]
-    rows: list[list[object]] = [list(header), *map(list, table.rows), *([note] for note in table.notes)]
-    return tables.to_csv(rows).encode("utf-8", "replace")
+    rows = [header, *table.rows, *([note] for note in table.notes)]
+    return tables.to_csv(list(row) for row in rows).encode("utf-8", "replace")
 
 
 def _title(found: list[Group]) -> str:

@@ -10,10 +10,11 @@ import importlib.util
 from typing import Any, NamedTuple
 
 from .. import registry
-from ..errors import BenchError
 from ..records import canonical
 from .groups import Entry, Group, plain
 from .looks import family
+
+Table = dict[str, tuple[str, str]]  # of the registry: name to target and line
 
 
 class Card(NamedTuple):
@@ -31,17 +32,16 @@ def method_cards(group: Group) -> list[Card]:
     for entry in group.entries:
         method = entry.runs[0].manifest["method"]
         tried[method] = tried.get(method, 0) + 1
-    return [_method(entry, tried) for entry in group.entries]
+    known = registry.table("method")  # once: it asks every installed package
+    return [_method(known, entry, tried) for entry in group.entries]
 
 
 def task_card(group: Group) -> Card:
     """The task, what its numbers were measured on, and by which rule the checkpoint was chosen."""
     identity = group.runs[0].manifest["identity"]
-    evaluation = identity.get("evaluation")
     facts = [(key, plain(canonical(identity[key]))) for key in ("task", "decoding", "evaluation", "budget") if key in identity]
-    if isinstance(evaluation, dict):
-        facts.append(("checkpoint", plain(evaluation.get("select", "last"))))
-    return _card("task", group.task, facts)
+    facts.append(("checkpoint that is measured", plain(identity.get("select", "last"))))
+    return _card(registry.table("task"), "task", group.task, facts)
 
 
 def scorer_cards(group: Group) -> list[Card]:
@@ -51,10 +51,11 @@ def scorer_cards(group: Group) -> list[Card]:
     found = dict(scorers) if isinstance(scorers, dict) else {}
     if isinstance(identity.get("fluency"), dict):
         found["fluency"] = identity["fluency"]
-    return [_scorer(role, found[role]) for role in sorted(found)]
+    known = registry.table("scorer")
+    return [_scorer(known, role, found[role]) for role in sorted(found)]
 
 
-def _method(entry: Entry, tried: dict[str, int]) -> Card:
+def _method(known: Table, entry: Entry, tried: dict[str, int]) -> Card:
     manifest = entry.runs[0].manifest
     name, identity = manifest["method"], manifest["identity"].get("method")
     settings = identity.get("settings") if isinstance(identity, dict) else None
@@ -62,21 +63,20 @@ def _method(entry: Entry, tried: dict[str, int]) -> Card:
     if isinstance(identity, dict):
         facts.append(("version", plain(canonical(identity.get("version")))))
     facts += [(plain(key), plain(canonical(value))) for key, value in sorted((settings or {}).items())]
-    return _card("method", name, facts)._replace(name=entry.name)
+    return _card(known, "method", name, facts)._replace(name=entry.name)
 
 
-def _scorer(role: str, identity: Any) -> Card:
+def _scorer(known: Table, role: str, identity: Any) -> Card:
     name = str(identity.get("name", "unnamed")) if isinstance(identity, dict) else plain(identity)
     facts = [(plain(k), plain(canonical(v))) for k, v in sorted(identity.items())] if isinstance(identity, dict) else []
-    card = _card("scorer", name, facts)
+    card = _card(known, "scorer", name, facts)
     return card._replace(name=f"{plain(role)}: {card.name}")
 
 
-def _card(kind: str, name: str, facts: list[tuple[str, str]]) -> Card:
-    try:
-        target, line = registry.table(kind)[registry.canonical(kind, name)]
-    except BenchError:
+def _card(known: Table, kind: str, name: str, facts: list[tuple[str, str]]) -> Card:
+    if name not in known:
         return Card(plain(name), f"a {kind} that is not installed here, so there are no words on it", "", facts)
+    target, line = known[name]
     return Card(plain(name), plain(line), "\n".join(map(plain, _docstring(target).splitlines())), facts)
 
 

@@ -276,7 +276,8 @@ def _draw_paths(ax: Axes, method: dict[str, Any], panel: Panel, gid: str, many: 
             ax.add_collection(LineCollection(lines, linestyle=style, gid=gid, **look), autolim=False)
     dots = [at for lines in whole.values() for line in lines for at in line]
     if dots and not many:
-        ax.scatter(*zip(*dots), s=5, color=method["colour"], linewidth=0, alpha=0.6, zorder=4, gid=gid)
+        xs, ys = zip(*dots)
+        ax.scatter(xs, ys, s=5, color=method["colour"], linewidth=0, alpha=0.6, zorder=4, gid=gid)
 
 
 def _draw_finals(ax: Axes, method: dict[str, Any], panel: Panel, gid: str, emphasised: bool, many: bool) -> list[Note]:

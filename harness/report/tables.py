@@ -243,7 +243,7 @@ def _base_row(group: Group, columns: Sequence[Column], notes: list[str]) -> list
 
 def interval(found: Estimate, column: Column, notes: list[str]) -> str:
     """A mean with its interval for reading; why something is missing goes to the notes."""
-    mark = "".join(_mark(f"{column.title}: {reason}", notes) for reason in found.reasons)
+    mark = "".join(_mark(f"{column.title}: {reason}", notes) for reason in _grouped(found.reasons))
     if found.interval is None:
         return MISSING + mark
     mean, low, high = found.interval
@@ -260,11 +260,27 @@ def _single(found: Metric, column: Column, notes: list[str]) -> str:
     return text if found.stderr is None else f"{text} ± {number(Z95 * found.stderr, column.digits)}"
 
 
+def _grouped(reasons: Sequence[str]) -> list[str]:
+    """Reasons of seeds ("seed 3: why") with the seeds that share one together, many of them as a number."""
+    seeds: dict[str, list[str]] = {}
+    for reason in reasons:
+        seed, found, why = reason.partition(": ")
+        seeds.setdefault(why if found else reason, []).append(seed if found else "")
+    return [_together(why, named) for why, named in seeds.items()]
+
+
+def _together(why: str, named: list[str]) -> str:
+    if named == [""]:
+        return why
+    return f"{', '.join(named)}: {why}" if len(named) <= 3 else f"{len(named)} seeds: {why}"
+
+
 def _mark(reason: str, notes: list[str]) -> str:
     """A raised number that leads to the reason among the notes."""
-    note = next((n for n in notes if n.split(" ", 1)[1] == plain(reason)), None)
+    text = plain(reason)
+    note = next((n for n in notes if n.split(" ", 1)[1] == text), None)
     if note is None:
-        note = f"{str(len(notes) + 1).translate(str.maketrans('0123456789', '⁰¹²³⁴⁵⁶⁷⁸⁹'))} {plain(reason)}"
+        note = f"{str(len(notes) + 1).translate(str.maketrans('0123456789', '⁰¹²³⁴⁵⁶⁷⁸⁹'))} {text}"
         notes.append(note)
     return " " + note.split(" ", 1)[0]
 
