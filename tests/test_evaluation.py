@@ -102,7 +102,7 @@ def test_a_policy_that_moved_pays_for_it(evaluator):
 
 def test_a_point_above_the_frontier_is_noticed(evaluator, monkeypatch):
     monkeypatch.setattr(evaluator, "above", False)
-    none = torch.zeros(120)
+    none = torch.zeros(100)
     monkeypatch.setattr(evaluation, "divergence", lambda *a: evaluation.Divergence(none, none, none))
     monkeypatch.setattr(evaluator.task, "reward", lambda rollout: torch.ones(len(rollout.response)))
     evaluator.final(evaluator.reference)
@@ -117,14 +117,15 @@ def test_a_prompt_that_nobody_could_score(evaluator, monkeypatch):
 
     monkeypatch.setattr(evaluator.task, "reward", reward)
     found = evaluator.final(evaluator.reference)
-    assert found.metrics["reward"].n_unscored == 2 and found.unscored_share == pytest.approx(1 / 120)
+    assert found.metrics["reward"].n_unscored == 2 and found.unscored_share == pytest.approx(1 / 100)
     assert found.metrics["regret"].value is None and "1 of the prompts" in found.metrics["regret"].reason
 
 
 def test_scores_by_kind_add_up_to_the_whole(evaluator):
-    """Each kind's mean from the rows themselves; with as many prompts of each kind, their mean is the whole's."""
+    """Each kind's mean from the rows themselves; weighted by its prompts, their mean is the whole's."""
     found = evaluator.final(evaluator.reference)
     kinds = dict.fromkeys(evaluator.base.prompts.kinds)
+    share = [evaluator.base.prompts.kinds.count(kind) for kind in kinds]
     assert len(kinds) > 1
     for name in ("reward", "judge", "kl"):
         for kind in kinds:
@@ -132,7 +133,7 @@ def test_scores_by_kind_add_up_to_the_whole(evaluator):
             assert found.metrics[f"{name}@{kind}"].value == pytest.approx(mean, abs=1e-6)
     for name in ("reward", "judge", "max_toxicity", "toxicity_prob"):
         parts = [found.metrics[f"{name}@{kind}"].value for kind in kinds]
-        assert found.metrics[name].value == pytest.approx(np.mean(parts))
+        assert found.metrics[name].value == pytest.approx(np.average(parts, weights=share))
     assert not any("@" in name for name in evaluator.point(evaluator.reference).metrics)
 
 

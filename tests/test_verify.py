@@ -63,7 +63,7 @@ def test_a_sound_record_holds(made, method):
     left = {c.what.removeprefix("final "): c.found for c in checks if c.held is None and c.what.startswith("final ")}
     along = set() if method == "quark" else {"entropy", "kl_log_ratio", "kl_per_token"}
     papers = {n for n in left if n.startswith(("max_tox", "toxicity_prob"))}
-    assert set(left) == {"clean_nll", "forward_kl", "grammatical"} | along | papers and len(papers) == 12
+    assert set(left) == {"clean_nll", "forward_kl", "grammatical"} | along | papers and len(papers) == 15
     assert all("closed form" in left[name] for name in along) and "--rescore" in left["max_toxicity"]
 
 
