@@ -191,7 +191,7 @@ def main(arguments: list[str]) -> None:
         parser.add_argument(f"--{name}", type=Path, nargs="+", required=True, help="folders of records")
     args = parser.parse_args(arguments)
     command = "python -m harness.report.methods " + " ".join(arguments)
-    text = page(*(_read(folders) for folders in (args.finals, args.trials, args.shapes)), command)
+    text = page(_read(args.finals), _read(args.trials), _read(args.shapes), command)
     args.page.write_text(text, encoding="utf-8")
 
 
