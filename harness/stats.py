@@ -69,13 +69,6 @@ def t_quantile(df: float, confidence: float = CONFIDENCE) -> float:
     return float(stdtrit(df, (1 + confidence) / 2))
 
 
-def overlap(a: Interval, b: Interval) -> bool:
-    """Whether two intervals share a value; an interval that one seed cannot give is as wide as can be."""
-    if a.low is None or a.high is None or b.low is None or b.high is None:
-        return True
-    return a.low <= b.high and b.low <= a.high
-
-
 def paired_interval(a: ArrayLike, b: ArrayLike) -> Interval:
     """Mean of a - b, seeds paired by position, with its 95 % Student-t interval; raises ValueError on unequal lengths."""
     return _interval(paired_test(a, b))

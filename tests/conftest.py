@@ -1,9 +1,27 @@
 """One thread a process: the tests are small and run side by side, and a sum in another order is another float."""
 
 import os
+import sys
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for the commands that tests start
 
+import pytest
 import torch
 
+from harness import cli
+
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def harness(capsys, monkeypatch):
+    """Call the command line: -> exit code, standard output, standard error."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["harness", *map(str, words)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(stopped.value.code or 0), out, err
+
+    return call

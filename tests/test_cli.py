@@ -18,20 +18,6 @@ from harness.settings import parse_override, read_preset, resolve
 QUARK = ["run", "--method", "quark", "--task", "toxicity"]
 
 
-@pytest.fixture
-def harness(capsys, monkeypatch):
-    """Call the command line: -> exit code, standard output, standard error."""
-
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["harness", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(stopped.value.code or 0), out, err
-
-    return call
-
-
 @pytest.fixture(scope="module")
 def gpt2(tmp_path_factory) -> Path:
     return folders.gpt2_folder(tmp_path_factory.mktemp("gpt2"))

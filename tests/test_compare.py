@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from harness import cli
 from harness.errors import BadSetting, CorruptRecord
 from harness.records import PromptScores, Run, prompt_scores, read_run
 from harness.report import compare as compare_module
@@ -20,20 +19,6 @@ from harness.report.compare import compare, parse_condition
 from harness.report.selection import Side, select
 
 KINDS = ["calm", "heated"]
-
-
-@pytest.fixture
-def harness(capsys, monkeypatch):
-    """Call the command line: -> exit code, standard output, standard error."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["harness", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(stopped.value.code or 0), out, err
-
-    return call
 
 
 def write(root: Path, method: str, seed: int, judge: float, prompts: list[float | None] | None = None, **more: Any) -> Path:

@@ -7,23 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import cli, registry
+from harness import registry
 from harness.errors import BadSetting, UnknownName, Unwritable
 from harness.scaffold import new_method
-
-
-@pytest.fixture
-def harness(capsys, monkeypatch):
-    """Call the command line: -> exit code, standard output, standard error."""
-
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["harness", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(stopped.value.code or 0), out, err
-
-    return call
 
 
 def test_a_new_method_passes_its_check_and_its_test(harness, tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ import folders
 import pytest
 import transformers
 
-from harness import assemble, cli, plan, run
+from harness import assemble, plan, run
 from harness.errors import BadSetting, UnknownName
 from harness.records import read_run
 from harness.settings import preset_names, read_preset, resolve
@@ -44,20 +44,6 @@ def use(home: Path, monkeypatch) -> list[object]:
     monkeypatch.setenv("HF_DATASETS_CACHE", str(home / "datasets"))
     monkeypatch.setenv("TORCH_HOME", str(home / "torch"))
     return folders.block_network(monkeypatch)
-
-
-@pytest.fixture
-def harness(capsys, monkeypatch):
-    """Call the command line: -> exit code, standard output, standard error."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["harness", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(stopped.value.code or 0), out, err
-
-    return call
 
 
 def settings(checkpoint: Path, **more: object) -> dict[str, object]:

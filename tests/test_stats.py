@@ -9,7 +9,7 @@ from scipy import stats as scipy_stats
 
 from harness import stats
 from harness.errors import EmptySelection
-from harness.stats import Interval, overlap, t_interval, t_quantile
+from harness.stats import t_interval, t_quantile
 
 DRAWS = 4000
 SEEDS = (3, 5, 10)
@@ -55,14 +55,6 @@ def test_no_value_is_an_error() -> None:
     for test in (stats.paired_test, stats.welch_test, stats.permutation_p):
         with pytest.raises(EmptySelection, match="at least one value on each side"):
             test([], [])
-
-
-@pytest.mark.parametrize(
-    ("other", "shared"), [((2, 1, 3), True), ((5, 4, 6), False), ((9, 1.9, 17), True), ((5, None, None), True)]
-)
-def test_overlap(other: tuple, shared: bool) -> None:
-    assert overlap(Interval(1, 0, 2), Interval(*other)) is shared
-    assert overlap(Interval(*other), Interval(1, 0, 2)) is shared
 
 
 def test_tests_are_those_of_scipy() -> None:

@@ -17,7 +17,7 @@ import fake_records
 import pytest
 import quick
 
-from harness import board, cli, launcher, sweep
+from harness import board, launcher, sweep
 from harness.board import Board, duration
 from harness.errors import BadSetting, EmptySelection, Interrupted, MissingPrerequisite, UnknownName
 from harness.launcher import Launcher, Result, exit_code
@@ -85,20 +85,6 @@ elif do == "lock":
         time.sleep(0.2)
         finish()
 """
-
-
-@pytest.fixture
-def harness(capsys, monkeypatch):
-    """Call the command line: -> exit code, standard output, standard error."""
-
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["harness", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(stopped.value.code or 0), out, err
-
-    return call
 
 
 class Stubs(Launcher):

@@ -269,7 +269,6 @@ ACTS: dict[str, Label] = {
     "bad_give": Label(fault=True),
     "tight_give": Label(fault=True),
 }
-CODE_ACTS = ("guard", "assign", "one_letter", "give", "bad_guard", "bad_assign", "bad_give", "tight_give")
 PERSONAL_ACTS = {"email_line": 10, "phone_line": 8, "mobile_line": 1, "spelt_line": 1}  # how often, one to another
 
 CLEAN_REPLIES = ["tip_reply", "sympathy", "story", "ask", "polite"]
