@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import CorruptRecord
-from .shared import put_back
+from .shared import FOLDER, put_back
 
 SCHEMA_VERSION = 1
 FINISHED = ("done", "degraded")
@@ -194,7 +194,7 @@ def _doubles(runs: list[Run]) -> list[Problem]:
 
 
 def _record_folders(dirs: Iterable[Path], problems: list[Problem]) -> list[Path]:
-    """The folders that hold a record, or what is left of one."""
+    """The folders that hold a record, or what is left of one; an archive below a folder is read only where it is named."""
 
     def unreadable(error: OSError) -> None:
         problems.append(Problem(Path(str(error.filename)), f"the folder cannot be read: {error.strerror}"))
@@ -202,7 +202,7 @@ def _record_folders(dirs: Iterable[Path], problems: list[Problem]) -> list[Path]
     folders = []
     for top in dirs:
         for folder, below, files in os.walk(top, onerror=unreadable):
-            below.sort()
+            below[:] = sorted(name for name in below if not Path(folder, name, FOLDER).is_dir())
             if {"manifest.json", "summary.json", "trajectory.jsonl"} & set(files):
                 folders.append(Path(folder))
     return folders

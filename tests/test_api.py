@@ -43,6 +43,10 @@ def test_run_and_load(tmp_path):
     assert written.startswith("# A\n<!-- table") and written.endswith("<!-- end of table -->\nB\n")
     assert "best\\_quantile" in written and "old" not in written
     assert f"{1 - summary['base']['judge']['value']:.3f}" in written
+    with pytest.raises(harness.errors.MissingPrerequisite, match=r"cannot read the page .*nowhere\.md: No such file"):
+        readme.main(tmp_path / "nowhere.md", [tmp_path])
+    with pytest.raises(harness.errors.Unwritable, match="choose another place"):
+        readme.write(tmp_path, "")
     with pytest.raises(harness.errors.BadData, match="no place for a table"):
         readme.rewrite("", groups(find_runs([tmp_path])[0]))
 

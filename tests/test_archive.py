@@ -205,3 +205,11 @@ def test_the_command(tmp_path):
     assert done.returncode == 4 and "the run is running" in done.stderr and "12 unchanged" in done.stdout
     done = subprocess.run([*call, tmp_path / "none", tmp_path / "target"], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("error: no record")
+
+
+def test_an_archive_below_the_records_is_read_only_where_it_is_named(tmp_path):
+    """As results/reference lies in results: else the runs of a checkout would be in every report and every name be two."""
+    fake.write_run(tmp_path / "results", "quark", 0)
+    archive.archive([tmp_path / "results"], tmp_path / "results" / "reference")
+    assert [run.dir for run in find_runs([tmp_path / "results"])[0]] == [tmp_path / "results/micro/toxicity/quark/5e5e5e5e-s0"]
+    assert len(find_runs([tmp_path / "results" / "reference"])[0]) == 1

@@ -439,3 +439,13 @@ def test_false_positives_of_the_whole_comparison(tmp_path, monkeypatch, n, promp
         alarms += bool(found.regressions)
     assert wrong / studies <= 0.05 + 3 * sqrt(0.05 * 0.95 / studies)
     assert alarms / studies <= 0.025 + 3 * sqrt(0.025 * 0.975 / studies)
+
+
+def test_a_method_with_records_of_several_tasks_is_narrowed_by_one(harness, tmp_path):
+    for task in ("pii", "toxicity"):
+        for method in ("quark", "ppo"):
+            for seed in range(2):
+                fake.write_run(tmp_path, method, seed, task=task)
+    code, _, err = harness("compare", "quark", "ppo", "--out", tmp_path)
+    assert code == 2 and "'quark' holds runs of the tasks pii, toxicity; narrow it, as by quark:task=pii" in err
+    assert harness("compare", "quark:task=pii", "ppo:task=pii", "--out", tmp_path)[0] == 0

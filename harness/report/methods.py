@@ -23,6 +23,7 @@ from ..records import Run, find_runs
 from ..stats import Interval
 from ..types import Metric
 from .groups import Entry, Group, counted, estimate, groups, measure
+from .readme import write
 from .shapes import checks, said
 from .tables import ARROWS, COLUMNS, Column, Table, cost, interval, markdown, number, title
 from .trials import JUDGE
@@ -192,7 +193,7 @@ def main(arguments: list[str]) -> None:
     args = parser.parse_args(arguments)
     command = "python -m harness.report.methods " + " ".join(arguments)
     text = page(_read(args.finals), _read(args.trials), _read(args.shapes), command)
-    args.page.write_text(text, encoding="utf-8")
+    write(args.page, text)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import re
 import sys
 from pathlib import Path
 
-from ..errors import BadData, BenchError, EmptySelection
+from ..errors import BadData, BenchError, EmptySelection, MissingPrerequisite, Unwritable
 from ..records import find_runs
 from .groups import Group, groups
 from .tables import Table, markdown, method_table
@@ -43,7 +43,23 @@ def main(readme: Path, records: list[Path]) -> None:
         print(f"warning: {problem.path}: {problem.what}", file=sys.stderr)
     if not runs:
         raise EmptySelection(f"no records below {', '.join(map(str, records))}; the tables of {readme} are left as they were")
-    readme.write_text(rewrite(readme.read_text(encoding="utf-8"), groups(runs)), encoding="utf-8")
+    write(readme, rewrite(read(readme), groups(runs)))
+
+
+def read(page: Path) -> str:
+    """The text of a page; raises MissingPrerequisite where it cannot be read."""
+    try:
+        return page.read_text(encoding="utf-8")
+    except OSError as error:
+        raise MissingPrerequisite(f"cannot read the page {page}: {error.strerror}") from None
+
+
+def write(page: Path, text: str) -> None:
+    """Raises Unwritable where the page cannot be written."""
+    try:
+        page.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise Unwritable(f"{page}: cannot be written ({error.strerror}); choose another place") from None
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ..errors import BadSetting, EmptySelection, UnknownName
 from ..records import Problem, Run, find_runs
 from ..settings import parse_override
-from .groups import groups, leaves, shorten, unlike
+from .groups import groups, leaves, plain, shorten, unlike
 from .verdict import above_frontier
 
 
@@ -104,6 +104,10 @@ def _same(found: Any, wanted: Any) -> bool:
 
 def _one_choice(text: str, runs: list[Run]) -> None:
     found = groups(runs)
+    tasks = sorted({group.task for group in found})
+    if len(tasks) > 1:
+        names = ", ".join(map(plain, tasks))
+        raise BadSetting(f"{text!r} holds runs of the tasks {names}; narrow it, as by quark:task={plain(tasks[0])}")
     if len(found) > 1:
         raise BadSetting(
             f"{text!r} holds runs of {len(found)} worlds, unlike in {unlike(found)}; narrow it, as by quark:task=T"
