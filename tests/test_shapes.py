@@ -52,3 +52,18 @@ def test_what_takes_runs_that_are_not_there_is_not_shown(root):
     runs = [r for r in find_runs([root])[0] if r.manifest["seed"] == 0]
     found = checks(runs, [])
     assert [c.holds for c in found] == [None] * 6 and "not shown" in said(found[0])
+
+
+def test_a_weighting_that_changes_the_result_is_not_maximum_likelihood(root):
+    for seed, off in enumerate((-0.01, 0.0, 0.01)):
+        write(root / "far", "rwr", seed, 0.9 + off, 0.3 + off, {"beta": 10.0})
+    runs = [r for r in find_runs([root])[0] if r.manifest["method"] != "rwr" or "far" in str(r.dir)]
+    assert checks(runs, runs)[3].holds is False
+
+
+def test_half_of_the_habit_by_chance_is_not_far_below(root):
+    """Means of 0.1 and 0.4, whose spread over seeds is wider than what is between them."""
+    for seed, judge in enumerate((0.5, 1.0, 1.2)):
+        write(root / "wide", "filtering", seed, judge, 0.3, {"quantile": 0.3})
+    runs = [r for r in find_runs([root])[0] if r.manifest["method"] != "filtering" or "wide" in str(r.dir)]
+    assert checks(runs, runs)[1].holds is False

@@ -106,8 +106,8 @@ def _one_choice(text: str, runs: list[Run]) -> None:
     found = groups(runs)
     tasks = sorted({group.task for group in found})
     if len(tasks) > 1:
-        names = ", ".join(map(plain, tasks))
-        raise BadSetting(f"{text!r} holds runs of the tasks {names}; narrow it, as by quark:task={plain(tasks[0])}")
+        told = ", ".join(map(plain, tasks))
+        raise BadSetting(f"{text!r} holds runs of the tasks {told}; narrow it, as by quark:task={plain(tasks[0])}")
     if len(found) > 1:
         raise BadSetting(
             f"{text!r} holds runs of {len(found)} worlds, unlike in {unlike(found)}; narrow it, as by quark:task=T"
