@@ -89,6 +89,11 @@ def test_every_problem_is_named_and_returned(messy: tuple) -> None:
         assert word in page and word.replace("_", "\\_") in text, word
 
 
+def test_a_column_is_named_with_its_arrow_in_markdown_too(messy: tuple) -> None:
+    text = (messy[1] / "report.md").read_text()
+    assert "| Reward\u00a0↑ (0 to 1) |" in text and "\ufffd" not in text
+
+
 def test_every_state_is_in_the_matrix(messy: tuple) -> None:
     _, out, _ = messy
     page = (out / "index.html").read_text()

@@ -96,7 +96,7 @@ def estimate(entry: Entry, of: Callable[[Run], Metric]) -> Estimate:
 
 def plain(text: object) -> str:
     """Text that any encoder and any font engine can take: what cannot be printed shows as a box."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text))
+    return "".join(c if c.isprintable() or c == "\N{NO-BREAK SPACE}" else "\N{REPLACEMENT CHARACTER}" for c in str(text))
 
 
 def shorten(text: object, width: int = LABEL_WIDTH) -> str:
