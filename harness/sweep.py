@@ -98,10 +98,28 @@ def told(
     """The file, then the flags over it; raises BadSetting."""
     raw = read_sweep(file) if file is not None else {"set": {}, "grid": {}}
     flags = {"methods": _names(methods), "tasks": _names(tasks), "seeds": seeds, "preset": preset}
+    if flags["methods"] is not None:
+        raw |= _narrowed(raw, flags["methods"])
     raw |= {key: value for key, value in flags.items() if value is not None}
     raw["set"] |= dict(parse_override(item) for item in settings)
     raw["grid"] |= dict(parse_grid(item) for item in grid)
     return checked(Sweep, raw, "sweep")
+
+
+def _narrowed(raw: dict[str, Any], methods: list[str]) -> dict[str, Any]:
+    """A file's settings and grid without what is for those of its own methods that a flag leaves out."""
+    named = raw.get("methods")
+    left_out = set(map(_stem, named if isinstance(named, list) else [])) - set(map(_stem, methods))
+
+    def stays(key: str) -> bool:
+        head, _, rest = key.removeprefix("method.").partition(".")
+        return not rest or _stem(head) not in left_out
+
+    return {name: {key: v for key, v in raw[name].items() if stays(key)} for name in ("set", "grid")}
+
+
+def _stem(method: object) -> str:
+    return Path(str(method)).stem.replace("-", "_")
 
 
 def _names(text: str | None) -> list[str] | None:

@@ -12,9 +12,11 @@ import folders
 import pytest
 import transformers
 
-from harness import assemble, plan, run
+from harness import assemble, plan, registry, run
 from harness.errors import BadSetting, UnknownName
-from harness.records import read_run
+from harness.records import find_runs, read_run
+from harness.report.groups import groups
+from harness.report.trials import chosen
 from harness.settings import preset_names, read_preset, resolve
 from tasks import DATASETS, SCORERS
 
@@ -216,6 +218,25 @@ def test_every_setting_of_a_preset_is_checked(preset):
             assert resolved.task.reward != resolved.task.judge
             assert resolved.task.prompts == "micro" or resolved.task.prompts in DATASETS
     assert {t.get("kind", name) for name, t in tables.get("scorers", {}).items()} <= set(SCORERS)
+
+
+def test_the_micro_preset_has_the_settings_that_the_rule_chose():
+    """From the committed trials; what the preset's head names as exceptions is none of the rule's."""
+    runs, problems = find_runs([Path(__file__).parents[1] / "results" / "trials"])
+    (group,) = groups(runs)
+    by_method = {}
+    for entry in group.entries:
+        by_method.setdefault(entry.runs[0].manifest["method"], []).append(entry)
+    exceptions = {"quark", "mle", "random_reward"}
+
+    def settings(method):
+        return registry.load("method", method).Settings(**resolve("micro", method, "toxicity").method).model_dump(mode="json")
+
+    assert not problems and set(by_method) == set(registry.table("method")) - {"base"}
+    for method in set(by_method) - exceptions:
+        had = [entry.runs[0].manifest["identity"]["method"]["settings"] for entry in chosen(by_method[method])]
+        assert settings(method) in had, method
+    assert settings("random_reward") == settings("reinforce") and settings("mle")["lr"] == settings("filtering")["lr"]
 
 
 def test_a_preset_is_shown_resolved_with_sizes_and_costs(harness):

@@ -6,6 +6,7 @@ Most cells here are small programs that end in every way a cell can end; two are
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -304,6 +305,20 @@ def test_a_file_says_the_same_as_flags(tmp_path):
     assert (both.methods, both.seeds, both.set["quark.lr"], both.grid) == (["quark"], "5", 1, {"kl_coef": [7]})
 
 
+def test_a_flag_that_leaves_a_method_out_leaves_its_settings_out(tmp_path):
+    path = tmp_path / "sweep.toml"
+    path.write_text(
+        'methods = ["best-of-n", "./mine.py", "quark"]\ntasks = ["toxicity"]\n[set]\nbest_of_n.n = 4\nmethod.mine.lr = 1.0\n'
+        "kl_coef = 0.5\n[grid]\nmine.beta = [1, 2]\nquark.lr = [1e-4, 1e-3]\n"
+    )
+    narrowed = told(path, "quark", None, None, None, [], [])
+    assert (narrowed.set, narrowed.grid) == ({"kl_coef": 0.5}, {"quark.lr": [1e-4, 1e-3]})
+    with pytest.raises(UnknownName, match="no method or section of this sweep named 'best_of_n'"):  # a flag's own is meant
+        list(choices(told(path, "quark", None, None, None, ["best_of_n.n=2"], [])))
+    path.write_text('methods = "quark"\ntasks = ["toxicity"]\n')
+    assert told(path, "quark", None, None, None, [], []).methods == ["quark"]
+
+
 def test_values_come_back_as_they_were_said():
     settings = {"a": "validation", "b": True, "c": 1e-05, "d": 3, "e": ["x", 1], "f": 'a "word"'}
     assert dict(map(sweep.parse_override, overrides(settings))) == settings
@@ -426,6 +441,29 @@ def test_trials_of_two_choices_of_a_setting(tmp_path):
     assert rows["quark", "kl_coef=0.3"][0] == "0" and rows["quark", "kl_coef=0.3"][2] == "0.600"
     text = trials.page(runs)
     assert "### toxicity, preset micro, validation prompts" in text and "Trials: ppo 1, quark 2." in text
+
+
+def test_the_rule_takes_the_highest_judge_within_the_cap(tmp_path):
+    """The cap of the invented task is 1.5 nats; the highest judge of ppo lies beyond it, and quark's two best are one."""
+
+    def record(method: str, lr: float, judge: float, kl: float, split: str) -> None:
+        identity = fake_records.identity(
+            "toxicity", method, 0, method={"name": method, "version": 1, "settings": {"lr": lr}}, evaluation={"split": split}
+        )
+        final = {"judge": fake_records.point(judge), "kl": fake_records.point(kl)}
+        fake_records.write_run(tmp_path, method, 0, final=final, manifest={"identity": identity}, id8=f"{int(lr):08d}")
+
+    for split in ("validation", "test"):
+        for method, lr, judge, kl in [("ppo", 1, 0.9, 1.4), ("ppo", 2, 0.95, 1.6), ("ppo", 3, 0.8, 0.1), ("grpo", 1, 0.9, 2.0)]:
+            record(method, lr, judge, kl, split)
+        for lr, judge in [(1, 0.7), (2, 0.8), (3, 0.8)]:
+            record("quark", lr, judge, 1.5, split)
+        (group,) = groups(find_runs([tmp_path])[0])
+        found = [(row[0], row[1]) for row in trials.trials_table(group, rule=True).rows if row[-1] == "chosen"]
+        assert found == [("ppo", "lr=1"), ("quark", "lr=2"), ("quark", "lr=3")]
+        shutil.rmtree(tmp_path / "micro")
+    text = trials.page(group.runs)
+    assert "test prompts" in text and "rule" not in text.lower()  # nothing is chosen there
 
 
 def test_trials_without_records(tmp_path):

@@ -32,8 +32,9 @@ from .verdict import impossible
 
 HEAD = """# Methods
 
-Every method below was given the same prompts, the same reward, the same budget and the same number of trials. This page
-is written by a command from records and from the methods' own files; no number in it was typed:
+Every method below was given the same prompts, the same reward and the same budget, and settings that one rule chose from
+short trials on validation prompts; `harness/presets/micro.toml` names the exceptions. This page is written by a command
+from records and from the methods' own files; no number in it was typed:
 
     {command}
 
@@ -164,7 +165,7 @@ def page(finals: list[Run], trials: list[Run], shapes: list[Run], command: str) 
     parts = [HEAD.format(command=command), *(_results(group) for group in found)]
     if absent := missing(found):
         parts.append(f"Not in these records: {', '.join(absent)}.\n")
-    parts.append("## Trials\n\nThe settings above were chosen from these, on the validation prompts.\n\n" + trials_page(trials))
+    parts.append("## Trials\n\nThe settings above were chosen from these, on validation prompts.\n\n" + trials_page(trials))
     told = "\n".join(f"- {said(check)}" for check in checks(finals, shapes))
     parts.append(
         f"## What the papers say\n\n{told}\n\nRuns that vary one setting, on the test prompts.\n\n" + trials_page(shapes)

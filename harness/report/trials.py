@@ -15,20 +15,37 @@ from ..records import Run, find_runs
 from .groups import Entry, Group, apart, counted, estimate, groups, measure
 from .tables import COLUMNS, Column, Table, interval, markdown, title
 
+RULE = "The rule: the highest judge with a KL within the task's cap.\n\n"
 JUDGE = Column("judge", "Judge", "0 to 1", "up", ".3f", lambda run: measure(run, "judge"))
 SHOWN = [*(c for c in COLUMNS if c.key == "reward"), JUDGE, *(c for c in COLUMNS if c.key in ("kl", "efficiency"))]
 
 
-def trials_table(group: Group) -> Table:
-    """A row a choice of settings: mean over seeds with its 95% t interval."""
+def chosen(entries: list[Entry]) -> list[Entry]:
+    """Of one method's choices of settings, by the rule: the highest mean judge with a mean KL within the task's cap, and ties."""
+
+    def mean(entry: Entry, key: str) -> float | None:
+        found = estimate(entry, lambda run: measure(run, key)).interval
+        return found.mean if found else None
+
+    caps = {(run.summary["frontier"] or {}).get("kl_cap") for e in entries for run in e.runs if run.summary}
+    cap = min((c for c in caps if c), default=None)
+    judges = [(mean(e, "judge"), mean(e, "kl")) for e in entries]
+    within = [j for j, kl in judges if cap and j is not None and kl is not None and kl <= cap]
+    return [e for e, (j, kl) in zip(entries, judges) if within and j == max(within) and kl is not None and kl <= (cap or 0)]
+
+
+def trials_table(group: Group, rule: bool = False) -> Table:
+    """A row a choice of settings: mean over seeds with its 95% t interval, and with `rule` what the rule chooses."""
     notes: list[str] = []
     said = {method: apart([entry.runs for entry in entries]) for method, entries in _by_method(group).items()}
     rows = []
     for method, entries in _by_method(group).items():
+        best = chosen(entries) if rule else []
         for entry, words in zip(entries, said[method]):
             seeds = ", ".join(str(seed) for seed in sorted({run.manifest["seed"] for run in counted(entry)}))
-            rows.append([method, words, seeds, *(interval(estimate(entry, c.of), c, notes) for c in SHOWN)])
-    return Table(["Method", "Settings that vary", "Seeds", *map(title, SHOWN)], rows, notes)
+            row = [method, words, seeds, *(interval(estimate(entry, c.of), c, notes) for c in SHOWN)]
+            rows.append([*row, "chosen" if entry in best else ""] if rule else row)
+    return Table(["Method", "Settings that vary", "Seeds", *map(title, SHOWN), *(["By the rule"] if rule else [])], rows, notes)
 
 
 def _by_method(group: Group) -> dict[str, list[Entry]]:
@@ -50,7 +67,8 @@ def _section(group: Group) -> str:
     split = group.runs[0].manifest["identity"].get("evaluation", {}).get("split", "unknown")
     count = ", ".join(f"{method} {n}" for method, n in sorted(trials.items()))
     head = f"### {group.task}, preset {group.preset}, {split} prompts\n\nTrials: {count}.\n"
-    return f"{head}\n{markdown(trials_table(group))}"
+    rule = split == "validation"  # nothing is chosen on the test prompts
+    return f"{head}\n{RULE if rule else ''}{markdown(trials_table(group, rule))}"
 
 
 def main(folders: list[Path]) -> None:
