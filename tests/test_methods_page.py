@@ -79,11 +79,12 @@ def test_a_method_without_a_text_is_refused(monkeypatch):
 
 def test_the_page_is_written_by_its_command_and_says_what_is_not_there(root, tmp_path):
     out = tmp_path / "methods.md"
-    where = [f"--{name}={root}" for name in ("finals", "trials", "shapes")]
+    where = [f"--{name}={root}" for name in ("finals", "trials", "shapes")] + [f"--picture={tmp_path}/figures/one.png"]
     done = subprocess.run([sys.executable, "-m", "harness.report.methods", str(out), *where], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     text = out.read_text()
     assert text.count("### ") >= 2 + len(registry.table("method"))
+    assert "](figures/one.png)\n" in text
     assert "Not in these records: awr, base, best_of_n" in text
     assert "| quark | 0, 1, 2 |" in text and "Trials: ppo 1, quark 1." in text
     assert out.read_text() == text
@@ -92,3 +93,17 @@ def test_the_page_is_written_by_its_command_and_says_what_is_not_there(root, tmp
 def test_no_records_is_said_in_one_line(tmp_path, capsys):
     with pytest.raises(EmptySelection, match="harness sweep"):
         methods.page([], [], [], "x")
+
+
+def test_checks_of_what_the_papers_say_mix_no_tasks(tmp_path):
+    """On one task filtering leaves a tenth of what mle leaves, on the other it leaves more."""
+    for task, undesired in (("toxicity", {"mle": 0.4, "filtering": 0.04}), ("sentiment", {"mle": 0.04, "filtering": 0.4})):
+        for method, left in undesired.items():
+            for seed in range(3):
+                judge = fake.point(1 - left - 0.001 * seed, 0.01)
+                fake.write_run(tmp_path, method, seed, task=task, final={"judge": judge})
+    everything = runs(tmp_path)
+    (held,) = [t for t in methods._told(everything, [r for r in everything if r.manifest["task"] == "toxicity"]) if "filtering l" in t]
+    assert held.startswith("toxicity: filtering leaves far less") and "**holds**" in held and "0.041 against 0.401" in held
+    both = [t for t in methods._told(everything, everything) if "filtering leaves" in t]
+    assert ["**holds**" in t for t in both] == [False, True]

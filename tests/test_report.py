@@ -25,7 +25,7 @@ from harness.report.cards import method_cards, task_card
 from harness.report.figures import draw, figure_data, pareto, run_picture, save
 from harness.report.groups import Group, groups, measure
 from harness.report.looks import GREY, HUES, INK, SHADE, looks
-from harness.report.panels import REWARD_KL, draw_panel
+from harness.report.panels import REWARD_KL, REWARD_PPL, draw_panel
 from harness.report.standing import above_frontier, beside_best_of_n, detectable, ranking, share_of_hypervolume
 from harness.report.tables import method_table, number, overoptimisation, removed, run_table, runs_csv
 from harness.report.verdict import verdict
@@ -363,6 +363,15 @@ def test_no_two_labels_of_twenty_methods_overlap(name: str, tmp_path: Path) -> N
     boxes = [text.get_window_extent(renderer) for text in wanted]
     assert len(boxes) >= 3 and all(ax.get_window_extent(renderer).overlaps(box) for box in boxes)
     assert not any(a.padded(-1).overlaps(b.padded(-1)) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+@pytest.mark.parametrize("ppl", [4.9, 5.3, 7.0, 60.0, 4000.0])
+def test_an_axis_of_perplexity_names_several_values_however_short_it_is(ppl: float, tmp_path: Path) -> None:
+    fake.write_run(tmp_path, "quark", 0, final={"ppl": fake.point(ppl, 0.05)})
+    ax = Figure().add_axes((0.1, 0.1, 0.8, 0.8))
+    draw_panel(ax, figure_data(only_group(tmp_path)), REWARD_PPL)
+    ticks, (low, high) = ax.get_xticks(), ax.get_xlim()
+    assert 3 <= len(ticks) <= 9 and all(low <= tick <= high for tick in ticks)
 
 
 def test_a_figure_is_its_data(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
-"""Write the page of the methods from records and from the methods' own files.
+r"""Write the page of the methods from records and from the methods' own files.
 
-    python -m harness.report.methods docs/methods.md --finals results/reference --trials results/trials --shapes results/shapes
+    python -m harness.report.methods docs/methods.md --finals results/reference --trials results/trials --shapes results/shapes \
+        --picture reports/micro/figures/pareto-micro-toxicity.png
 
 The whole page is written: the table of finished runs, which methods best-of-n beats, the trials behind the settings, the
 checks of what the papers say, and a card for each method. Nothing heavy is imported; a card is the docstring of its file.
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -157,21 +159,29 @@ def card_text(made: Card) -> str:
     return f"### {made.name}\n\n" + "\n".join(lines) + f"\n\nNeeds: {needs}.\n"
 
 
-def page(finals: list[Run], trials: list[Run], shapes: list[Run], command: str) -> str:
-    """The whole page as Markdown; raises EmptySelection without a finished run."""
+def page(finals: list[Run], trials: list[Run], shapes: list[Run], command: str, picture: str | None = None) -> str:
+    """The whole page as Markdown, with a link to a picture where there is one; raises EmptySelection without a finished run."""
     found = groups(finals)
     if not found:
         raise EmptySelection("no records of finished runs for the page of the methods; make them with harness sweep")
-    parts = [HEAD.format(command=command), *(_results(group) for group in found)]
+    shown = [f"![Judge and reward against KL, a mark a method, with the frontier]({picture})\n"] if picture else []
+    parts = [HEAD.format(command=command), *shown, *(_results(group) for group in found)]
     if absent := missing(found):
         parts.append(f"Not in these records: {', '.join(absent)}.\n")
     parts.append("## Trials\n\nThe settings above were chosen from these, on validation prompts.\n\n" + trials_page(trials))
-    told = "\n".join(f"- {said(check)}" for check in checks(finals, shapes))
+    told = "\n".join(f"- {sentence}" for sentence in _told(finals, shapes))
     parts.append(
         f"## What the papers say\n\n{told}\n\nRuns that vary one setting, on the test prompts.\n\n" + trials_page(shapes)
     )
     cards = [card_text(card(name, finals)) for name in sorted(registry.table("method"))]
     return "\n".join([*parts, "## Cards\n", *cards])
+
+
+def _told(finals: list[Run], shapes: list[Run]) -> list[str]:
+    """The checks of each task that the shapes are of; a mean over two tasks would say nothing."""
+    tasks = sorted({run.manifest["task"] for run in shapes})
+    of = {task: [[r for r in runs if r.manifest["task"] == task] for runs in (finals, shapes)] for task in tasks}
+    return [f"{task}: {said(check)}" for task in tasks for check in checks(*of[task])]
 
 
 def _results(group: Group) -> str:
@@ -191,9 +201,11 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("page", type=Path)
     for name in ("finals", "trials", "shapes"):
         parser.add_argument(f"--{name}", type=Path, nargs="+", required=True, help="folders of records")
+    parser.add_argument("--picture", type=Path, help="of the finals, to be shown on top")
     args = parser.parse_args(arguments)
+    picture = os.path.relpath(args.picture, args.page.parent) if args.picture else None
     command = "python -m harness.report.methods " + " ".join(arguments)
-    text = page(_read(args.finals), _read(args.trials), _read(args.shapes), command)
+    text = page(_read(args.finals), _read(args.trials), _read(args.shapes), command, picture)
     write(args.page, text)
 
 

@@ -160,9 +160,7 @@ def _scale(ax: Axes, panel: Panel, x: tuple[float, float], y: tuple[float, float
         _fixed(ax, ticks)
     elif panel.x == "ppl":
         ax.set_xscale("log")
-        decades = range(floor(log10(x[0])), floor(log10(x[1])) + 1)
-        steps = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
-        ticks = [s * 10.0**d for d in decades for s in steps if x[0] <= s * 10.0**d <= x[1]]
+        ticks = _log_ticks(*x)
         _fixed(ax, thin(ticks, lambda t: log10(t / x[0]) / log10(x[1] / x[0]), 0.12))
     else:
         ax.xaxis.set_major_locator(MaxNLocator(5))
@@ -170,6 +168,15 @@ def _scale(ax: Axes, panel: Panel, x: tuple[float, float], y: tuple[float, float
     ax.set(xlim=x, ylim=y)
     ax.grid(axis="y", color="#dddddd", linewidth=0.5)
     ax.set_axisbelow(True)
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Round numbers on a logarithmic axis; evenly spaced ones where the axis is too short to hold several of those."""
+    decades = range(floor(log10(low)), floor(log10(high)) + 1)
+    steps = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
+    ticks = [s * 10.0**d for d in decades for s in steps]
+    inside = [t for t in ticks if low <= t <= high]
+    return inside if len(inside) > 2 else [t for t in MaxNLocator(5).tick_values(low, high) if low <= t <= high]
 
 
 def _fixed(ax: Axes, ticks: list[float]) -> None:
