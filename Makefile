@@ -1,4 +1,6 @@
-.PHONY: check test bench
+.PHONY: check test bench reference trials
+RUNS ?= runs
+WORKERS ?= 2
 
 check:  ## style and types
 	ruff check .
@@ -10,3 +12,25 @@ test:  ## everything, offline
 
 bench:  ## speed, as ratios paired in one run
 	pytest -n 0 benchmarks --benchmark-only -s
+
+reference:  ## the committed records, tables and pages, from runs that take hours on two cores; goes on where it was
+	harness sweep --file results/reference.toml --out $(RUNS)/reference --workers $(WORKERS)
+	harness sweep --file results/reference.toml --out $(RUNS)/reference --workers $(WORKERS) --seeds 0 \
+	    --methods base,best_of_n,quark,unlikelihood --tasks sentiment,sentiment_negative,repetition,pii,pep8
+	harness sweep --file results/shapes.toml --out $(RUNS)/shapes --workers $(WORKERS)
+	harness sweep --file results/shapes.toml --out $(RUNS)/shapes --workers $(WORKERS) --methods quark \
+	    --grid quark.num_quantiles=3 --grid quark.kl_coef=0.05,0.2,0.8
+	python -m harness.archive $(RUNS)/reference results/reference --samples 8
+	python -m harness.archive $(RUNS)/shapes results/shapes
+	harness report results/reference -o reports/micro
+	python -m harness.report.readme README.md results/reference
+	python -m harness.report.readme docs/tasks.md results/reference
+	python -m harness.report.methods docs/methods.md --finals results/reference --trials results/trials \
+	    --shapes results/shapes --picture reports/micro/figures/pareto-micro-toxicity.png
+
+trials:  ## the committed trials, from which the micro preset's settings were chosen
+	harness sweep --file results/trials.toml --out $(RUNS)/trials --workers $(WORKERS)
+	harness sweep --file results/trials.toml --out $(RUNS)/trials --workers $(WORKERS) --methods unlikelihood \
+	    --set unlikelihood.source=samples --grid unlikelihood.alpha=1.0 --grid unlikelihood.lr=3e-5,1e-4 \
+	    --grid unlikelihood.kl_coef=0.3,3.0
+	python -m harness.archive $(RUNS)/trials results/trials

@@ -26,9 +26,10 @@ from harness.report.figures import draw, figure_data, pareto, run_picture, save
 from harness.report.groups import Group, groups, measure
 from harness.report.looks import GREY, HUES, INK, SHADE, looks
 from harness.report.panels import REWARD_KL, REWARD_PPL, draw_panel
-from harness.report.standing import above_frontier, beside_best_of_n, detectable, ranking, share_of_hypervolume
+from harness.report.standing import above_frontier, beats, beside_best_of_n, detectable, ranking, share_of_hypervolume
 from harness.report.tables import method_table, number, overoptimisation, removed, run_table, runs_csv
 from harness.report.verdict import verdict
+from harness.stats import Interval
 from methods import FAMILIES, METHODS
 
 HOSTILE = "<script>alert(1)</script></style>\"'&$\\frac{|`{{ 7*7 }}\n# _x\ud800\u202e"
@@ -239,6 +240,13 @@ def test_sections_of_a_report_of_several_worlds(tmp_path: Path) -> None:
     assert names == {f"pareto-micro-{task}.png" for task in ("toxicity", "sentiment-1", "sentiment-2")}
 
 
+def test_the_group_with_most_runs_comes_first(tmp_path: Path) -> None:
+    for task, seeds in (("repetition", 1), ("toxicity", 3), ("sentiment", 1)):
+        for seed in range(seeds):
+            fake.write_run(tmp_path, "quark", seed, task=task)
+    assert [group.task for group in groups(find_runs([tmp_path])[0])] == ["toxicity", "repetition", "sentiment"]
+
+
 def test_frontiers_that_differ_by_rounding_are_one(tmp_path: Path) -> None:
     fake.write_run(tmp_path, "quark", 0)
     fake.write_run(tmp_path, "quark", 1, summary={"frontier": fake.frontier() | {"base_reward": 0.62 + 1e-9}})
@@ -363,6 +371,21 @@ def test_no_two_labels_of_twenty_methods_overlap(name: str, tmp_path: Path) -> N
     boxes = [text.get_window_extent(renderer) for text in wanted]
     assert len(boxes) >= 3 and all(ax.get_window_extent(renderer).overlaps(box) for box in boxes)
     assert not any(a.padded(-1).overlaps(b.padded(-1)) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_a_run_that_strays_far_and_comes_back_squeezes_no_other(tmp_path: Path) -> None:
+    fake.write_run(tmp_path, "quark", 0, final={"kl": fake.point(0.5, 0.01), "ppl": fake.point(6.0, 0.05)})
+    data = figure_data(only_group(tmp_path))
+    (run,) = data["methods"][0]["runs"]
+    run["path"][1] |= {"kl": 55.0, "ppl": 900.0}
+    for panel, most in ((REWARD_KL, 2), (REWARD_PPL, 10)):
+        ax = Figure().add_axes((0.1, 0.1, 0.8, 0.8))
+        draw_panel(ax, data, panel)
+        assert ax.get_xlim()[1] < most
+    run["final"] = None  # it has not ended: where it has been is all there is
+    ax = Figure().add_axes((0.1, 0.1, 0.8, 0.8))
+    draw_panel(ax, data, REWARD_KL)
+    assert ax.get_xlim()[1] > 55
 
 
 @pytest.mark.parametrize("ppl", [4.9, 5.3, 7.0, 60.0, 4000.0])
@@ -506,6 +529,20 @@ def test_who_loses_to_best_of_n_is_said(tmp_path: Path) -> None:
     said = verdict(group)
     assert "Less reward than the best of n base responses at the same KL, which needs no training: low." in said
     assert "More reward than the best of n base responses at the same KL: high." in said
+
+
+@pytest.mark.parametrize(
+    ("gap", "word"),
+    [
+        ((0.02, 0.01, 0.03), True),
+        ((-0.02, -0.03, -0.01), False),
+        ((0.02, -0.01, 0.05), None),
+        ((0.0004, 0.0003, 0.0005), None),  # a full score beside a best-of-n of 0.9996 is no news
+        ((0.02, None, None), None),
+    ],
+)
+def test_a_difference_counts_beyond_its_interval_and_what_tables_show(gap: tuple, word: bool | None) -> None:
+    assert beats(Interval(*gap)) is word
 
 
 def test_a_leader_beyond_the_cap_is_said_so(tmp_path: Path) -> None:

@@ -50,11 +50,11 @@ class Estimate(NamedTuple):
 
 
 def groups(runs: list[Run]) -> list[Group]:
-    """The runs, split where they cannot be compared, in a fixed order."""
+    """The runs, split where they cannot be compared, the largest group first."""
     worlds: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         worlds[_world(run)].append(run)
-    parts = [part for key in sorted(worlds) for part in _by_frontier(worlds[key])]
+    parts = sorted((part for key in sorted(worlds) for part in _by_frontier(worlds[key])), key=len, reverse=True)
     return [Group(part[0].manifest["preset"], part[0].manifest["task"], _entries(part)) for part in parts]
 
 

@@ -27,6 +27,7 @@ from ..types import Metric
 from .groups import Entry, Group, counted, estimate, groups, measure
 from .readme import write
 from .shapes import checks, said
+from .standing import beats
 from .tables import ARROWS, COLUMNS, Column, Table, cost, interval, markdown, number, title
 from .trials import JUDGE
 from .trials import page as trials_page
@@ -115,9 +116,7 @@ def beside(group: Group) -> list[str]:
 
 
 def _sort(found: Interval) -> str:
-    if found.low is None or found.high is None:
-        return "open"
-    return "lose" if found.high < 0 else "win" if found.low > 0 else "open"
+    return {True: "win", False: "lose", None: "open"}[beats(found)]
 
 
 def above(group: Group) -> str:

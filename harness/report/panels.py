@@ -83,7 +83,10 @@ def draw_panel(
 
 
 def _limits(data: dict[str, Any], panel: Panel) -> tuple[tuple[float, float], tuple[float, float]] | None:
-    """What the axes must show: every point of the runs, the base, and the frontier as far as the runs go or to the cap."""
+    """What the axes must show: the base, where every run ended, and the frontier as far as those go or to the cap.
+
+    A run that strays far and comes back leaves the panel on its way: it would squeeze all others into a corner.
+    """
     points = list(_points(data, panel))
     if not points:
         return None
@@ -115,8 +118,9 @@ def _points(data: dict[str, Any], panel: Panel) -> Iterator[tuple[float, float]]
     sources = [_base(data, panel)]
     for method in data["methods"]:
         for run in method["runs"]:
-            sources += [(p[panel.x], p[panel.y]) for p in run["path"]]
             final = run["final"]
+            if final is None or panel.x not in ("kl", "ppl"):
+                sources += [(p[panel.x], p[panel.y]) for p in run["path"]]
             low, high = _bar(final, panel.y)
             sources += [(_value(final, panel.x), y) for y in (_value(final, panel.y), low, high)]
         sources += _mean_ends(method, panel)

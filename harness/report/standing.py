@@ -15,6 +15,7 @@ from ..types import Metric
 from .groups import Entry, Group, counted, estimate, measure, metric
 from .tables import removed
 
+SAME_REWARD = 1e-3  # a difference that no table shows
 SIGMAS = 3.0  # joint standard errors; at 1.96 one sound run in forty would be called a bug
 
 
@@ -74,6 +75,13 @@ def beside_best_of_n(entry: Entry) -> Interval | None:
         return t_interval([value for value, _ in gaps])
     value, error = gaps[0]
     return Interval(value, value - Z95 * error, value + Z95 * error)
+
+
+def beats(gap: Interval) -> bool | None:
+    """Whether a difference of rewards with this interval is a gain (True), a loss (False) or not shown to be either (None)."""
+    if gap.low is None or gap.high is None or abs(gap.mean) < SAME_REWARD or gap.low <= 0 <= gap.high:
+        return None
+    return gap.low > 0
 
 
 def _gap(run: Run) -> tuple[float, float] | None:

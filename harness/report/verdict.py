@@ -7,7 +7,7 @@ from typing import Any
 from ..records import Problem, Run
 from ..stats import Interval
 from .groups import Entry, Group, counted, estimate, measure, plain
-from .standing import Above, Ranked, above_frontier, beside_best_of_n, detectable, ranking
+from .standing import Above, Ranked, above_frontier, beats, beside_best_of_n, detectable, ranking
 from .tables import number, overoptimisation, removed, undesired
 
 
@@ -114,8 +114,8 @@ def _best_of_n(group: Group) -> list[str]:
     found = [(name, gap) for name, gap in found if not name.startswith("best_of_n")]
     if not found:
         return []
-    worse = [name for name, gap in found if gap.high is not None and gap.high < 0]
-    better = [name for name, gap in found if gap.low is not None and gap.low > 0]
+    worse = [name for name, gap in found if beats(gap) is False]
+    better = [name for name, gap in found if beats(gap)]
     said = []
     if worse:
         said.append(
