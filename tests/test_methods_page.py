@@ -103,7 +103,8 @@ def test_checks_of_what_the_papers_say_mix_no_tasks(tmp_path):
                 judge = fake.point(1 - left - 0.001 * seed, 0.01)
                 fake.write_run(tmp_path, method, seed, task=task, final={"judge": judge})
     everything = runs(tmp_path)
-    (held,) = [t for t in methods._told(everything, [r for r in everything if r.manifest["task"] == "toxicity"]) if "filtering l" in t]
+    toxicity = [run for run in everything if run.manifest["task"] == "toxicity"]
+    (held,) = [t for t in methods._told(everything, toxicity) if "filtering leaves" in t]
     assert held.startswith("toxicity: filtering leaves far less") and "**holds**" in held and "0.041 against 0.401" in held
     both = [t for t in methods._told(everything, everything) if "filtering leaves" in t]
     assert ["**holds**" in t for t in both] == [False, True]

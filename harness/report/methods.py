@@ -1,7 +1,7 @@
 r"""Write the page of the methods from records and from the methods' own files.
 
-    python -m harness.report.methods docs/methods.md --finals results/reference --trials results/trials --shapes results/shapes \
-        --picture reports/micro/figures/pareto-micro-toxicity.png
+    python -m harness.report.methods docs/methods.md --finals results/reference --trials results/trials \
+        --shapes results/shapes --picture reports/micro/figures/pareto-micro-toxicity.png
 
 The whole page is written: the table of finished runs, which methods best-of-n beats, the trials behind the settings, the
 checks of what the papers say, and a card for each method. Nothing heavy is imported; a card is the docstring of its file.

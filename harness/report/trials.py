@@ -21,7 +21,7 @@ SHOWN = [*(c for c in COLUMNS if c.key == "reward"), JUDGE, *(c for c in COLUMNS
 
 
 def chosen(entries: list[Entry]) -> list[Entry]:
-    """Of one method's choices of settings, by the rule: the highest mean judge with a mean KL within the task's cap, and ties."""
+    """Of one method's choices, those of the rule: the highest mean judge with a mean KL within the task's cap, and ties."""
 
     def mean(entry: Entry, key: str) -> float | None:
         found = estimate(entry, lambda run: measure(run, key)).interval
