@@ -97,9 +97,10 @@ def told(
 ) -> Sweep:  # fmt: skip
     """The file, then the flags over it; raises BadSetting."""
     raw = read_sweep(file) if file is not None else {"set": {}, "grid": {}}
-    flags = {"methods": _names(methods), "tasks": _names(tasks), "seeds": seeds, "preset": preset}
-    if flags["methods"] is not None:
-        raw |= _narrowed(raw, flags["methods"])
+    chosen = _names(methods)
+    flags = {"methods": chosen, "tasks": _names(tasks), "seeds": seeds, "preset": preset}
+    if chosen is not None:
+        raw |= _narrowed(raw, chosen)
     raw |= {key: value for key, value in flags.items() if value is not None}
     raw["set"] |= dict(parse_override(item) for item in settings)
     raw["grid"] |= dict(parse_grid(item) for item in grid)
