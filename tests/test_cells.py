@@ -70,7 +70,7 @@ def test_settings_worlds_and_doubles_stay_apart(tmp_path):
     fake.write_run(tmp_path, "ppo", 4, manifest={"identity": other})
     fake.write_run(tmp_path / "copy", "quark", 0, status="failed")
     made = cells(find_runs([tmp_path])[0])
-    assert sorted((c.name.split(" (")[0], c.group) for c in made) == [("ppo", 0), ("quark", 1), ("quark", 1)]
+    assert sorted((c.name.split(" (")[0], c.group) for c in made) == [("ppo", 1), ("quark", 0), ("quark", 0)]
     assert all(c.state == "done" and len(c.seeds) == 1 for c in made)  # nobody lacks a seed of another world
     assert sorted(len(c.runs) for c in made) == [1, 1, 2]
 
