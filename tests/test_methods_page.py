@@ -90,6 +90,12 @@ def test_the_page_is_written_by_its_command_and_says_what_is_not_there(root, tmp
     assert out.read_text() == text
 
 
+def test_a_page_without_runs_that_vary_a_setting_says_what_was_not_shown(root):
+    text = methods.page(runs(root), runs(root), [], "x")
+    assert "- toxicity: Quark: more quantiles, less of the habit and more drift (Lu et al. 2022): **not shown**." in text
+    assert "Runs that vary one setting" not in text
+
+
 def test_no_records_is_said_in_one_line(tmp_path, capsys):
     with pytest.raises(EmptySelection, match="harness sweep"):
         methods.page([], [], [], "x")

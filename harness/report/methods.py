@@ -169,16 +169,15 @@ def page(finals: list[Run], trials: list[Run], shapes: list[Run], command: str, 
         parts.append(f"Not in these records: {', '.join(absent)}.\n")
     parts.append("## Trials\n\nThe settings above were chosen from these, on validation prompts.\n\n" + trials_page(trials))
     told = "\n".join(f"- {sentence}" for sentence in _told(finals, shapes))
-    parts.append(
-        f"## What the papers say\n\n{told}\n\nRuns that vary one setting, on the test prompts.\n\n" + trials_page(shapes)
-    )
+    varied = "Runs that vary one setting, on the test prompts.\n\n" + trials_page(shapes) if shapes else ""
+    parts.append(f"## What the papers say\n\n{told}\n\n{varied}")
     cards = [card_text(card(name, finals)) for name in sorted(registry.table("method"))]
     return "\n".join([*parts, "## Cards\n", *cards])
 
 
 def _told(finals: list[Run], shapes: list[Run]) -> list[str]:
-    """The checks of each task that the shapes are of; a mean over two tasks would say nothing."""
-    tasks = sorted({run.manifest["task"] for run in shapes})
+    """The checks of each task that the shapes are of, or the largest group; a mean over two tasks would say nothing."""
+    tasks = sorted({run.manifest["task"] for run in shapes or groups(finals)[0].runs})
     of = {task: [[r for r in runs if r.manifest["task"] == task] for runs in (finals, shapes)] for task in tasks}
     return [f"{task}: {said(check)}" for task in tasks for check in checks(*of[task])]
 
@@ -199,7 +198,7 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m harness.report.methods", allow_abbrev=False)
     parser.add_argument("page", type=Path)
     for name in ("finals", "trials", "shapes"):
-        parser.add_argument(f"--{name}", type=Path, nargs="+", required=True, help="folders of records")
+        parser.add_argument(f"--{name}", type=Path, nargs="+", required=name != "shapes", default=[], help="folders of records")
     parser.add_argument("--picture", type=Path, help="of the finals, to be shown on top")
     args = parser.parse_args(arguments)
     picture = os.path.relpath(args.picture, args.page.parent) if args.picture else None
