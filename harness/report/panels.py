@@ -18,6 +18,7 @@ from ..stats import Z95
 from .looks import GREY, INK, SHADE
 
 MOST_PATHS = 6  # training lines a method; more hide each other, and all are in the data
+FAR = 3.0  # KL caps of the task; what ended further off is named at the edge, as it would squeeze all others into a corner
 MANY = 8  # methods in one panel; beyond that lines and seeds step back behind the means
 KL_TICKS = (0, 0.05, 0.2, 0.5, 1, 1.5, 2, 3, 5, 8, 12, 20, 35, 60, 100, 200)
 LABEL_SIZE = 7.5
@@ -83,9 +84,9 @@ def draw_panel(
 
 
 def _limits(data: dict[str, Any], panel: Panel) -> tuple[tuple[float, float], tuple[float, float]] | None:
-    """What the axes must show: the base, where every run ended, and the frontier as far as those go or to the cap.
+    """What the axes must show: the base, where every run ended that is not FAR off, and the frontier as far or to the cap.
 
-    A run that strays far and comes back leaves the panel on its way: it would squeeze all others into a corner.
+    A run that strays far and comes back leaves the panel on its way.
     """
     points = list(_points(data, panel))
     if not points:
@@ -93,8 +94,8 @@ def _limits(data: dict[str, Any], panel: Panel) -> tuple[tuple[float, float], tu
     xs, ys = [x for x, _ in points], [y for _, y in points]
     frontier = data["frontier"]
     if panel.x == "kl":
-        xs += [0.0, (frontier["kl_cap"] or 0.0) if frontier else 0.0]
-        right = max(max(xs) * 1.08, 1e-3)
+        cap = (frontier["kl_cap"] or 0.0) if frontier else 0.0
+        right = max(max([x for x in xs if not cap or x <= FAR * cap] + [0.0, cap]) * 1.08, 1e-3)
         if frontier and panel.y == "reward":
             ys += [p["reward"] for p in frontier["solid"] + frontier["upper"] if p["kl"] <= right]
         if frontier and panel.y == "judge":
@@ -265,9 +266,36 @@ def _draw_method(ax: Axes, method: dict[str, Any], panel: Panel, gid: str, many:
     averaged = mean[panel.x] is not None and mean[panel.y] is not None
     _draw_paths(ax, method, panel, gid, many, name_updates)
     notes = _draw_finals(ax, method, panel, gid, not averaged, many)
-    if averaged:
+    if averaged and mean[panel.x]["mean"] <= ax.get_xlim()[1]:
         notes.append(_draw_mean(ax, method, panel, gid))
-    return notes
+    return notes + _draw_far(ax, method, panel, f"{gid}-f")
+
+
+def _draw_far(ax: Axes, method: dict[str, Any], panel: Panel, gid: str) -> list[Note]:
+    """Arrows at the right edge for what ended beyond it, with its KL; a mean speaks for its seeds."""
+    right, mean = ax.get_xlim()[1], method["mean"]
+    ends = [(*at, _said(method["name"], run, panel)) for run in method["runs"] if (at := _at(run, panel))]
+    if mean[panel.x] is not None and mean[panel.y] is not None and mean[panel.x]["mean"] > right:
+        ends = [
+            (mean[panel.x]["mean"], mean[panel.y]["mean"], f"{method['name']}, mean: {panel.x} {mean[panel.x]['mean']:.4g}")
+        ]
+    far = [end for end in ends if end[0] > right] if panel.x == "kl" else []
+    for x, y, _ in far:
+        words = f"{shortened(method['name'])}, KL {x:.3g}"
+        ax.annotate(
+            words, (right, y), (-4, 5), textcoords="offset points", ha="right", fontsize=LABEL_SIZE, color=method["colour"]
+        )
+    if not far:
+        return []
+    ax.scatter(
+        [right] * len(far), [y for _, y, _ in far], s=30, marker=">", color=method["colour"], zorder=8, clip_on=False, gid=gid
+    )
+    return [Note(gid, [words for _, _, words in far])]
+
+
+def shortened(name: str) -> str:
+    """A name that fits beside a point."""
+    return name if len(name) <= 18 else name[:17] + "…"
 
 
 def _draw_paths(ax: Axes, method: dict[str, Any], panel: Panel, gid: str, many: bool, name_updates: bool) -> None:
@@ -356,7 +384,7 @@ def _label(ax: Axes, methods: list[dict[str, Any]], panel: Panel, tag: str) -> N
     frame = ax.get_window_extent()
     inside = (frame.x0 * to_points, frame.y0 * to_points, frame.x1 * to_points, frame.y1 * to_points)
     for (i, method, at), place in zip(spots, places):
-        text = method["name"] if len(method["name"]) <= 18 else method["name"][:17] + "…"
+        text = shortened(method["name"])
         found = _free(place, len(text) * LABEL_SIZE * 0.56, LABEL_SIZE * 1.1, taken, inside)
         if found is None:
             continue
