@@ -131,11 +131,11 @@ def _points(data: dict[str, Any], panel: Panel) -> Iterator[tuple[float, float]]
 
 
 def _mean_ends(method: dict[str, Any], panel: Panel) -> list[tuple[float, float]]:
-    """The mean's interval, as far as it is not wider than the value itself: two seeds may say next to nothing."""
+    """The mean, and its interval as far as that is not wider than the value itself: two seeds may say next to nothing."""
     x, y = method["mean"][panel.x], method["mean"][panel.y]
-    if x is None or y is None or x["high"] > 2 * x["mean"]:
+    if x is None or y is None:
         return []
-    return [(x["high"], y["mean"])]
+    return [(x["mean"], y["mean"])] + ([(x["high"], y["mean"])] if x["high"] <= 2 * x["mean"] else [])
 
 
 def _base(data: dict[str, Any], panel: Panel) -> tuple[float | None, float | None]:
@@ -273,24 +273,26 @@ def _draw_method(ax: Axes, method: dict[str, Any], panel: Panel, gid: str, many:
 
 def _draw_far(ax: Axes, method: dict[str, Any], panel: Panel, gid: str) -> list[Note]:
     """Arrows at the right edge for what ended beyond it, with its KL; a mean speaks for its seeds."""
-    right, mean = ax.get_xlim()[1], method["mean"]
-    ends = [(*at, _said(method["name"], run, panel)) for run in method["runs"] if (at := _at(run, panel))]
-    if mean[panel.x] is not None and mean[panel.y] is not None and mean[panel.x]["mean"] > right:
-        ends = [
-            (mean[panel.x]["mean"], mean[panel.y]["mean"], f"{method['name']}, mean: {panel.x} {mean[panel.x]['mean']:.4g}")
-        ]
-    far = [end for end in ends if end[0] > right] if panel.x == "kl" else []
-    for x, y, _ in far:
-        words = f"{shortened(method['name'])}, KL {x:.3g}"
-        ax.annotate(
-            words, (right, y), (-4, 5), textcoords="offset points", ha="right", fontsize=LABEL_SIZE, color=method["colour"]
-        )
+    right = ax.get_xlim()[1]
+    far, named = _far(method, panel, right) if panel.x == "kl" else ([], False)
     if not far:
         return []
-    ax.scatter(
-        [right] * len(far), [y for _, y, _ in far], s=30, marker=">", color=method["colour"], zorder=8, clip_on=False, gid=gid
-    )
+    colour = method["colour"]
+    for x, y, _ in far if named else []:
+        words, offset = f"{shortened(method['name'])}, KL {x:.3g}", (-4, 5)
+        ax.annotate(words, (right, y), offset, textcoords="offset points", ha="right", fontsize=LABEL_SIZE, color=colour)
+    ax.scatter([right] * len(far), [y for _, y, _ in far], s=30, marker=">", color=colour, zorder=8, clip_on=False, gid=gid)
     return [Note(gid, [words for _, _, words in far])]
+
+
+def _far(method: dict[str, Any], panel: Panel, right: float) -> tuple[list[tuple[float, float, str]], bool]:
+    """Ends beyond the edge, and whether they need their name there: a seed whose mean is inside has it beside that."""
+    x, y = method["mean"][panel.x], method["mean"][panel.y]
+    averaged = x is not None and y is not None
+    if averaged and x["mean"] > right:
+        return [(x["mean"], y["mean"], f"{method['name']}, mean of {x['n']} seeds: {panel.x} {x['mean']:.4g}")], True
+    ends = [(*at, _said(method["name"], run, panel)) for run in method["runs"] if (at := _at(run, panel))]
+    return [end for end in ends if end[0] > right], not averaged
 
 
 def shortened(name: str) -> str:
@@ -359,7 +361,9 @@ def _cross(ax: Axes, runs: list[dict[str, Any]], panel: Panel, colour: str, gid:
 def _draw_mean(ax: Axes, method: dict[str, Any], panel: Panel, gid: str) -> Note:
     x, y = method["mean"][panel.x], method["mean"][panel.y]
     lines = [[(x["low"], y["mean"]), (x["high"], y["mean"])], [(x["mean"], y["low"]), (x["mean"], y["high"])]]
-    ax.add_collection(LineCollection(lines, colors=method["colour"], linewidth=1.5, zorder=7, gid=gid), autolim=False)
+    vague = x["high"] > 2 * x["mean"]  # it says next to nothing, and must not cross out what others say
+    look = {"linewidth": 0.8, "alpha": 0.3, "zorder": 1.5} if vague else {"linewidth": 1.5, "zorder": 7}
+    ax.add_collection(LineCollection(lines, colors=method["colour"], gid=gid, **look), autolim=False)
     ax.scatter(
         [x["mean"]], [y["mean"]], s=60, marker=method["marker"], color=method["colour"], edgecolors=INK, linewidths=0.8,
         zorder=8, gid=f"{gid}-a",
