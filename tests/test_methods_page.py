@@ -8,7 +8,7 @@ import pytest
 from harness import registry
 from harness.errors import BadData, EmptySelection
 from harness.records import find_runs
-from harness.report import methods
+from harness.report import methods, standing
 from harness.report.groups import groups
 
 
@@ -32,7 +32,7 @@ def runs(root: Path) -> list:
 def test_reward_beside_best_of_n_is_read_off_its_curve_at_equal_kl(root):
     """n = 4 has log 4 - 3/4 nats in the synthetic record, so between points of the curve nothing is interpolated."""
     (group,) = groups(runs(root))
-    found = {run.manifest["method"]: methods.beside_best_of_n(run).value for run in group.runs if run.manifest["seed"] == 1}
+    found = {run.manifest["method"]: standing.beside(run).value for run in group.runs if run.manifest["seed"] == 1}
     assert found["ppo"] == pytest.approx(0.0, abs=1e-9)
     at_four = fake.frontier()["best_of_n"][2]["reward"]
     assert found["quark"] == pytest.approx(0.702 - at_four, abs=1e-6)
@@ -45,10 +45,16 @@ def test_who_loses_to_best_of_n_is_said(root):
     assert open_ == "No difference from best-of-n at the same KL was shown for: ppo (+0.000)."
 
 
+def test_one_seed_is_judged_by_its_error_over_prompts_as_on_the_report(tmp_path):
+    fake.write_run(tmp_path, "quark", 0, final={"kl": fake.point(0.636294, 0.01), "reward": fake.point(0.70, 0.004)})
+    (said,) = methods.beside(groups(runs(tmp_path))[0])
+    assert said.startswith("Best-of-n has more reward at the same KL than: quark (−")
+
+
 def test_a_record_without_the_curve_has_no_such_number(root):
     (run, *_) = runs(root)
     del run.summary["frontier"]["best_of_n"]
-    assert methods.beside_best_of_n(run).value is None and "no best-of-n curve" in methods.beside_best_of_n(run).reason
+    assert standing.beside(run).value is None and "no best-of-n curve" in standing.beside(run).reason
 
 
 def test_runs_above_the_frontier_are_counted(root):

@@ -17,17 +17,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from .. import registry
 from ..errors import BadData, BenchError, EmptySelection
 from ..records import Run, find_runs
 from ..stats import Interval
-from ..types import Metric
+from . import standing
 from .groups import Entry, Group, counted, estimate, groups, measure
 from .readme import write
 from .shapes import checks, said
-from .standing import beats
 from .tables import ARROWS, COLUMNS, Column, Table, cost, interval, markdown, number, title
 from .trials import JUDGE
 from .trials import page as trials_page
@@ -50,19 +47,7 @@ NEEDS = (
 )
 
 
-def beside_best_of_n(run: Run) -> Metric:
-    """Reward less what best-of-n has at the same KL, along its exact curve; beyond its largest n, less what it has there."""
-    reward, kl = measure(run, "reward"), measure(run, "kl")
-    if reward.value is None or kl.value is None:
-        return reward if reward.value is None else kl
-    curve = ((run.summary or {}).get("frontier") or {}).get("best_of_n")
-    if not curve:
-        return Metric(None, None, 0, 0, "the record holds no best-of-n curve")
-    best = float(np.interp(kl.value, [p["kl"] for p in curve], [p["reward"] for p in curve]))
-    return Metric(reward.value - best, reward.stderr, reward.n)
-
-
-BESIDE = Column("beside", "Beside best-of-n", "reward at equal KL", "up", "+.3f", beside_best_of_n)
+BESIDE = Column("beside", "Beside best-of-n", "reward at equal KL", "up", "+.3f", standing.beside)
 SCORED = Column("scorer_calls", "Scored", "calls", "down", ".3g", cost("scorer_calls"))
 _BY_KEY = {c.key: c for c in (*COLUMNS, JUDGE, BESIDE, SCORED)}
 _ORDER = (
@@ -101,22 +86,17 @@ def _title(column: Column) -> str:
 
 def beside(group: Group) -> list[str]:
     """Which methods best-of-n beats at equal KL, which it does not, and which of the two was not shown."""
-    sorts: dict[str, list[str]] = {"lose": [], "win": [], "open": []}
+    sorts: dict[bool | None, list[str]] = {False: [], True: [], None: []}
     for entry in group.entries:
-        found = estimate(entry, beside_best_of_n).interval
-        if found is None or entry.runs[0].manifest["method"] in ("base", "best_of_n"):
-            continue
-        sorts[_sort(found)].append(f"{entry.name} ({number(found.mean, '+.3f')})")
+        found = standing.beside_best_of_n(entry)
+        if found is not None and entry.runs[0].manifest["method"] not in ("base", "best_of_n"):
+            sorts[standing.beats(found)].append(f"{entry.name} ({number(found.mean, '+.3f')})")
     said = {
-        "lose": "Best-of-n has more reward at the same KL than",
-        "win": "More reward than best-of-n at the same KL has",
-        "open": "No difference from best-of-n at the same KL was shown for",
+        False: "Best-of-n has more reward at the same KL than",
+        True: "More reward than best-of-n at the same KL has",
+        None: "No difference from best-of-n at the same KL was shown for",
     }
     return [f"{said[sort]}: {', '.join(names)}." for sort, names in sorts.items() if names]
-
-
-def _sort(found: Interval) -> str:
-    return {True: "win", False: "lose", None: "open"}[beats(found)]
 
 
 def above(group: Group) -> str:

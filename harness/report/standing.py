@@ -66,9 +66,21 @@ def detectable(ranked: list[Ranked]) -> tuple[float, int] | None:
     return minimum_detectable_effect(pooled, n), n
 
 
+def beside(run: Run) -> Metric:
+    """Reward less what best-of-n has at the same KL, along its exact curve; beyond its largest n, less what it has there."""
+    reward, kl = measure(run, "reward"), measure(run, "kl")
+    if reward.value is None or kl.value is None:
+        return reward if reward.value is None else kl
+    points = ((run.summary or {}).get("frontier") or {}).get("best_of_n") or []
+    if len(points) < 2:
+        return Metric(None, None, 0, 0, "the record holds no best-of-n curve")
+    at = float(np.interp(kl.value, [p["kl"] for p in points], [p["reward"] for p in points]))
+    return Metric(reward.value - at, reward.stderr, reward.n)
+
+
 def beside_best_of_n(entry: Entry) -> Interval | None:
     """Reward less that of the best of n base responses at the same KL, over seeds; over prompts for one seed."""
-    gaps = [gap for run in counted(entry) if (gap := _gap(run)) is not None]
+    gaps = [(gap.value, gap.stderr or 0.0) for run in counted(entry) if (gap := beside(run)).value is not None]
     if not gaps:
         return None
     if len(gaps) > 1:
@@ -82,15 +94,6 @@ def beats(gap: Interval) -> bool | None:
     if gap.low is None or gap.high is None or abs(gap.mean) < SAME_REWARD or gap.low <= 0 <= gap.high:
         return None
     return gap.low > 0
-
-
-def _gap(run: Run) -> tuple[float, float] | None:
-    points = ((run.summary or {}).get("frontier") or {}).get("best_of_n") or []
-    reward, kl = measure(run, "reward"), measure(run, "kl")
-    if len(points) < 2 or reward.value is None or kl.value is None:
-        return None
-    at = float(np.interp(kl.value, [p["kl"] for p in points], [p["reward"] for p in points]))
-    return reward.value - at, reward.stderr or 0.0
 
 
 def share_of_hypervolume(run: Run) -> Metric:
