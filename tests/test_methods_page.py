@@ -6,7 +6,7 @@ import fake_records as fake
 import pytest
 
 from harness import registry
-from harness.errors import BadData, EmptySelection
+from harness.errors import BadData, EmptySelection, MissingPrerequisite
 from harness.records import find_runs
 from harness.report import methods, standing
 from harness.report.groups import groups
@@ -86,6 +86,10 @@ def test_a_method_without_a_text_is_refused(monkeypatch):
 def test_the_page_is_written_by_its_command_and_says_what_is_not_there(root, tmp_path):
     out = tmp_path / "methods.md"
     where = [f"--{name}={root}" for name in ("finals", "trials", "shapes")] + [f"--picture={tmp_path}/figures/one.png"]
+    with pytest.raises(MissingPrerequisite, match="no picture .*one.png"):
+        methods.main([str(out), *where])
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "one.png").touch()
     done = subprocess.run([sys.executable, "-m", "harness.report.methods", str(out), *where], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     text = out.read_text()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .. import registry
-from ..errors import BadData, BenchError, EmptySelection
+from ..errors import BadData, BenchError, EmptySelection, MissingPrerequisite
 from ..records import Run, find_runs
 from ..stats import Interval
 from . import standing
@@ -181,6 +181,8 @@ def main(arguments: list[str]) -> None:
         parser.add_argument(f"--{name}", type=Path, nargs="+", required=name != "shapes", default=[], help="folders of records")
     parser.add_argument("--picture", type=Path, help="of the finals, to be shown on top")
     args = parser.parse_args(arguments)
+    if args.picture and not args.picture.is_file():
+        raise MissingPrerequisite(f"no picture {args.picture}; draw it with harness report, or leave --picture out")
     picture = os.path.relpath(args.picture, args.page.parent) if args.picture else None
     command = "python -m harness.report.methods " + " ".join(arguments)
     text = page(_read(args.finals), _read(args.trials), _read(args.shapes), command, picture)
