@@ -86,7 +86,7 @@ def test_a_method_without_a_text_is_refused(monkeypatch):
 def test_the_page_is_written_by_its_command_and_says_what_is_not_there(root, tmp_path):
     out = tmp_path / "methods.md"
     where = [f"--{name}={root}" for name in ("finals", "trials", "shapes")] + [f"--picture={tmp_path}/figures/one.png"]
-    with pytest.raises(MissingPrerequisite, match="no picture .*one.png"):
+    with pytest.raises(MissingPrerequisite, match="no picture"):
         methods.main([str(out), *where])
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "one.png").touch()
