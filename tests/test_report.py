@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from harness.commands import report_command
 from harness.errors import EmptySelection, Unwritable, UsageError
 from harness.records import Problem, Run, find_runs, read_run
+from harness.report.attained import attained
 from harness.report.browser import samples, text
 from harness.report.build import BuildResult, build
 from harness.report.cards import method_cards, task_card
@@ -71,7 +72,7 @@ def messy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, BuildRe
 
 def test_files_of_a_report(messy: tuple) -> None:
     _, out, result = messy
-    drawn = ("pareto", "fluency", "compute", "overoptimisation", "optimum", "collapse")
+    drawn = ("pareto", "fluency", "compute", "overoptimisation", "optimum", "attainment", "collapse")
     figures = [f"figures/{name}-micro-toxicity.svg" for name in drawn]
     figures += [f"figures/{name}-micro-toxicity.png" for name in ("pareto", "optimum")]
     tables = [
@@ -531,6 +532,28 @@ def test_hypervolume_by_hand(tmp_path: Path) -> None:
     assert share_of_hypervolume(runs["far"]).value == 0  # beyond the cap
     none = runs["x"]._replace(summary={**runs["x"].summary, "frontier": curve((0.0, 0.2), (2.0, 1.0)) | {"kl_cap": None}})
     assert share_of_hypervolume(none).reason == "the task declares no KL cap"
+
+
+def test_attainment_of_two_seeds_by_hand(tmp_path: Path) -> None:
+    """Two seeds end at 1 nat with 0.5 and 0.4: both attain 0.4 there, one 0.5; one that left the cap keeps the base."""
+    world = curve((0.0, 0.2), (2.0, 1.0))
+    ended(tmp_path, "two", 1.0, [0.5, 0.4], world)
+    ended(tmp_path, "lost", 1.0, [0.5, 0.4], world)
+    ended(tmp_path, "single", 1.0, [0.5], world)
+    left = {"kl": fake.point(3.0, 0.01), "reward": fake.point(0.9, 0.01)}
+    dir = fake.write_run(tmp_path, "lost", 2, final=left, summary={"frontier": world})
+    (dir / "trajectory.jsonl").write_text("")
+    data = figure_data(only_group(tmp_path)) | {"base": {"reward": {"value": 0.2}}}
+    for method in data["methods"]:
+        for run in method["runs"]:
+            run["path"] = []
+    base = [0.0, 0.2]
+    two, lost = attained(data)  # one seed has no share
+    assert (two["name"], two["n"]) == ("two", 2) and (lost["name"], lost["n"]) == ("lost", 3)
+    assert two["every"] == [base, [1.0, 0.4]]
+    assert two["half"] == two["one"] == [base, [1.0, 0.5]]
+    assert (lost["every"], lost["half"], lost["one"]) == ([base], [base, [1.0, 0.4]], [base, [1.0, 0.5]])
+    assert attained(data | {"frontier": None}) == [] == attained(data | {"base": None})
 
 
 def test_who_loses_to_best_of_n_is_said(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from ..cells import Cell, cells
 from ..errors import EmptySelection, Unwritable
 from ..records import Problem, Run, canonical
 from . import figures, tables
+from .attained import MOST
 from .browser import entries_without, samples
 from .cards import method_cards, scorer_cards, task_card
 from .groups import WORLD, Group, estimate, groups, measure, plain
@@ -115,6 +116,7 @@ def _section(group: Group, slug: str, names: dict[Path, str], made: list[Cell], 
         "figures": {
             name: {"file": f"figures/{name}-{slug}", "panels": list(map(Markup, s.panels))} for name, s in sheets.items()
         },
+        "most_attained": MOST,
         "legend": [_legend(method) for method in data["methods"]],
         "data": f"figures/data-{slug}.json",
         "json": _data_uri("application/json", as_json),

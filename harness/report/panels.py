@@ -159,10 +159,7 @@ def _bar(found: dict[str, Any] | None, key: str) -> tuple[float | None, float | 
 
 def _scale(ax: Axes, panel: Panel, x: tuple[float, float], y: tuple[float, float]) -> None:
     if panel.x == "kl":
-        # Drift grows like the square of a small change, so the root spreads out what happens below one nat.
-        ax.set_xscale("function", functions=(lambda v: np.sign(v) * np.sqrt(np.abs(v)), lambda v: np.sign(v) * v**2))
-        ticks = thin([t for t in KL_TICKS if t <= x[1]], lambda t: (t / x[1]) ** 0.5, 0.09)
-        _fixed(ax, ticks)
+        root_scale(ax, x[1], 0.09)
     elif panel.x == "ppl":
         ax.set_xscale("log")
         ticks = _log_ticks(*x)
@@ -173,6 +170,12 @@ def _scale(ax: Axes, panel: Panel, x: tuple[float, float], y: tuple[float, float
     ax.set(xlim=x, ylim=y)
     ax.grid(axis="y", color="#dddddd", linewidth=0.5)
     ax.set_axisbelow(True)
+
+
+def root_scale(ax: Axes, right: float, gap: float) -> None:
+    """An axis of KL: drift grows like the square of a small change, so the root spreads out what happens below one nat."""
+    ax.set_xscale("function", functions=(lambda v: np.sign(v) * np.sqrt(np.abs(v)), lambda v: np.sign(v) * v**2))
+    _fixed(ax, thin([t for t in KL_TICKS if t <= right], lambda t: (t / right) ** 0.5, gap))
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
@@ -210,7 +213,9 @@ def thin(ticks: Sequence[Any], place: Callable[[Any], float], gap: float) -> lis
 def _reference(ax: Axes, data: dict[str, Any], panel: Panel, limits: tuple) -> None:
     frontier = data["frontier"]
     if frontier and panel == REWARD_KL:
-        _draw_frontier(ax, frontier, limits)
+        draw_frontier(ax, frontier, limits)
+        words = "no policy\ncan be here"
+        ax.text(0.07, 0.97, words, transform=ax.transAxes, va="top", fontsize=8, style="italic", color="#595959")
         _draw_best_of_n(ax, frontier["best_of_n"])
     if frontier and (panel.x, panel.y) == ("kl", "judge"):
         at = _judged(frontier)
@@ -233,7 +238,8 @@ def _judged(frontier: dict[str, Any]) -> list[tuple[float, float]]:
     return [(kl, judge) for kl, judge in zip(found["kl"], found["judge"]) if judge is not None]
 
 
-def _draw_frontier(ax: Axes, frontier: dict[str, Any], limits: tuple) -> None:
+def draw_frontier(ax: Axes, frontier: dict[str, Any], limits: tuple) -> None:
+    """What any policy can reach, its 95% band, its bound beyond what was seen, and a shade over what none can."""
     (_, right), (_, top) = limits
     solid, upper = frontier["solid"], frontier["upper"]
     kl, reward = [p["kl"] for p in solid], [p["reward"] for p in solid]
@@ -244,8 +250,6 @@ def _draw_frontier(ax: Axes, frontier: dict[str, Any], limits: tuple) -> None:
         at = [p["kl"] for p in edge] + [max(right, edge[-1]["kl"])]
         height = [p["reward"] for p in edge] + [edge[-1]["reward"]]
         ax.fill_between(at, height, max([top, *height]), color=SHADE, linewidth=0, zorder=0)
-        words = "no policy\ncan be here"
-        ax.text(0.07, 0.97, words, transform=ax.transAxes, va="top", fontsize=8, style="italic", color="#595959")
     ax.fill_between(kl, np.subtract(reward, half), np.add(reward, half), color=INK, alpha=0.15, linewidth=0, zorder=1)
     ax.plot(kl, reward, "-", color=INK, linewidth=1.6, zorder=3)
     ax.plot([p["kl"] for p in beyond], [p["reward"] for p in beyond], "--", color=INK, linewidth=1.1, zorder=3)

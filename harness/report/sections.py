@@ -9,6 +9,7 @@ from ..records import Run
 from ..stats import Z95
 from ..types import Metric
 from . import sheets
+from .attained import MOST, attained
 from .figures import figure_data
 from .groups import Entry, Group, counted, estimate
 from .panels import COMPUTE, JUDGE_KL, JUDGE_PPL, OVER, REWARD_KL, REWARD_PPL
@@ -39,6 +40,9 @@ def pictures(group: Group, slug: str) -> tuple[dict[str, Sheet], dict[str, Any]]
                 data["title"], data["methods"], panels, f"{slug}-{name}", columns=min(4, len(panels)), png=name in PNG
             )
             data[name] = {c.key: {"base": p.base, "methods": p.values} for c, p in drawn}
+    data["attainment"] = attained(data)
+    if data["attainment"]:
+        made["attainment"] = sheets.bands(data, data["attainment"][:MOST])
     return made, data
 
 

@@ -18,6 +18,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from .attained import draw_attained
 from .figures import STYLE, legend_entries, save
 from .groups import plain
 from .looks import GREY, INK
@@ -26,6 +27,7 @@ from .panels import Note, Panel, draw_panel, short
 INCH = 72.0  # points, the unit of a saved SVG
 CELL, TITLE, LEGEND_ROW = (4.7, 3.9), 0.45, 0.21  # inches
 MARGIN = (0.64, 0.54, 0.18, 0.52)  # inches: left, bottom, right, top
+SMALL, SMALL_MARGIN = (2.4, 2.0), (0.42, 0.3, 0.1, 0.26)
 NAME_WIDTH, DOT_ROW, DOT_MARGIN = 1.55, 0.2, (0.55, 0.5)  # inches
 
 
@@ -79,6 +81,17 @@ def dots(
             notes += _dots(ax, methods, panel, f"{tag}-{k}")
         _title(figure, title)
     return _sheet(figure, notes, [panel.title for panel in panels], columns, cell, png)
+
+
+def bands(data: dict[str, Any], methods: Sequence[dict[str, Any]], columns: int = 4) -> Sheet:
+    """A small panel a method of `attained.attained`: what every seed, half of them and one attain, below the frontier."""
+    columns = min(columns, len(methods))
+    with matplotlib.style.context(["default", STYLE]):
+        figure = Figure(figsize=(columns * SMALL[0], TITLE + ceil(len(methods) / columns) * SMALL[1]))
+        for method, ax in zip(methods, _grid(figure, len(methods), columns, SMALL, SMALL_MARGIN)):
+            draw_attained(ax, data, method)
+        _title(figure, data["title"])
+    return _sheet(figure, [], [method["name"] for method in methods], columns, SMALL, False)
 
 
 def _grid(figure: Figure, n: int, columns: int, cell: tuple[float, float], margin: tuple[float, ...]) -> list[Axes]:
