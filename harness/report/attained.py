@@ -9,6 +9,7 @@ from collections import defaultdict
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from ..stats import attainment, hypervolume
 from .panels import draw_frontier, root_scale, shortened
@@ -59,7 +60,8 @@ def draw_attained(ax: Axes, data: dict[str, Any], one: dict[str, Any]) -> None:
     edge = [p["reward"] for p in data["frontier"]["solid"] + data["frontier"]["upper"] if p["kl"] <= cap]
     top = max([base + 1e-3, *edge, *(reward for _, reward in one["one"])])
     limits = (-0.002 * cap, cap), (base - 0.04 * (top - base), top + 0.06 * (top - base))
-    root_scale(ax, cap, 0.15)
+    root_scale(ax, cap, 0.3)
+    ax.yaxis.set_major_locator(MaxNLocator(3))
     ax.set(xlim=limits[0], ylim=limits[1])
     draw_frontier(ax, data["frontier"], limits)
     kl = sorted({0.0, cap, *(x for name in SHARES for x, _ in one[name])})
