@@ -106,6 +106,15 @@ def test_a_page_without_runs_that_vary_a_setting_says_what_was_not_shown(root):
     assert "Runs that vary one setting" not in text
 
 
+def test_a_task_without_trials_of_its_own_says_whose_settings_it_has(tmp_path):
+    for task in ("toxicity", "sentiment"):
+        fake.write_run(tmp_path, "quark", 0, task=task)
+    found = runs(tmp_path)
+    text = methods.page(found, [run for run in found if run.manifest["task"] == "toxicity"], [], "x")
+    said = "No trials on this task: the settings are those that trials on toxicity chose."
+    assert text.count(said) == 1 and said in text[text.index("## sentiment") :].split("\n## ")[0]
+
+
 def test_no_records_is_said_in_one_line(tmp_path, capsys):
     with pytest.raises(EmptySelection, match="harness sweep"):
         methods.page([], [], [], "x")

@@ -32,9 +32,9 @@ from .verdict import impossible
 
 HEAD = """# Methods
 
-Every method below was given the same prompts, the same reward and the same budget, and settings that one rule chose from
-short trials on validation prompts; `harness/presets/micro.toml` names the exceptions. This page is written by a command
-from records and from the methods' own files; no number in it was typed:
+On each task every method below was given the same prompts, the same reward and the same budget, and settings that one rule
+chose from short trials on validation prompts; `harness/presets/micro.toml` names the exceptions. This page is written by a
+command from records and from the methods' own files; no number in it was typed:
 
     {command}
 
@@ -144,7 +144,7 @@ def page(finals: list[Run], trials: list[Run], shapes: list[Run], command: str, 
     if not found:
         raise EmptySelection("no records of finished runs for the page of the methods; make them with harness sweep")
     shown = [f"![Judge and reward against KL, a mark a method, with the frontier]({picture})\n"] if picture else []
-    parts = [HEAD.format(command=command), *shown, *(_results(group) for group in found)]
+    parts = [HEAD.format(command=command), *shown, *(_results(group, trials) for group in found)]
     if absent := missing(found):
         parts.append(f"Not in these records: {', '.join(absent)}.\n")
     parts.append("## Trials\n\nThe settings above were chosen from these, on validation prompts.\n\n" + trials_page(trials))
@@ -162,8 +162,18 @@ def _told(finals: list[Run], shapes: list[Run]) -> list[str]:
     return [f"{task}: {said(check)}" for task in tasks for check in checks(*of[task])]
 
 
-def _results(group: Group) -> str:
-    said = "\n".join(f"- {sentence}" for sentence in [*beside(group), above(group)])
+def untried(group: Group, trials: list[Run]) -> list[str]:
+    """Says that settings come from the trials of other tasks, where the task has none of its own."""
+    tried = sorted({run.manifest["task"] for run in trials})
+    return (
+        []
+        if group.task in tried
+        else [f"No trials on this task: the settings are those that trials on {', '.join(tried)} chose."]
+    )
+
+
+def _results(group: Group, trials: list[Run]) -> str:
+    said = "\n".join(f"- {sentence}" for sentence in [*beside(group), above(group), *untried(group, trials)])
     return f"## {group.task}, preset {group.preset}\n\n{markdown(finals_table(group))}\n{said}\n"
 
 
