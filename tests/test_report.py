@@ -192,6 +192,18 @@ def test_means_are_over_the_seeds_that_are_done(tmp_path: Path) -> None:
     assert row["Seeds"] == "3" and row["Reward\u00a0↑ (0 to 1)"] == "0.930 [0.840, 1.020]"  # t(2) = 4.303, s = 0.0361
 
 
+def test_seeds_that_are_all_the_same_have_no_interval(tmp_path: Path) -> None:
+    """[0.9, 0.9] would read as certainty; one value that differs in the last place shown is an interval."""
+    for seed in range(3):
+        final = {"reward": fake.point(0.9, 0.001), "kl": fake.point(0.5 + 1e-6 * seed, 0.001)}
+        fake.write_run(tmp_path, "base", seed, final=final)
+    table = method_table(only_group(tmp_path))
+    row = dict(zip(table.header, table.rows[-1]))
+    reward, kl = (next(text for title, text in row.items() if title.startswith(name)) for name in ("Reward", "KL"))
+    note = next(note for note in table.notes if "every seed gives the same value" in note)
+    assert reward == f"0.900 {note[0]}" and kl == "0.500 [0.500, 0.500]"
+
+
 def test_two_records_of_a_seed_count_as_one(tmp_path: Path) -> None:
     for name in ("a", "b"):
         fake.write_run(tmp_path / name, "quark", 0)

@@ -12,18 +12,16 @@ from pathlib import Path
 from ..errors import BadData, BenchError, EmptySelection, MissingPrerequisite, Unwritable
 from ..records import find_runs
 from .groups import Group, groups
-from .tables import Table, markdown, method_table
+from .tables import COLUMNS, Table, entry_table, markdown
 
-COLUMNS = ("Method", "Seeds", "Undesired", "Removed", "Reward", "KL", "Efficiency", "Perplexity", "Grammatical", "Time")
+SHOWN = ("Undesired", "Removed", "Reward", "KL", "Efficiency", "Perplexity", "Grammatical", "Time")
 PLACE = r"(<!-- table: {task} -->\n).*?(<!-- end of table -->)"
 
 
 def short_table(group: Group) -> str:
     """The columns of the method table that a first reader needs, as Markdown."""
-    whole = method_table(group)
-    kept = [i for i, title in enumerate(whole.header) if title.replace("\u00a0", " ").split(" ")[0] in COLUMNS]
-    rows = [[row[i] for i in kept] for row in whole.rows]
-    return markdown(Table([whole.header[i] for i in kept], rows, []))
+    whole = entry_table(group, [c for c in COLUMNS if c.title in SHOWN])
+    return markdown(Table(whole.header[:-1], [row[:-1] for row in whole.rows], whole.notes))
 
 
 def rewrite(text: str, found: list[Group]) -> str:

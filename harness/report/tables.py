@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..cells import Cell
 
 MISSING = "–"
+ROUNDING = 1e-12
 
 
 class Column(NamedTuple):
@@ -248,9 +249,11 @@ def interval(found: Estimate, column: Column, notes: list[str]) -> str:
         return MISSING + mark
     mean, low, high = found.interval
     text = number(mean, column.digits)
-    if low is not None and high is not None and column.key not in ("flops", "sampled_tokens", "seconds"):
-        text += f" [{number(low, column.digits)}, {number(high, column.digits)}]"
-    return text + mark
+    if low is None or high is None or column.key in ("flops", "sampled_tokens", "seconds"):
+        return text + mark
+    if high - low <= ROUNDING:  # a method that trains nothing: [x, x] would read as certainty
+        return text + _mark("no interval: every seed gives the same value, so the seeds say nothing of the error", notes) + mark
+    return f"{text} [{number(low, column.digits)}, {number(high, column.digits)}]{mark}"
 
 
 def _single(found: Metric, column: Column, notes: list[str]) -> str:
