@@ -315,7 +315,7 @@ def _draw_paths(ax: Axes, method: dict[str, Any], panel: Panel, gid: str, many: 
             ax.annotate(
                 str(p["update"]), at, (4, -9), textcoords="offset points", fontsize=8, color=method["colour"],
             )  # fmt: skip
-    look = {"colors": method["colour"], "linewidth": 0.6 if many else 0.9, "alpha": 0.35 if many else 0.5, "zorder": 4}
+    look = {"colors": method["colour"], "linewidth": 0.6 if many else 0.9, "alpha": 0.15 if many else 0.5, "zorder": 4}
     for style, lines in whole.items():
         if lines:
             ax.add_collection(LineCollection(lines, linestyle=style, gid=gid, **look), autolim=False)

@@ -25,7 +25,7 @@ from .looks import GREY, INK
 from .panels import Note, Panel, draw_panel, short
 
 INCH = 72.0  # points, the unit of a saved SVG
-CELL, TITLE, LEGEND_ROW = (4.7, 3.9), 0.45, 0.21  # inches
+CELL, TITLE, LEGEND_ROW = (4.7, 3.9), 0.45, 0.185  # inches
 MARGIN = (0.64, 0.54, 0.18, 0.52)  # inches: left, bottom, right, top
 SMALL, SMALL_MARGIN = (2.4, 2.0), (0.42, 0.3, 0.1, 0.26)
 NAME_WIDTH, DOT_ROW, DOT_MARGIN = 1.55, 0.2, (0.55, 0.5)  # inches
