@@ -159,7 +159,10 @@ def _told(finals: list[Run], shapes: list[Run]) -> list[str]:
     """The checks of each task that the shapes are of, or the largest group; a mean over two tasks would say nothing."""
     tasks = sorted({run.manifest["task"] for run in shapes or groups(finals)[0].runs})
     of = {task: [[r for r in runs if r.manifest["task"] == task] for runs in (finals, shapes)] for task in tasks}
-    return [f"{task}: {said(check)}" for task in tasks for check in checks(*of[task])]
+    made = [(task, check) for task in tasks for check in checks(*of[task])]
+    shown = {check.claim: task for task, check in reversed(made) if check.holds is not None}
+    # What one task shows is not said to lack on another, and what none shows is said once.
+    return [f"{task}: {said(c)}" for task, c in made if c.holds is not None or shown.get(c.claim, tasks[0]) == task]
 
 
 def untried(group: Group, trials: list[Run]) -> list[str]:
