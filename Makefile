@@ -25,7 +25,8 @@ reference:  ## the committed records, tables and pages, from runs that take hour
 	harness sweep --file results/shapes.toml --out $(RUNS)/shapes --workers $(WORKERS) --methods quark --tasks sentiment
 	python -m harness.archive $(RUNS)/reference results/reference --samples 8
 	python -m harness.archive $(RUNS)/shapes results/shapes
-	harness report results/reference -o reports/micro
+	harness report $(addprefix results/reference/micro/,toxicity sentiment repetition) -o reports/micro
+	harness report $(addprefix results/reference/micro/,sentiment_negative pii pep8) -o reports/micro-more
 	python -m harness.report.readme README.md results/reference
 	python -m harness.report.readme docs/tasks.md results/reference
 	python -m harness.report.methods docs/methods.md --finals results/reference --trials results/trials \

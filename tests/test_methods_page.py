@@ -102,7 +102,10 @@ def test_the_page_is_written_by_its_command_and_says_what_is_not_there(root, tmp
 
 def test_a_page_without_runs_that_vary_a_setting_says_what_was_not_shown(root):
     text = methods.page(runs(root), runs(root), [], "x")
-    assert "- toxicity: Quark: more quantiles, less of the habit and more drift (Lu et al. 2022): **not shown**." in text
+    assert (
+        "- toxicity: Quark: more quantiles, less of the habit and more drift (Lu et al. 2022), by the judge: **not shown**."
+        in text
+    )
     assert "Runs that vary one setting" not in text
 
 
@@ -134,6 +137,6 @@ def test_checks_of_what_the_papers_say_mix_no_tasks(tmp_path):
     both = [t for t in methods._told(everything, everything) if "filtering leaves" in t]
     assert ["**holds**" in t for t in both] == [False, True]
     lacking = [t for t in methods._told(everything, everything) if "**not shown**" in t]
-    assert len(lacking) == 5 and all(t.startswith("sentiment: ") for t in lacking)  # once each, though neither task shows them
+    assert len(lacking) == 7 and all(t.startswith("sentiment: ") for t in lacking)  # once each, though neither task shows them
     one = [run for run in everything if run.manifest["task"] == "toxicity" or run.manifest["method"] == "mle"]
     assert len([t for t in methods._told(one, one) if "filtering leaves" in t]) == 1

@@ -10,10 +10,13 @@ JUDGES = {"mle": 0.60, "filtering": 0.90, "conditional_pretraining": 0.95, "rwr"
 NLL = {"mle": 0.80, "filtering": 0.95, "conditional_pretraining": 0.82, "rwr": 0.801}
 
 
-def write(root: Path, method: str, seed: int, judge: float, kl: float, settings: dict, nll: float = 0.8) -> None:
+def write(
+    root: Path, method: str, seed: int, judge: float, kl: float, settings: dict, nll: float = 0.8, reward: float = 0.7
+) -> None:
     identity = fake.identity("toxicity", method, seed)
     identity["method"] = {"name": method, "version": 1, "settings": settings}
     final = {"judge": fake.point(judge, 0.01), "kl": fake.point(kl, 0.01), "clean_nll": fake.point(nll, 0.01)}
+    final["reward"] = fake.point(reward, 0.01)
     key = "-".join(f"{k}{v}" for k, v in settings.items())
     fake.write_run(root / key, method, seed, final=final, manifest={"identity": identity})
 
@@ -24,10 +27,10 @@ def root(tmp_path):
         for method, judge in JUDGES.items():
             settings = {"beta": 10.0} if method == "rwr" else {}
             write(tmp_path, method, seed, judge + off, 0.3 + off, settings, NLL[method] + off)
-        for k, judge, kl in ((2, 0.80, 0.3), (4, 0.85, 0.5), (8, 0.9, 0.7)):
-            write(tmp_path, "quark", seed, judge + off, kl + off, {"num_quantiles": k, "kl_coef": 0.2})
-        for beta, judge, kl in ((0.05, 0.9, 0.8), (0.8, 0.86, 0.2)):
-            write(tmp_path, "quark", seed, judge + off, kl + off, {"num_quantiles": 4, "kl_coef": beta})
+        for k, judge, kl, reward in ((2, 0.80, 0.3, 0.7), (4, 0.85, 0.5, 0.9), (8, 0.9, 0.7, 0.8)):
+            write(tmp_path, "quark", seed, judge + off, kl + off, {"num_quantiles": k, "kl_coef": 0.2}, reward=reward + off)
+        for beta, judge, kl, reward in ((0.05, 0.9, 0.8, 0.95), (0.8, 0.86, 0.2, 0.6)):
+            write(tmp_path, "quark", seed, judge + off, kl + off, {"num_quantiles": 4, "kl_coef": beta}, reward=reward + off)
     return tmp_path
 
 
@@ -35,9 +38,13 @@ def test_what_the_papers_say_is_held_against_the_records(root):
     runs, problems = find_runs([root])
     assert not problems
     found = checks(runs, runs)
-    assert [c.holds for c in found] == [True, True, True, True, True, False]  # undesired: .1, .15, .14 along beta
-    assert "num_quantiles 2: undesired 0.200, KL 0.300" in found[4].figures
-    assert "does not hold here" in said(found[5]) and "kl_coef 0.8: undesired 0.140, KL 0.200" in said(found[5])
+    # Along the quantiles only the judge rises; along beta (judge .9, .85, .86; reward .95, .9, .6) only the reward falls.
+    assert [c.holds for c in found] == [True, True, True, True, False, True, True, False]
+    by_reward, by_judge, _, along_beta = found[4:]
+    assert by_reward.claim.endswith("by the reward, as there") and by_judge.claim.endswith("by the judge")
+    assert "num_quantiles 4: 0.100, KL 0.500; num_quantiles 8: 0.200, KL 0.700" in by_reward.figures
+    assert "num_quantiles 2: 0.200, KL 0.300" in by_judge.figures
+    assert "does not hold here" in said(along_beta) and "kl_coef 0.8: 0.140, KL 0.200" in said(along_beta)
 
 
 def test_a_difference_within_the_noise_is_not_a_difference(root):
@@ -51,7 +58,7 @@ def test_a_difference_within_the_noise_is_not_a_difference(root):
 def test_what_takes_runs_that_are_not_there_is_not_shown(root):
     runs = [r for r in find_runs([root])[0] if r.manifest["seed"] == 0]
     found = checks(runs, [])
-    assert [c.holds for c in found] == [None] * 6 and "not shown" in said(found[0])
+    assert [c.holds for c in found] == [None] * 8 and "not shown" in said(found[0])
 
 
 def test_a_weighting_that_changes_the_result_is_not_maximum_likelihood(root):

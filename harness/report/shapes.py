@@ -33,10 +33,8 @@ def checks(finals: list[Run], shapes: list[Run]) -> list[Check]:
     return [_far_below_mle(finals, m) for m in ("conditional_pretraining", "filtering")] + [
         _smaller_cost(finals),
         _rwr_is_mle(shapes),
-        _ordered(shapes, "num_quantiles", 1, 1, "Quark: more quantiles, less of the habit and more drift (Lu et al. 2022)"),
-        _ordered(
-            shapes, "kl_coef", -1, -1, "Quark: a larger KL coefficient, more of the habit and less drift (Lu et al. 2022)"
-        ),
+        *(_ordered(shapes, "num_quantiles", 1, by, "more quantiles, less of the habit and more drift") for by in SCORES),
+        *(_ordered(shapes, "kl_coef", -1, by, "a larger KL coefficient, more of the habit and less drift") for by in SCORES),
     ]
 
 
@@ -95,17 +93,17 @@ def _rwr_is_mle(runs: list[Run]) -> Check:
     return Check(claim, holds, " ".join(f"{name}: {_range(gap)}." for name, gap in gaps.items()))  # type: ignore[arg-type]
 
 
-def _ordered(runs: list[Run], key: str, less_habit: int, more_drift: int, claim: str) -> Check:
-    """Whether means over seeds are in order along a setting of Quark, all its other settings being equal."""
-    quark = of_method(runs, "quark")
-    found = _along(quark, key)
+def _ordered(runs: list[Run], key: str, sign: int, by: str, words: str) -> Check:
+    """Whether means over seeds are in order along a setting of Quark: with sign 1 the habit falls and the drift rises."""
+    claim = f"Quark: {words} (Lu et al. 2022), by {by}"
+    found = _along(of_method(runs, "quark"), key)
     if len(found) < 2:
         return _absent(claim)
-    habit = [fmean(values(found[v], undesired)) for v in sorted(found)]
+    habit = [fmean(values(found[v], SCORES[by])) for v in sorted(found)]
     drift = [fmean(values(found[v], _kl)) for v in sorted(found)]
-    holds = _rises(habit, -less_habit) and _rises(drift, more_drift)
-    rows = [f"{key} {v:g}: undesired {number(h, '.3f')}, KL {number(d, '.3f')}" for v, h, d in zip(sorted(found), habit, drift)]
-    return Check(claim, holds, "; ".join(rows) + ".")
+    holds = _rises(habit, -sign) and _rises(drift, sign)
+    rows = [f"{key} {v:g}: {number(h, '.3f')}, KL {number(d, '.3f')}" for v, h, d in zip(sorted(found), habit, drift)]
+    return Check(claim, holds, f"1 - score at {'; '.join(rows)}.")
 
 
 def _along(runs: list[Run], key: str) -> dict[float, list[Run]]:
@@ -130,6 +128,15 @@ def _clean(run: Run) -> Metric:
 
 def _kl(run: Run) -> Metric:
     return measure(run, "kl")
+
+
+def _lost(run: Run) -> Metric:
+    found = measure(run, "reward")
+    return found if found.value is None else found._replace(value=1 - found.value)
+
+
+# The paper judges by the scorer that it trains on; here that is one of two.
+SCORES: dict[str, Of] = {"the reward, as there": _lost, "the judge": undesired}
 
 
 def _mean(runs: list[Run], of: Of) -> str:
