@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from harness.commands import report_command
 from harness.errors import EmptySelection, Unwritable, UsageError
 from harness.records import Problem, Run, find_runs, read_run
-from harness.report.attained import attained
+from harness.report.attained import attained, draw_attained
 from harness.report.browser import samples, text
 from harness.report.build import BuildResult, build
 from harness.report.cards import method_cards, task_card
@@ -555,6 +555,8 @@ def test_attainment_of_two_seeds_by_hand(tmp_path: Path) -> None:
     left = {"kl": fake.point(3.0, 0.01), "reward": fake.point(0.9, 0.01)}
     dir = fake.write_run(tmp_path, "lost", 2, final=left, summary={"frontier": world})
     (dir / "trajectory.jsonl").write_text("")
+    good = {"kl": fake.point(1.0, 0.01), "reward": fake.point(0.9, 0.01)}
+    fake.write_run(tmp_path, "two", 2, status="degraded", final=good, summary={"frontier": world})
     data = figure_data(only_group(tmp_path)) | {"base": {"reward": {"value": 0.2}}}
     for method in data["methods"]:
         for run in method["runs"]:
@@ -565,6 +567,11 @@ def test_attainment_of_two_seeds_by_hand(tmp_path: Path) -> None:
     assert two["every"] == [base, [1.0, 0.4]]
     assert two["half"] == two["one"] == [base, [1.0, 0.5]]
     assert (lost["every"], lost["half"], lost["one"]) == ([base], [base, [1.0, 0.4]], [base, [1.0, 0.5]])
+    ax = Figure().subplots()
+    draw_attained(ax, data, lost)
+    assert ax.lines[-1].get_xydata().tolist() == [[0.0, 0.2], [1.0, 0.4], [2.0, 0.4]]  # half of three, to the cap
+    band = ax.collections[-1].get_paths()[0].vertices
+    assert {tuple(v) for v in band if v[0] == 2.0} == {(2.0, 0.2), (2.0, 0.5)}  # every seed below, one above
     assert attained(data | {"frontier": None}) == [] == attained(data | {"base": None})
 
 
