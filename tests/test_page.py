@@ -43,10 +43,14 @@ def test_it_opens_alone_and_fits(browser: Browser, page: Path, width: int) -> No
     browser.open(page, width)
     assert browser.said() == [] and browser.requests() == [page.as_uri()]
     assert browser.ask("document.documentElement.scrollWidth") <= width
-    plots = browser.ask(
-        "[...document.querySelectorAll('svg.plot')].map(p => p.getBoundingClientRect()).map(r => [r.width, r.height])"
+    plots, tiles = (
+        browser.ask(
+            f"[...document.querySelectorAll('{which}')].map(p => p.getBoundingClientRect()).map(r => [r.width, r.height])"
+        )
+        for which in (".plots:not(.small) svg.plot", ".plots.small svg.plot")
     )
     assert len(plots) >= 12 and all(w >= min(300, width - 100) and h > 80 for w, h in plots)
+    assert tiles and all(w >= 165 and h > 130 for w, h in tiles)  # two side by side on a telephone
     marks = "[...document.querySelectorAll('svg.plot use')].filter(u => u.getBoundingClientRect().width > 0).length"
     assert browser.ask(marks) > 50
     small = (

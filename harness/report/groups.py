@@ -96,7 +96,10 @@ def estimate(entry: Entry, of: Callable[[Run], Metric]) -> Estimate:
 
 def plain(text: object) -> str:
     """Text that any encoder and any font engine can take: what cannot be printed shows as a box."""
-    return "".join(c if c.isprintable() or c == "\N{NO-BREAK SPACE}" else "\N{REPLACEMENT CHARACTER}" for c in str(text))
+    said = str(text)
+    if said.isprintable():  # as nearly all is, and looking at each letter takes time
+        return said
+    return "".join(c if c.isprintable() or c == "\N{NO-BREAK SPACE}" else "\N{REPLACEMENT CHARACTER}" for c in said)
 
 
 def shorten(text: object, width: int = LABEL_WIDTH) -> str:

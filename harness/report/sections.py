@@ -19,7 +19,6 @@ from .tables import COLLAPSE, COLUMNS, Column, Table, entry_table, final, kind_c
 
 HYPERVOLUME = Column("hypervolume", "Hypervolume", "share of the frontier's", "up", ".2f", share_of_hypervolume)
 REGRET = Column("regret", "Regret", "reward", "down", ".3f", final("regret"))
-PNG = ("pareto", "optimum")  # for where no SVG can be shown; a second drawing takes as long as the first
 OPTIMUM = (*(c for c in COLUMNS if c.key in ("efficiency", "excess_kl")), REGRET, HYPERVOLUME)
 
 
@@ -36,9 +35,7 @@ def pictures(group: Group, slug: str) -> tuple[dict[str, Sheet], dict[str, Any]]
         drawn = [(column, panel) for column in columns if _measured(panel := _dots(group, column))]
         panels = [panel for _, panel in drawn]
         if drawn:
-            made[name] = sheets.dots(
-                data["title"], data["methods"], panels, f"{slug}-{name}", columns=min(4, len(panels)), png=name in PNG
-            )
+            made[name] = sheets.dots(data["title"], data["methods"], panels, f"{slug}-{name}", columns=min(4, len(panels)))
             data[name] = {c.key: {"base": p.base, "methods": p.values} for c, p in drawn}
     data["attainment"] = attained(data)
     if data["attainment"]:

@@ -68,7 +68,7 @@ def curves(data: dict[str, Any], panels: Sequence[Panel], tag: str, columns: int
 
 
 def dots(
-    title: str, methods: list[dict[str, Any]], panels: Sequence[Dots], tag: str, columns: int = 3, png: bool = False
+    title: str, methods: list[dict[str, Any]], panels: Sequence[Dots], tag: str, columns: int = 3
 ) -> Sheet:  # fmt: skip
     """Panels of one metric each, methods one below the other; `methods` are those of `figure_data`."""
     cell = (CELL[0] * 0.85, DOT_MARGIN[0] + DOT_MARGIN[1] + DOT_ROW * (len(methods) + 0.4))
@@ -80,7 +80,7 @@ def dots(
         for k, (panel, ax) in enumerate(zip(panels, _grid(figure, len(panels), columns, cell, margin))):
             notes += _dots(ax, methods, panel, f"{tag}-{k}")
         _title(figure, title)
-    return _sheet(figure, notes, [panel.title for panel in panels], columns, cell, png)
+    return _sheet(figure, notes, [panel.title for panel in panels], columns, cell)
 
 
 def bands(data: dict[str, Any], methods: Sequence[dict[str, Any]], columns: int = 4) -> Sheet:
@@ -91,7 +91,7 @@ def bands(data: dict[str, Any], methods: Sequence[dict[str, Any]], columns: int 
         for method, ax in zip(methods, _grid(figure, len(methods), columns, SMALL, SMALL_MARGIN)):
             draw_attained(ax, data, method)
         _title(figure, data["title"])
-    return _sheet(figure, [], [method["name"] for method in methods], columns, SMALL, False)
+    return _sheet(figure, [], [method["name"] for method in methods], columns, SMALL)
 
 
 def _grid(figure: Figure, n: int, columns: int, cell: tuple[float, float], margin: tuple[float, ...]) -> list[Axes]:
@@ -145,7 +145,9 @@ def _points(ax: Axes, methods: list[dict[str, Any]], found: list[tuple[int, dict
     return Note(tag, [v["text"] for _, v in found])
 
 
-def _sheet(figure: Figure, notes: list[Note], titles: list[str], columns: int, cell: tuple[float, float], png: bool) -> Sheet:
+def _sheet(
+    figure: Figure, notes: list[Note], titles: list[str], columns: int, cell: tuple[float, float], png: bool = False
+) -> Sheet:
     svg = _annotated(save(figure, "svg").decode(), notes)
     return Sheet(svg.encode(), _cut(svg, titles, columns, cell), save(figure, "png") if png else None)
 
