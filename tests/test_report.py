@@ -368,10 +368,10 @@ def test_figures_of_odd_records_are_drawn(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["methods", "best of n"])
 def test_no_two_labels_of_twenty_methods_overlap(name: str, tmp_path: Path) -> None:
-    """As drawn: the boxes of the texts in a panel, by the renderer's own measure."""
+    """As drawn: the boxes of the texts in a panel, by the renderer's own measure; two ended beyond the edge at one height."""
     best = [{"n": 2**i, "kl": 0.65 * (1 - 0.6**i), "reward": 0.95 - 0.3 * 0.4**i} for i in range(6)]  # crowded at its end
     for i, method in enumerate(sorted(METHODS)[:20]):
-        kl = 0.4 + 0.01 * (i % 5)  # a crowd: not all can be named
+        kl = 30.0 if i < 2 else 4.3 if i == 2 else 0.4 + 0.01 * (i % 5)  # a crowd: not all can be named
         final = {"kl": fake.point(kl, 0.01), "reward": fake.point(0.70 + 0.004 * (i // 5), 0.003)}
         summary = {"frontier": fake.frontier() | {"best_of_n": best}}
         for seed in range(2):
@@ -380,7 +380,10 @@ def test_no_two_labels_of_twenty_methods_overlap(name: str, tmp_path: Path) -> N
     ax = figure.add_axes((0.14, 0.14, 0.82, 0.72))
     draw_panel(ax, figure_data(only_group(tmp_path)), REWARD_KL, name_methods=True)
     renderer = FigureCanvasAgg(figure).get_renderer()
-    wanted = [t for t in ax.texts if (t.get_text() in METHODS if name == "methods" else t.get_text().isdigit())]
+    wanted = [
+        t for t in ax.texts if (t.get_text().split(", KL")[0] in METHODS if name == "methods" else t.get_text().isdigit())
+    ]
+    assert len([t for t in ax.texts if t.get_text().endswith(", KL 30")]) == 2
     boxes = [text.get_window_extent(renderer) for text in wanted]
     assert len(boxes) >= 3 and all(ax.get_window_extent(renderer).overlaps(box) for box in boxes)
     assert not any(a.padded(-1).overlaps(b.padded(-1)) for i, a in enumerate(boxes) for b in boxes[:i])

@@ -78,8 +78,9 @@ def draw_panel(
     notes = []
     for i, method in enumerate(data["methods"]):
         notes += _draw_method(ax, method, panel, f"{tag}m{i}", many, name_updates)
+    taken = _name_far(ax, data["methods"], panel) if panel.x == "kl" else []
     if name_methods and len(data["methods"]) > 1:
-        _label(ax, data["methods"], panel, tag)
+        _label(ax, data["methods"], panel, tag, taken)
     return notes
 
 
@@ -276,17 +277,35 @@ def _draw_method(ax: Axes, method: dict[str, Any], panel: Panel, gid: str, many:
 
 
 def _draw_far(ax: Axes, method: dict[str, Any], panel: Panel, gid: str) -> list[Note]:
-    """Arrows at the right edge for what ended beyond it, with its KL; a mean speaks for its seeds."""
+    """Arrows at the right edge for what ended beyond it; a mean speaks for its seeds."""
     right = ax.get_xlim()[1]
-    far, named = _far(method, panel, right) if panel.x == "kl" else ([], False)
+    far, _ = _far(method, panel, right) if panel.x == "kl" else ([], False)
     if not far:
         return []
-    colour = method["colour"]
-    for x, y, _ in far if named else []:
-        words, offset = f"{shortened(method['name'])}, KL {x:.3g}", (-4, 5)
-        ax.annotate(words, (right, y), offset, textcoords="offset points", ha="right", fontsize=LABEL_SIZE, color=colour)
-    ax.scatter([right] * len(far), [y for _, y, _ in far], s=30, marker=">", color=colour, zorder=8, clip_on=False, gid=gid)
+    at = [right] * len(far), [y for _, y, _ in far]
+    ax.scatter(*at, s=30, marker=">", color=method["colour"], zorder=8, clip_on=False, gid=gid)
     return [Note(gid, [words for _, _, words in far])]
+
+
+def _name_far(ax: Axes, methods: list[dict[str, Any]], panel: Panel) -> list[Box]:
+    """Name what ended beyond the right edge, with its KL, where no name hides another; the boxes taken, in points."""
+    right, to_points = ax.get_xlim()[1], 72 / ax.figure.dpi  # type: ignore[union-attr]
+    taken: list[Box] = []
+    for method in methods:
+        far, named = _far(method, panel, right)
+        for x, y, _ in far if named else []:
+            words = f"{shortened(method['name'])}, KL {x:.3g}"
+            edge, level = ax.transData.transform((right, y)) * to_points
+            boxes = [_far_box(edge, level + lift, words) for lift in (5, -13, 14, -22, 23, -31)]
+            box = next((b for b in boxes if not any(_meet(b, other) for other in taken)), boxes[0])
+            taken.append(box)
+            look = {"ha": "right", "fontsize": LABEL_SIZE, "color": method["colour"], "va": "bottom"}
+            ax.annotate(words, (right, y), (-4, box[1] - level), textcoords="offset points", **look)
+    return taken
+
+
+def _far_box(edge: float, bottom: float, words: str) -> Box:
+    return edge - 4 - len(words) * LABEL_SIZE * 0.56, bottom, edge - 4, bottom + LABEL_SIZE * 1.1
 
 
 def _far(method: dict[str, Any], panel: Panel, right: float) -> tuple[list[tuple[float, float, str]], bool]:
@@ -382,12 +401,12 @@ def _said(name: str, run: dict[str, Any], panel: Panel) -> str:
     return f"{name}, seed {run['seed']}, run {run['run_id']}, {run['status']}: {ends}"
 
 
-def _label(ax: Axes, methods: list[dict[str, Any]], panel: Panel, tag: str) -> None:
+def _label(ax: Axes, methods: list[dict[str, Any]], panel: Panel, tag: str, taken: list[Box]) -> None:
     """The names of methods beside their points, each where it hides no other; where there is no room the legend must do."""
     to_points = 72 / ax.figure.dpi  # type: ignore[union-attr]
     spots = [(i, m, at) for i, m in enumerate(methods) if (at := _spot(m, panel))]
     places = [tuple(v * to_points for v in ax.transData.transform(at)) for _, _, at in spots]
-    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in places]
+    taken = taken + [(x - 4, y - 4, x + 4, y + 4) for x, y in places]
     taken += [box for _, m, _ in spots for box in _bars(ax, m, panel, to_points)]
     frame = ax.get_window_extent()
     inside = (frame.x0 * to_points, frame.y0 * to_points, frame.x1 * to_points, frame.y1 * to_points)
