@@ -16,8 +16,6 @@ bench:  ## speed, as ratios paired in one run
 reference:  ## the committed records, tables and pages, from runs that take hours on two cores; goes on where it was
 	harness sweep --file results/reference.toml --out $(RUNS)/reference --workers $(WORKERS)
 	harness sweep --file results/reference.toml --out $(RUNS)/reference --workers $(WORKERS) --seeds 0 \
-	    --tasks sentiment,repetition
-	harness sweep --file results/reference.toml --out $(RUNS)/reference --workers $(WORKERS) --seeds 0 \
 	    --methods base,best_of_n,quark,unlikelihood --tasks sentiment_negative,pii,pep8
 	harness sweep --file results/shapes.toml --out $(RUNS)/shapes --workers $(WORKERS)
 	harness sweep --file results/shapes.toml --out $(RUNS)/shapes --workers $(WORKERS) --methods quark \
