@@ -46,7 +46,7 @@ def _fronts(method: dict[str, Any], base: float, cap: float) -> list[list[tuple[
     """The points of each seed; every policy can stay at the base."""
     by_seed: dict[int, list[tuple[float, float]]] = defaultdict(lambda: [(0.0, base)])
     for run in method["runs"]:
-        if run["status"] == "done":
+        if run["status"] == "done" and run["final"]:
             ends = (run["final"]["kl"]["value"], run["final"]["reward"]["value"])
             points = [*((p["kl"], p["reward"]) for p in run["path"]), ends]
             by_seed[run["seed"]] += [(x, y) for x, y in points if x is not None and y is not None and x <= cap]
