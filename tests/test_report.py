@@ -575,6 +575,8 @@ def test_attainment_of_two_seeds_by_hand(tmp_path: Path) -> None:
     assert ax.lines[-1].get_xydata().tolist() == [[0.0, 0.2], [1.0, 0.4], [2.0, 0.4]]  # half of three, to the cap
     band = ax.collections[-1].get_paths()[0].vertices
     assert {tuple(v) for v in band if v[0] == 2.0} == {(2.0, 0.2), (2.0, 0.5)}  # every seed below, one above
+    unsaid = [m | {"runs": [r | {"final": None} for r in m["runs"]]} for m in data["methods"]]
+    assert attained(data | {"methods": unsaid}) == []  # their summaries are gone
     assert attained(data | {"frontier": None}) == [] == attained(data | {"base": None})
 
 

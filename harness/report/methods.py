@@ -168,11 +168,9 @@ def _told(finals: list[Run], shapes: list[Run]) -> list[str]:
 def untried(group: Group, trials: list[Run]) -> list[str]:
     """Says that settings come from the trials of other tasks, where the task has none of its own."""
     tried = sorted({run.manifest["task"] for run in trials})
-    return (
-        []
-        if group.task in tried
-        else [f"No trials on this task: the settings are those that trials on {', '.join(tried)} chose."]
-    )
+    if group.task in tried:
+        return []
+    return [f"No trials on this task: the settings are those that trials on {', '.join(tried)} chose."]
 
 
 def _results(group: Group, trials: list[Run]) -> str:
