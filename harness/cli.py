@@ -12,10 +12,24 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from .errors import BadSetting, BenchError, EmptySelection, Interrupted
 
+
+class Commands(TyperGroup):
+    """The commands, with Ctrl-C as an error of ours: typer itself turns it into a silent exit code before `main` sees it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the chosen command; raises Interrupted on Ctrl-C."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted; what was finished is kept, and the same command goes on from there") from None
+
+
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -347,8 +361,6 @@ def main() -> NoReturn:
         code = app(standalone_mode=False)
     except BrokenPipeError:
         sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(explain(Interrupted("interrupted; the same command goes on from the last checkpoint")))
     except Exception as e:
         sys.exit(explain(e))
     sys.exit(code or 0)
@@ -364,8 +376,6 @@ def explain(error: Exception) -> int:
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # the parser's: a missing or unknown option
         print(f"error: {error.format_message()} (harness --help)", file=sys.stderr)
         return error.exit_code
-    if type(error).__name__ == "Abort":
-        return explain(Interrupted("interrupted"))
     raise error
 
 

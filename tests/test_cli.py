@@ -9,6 +9,7 @@ from pathlib import Path
 import folders
 import pytest
 import quick
+import typer
 
 from harness import cli, commands, listing, registry
 from harness.errors import BadData, BadSetting, EmptySelection, MissingPrerequisite, UnknownName
@@ -339,6 +340,29 @@ def test_plugins_of_other_packages(monkeypatch):
     monkeypatch.setattr(registry, "entry_points", lambda group: [Point("quark")])
     with pytest.raises(BadData, match="already taken"):
         registry.table("method")
+
+
+@pytest.mark.parametrize("words", [["report", "."], ["run", "--method", "base", "--task", "toxicity"], ["env"]])
+def test_control_c_is_one_line(harness, tmp_path, monkeypatch, words):
+    def pressed(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("commands.report_command", "commands.run_command", "listing.environment"):
+        monkeypatch.setattr(f"harness.{name}", pressed)
+    code, out, err = harness(*words)
+    assert (code, out) == (130, "") and "interrupted" in one_error(err) and "same command" in err
+
+
+def test_a_file_that_ends_too_early_inside_is_not_called_an_interruption(tmp_path, monkeypatch, capsys):
+    def ended():
+        raise EOFError("ran out of input")
+
+    monkeypatch.setattr("harness.listing.environment", ended)
+    monkeypatch.setattr(sys, "argv", ["harness", "env"])
+    with pytest.raises(typer.Abort) as found:
+        cli.main()
+    assert isinstance(found.value.__cause__, EOFError) and "interrupted" not in capsys.readouterr().err
 
 
 def test_errors_show_their_trace_only_when_asked(tmp_path):
