@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
-from math import ceil, comb, fsum, sqrt
+from math import ceil, comb, fsum, inf, sqrt
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -51,8 +51,12 @@ class Difference(NamedTuple):
     p: float | None
 
 
-def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
-    """Mean of the values, a seed a value, with its Student-t interval; raises EmptySelection without values."""
+def t_interval(values: Sequence[float], confidence: float = CONFIDENCE, within: tuple[float, float] = (-inf, inf)) -> Interval:
+    """Mean of the values, a seed a value, with its Student-t interval; raises EmptySelection without values.
+
+    The interval is cut to `within`, the least and the most that the true mean can be: it covers it no less often. A mean
+    that lies beyond an end is left the whole of that side.
+    """
     n = len(values)
     if n == 0:
         raise EmptySelection("an interval needs at least one value, found none")
@@ -61,7 +65,12 @@ def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Inter
         return Interval(mean, None, None)
     variance = fsum((v - mean) ** 2 for v in values) / (n - 1)
     half = t_quantile(n - 1, confidence) * sqrt(variance / n)
-    return Interval(mean, mean - half, mean + half)
+    least, most = within
+    return Interval(
+        mean,
+        max(mean - half, least) if mean >= least else mean - half,
+        min(mean + half, most) if mean <= most else mean + half,
+    )
 
 
 def t_quantile(df: float, confidence: float = CONFIDENCE) -> float:

@@ -189,7 +189,22 @@ def test_means_are_over_the_seeds_that_are_done(tmp_path: Path) -> None:
     fake.write_run(tmp_path, "quark", 3, status="degraded", final={"reward": fake.point(0.1, 0.001)})
     table = method_table(only_group(tmp_path))
     row = dict(zip(table.header, table.rows[-1]))
-    assert row["Seeds"] == "3" and row["Reward\u00a0↑ (0 to 1)"] == "0.930 [0.840, 1.020]"  # t(2) = 4.303, s = 0.0361
+    assert (
+        row["Seeds"] == "3" and row["Reward\u00a0↑ (0 to 1)"] == "0.930 [0.840, 1.000]"
+    )  # t(2) = 4.303, s = 0.0361: 1.020, but no reward is above 1
+
+
+def test_intervals_end_where_the_metric_does(tmp_path: Path) -> None:
+    """Nothing below no drift, above all of the habit, or beyond 0 and 1; what is a difference may have either sign."""
+    for seed, (judge, kl) in enumerate([(0.99, 0.1), (1.0, 1.0), (0.97, 4.0)]):
+        final = {"judge": fake.point(judge, 0.001), "kl": fake.point(kl, 0.1), "excess_kl": fake.point(kl - 0.1, 0.1)}
+        fake.write_run(tmp_path, "quark", seed, final=final)
+    table = method_table(only_group(tmp_path))
+    row = {title.split("\u00a0")[0]: text for title, text in zip(table.header, table.rows[-1])}
+    assert row["Undesired"].startswith("0.013 [0.000, ") and row["Removed"].endswith(", 100.0]")
+    assert row["KL"].startswith("1.700 [0.000, ") and row["Excess KL"].startswith("1.600 [−")
+    drawn = figure_data(only_group(tmp_path))["methods"][0]["mean"]
+    assert drawn["kl"]["low"] == 0.0 and drawn["judge"]["high"] == 1.0
 
 
 def test_seeds_that_are_all_the_same_have_no_interval(tmp_path: Path) -> None:

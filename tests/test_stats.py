@@ -49,6 +49,21 @@ def test_equal_values_have_an_interval_of_no_width() -> None:
     assert stats.welch_test([0.1 + 0.2, 0.3], [0.3, 0.3]).p == 1.0  # they differ by rounding alone
 
 
+def test_an_interval_is_cut_to_what_the_mean_can_be() -> None:
+    """0.98 ± 4.303 · 0.02 / √3 is 0.930 to 1.030; a mean that is itself too large says that the range is wrong."""
+    assert t_interval([0.96, 0.98, 1.0], within=(0, 1)) == pytest.approx((0.98, 0.9303, 1.0), abs=1e-4)
+    assert t_interval([0.04, 0.02, 0.0], within=(0, 1)) == pytest.approx((0.02, 0.0, 0.0697), abs=1e-4)
+    assert t_interval([1.00, 1.02, 1.04], within=(0, 1)) == pytest.approx((1.02, 0.9703, 1.0697), abs=1e-4)
+    assert t_interval([-0.04, -0.02, 0.0], within=(0, 1)) == pytest.approx((-0.02, -0.0697, 0.0297), abs=1e-4)
+
+
+@pytest.mark.parametrize("truth", [0.0, 0.01, 1.0])
+def test_a_cut_interval_covers_no_less_often(truth: float) -> None:
+    draws = np.random.default_rng(5).normal(truth, 0.05, size=(500, 3))
+    hits = {w: [i.low <= truth <= i.high for i in (t_interval(x, within=w) for x in draws)] for w in ((0, 1), (-9, 9))}
+    assert hits[(0, 1)] == hits[(-9, 9)] and 0.93 <= np.mean(hits[(0, 1)]) <= 0.97
+
+
 def test_no_value_is_an_error() -> None:
     with pytest.raises(EmptySelection, match="at least one value"):
         t_interval([])

@@ -119,7 +119,7 @@ def _frontier(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _method(entry: Entry, look: Look) -> dict[str, Any]:
-    mean = {key: estimate(entry, lambda run, key=key: _end(run, key)) for key in (*MEASURED, *COSTS)}  # type: ignore[misc]
+    mean = {key: estimate(entry, lambda run, key=key: _end(run, key), key) for key in (*MEASURED, *COSTS)}  # type: ignore[misc]
     means = {k: dict(e.interval._asdict(), n=e.n) if e.interval and e.n > 1 else None for k, e in mean.items()}
     return {"name": shorten(entry.name), **look._asdict(), "runs": [_one(run) for run in entry.runs], "mean": means}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from math import isclose
+from math import inf, isclose
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -15,6 +15,11 @@ from ..types import Metric
 WORLD = ("model", "data", "scorers", "fluency", "decoding", "evaluation")  # shared by all that is measured by one ruler
 SAME_FRONTIER = 1e-3  # reward; frontiers of one world differ by rounding between machines, not by more
 LABEL_WIDTH = 40
+SHARES = ("undesired", "reward", "judge", "distinct_2", "grammatical", "modal_mass", "unique", "eos_rate")
+AT_LEAST_ZERO = ("kl", "efficiency", "entropy", "length", "forward_kl", "clean_nll")  # excess KL may say that a bound is broken
+RANGES = (
+    dict.fromkeys(SHARES, (0.0, 1.0)) | dict.fromkeys(AT_LEAST_ZERO, (0.0, inf)) | {"removed": (-inf, 100.0), "ppl": (1.0, inf)}
+)
 
 
 class Entry(NamedTuple):
@@ -78,8 +83,8 @@ def counted(entry: Entry) -> list[Run]:
     return [run for run in entry.runs if run.manifest["status"] == "done"]
 
 
-def estimate(entry: Entry, of: Callable[[Run], Metric]) -> Estimate:
-    """Mean over seeds with its t interval; two records of one seed count as one."""
+def estimate(entry: Entry, of: Callable[[Run], Metric], key: str = "") -> Estimate:
+    """Mean over seeds with its t interval, cut to what the metric of that key can be; two records of one seed count as one."""
     by_seed: dict[int, list[float]] = defaultdict(list)
     reasons = []
     for run in counted(entry):
@@ -91,7 +96,8 @@ def estimate(entry: Entry, of: Callable[[Run], Metric]) -> Estimate:
     if not counted(entry):
         reasons.append("no run is done")
     means = [fmean(by_seed[seed]) for seed in sorted(by_seed)]
-    return Estimate(t_interval(means) if means else None, len(means), tuple(reasons))
+    within = RANGES.get(key.partition("@")[0], (-inf, inf))
+    return Estimate(t_interval(means, within=within) if means else None, len(means), tuple(reasons))
 
 
 def plain(text: object) -> str:

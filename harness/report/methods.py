@@ -74,7 +74,7 @@ def _efficiency(entry: Entry) -> float:
 
 
 def _cell(entry: Entry, column: Column, notes: list[str]) -> str:
-    found = estimate(entry, column.of)
+    found = estimate(entry, column.of, column.key)
     if column.key in BARE and found.interval:
         found = found._replace(interval=Interval(found.interval.mean, None, None))
     return interval(found, column, notes)

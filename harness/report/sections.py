@@ -97,7 +97,7 @@ def _better(column: Column) -> str:
 
 def _value(entry: Entry, column: Column) -> dict[str, Any]:
     """A mean with its interval over seeds; over prompts where there is one seed."""
-    found = estimate(entry, column.of)
+    found = estimate(entry, column.of, column.key)
     if found.interval is None:
         return {"value": None, "low": None, "high": None, "n": 0, "text": "; ".join(found.reasons)}
     mean, low, high = found.interval

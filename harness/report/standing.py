@@ -39,7 +39,7 @@ class Above(NamedTuple):
 def ranking(group: Group) -> list[Ranked]:
     """Methods by the share of the habit that they remove, most first; no such number or an impossible one is not ranked."""
     sound = [entry for entry in group.entries if all(above_frontier(run) is None for run in entry.runs)]
-    found = [(entry, estimate(entry, removed)) for entry in sound]
+    found = [(entry, estimate(entry, removed, "removed")) for entry in sound]
     known = [(entry, e.interval, e.n) for entry, e in found if e.interval is not None]
     ranks = rank_sets({entry.name: by_seed(entry) for entry, _, _ in known}) if known else {}
     ranked = [Ranked(entry, interval, n, ranks[entry.name]) for entry, interval, n in known]

@@ -124,7 +124,7 @@ def entry_table(group: Group, columns: Sequence[Column]) -> Table:
     notes: list[str] = []
     rows = [_base_row(group, columns, notes)] if group.reference else []
     for entry in group.entries:
-        cells = [interval(estimate(entry, c.of), c, notes) for c in columns]
+        cells = [interval(estimate(entry, c.of, c.key), c, notes) for c in columns]
         rows.append([entry.name, str(len({r.manifest["seed"] for r in counted(entry)})), *cells, run_ids(entry)])
     return Table(["Method", "Seeds", *map(title, columns), "Runs"], rows, notes)
 
@@ -179,7 +179,7 @@ def methods_csv(found: list[Group]) -> str:
     rows: list[list[object]] = [["preset", "task", "group", "method", "seeds", *keys, "missing"]]
     for i, group in enumerate(found, 1):
         for entry in group.entries:
-            all_of = [estimate(entry, c.of) for c in COLUMNS]
+            all_of = [estimate(entry, c.of, c.key) for c in COLUMNS]
             numbers = [v for e in all_of for v in (*(e.interval or (None, None, None)), e.n)]
             missing = "; ".join(f"{c.key}: {why}" for c, e in zip(COLUMNS, all_of) for why in e.reasons)
             rows.append([group.preset, group.task, i, entry.name, len(counted(entry)), *numbers, missing])

@@ -43,7 +43,7 @@ def trials_table(group: Group, rule: bool = False) -> Table:
         best = chosen(entries) if rule else []
         for entry, words in zip(entries, said[method]):
             seeds = ", ".join(str(seed) for seed in sorted({run.manifest["seed"] for run in counted(entry)}))
-            row = [method, words, seeds, *(interval(estimate(entry, c.of), c, notes) for c in SHOWN)]
+            row = [method, words, seeds, *(interval(estimate(entry, c.of, c.key), c, notes) for c in SHOWN)]
             rows.append([*row, "chosen" if entry in best else ""] if rule else row)
     return Table(["Method", "Settings that vary", "Seeds", *map(title, SHOWN), *(["By the rule"] if rule else [])], rows, notes)
 
