@@ -78,6 +78,15 @@ def evaluator(tmp_path_factory):
     return quick.cell(tmp_path_factory.mktemp("out")).make_evaluator(Progress(quiet=True))
 
 
+@torch.no_grad()
+def moved(reference):
+    """A copy with noise on every weight."""
+    policy = reference.copy()
+    for weight in policy.parameters():
+        weight += 0.02 * torch.randn(weight.shape, generator=rng())
+    return policy
+
+
 def test_the_base_policy_is_at_the_origin(evaluator):
     base = evaluator.base_evaluation().metrics
     assert base["kl"].value == base["forward_kl"].value == 0.0
@@ -87,17 +96,43 @@ def test_the_base_policy_is_at_the_origin(evaluator):
 
 
 def test_a_policy_that_moved_pays_for_it(evaluator):
-    policy = evaluator.reference.copy()
-    with torch.no_grad():
-        for weight in policy.parameters():
-            weight += 0.02 * torch.randn(weight.shape, generator=rng())
-    found = evaluator.final(policy).metrics
+    found = evaluator.final(moved(evaluator.reference)).metrics
     gap = abs(found["kl"].value - found["kl_log_ratio"].value)
     assert found["kl"].value > 0.05 and gap < 4 * np.hypot(found["kl"].stderr, found["kl_log_ratio"].stderr)
     base = evaluator.base_evaluation().metrics
     assert found["forward_kl"].value > 0.05 and found["clean_nll"].value > base["clean_nll"].value
     assert found["excess_kl"].value > 0 and not evaluator.above
     assert found["ppl"].value > base["ppl"].value
+
+
+@torch.no_grad()
+def test_forward_kl_and_kl_per_token_by_hand(evaluator):
+    """KL(base || policy), step by step, over the first four base responses to each prompt, one row at a time."""
+    policy = moved(evaluator.reference)
+    found, base = evaluator.final(policy), evaluator.base
+    hand = []
+    for x, (tokens, mask) in enumerate(zip(*base.prompts.prompts)):
+        for m in range(4):
+            seen = torch.cat([tokens[mask], base.responses[x, m][base.response_mask[x, m]]])
+            ours, theirs = (
+                p.model(seen[None]).logits[0, mask.sum() - 1 : -1].double().log_softmax(-1)
+                for p in (policy, evaluator.reference)
+            )
+            hand.append(float((theirs.exp() * (theirs - ours)).sum()))
+    assert found.metrics["forward_kl"].value == pytest.approx(np.mean(hand), rel=1e-4)
+    tokens = sum(len(row["tokens"]) for row in found.rows)
+    assert found.metrics["kl_per_token"].value == pytest.approx(sum(row["kl"] for row in found.rows) / tokens)
+
+
+def test_a_point_is_a_quick_look_and_the_seed_is_of_the_settings(evaluator, monkeypatch):
+    """Of the small settings: one response a prompt along the run, two at its end; other draws with another seed."""
+    said = {n: [row["response"] for row in rows] for n, rows in (
+        ("point", evaluator.point(evaluator.reference).rows), ("final", evaluator.final(evaluator.reference).rows),
+        ("again", evaluator.final(evaluator.reference).rows),
+    )}  # fmt: skip
+    assert 2 * len(said["point"]) == len(said["final"]) == 100 and said["final"] == said["again"]
+    monkeypatch.setattr(evaluator, "settings", evaluator.settings.model_copy(update={"seed": 12345}))
+    assert [row["response"] for row in evaluator.final(evaluator.reference).rows] != said["final"]
 
 
 def test_a_point_above_the_frontier_is_noticed(evaluator, monkeypatch):
@@ -119,6 +154,23 @@ def test_a_prompt_that_nobody_could_score(evaluator, monkeypatch):
     found = evaluator.final(evaluator.reference)
     assert found.metrics["reward"].n_unscored == 2 and found.unscored_share == pytest.approx(1 / 100)
     assert found.metrics["regret"].value is None and "1 of the prompts" in found.metrics["regret"].reason
+
+
+def test_a_prompt_that_is_scored_in_part_keeps_its_place(evaluator, monkeypatch):
+    def reward(rollout):
+        return torch.ones(len(rollout.response)).index_fill_(0, torch.tensor([0, 2]), float("nan"))
+
+    monkeypatch.setattr(evaluator.task, "reward", reward)
+    found = evaluator.final(evaluator.reference).metrics
+    assert found["reward"].n_unscored == 2 and found["regret"].value is not None
+
+
+def test_the_likeliest_response_is_drawn_once(evaluator, monkeypatch):
+    decodings = {"greedy": Decoding(max_new_tokens=4, temperature=0), "sampled": Decoding(max_new_tokens=4)}
+    monkeypatch.setattr(evaluator.task, "paper_decodings", decodings)
+    monkeypatch.setattr(evaluator.task, "paper_metrics", lambda said: {})
+    drawn = [row["decoding"] for row in evaluator.final(evaluator.reference).papers]
+    assert (drawn.count("greedy"), drawn.count("sampled")) == (50, 100)
 
 
 def test_scores_by_kind_add_up_to_the_whole(evaluator):

@@ -409,6 +409,44 @@ def test_the_scored_responses_come_with_their_rewards():
         trial.scored(drawn, at_least=4)
 
 
+def test_as_many_scored_responses_as_an_update_needs_are_enough():
+    trial = new_trial(task=ToyTask(unscored=2))
+    rollout, reward = trial.scored(trial.sample(trial.prompts(5)), at_least=3)
+    assert len(rollout.response) == len(reward) == 3
+
+
+def test_what_the_harness_could_not_score_is_not_the_methods():
+    trial = new_trial(task=ToyTask(unscored=2))
+    with trial.off_the_clock():
+        trial.reward(trial.sample(trial.prompts(5)))
+    assert trial.unscored == trial.cost.scorer_calls == trial.cost.sampled_tokens == 0
+
+
+def test_a_policy_of_several_passes_is_charged_for_each():
+    """Three passes a token: one is the sampled token's, two read all that there is once more."""
+    trial, several = new_trial(), toy_policy()
+    several.model.passes = 3
+    prompts = trial.prompts(4)
+    rollout = trial.sample(prompts, policy=several, n=1)
+    said, read = int(rollout.response_mask.sum()), int(prompts.mask.sum())
+    assert (trial.cost.sampled_tokens, trial.cost.forward_tokens) == (said, read + 2 * (said + read))
+
+
+def test_the_optimizer_has_the_settings_that_were_asked_for():
+    """Adam's first step is lr * g / (|g| + eps): an eps far above the gradient makes it lr * g / eps."""
+    plain = {"warmup_updates": 0, "decay": "constant", "clip_norm": 1e9}
+    trial = new_trial(lr=1.0, optimizer=OptimizerSettings(eps=10.0, **plain))
+    before, loss = weights(trial.policy), loss_of(trial)
+    (gradient,) = torch.autograd.grad(loss, [next(trial.policy.parameters())])
+    trial.update(loss_of(trial))
+    moved = before[0] - weights(trial.policy)[0]
+    assert torch.allclose(10.0 * moved, gradient, rtol=0.01, atol=1e-5)
+    assert trial._optimizer.defaults["betas"] == OptimizerSettings().betas
+    other = new_trial(optimizer=OptimizerSettings(betas=(0.5, 0.6), **plain))
+    other.update(loss_of(other))
+    assert other._optimizer.defaults["betas"] == (0.5, 0.6)
+
+
 def test_keep_gives_back_what_it_was_given():
     trial, mean = new_trial(), Mean()
     kept = trial.keep(step=3, mean=mean)
