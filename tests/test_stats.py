@@ -267,11 +267,30 @@ def test_rank_sets() -> None:
         stats.rank_sets({"a": [], "b": [1.0]})
 
 
-def test_rank_sets_of_equal_methods_seldom_differ() -> None:
-    """Of four methods that are the same, some pair is separated in at most one study in twenty."""
-    drawn = np.random.default_rng(0).normal(size=(1000, 4, 5))
-    split = [set(stats.rank_sets(dict(zip("abcd", study))).values()) != {(1, 4)} for study in drawn]
-    assert np.mean(split) <= 0.05 + 3 * sqrt(0.05 * 0.95 / 1000)
+def test_a_name_answers_for_its_own_tests_alone() -> None:
+    """p = 0.001 counts among the 20 tests of a name (times 20 is 0.02), as it would not among the 210 of all pairs."""
+    values = {"a": [1.0, 1.1, 0.9], "b": [1.7, 1.8, 1.6]} | {f"noise {i}": [-90.0 - i, 1.0, 95.0 + i] for i in range(19)}
+    assert 0.0009 < stats.welch_test(values["b"], values["a"]).p < 0.0011
+    found = stats.rank_sets(values)
+    assert (found.pop("a"), found.pop("b")) == ((2, 21), (1, 20)) and set(found.values()) == {(1, 21)}
+
+
+SETS = {"equal": (0, 0, 0, 0), "in steps": (0, 1, 2, 3), "one best": (0, 0, 0, 5), "wide spreads": (0, 4, 4, 9)}
+
+
+@pytest.mark.parametrize("n", [3, 5])
+@pytest.mark.parametrize("world", SETS)
+def test_sets_of_ranks_hold_the_rank_and_the_best(n: int, world: str) -> None:
+    """Of four methods: each one's own rank, and the best one among those that may be first, in 95 of 100 studies or more."""
+    rng, spreads = np.random.default_rng(n), np.array([1, 1, 2, 4]) if world == "wide spreads" else np.ones(4)
+    truth = np.array(SETS[world])
+    studies = truth[:, None] + spreads[:, None] * rng.normal(size=(1000, 4, n))
+    found = np.array([list(stats.rank_sets(dict(zip("abcd", study))).values()) for study in studies])  # [1000, 4, 2]
+    least, most = 1 + (truth > truth[:, None]).sum(1), 4 - (truth < truth[:, None]).sum(1)  # equal ones share their ranks
+    held = (found[..., 0] <= least) & (most <= found[..., 1])
+    slack = 3 * sqrt(0.05 * 0.95 / 1000)
+    assert held.mean(0).min() >= 0.95 - slack
+    assert (found[:, truth.argmax(), 0] == 1).mean() >= 0.95 - slack
 
 
 @pytest.mark.parametrize("n", SEEDS)

@@ -85,12 +85,12 @@ def _others(ranked: list[Ranked]) -> list[str]:
     first, others = ranked[0], ranked[1:]
     single = [r.entry.name for r in ranked if r.n == 1]
     tied = [r for r in others if r.n > 1 and first.n > 1 and r.ranks[0] == 1]
-    how = "Welch's t test over seeds, Holm-corrected for all pairs, at 5%"
+    how = "Welch's t tests against each other method over seeds, Holm-corrected, at 5%"
     said = []
     if tied:
-        said.append(f"Tied with it, as no test tells them apart ({how}): {_list(tied)}.")
+        said.append(f"Tied with it, as the tests do not rule them out as the best ({how}): {_list(tied)}.")
     elif others and first.n > 1 and not single:
-        said.append(f"Every other method removes less, beyond chance ({how}).")
+        said.append(f"Every other method is ruled out as the best ({how}).")
     if single:
         order = "; the order of these may be chance" if others else ""
         said.append(f"One seed gives no interval over seeds ({', '.join(single)}){order}.")
