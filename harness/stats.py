@@ -255,10 +255,10 @@ def rank_sets(
     """Best and worst rank that each name can have, 1 the best: of seeds [n] a name, n of its own.
 
     A name is tested against every other by Welch's t, Holm-corrected over these tests: its set holds its rank with
-    1 - alpha confidence (marginal sets of Mogstad et al. 2024, Rev. Econ. Stud. 91, doi 10.1093/restud/rdad006), and the names whose best
-    rank is 1 hold the best of all with it. Correcting over the pairs of all names would cover all sets at once, at the price of
-    ranks that say nothing. (Exact permutation could never separate names at n = 3: its least p is 0.1.) A name of one seed
-    shares its ranks with all. Raises EmptySelection.
+    1 - alpha confidence (marginal sets of Mogstad et al. 2024, Rev. Econ. Stud. 91, doi 10.1093/restud/rdad006), and the
+    names whose best rank is 1 hold the best of all with it. Correcting over the pairs of all names would cover all sets at
+    once, at the price of ranks that say nothing. (Exact permutation could never separate names at n = 3: its least p is
+    0.1.) A name of one seed shares its ranks with all. Raises EmptySelection.
     """
     tests: dict[tuple[str, str], tuple[float, float]] = {}  # how much better the first is, and p
     for a, b in combinations(values, 2):
