@@ -21,6 +21,8 @@ reference:  ## the committed records, tables and pages, from runs that take hour
 	harness sweep --file results/shapes.toml --out $(RUNS)/shapes --workers $(WORKERS) --methods quark \
 	    --grid quark.num_quantiles=3 --grid quark.kl_coef=0.05,0.2,0.8
 	harness sweep --file results/shapes.toml --out $(RUNS)/shapes --workers $(WORKERS) --methods quark --tasks sentiment
+	harness sweep --file results/shapes.toml --out $(RUNS)/shapes --workers $(WORKERS) --methods grpo --tasks sentiment \
+	    --grid grpo.scale=group,none --grid grpo.kl_coef=0.05,0.2
 	python -m harness.archive $(RUNS)/reference results/reference --samples 8
 	python -m harness.archive $(RUNS)/shapes results/shapes
 	harness report $(addprefix results/reference/micro/,toxicity sentiment repetition) -o reports/micro

@@ -137,6 +137,6 @@ def test_checks_of_what_the_papers_say_mix_no_tasks(tmp_path):
     both = [t for t in methods._told(everything, everything) if "filtering leaves" in t]
     assert ["**holds**" in t for t in both] == [False, True]
     lacking = [t for t in methods._told(everything, everything) if "**not shown**" in t]
-    assert len(lacking) == 7 and all(t.startswith("sentiment: ") for t in lacking)  # once each, though neither task shows them
+    assert len(lacking) == 8 and all(t.startswith("sentiment: ") for t in lacking)  # once each, though neither task shows them
     one = [run for run in everything if run.manifest["task"] == "toxicity" or run.manifest["method"] == "mle"]
     assert len([t for t in methods._told(one, one) if "filtering leaves" in t]) == 1

@@ -35,6 +35,7 @@ def checks(finals: list[Run], shapes: list[Run]) -> list[Check]:
         _rwr_is_mle(shapes),
         *(_ordered(shapes, "num_quantiles", 1, by, "more quantiles, less of the habit and more drift") for by in SCORES),
         *(_ordered(shapes, "kl_coef", -1, by, "a larger KL coefficient, more of the habit and less drift") for by in SCORES),
+        _division(shapes),
     ]
 
 
@@ -106,6 +107,24 @@ def _ordered(runs: list[Run], key: str, sign: int, by: str, words: str) -> Check
     return Check(claim, holds, f"1 - score at {'; '.join(rows)}.")
 
 
+def _division(runs: list[Run]) -> Check:
+    """No claim of the paper's: tried because GRPO left the base where others with the same coefficient did not."""
+    claim = (
+        "GRPO: dividing by the group's deviation (Shao et al. 2024) loosens the hold of the KL coefficient (our own question)"
+    )
+    found = {scale: _along(of_method(runs, "grpo", scale=scale), "kl_coef") for scale in ("group", "none")}
+    both = sorted(set(found["group"]) & set(found["none"]))
+    gaps = [difference(found["group"][v], found["none"][v], _kl) for v in both]
+    if not gaps or any(gap is None for gap in gaps):
+        return _absent(claim)
+    rows = [f"at {v:g} {' against '.join(_drift_and_judge(found[s][v]) for s in ('group', 'none'))}" for v in both]
+    return Check(claim, all((gap.low or 0.0) > 0 for gap in gaps if gap), f"With and without, {'; '.join(rows)}.")
+
+
+def _drift_and_judge(runs: list[Run]) -> str:
+    return f"KL {_mean(runs, _kl)} and judge {_mean(runs, _judge)}"
+
+
 def _along(runs: list[Run], key: str) -> dict[float, list[Run]]:
     """Runs by their value of a setting, among those that share all others with most."""
     shared: dict[str, dict[float, list[Run]]] = {}
@@ -124,6 +143,10 @@ def _rises(means: list[float], sign: int) -> bool:
 
 def _clean(run: Run) -> Metric:
     return measure(run, "clean_nll")
+
+
+def _judge(run: Run) -> Metric:
+    return measure(run, "judge")
 
 
 def _kl(run: Run) -> Metric:
