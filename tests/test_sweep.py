@@ -200,11 +200,12 @@ def test_an_interrupt_stops_the_children_and_leaves_the_rest(tmp_path, number):
     cells = [stub(tmp_path, "wait", seed) for seed in range(3)]
     pids = [c.path / "pid" for c in cells[:2]]
     asker = signal_when(lambda: all(p.exists() and p.read_text() for p in pids), number)
+    before = signal.getsignal(signal.SIGINT)  # a shell in the background has it ignored
     results = Stubs(cells, 2, Board(3, quiet=True)).run()
     asker.join()
     assert sorted(r.state for r in results) == ["interrupted", "interrupted", "not run"] and exit_code(results) == 130
     assert not any(alive(int(p.read_text())) for p in pids)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_child_that_does_not_listen_is_ended(tmp_path, monkeypatch):

@@ -16,7 +16,9 @@ def verdict(group: Group) -> list[str]:
     ranked = ranking(group)
     said = [_nothing(group)]
     if ranked:
-        said = [*_leader(ranked), *_cap(ranked, group), *_others(ranked), *_most_efficient(ranked)]
+        first, *more = _leader(ranked)
+        # whoever reads one sentence reads this one: a leader beyond the cap is not who wins
+        said = [" ".join([first, *_cap(ranked, group)]), *more, *_others(ranked), *_most_efficient(ranked)]
     return [*said, *_best_of_n(group), *_left_out(group), *_suspects(group)]
 
 
@@ -61,7 +63,7 @@ def _leader(ranked: list[Ranked]) -> list[str]:
     head = f"{name} {does}: the undesired score falls from {base} to {left}, {share} of it gone over {seeds}"
     said = [f"{head}, at a KL of {_mean(first.entry, lambda run: measure(run, 'kl'), '.2f')} nats from the base."]
     if first.removed.low is not None and first.removed.low <= 0:
-        said.append("That interval includes no change at all.")
+        said.append(f"The interval of {name} includes no change at all.")
     return said + _price(first.entry, runs)
 
 
@@ -71,10 +73,11 @@ def _price(entry: Entry, runs: list[Run]) -> list[str]:
     gap = estimate(entry, overoptimisation).interval
     said = ["How far that is from the optimum was not measured."]
     if efficiency:
-        said = [f"The optimal policy would reach the same reward with {number(100 * efficiency.mean, '.0f')}% of that KL."]
+        share = number(100 * efficiency.mean, ".0f")
+        said = [f"The optimal policy would reach the same reward as {entry.name} with {share}% of its KL."]
     if gap:
         more = "more" if gap.mean >= 0 else "less"
-        said.append(f"Its reward rose by {number(abs(gap.mean), '.3f')} {more} than the judge's score.")
+        said.append(f"The reward of {entry.name} rose by {number(abs(gap.mean), '.3f')} {more} than the judge's score.")
     before = _mean(entry, lambda run: measure(run, "ppl", "base"), ".2f")
     after = _mean(entry, lambda run: measure(run, "ppl"), ".2f")
     return [*said, f"Perplexity went from {before} to {after}."] if runs else said
@@ -88,7 +91,7 @@ def _others(ranked: list[Ranked]) -> list[str]:
     how = "Welch's t tests against each other method over seeds, Holm-corrected, at 5%"
     said = []
     if tied:
-        said.append(f"Tied with it, as the tests do not rule them out as the best ({how}): {_list(tied)}.")
+        said.append(f"Tied with {first.entry.name}, as the tests do not rule them out as the best ({how}): {_list(tied)}.")
     elif others and first.n > 1 and not single:
         said.append(f"Every other method is ruled out as the best ({how}).")
     if single:
@@ -147,7 +150,7 @@ def _most_efficient(ranked: list[Ranked]) -> list[str]:
         return []
     share, best = max(known, key=lambda pair: pair[0])
     if best is ranked[0]:
-        return ["It is also the closest to the optimum for what it reaches."]
+        return [f"{best.entry.name} is also the closest to the optimum for what it reaches."]
     gone = number(best.removed.mean, ".0f")
     return [
         f"Closest to the optimum for what it reaches is {best.entry.name}: {number(100 * share, '.0f')}%, with {gone}% removed."
