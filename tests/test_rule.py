@@ -95,6 +95,17 @@ def test_the_point_that_is_best_on_validation_is_deployed(tmp_path, judged, monk
     assert summary["cost"]["updates"] == 6 and not (cell.path / "checkpoints").exists()
 
 
+def test_a_validation_point_above_the_frontier_is_noticed_too(tmp_path, monkeypatch):
+    point = Evaluator.point
+
+    def above(self, policy):
+        self.above = True
+        return point(self, policy)
+
+    monkeypatch.setattr(Evaluator, "point", above)
+    assert runner.run(quick.cell(tmp_path, **RULED))[0]["frontier"]["above"] is True
+
+
 def test_a_run_that_only_harms_deploys_the_start(tmp_path, judged):
     cell = quick.cell(tmp_path, **RULED)
     judged(0.9, 0.5, 0.4, None)
