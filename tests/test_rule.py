@@ -95,6 +95,24 @@ def test_the_point_that_is_best_on_validation_is_deployed(tmp_path, judged, monk
     assert summary["cost"]["updates"] == 6 and not (cell.path / "checkpoints").exists()
 
 
+def test_one_policy_is_kept_at_a_time(tmp_path, judged, monkeypatch):
+    """Updates 2 and 4 are each the best so far; Ctrl-C at update 5, which nothing catches, leaves the second alone."""
+    judged(0.3, 0.5, 0.9)
+    update = runner.Trial.update
+
+    def pressed(trial, loss):
+        if trial.cost.updates == 5:
+            raise KeyboardInterrupt
+        update(trial, loss)
+
+    monkeypatch.setattr(runner.Trial, "update", pressed)
+    cell = quick.cell(tmp_path, **RULED)
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(cell)
+    assert [p.name for p in (cell.path / "checkpoints").glob("kept-*")] == ["kept-0000004"]
+    assert json.loads((cell.path / "manifest.json").read_text())["status"] == "interrupted"
+
+
 def test_a_validation_point_above_the_frontier_is_noticed_too(tmp_path, monkeypatch):
     point = Evaluator.point
 

@@ -166,12 +166,15 @@ def test_an_interrupted_run_says_so_and_goes_on(whole, tmp_path, monkeypatch):
     with pytest.raises(Interrupted, match="the same command goes on") as stopped:
         runner.run(cell)
     assert stopped.value.exit_code == 130
-    assert read_run(cell.path).manifest["status"] == "interrupted"
+    manifest = read_run(cell.path).manifest
+    assert manifest["status"] == "interrupted"
     monkeypatch.undo()
+    (cell.path / "manifest.json").write_text(json.dumps(manifest | {"started_at": "2020-01-01T00:00:00+00:00"}))
     load = RunStore.load_state
     monkeypatch.setattr(RunStore, "load_state", lambda *a: load(*a) | {"seconds": 1e6})
     again, _ = runner.run(cell)
     assert again["cost"]["seconds"] > 1e6  # the time before the interruption is part of what the run took
+    assert read_run(cell.path).manifest["started_at"].startswith("2020")
     assert quick.trajectory(cell.path) == quick.trajectory(whole[0].path)
     assert weights(cell.path) == weights(whole[0].path)
 
