@@ -179,6 +179,23 @@ def test_an_interrupted_run_says_so_and_goes_on(whole, tmp_path, monkeypatch):
     assert weights(cell.path) == weights(whole[0].path)
 
 
+def test_long_runs_are_kept_by_the_clock_too(tmp_path, monkeypatch):
+    """Three points make three checkpoints; with no patience at all each of the six updates makes one."""
+    saved, save = [], RunStore.save_checkpoint
+    monkeypatch.setattr(RunStore, "save_checkpoint", lambda self, *a: (saved.append(1), save(self, *a)))
+    runner.run(quick.cell(tmp_path / "points"))
+    assert len(saved) == 3
+    monkeypatch.setattr(runner, "CHECKPOINT_SECONDS", -1.0)
+    runner.run(quick.cell(tmp_path / "clock"))
+    assert len(saved) == 3 + 6
+
+
+def test_measuring_costs_a_method_nothing(tmp_path):
+    summary, _ = runner.run(quick.cell(tmp_path, "base"))
+    cost = summary["cost"]
+    assert cost["flops"] == cost["forward_tokens"] == cost["sampled_tokens"] == cost["scorer_calls"] == 0
+
+
 def test_a_second_interrupt_stops_at_once():
     with pytest.raises(Interrupted, match="at once"), runner.interruptible() as stop:
         signal.raise_signal(signal.SIGINT)
