@@ -25,7 +25,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            raise Interrupted("interrupted; what was finished is kept, and the same command goes on from there") from None
+            raise Interrupted("interrupted; what was finished is kept, and the same command does the rest") from None
 
 
 app = typer.Typer(
