@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import caches as caching
+
 PARTS = ("base", "expert", "anti_expert")
 
 
@@ -31,13 +33,16 @@ class Ensemble(nn.Module):
     def config(self) -> Any:
         return self.base.config
 
-    def forward(self, *, past_key_values: Caches | None = None, **inputs: Any) -> SimpleNamespace:
+    def forward(self, *, cache: Caches | None = None, use_cache: bool = False, **inputs: Any) -> SimpleNamespace:
         """The combined logits and a cache for each part, in the manner of Hugging Face's models."""
-        caches = past_key_values.parts if past_key_values is not None else [None] * len(PARTS)
-        out = [getattr(self, part)(past_key_values=cache, **inputs) for part, cache in zip(PARTS, caches)]
+        parts = [getattr(self, part) for part in PARTS]
+        if use_cache:
+            caches = cache.parts if cache is not None else [None] * len(PARTS)
+            out, grown = zip(*(caching.forward(part, c, **inputs) for part, c in zip(parts, caches)))
+        else:
+            out, grown = [part(use_cache=False, **inputs) for part in parts], ()
         base, expert, anti_expert = (o.logits.float() for o in out)
-        logits = combined(base, expert, anti_expert, self.alpha)
-        return SimpleNamespace(logits=logits, past_key_values=Caches([o.past_key_values for o in out]))
+        return SimpleNamespace(logits=combined(base, expert, anti_expert, self.alpha), cache=Caches(list(grown)))
 
     def save_pretrained(self, folder: Path) -> None:
         """A Hugging Face folder for each part, and the weight of the experts in `ensemble.json`."""

@@ -7,9 +7,12 @@ and two policies answer the same prompts with the same draws.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from .caches import forward
 from .logprobs import token_logprobs
 from .policy import Policy, positions
 from .types import Decoding, Prompts, Rollout
@@ -68,26 +71,19 @@ def _decode(policy: Policy, prompts: Prompts, decoding: Decoding, noise: Tensor,
     return response, logprobs
 
 
-def _read(policy: Policy, prompts: Prompts):
-    out = policy.model(
-        input_ids=prompts.tokens,
-        attention_mask=prompts.mask.long(),
-        position_ids=positions(prompts.mask),
-        logits_to_keep=1,
-        use_cache=True,
-    )
-    return out.logits[:, -1, : policy.vocab_size].float(), out.past_key_values
+def _read(policy: Policy, prompts: Prompts) -> tuple[Tensor, Any]:
+    return _forward(policy, None, prompts.tokens, prompts.mask, positions(prompts.mask))
 
 
-def _step(policy: Policy, token: Tensor, mask: Tensor, cache):
-    out = policy.model(
-        input_ids=token[:, None],
-        attention_mask=mask.long(),
-        position_ids=positions(mask)[:, -1:],
-        past_key_values=cache,
-        use_cache=True,
-    )
-    return out.logits[:, -1, : policy.vocab_size].float(), out.past_key_values
+def _step(policy: Policy, token: Tensor, mask: Tensor, cache: Any) -> tuple[Tensor, Any]:
+    return _forward(policy, cache, token[:, None], mask, positions(mask)[:, -1:])
+
+
+def _forward(policy: Policy, cache: Any, tokens: Tensor, mask: Tensor, position: Tensor) -> tuple[Tensor, Any]:
+    """Logits after the last column, and the cache that holds all columns: -> [B, V]."""
+    inputs = {"input_ids": tokens, "attention_mask": mask.long(), "position_ids": position, "logits_to_keep": 1}
+    out, cache = forward(policy.model, cache, **inputs)
+    return out.logits[:, -1, : policy.vocab_size].float(), cache
 
 
 def choose(logits: Tensor, decoding: Decoding, noise: Tensor) -> Tensor:
