@@ -1,14 +1,32 @@
-.PHONY: check test bench reference trials
+.PHONY: check test test-all newest oldest bench reference trials
 RUNS ?= runs
 WORKERS ?= 2
+PYTHON ?= python3
+ENVIRONMENTS ?= .environments
 
 check:  ## style and types
 	ruff check .
 	ruff format --check .
 	mypy
 
-test:  ## everything, offline
+test:  ## offline, minutes
 	pytest
+
+test-all:  ## and the slow ones: simulations of whole studies, thousands of texts through every scorer
+	pytest -m 'slow or not slow'
+
+newest:  ## everything on the newest packages that pyproject.toml admits, in an environment of its own; keeps what passed
+	rm -rf $(ENVIRONMENTS)/newest && $(PYTHON) -m venv $(ENVIRONMENTS)/newest
+	$(ENVIRONMENTS)/newest/bin/pip install -q -e '.[test]'
+	PATH="$(CURDIR)/$(ENVIRONMENTS)/newest/bin:$$PATH" pytest -m 'slow or not slow'
+	$(ENVIRONMENTS)/newest/bin/python constraints/bounds.py tested > constraints/tested.txt
+
+oldest:  ## the same on the lower bound of every dependency
+	rm -rf $(ENVIRONMENTS)/oldest && $(PYTHON) -m venv $(ENVIRONMENTS)/oldest
+	$(ENVIRONMENTS)/oldest/bin/pip install -q packaging
+	$(ENVIRONMENTS)/oldest/bin/python constraints/bounds.py oldest > $(ENVIRONMENTS)/oldest.txt
+	$(ENVIRONMENTS)/oldest/bin/pip install -q -e '.[test]' -c $(ENVIRONMENTS)/oldest.txt
+	PATH="$(CURDIR)/$(ENVIRONMENTS)/oldest/bin:$$PATH" pytest -m 'slow or not slow'
 
 bench:  ## speed, as ratios paired in one run
 	pytest -n 0 benchmarks --benchmark-only -s
