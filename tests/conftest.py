@@ -6,6 +6,7 @@ import sys
 os.environ["OMP_NUM_THREADS"] = "1"  # for the commands that tests start
 
 import pytest
+import quick
 import torch
 
 from harness import cli
@@ -25,3 +26,10 @@ def harness(capsys, monkeypatch):
         return int(stopped.value.code or 0), out, err
 
     return call
+
+
+@pytest.fixture(scope="module")
+def few_prompts():
+    """A few held-out prompts instead of all, for tests of anything but the numbers: a module asks for it in `pytestmark`."""
+    with quick.few_prompts():
+        yield

@@ -1,12 +1,17 @@
 """Runs on the micro world that take seconds: everything real, only smaller."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from harness import assemble
 from harness.runner import Cell
-from harness.settings import resolve
+from harness.settings import RunSettings, resolve
+from tasks.micro import world
+from tasks.text_task import Data
 
 SMALL = {
     "budget.updates": 6,
@@ -55,10 +60,41 @@ def flags(method: str = "quark", **more: Any) -> list[str]:
     return [word for item in overrides(method, **more) for word in ("--set", item)]
 
 
+EVERY = 6  # held-out prompts are thinned by: their kinds come in blocks that are longer
+
+
+@contextmanager
+def few_prompts() -> Iterator[None]:
+    """Inside, the micro world has every sixth held-out prompt and a little clean text: the numbers are other ones."""
+    whole, responses = world.data, world.base_responses
+
+    def data(kinds: tuple[str, ...]) -> Data:
+        found = whole(kinds)
+        held_out = {name: found.splits[name][::EVERY] for name in ("validation", "test")}
+        return found._replace(splits=found.splits | held_out, clean=found.clean[:40])
+
+    world.data, world.base_responses = data, lambda *of: responses(*of)[::EVERY]
+    try:
+        yield
+    finally:
+        world.data, world.base_responses = whole, responses
+
+
+@cache
+def _parts(thinned: Any, settings: str) -> assemble.Parts:
+    """What cells share, loaded once a process; `thinned` tells the whole world from a thinned one."""
+    return assemble.parts(RunSettings.model_validate_json(settings), "toxicity")
+
+
 def cell(out: Path, method: str = "quark", seed: int = 0, **more: Any) -> Cell:
     settings = resolve("micro", method, "toxicity", overrides(method, **more))
     assemble.check(settings, method)
-    return assemble.cell(settings, assemble.parts(settings, "toxicity"), method, "toxicity", seed, out)
+    of_parts = settings.model_copy(update={"method": {}, "budget": {}, "optimizer": {}})
+    shared = _parts(world.data is WHOLE, of_parts.model_dump_json())
+    return assemble.cell(settings, shared, method, "toxicity", seed, out)
+
+
+WHOLE = world.data
 
 
 def trajectory(path: Path) -> list[dict[str, Any]]:

@@ -13,6 +13,8 @@ from harness.records import find_runs
 from harness.report import readme
 from harness.report.groups import groups
 
+pytestmark = pytest.mark.usefixtures("few_prompts")
+
 
 def settings(method: str) -> dict:
     return quick.SMALL | quick.METHODS[method]

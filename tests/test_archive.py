@@ -18,6 +18,8 @@ from harness.errors import CorruptRecord, EmptySelection, Unwritable
 from harness.records import find_runs, prompt_scores, read_run
 from harness.report.build import build
 
+pytestmark = pytest.mark.usefixtures("few_prompts")
+
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory) -> Path:

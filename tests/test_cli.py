@@ -16,6 +16,8 @@ from harness.errors import BadData, BadSetting, EmptySelection, MissingPrerequis
 from harness.records import read_run
 from harness.settings import parse_override, read_preset, resolve
 
+pytestmark = pytest.mark.usefixtures("few_prompts")
+
 QUARK = ["run", "--method", "quark", "--task", "toxicity"]
 
 

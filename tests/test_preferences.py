@@ -32,6 +32,8 @@ from methods.kto import KTO, KTOSettings, labelled, mismatched
 from methods.npo import NPO, NPOSettings
 from methods.rloo import RLOO, RLOOSettings
 
+pytestmark = pytest.mark.usefixtures("few_prompts")
+
 BY_TRL = [DPO, KTO, RLOO, GRPO]
 ALL = [*BY_TRL, NPO, GradientAscent]
 VOCAB = 12

@@ -1,15 +1,12 @@
 """The rule by which a point of a run is deployed: by hand, in a run, and after a kill."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import quick
-from test_runner import VICTIM, one_thread, weights, without_clock  # noqa: F401
+from killed import killed
+from test_runner import one_thread, weights, without_clock  # noqa: F401
 
 from harness import rule, runner
 from harness.errors import BadSetting, RunFailed
@@ -18,6 +15,8 @@ from harness.policy import Policy
 from harness.progress import Progress
 from harness.settings import resolve
 from harness.types import Metric
+
+pytestmark = pytest.mark.usefixtures("few_prompts")
 
 RULED = {"evaluation__select": "best_validation", "evaluation__split": "test"}
 
@@ -159,17 +158,20 @@ class Unsaved:
         return getattr(self._policy, name)
 
 
+@pytest.fixture(scope="module")
+def ruled(tmp_path_factory):
+    """A run by the rule that nothing interrupted."""
+    cell = quick.cell(tmp_path_factory.mktemp("ruled"), **RULED)
+    return cell, runner.run(cell)[0]
+
+
 @pytest.mark.parametrize(
     "place", [("store", "keep_policy", 1), ("store", "append", 3), ("store", "append", 4), ("store", "save_checkpoint", 2)]
 )
-def test_killed_and_resumed_chooses_the_same(tmp_path, place):
-    whole = quick.cell(tmp_path / "whole", **RULED)
-    summary, _ = runner.run(whole)
-    script = VICTIM.format(tests=str(Path(__file__).parent), place=place, out=str(tmp_path / "killed"))
-    script = script.replace("quick.cell(", "quick.cell(**" + repr(RULED) + ", out=")
-    victim = subprocess.run([sys.executable, "-c", script], capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    assert victim.returncode == -signal.SIGKILL, victim.stderr.decode()
-    resumed = quick.cell(tmp_path / "killed", **RULED)
+def test_killed_and_resumed_chooses_the_same(ruled, tmp_path, place):
+    whole, summary = ruled
+    killed(place, lambda: runner.run(quick.cell(tmp_path, **RULED)))
+    resumed = quick.cell(tmp_path, **RULED)
     again, worked = runner.run(resumed)
     assert worked and without_clock(again) == without_clock(summary)
     assert quick.trajectory(resumed.path) == quick.trajectory(whole.path) and weights(resumed.path) == weights(whole.path)

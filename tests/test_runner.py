@@ -2,10 +2,7 @@
 
 import hashlib
 import json
-import os
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -14,36 +11,16 @@ import pandas as pd
 import pytest
 import quick
 import torch
+from killed import killed
 
 from harness import runner
 from harness.errors import Busy, CorruptRecord, Interrupted, NotFinite, Unwritable
 from harness.records import prompt_scores, read_run
 from harness.store import RunStore
 
-VICTIM = """
-import os, signal, sys
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-import torch
-torch.set_num_threads(1)
-import quick
-from harness import evaluation, runner, store
+pytestmark = pytest.mark.usefixtures("few_prompts")
 
-owner, name, call = {place!r}
-owner = dict(store=store.RunStore, evaluator=evaluation.Evaluator, trial=runner.Trial)[owner]
-whole, calls = getattr(owner, name), 0
-
-def dies(*args, **kw):
-    global calls
-    calls += 1
-    result = whole(*args, **kw)
-    if calls == call:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return result
-
-setattr(owner, name, dies)
-runner.run(quick.cell(Path({out!r})))
-"""
+PROMPTS = 9  # of the thinned validation split
 PLACES = {
     "before the first checkpoint": ("trial", "update", 1),
     "between a row and its checkpoint": ("store", "append", 3),
@@ -93,7 +70,7 @@ def test_the_record_of_a_run(whole):
     assert names <= set(summary["final"])
     assert all({"value", "stderr", "n", "n_unscored"} <= set(m) for m in summary["final"].values())
     samples = pd.read_parquet(cell.path / "samples" / "final.parquet")
-    assert len(samples) == 50 * 2
+    assert len(samples) == PROMPTS * 2
     assert samples.reward.mean() == pytest.approx(summary["final"]["reward"]["value"])
     assert samples.kl.mean() == pytest.approx(summary["final"]["kl"]["value"])
     assert not (cell.path / "checkpoints").exists()
@@ -106,10 +83,8 @@ def test_the_scores_of_each_prompt_are_those_of_its_samples(whole):
     for name in ("reward", "judge", "kl"):
         assert found.values[name] == pytest.approx(by_prompt[name].mean().tolist(), rel=1e-5, abs=1e-9)
         assert np.mean(found.values[name]) == pytest.approx(summary["final"][name]["value"], rel=1e-5)
-    assert found.kind == by_prompt.kind.first().tolist() and found.n_scored == [2] * 50 and found.split == "validation"
-    assert (
-        found.id[0] == hashlib.sha256(samples.prompt[0].encode()).hexdigest()[:8] and len(set(found.id)) == 46
-    )  # five have no words
+    assert found.kind == by_prompt.kind.first().tolist() and found.n_scored == [2] * PROMPTS and found.split == "validation"
+    assert found.id[0] == hashlib.sha256(samples.prompt[0].encode()).hexdigest()[:8] and len(set(found.id)) == PROMPTS
     texts = by_prompt.response.apply(list).tolist()
     nll, tokens = cell.task.fluency.nll(by_prompt.prompt.first().tolist(), texts)
     assert found.values["nll_per_token"] == pytest.approx([sum(n) / sum(t) for n, t in zip(nll, tokens)], rel=1e-4)
@@ -127,9 +102,7 @@ def test_the_same_command_again_does_nothing(whole):
 @pytest.mark.parametrize("place", PLACES)
 def test_killed_and_resumed_is_uninterrupted(whole, tmp_path, place):
     cell, summary = whole
-    script = VICTIM.format(tests=str(Path(__file__).parent), place=PLACES[place], out=str(tmp_path))
-    victim = subprocess.run([sys.executable, "-c", script], capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    assert victim.returncode == -signal.SIGKILL, victim.stderr.decode()
+    killed(PLACES[place], lambda: runner.run(quick.cell(tmp_path)))
     resumed = quick.cell(tmp_path)
     assert resumed.run_id == cell.run_id and not (resumed.path / "summary.json").exists()
     again, worked = runner.run(resumed)

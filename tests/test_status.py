@@ -18,6 +18,8 @@ from harness.records import find_runs, read_run
 from harness.settings import resolve
 from harness.store import held
 
+pytestmark = pytest.mark.usefixtures("few_prompts")
+
 HOSTILE = "\x1b[31mred\u202e"
 
 

@@ -19,6 +19,8 @@ from harness.records import Run, read_run
 from harness.store import content_hash
 from harness.types import Metric
 
+pytestmark = pytest.mark.usefixtures("few_prompts")
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> dict[str, Path]:
