@@ -18,12 +18,11 @@ import torch
 from torch import Tensor
 
 from . import caches
-from .errors import BadData
+from .errors import BadData, refusing
 from .logprobs import token_logprobs
 from .policy import Policy
 from .sampler import decode, until_eos
 from .types import Prompts, Rollout
-from .weights import refusing
 
 LENGTHS, STEPS, COPIES = (2, 5, 11), 8, 2
 """Tokens of the prompts, tokens of the longest response, responses a prompt."""

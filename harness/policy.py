@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from . import caches, configs, ensemble
+from .errors import refusing
 from .types import Prompts, Rollout
-from .weights import read_json, refusing
+from .weights import read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .errors import BadData
-from .weights import quietly, read_json, refuse_what_leads_away, refusing
+from .errors import BadData, refusing
+from .weights import quietly, read_json, refuse_what_leads_away
 
 GROWTH = 100
 """The most characters, or tokens, that a tokenizer may make of one."""

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import BadData, BenchError, one_line
+from .errors import BadData, one_line, refusing
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +25,7 @@ LEADS_AWAY = {
     "transformers_weights": "names a file of weights; expected them under their usual names: rename the file, remove the key",
 }
 # constants that older releases saved with the weights and newer ones compute: masks, frequencies, positions
-CONSTANTS = re.compile(r"(attn|attention)\.(bias|masked_bias|causal_mask)$|rotary_emb\.inv_freq$|(^|\.)position_ids$")
+CONSTANTS = re.compile(r"(^|\.)((attn|attention)\.(bias|masked_bias|causal_mask)|rotary_emb\.inv_freq|position_ids)$")
 
 
 def read_model(folder: Path, dtype: torch.dtype | None) -> Any:
@@ -76,19 +76,20 @@ def _read_json(path: Path, seen: Any) -> dict[str, Any]:
 
 def _from_pretrained(folder: Path, dtype: torch.dtype | None) -> tuple[Any, dict[str, Any]]:
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
+    common: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder,
+        config=AutoConfig.from_pretrained(folder, **common),
         dtype=dtype or torch.float32,
-        local_files_only=True,
-        trust_remote_code=False,
         weights_only=True,
         use_safetensors=any(folder.glob("*.safetensors")),  # never another file than the one that is hashed
         attn_implementation=None,  # transformers' own choice: a config may name a kernel, which is code from the hub
         experts_implementation=None,
         ignore_mismatched_sizes=True,  # refused by name, as the missing are
         output_loading_info=True,
+        **common,
     )
     return loaded
 
@@ -105,20 +106,6 @@ def _check_weights(folder: Path, model: Any, info: dict[str, Any]) -> None:
             f"the weights in {folder} are {len(left_over)} more than a {kind} with this config has, such as {left_over[0]}; "
             f"expected weights and config.json of one model (the same number of layers, no other head)"
         )
-
-
-@contextmanager
-def refusing(what: str, todo: str) -> Iterator[None]:
-    """Turn whatever a library raises inside into BadData, `what` before its own words and `todo` behind them."""
-    try:
-        yield
-    except BenchError:
-        raise
-    except BaseException as e:
-        # a panic of a library in Rust is no Exception; an interruption is none either, and passes
-        if type(e).__name__ != "PanicException" and not isinstance(e, Exception):
-            raise
-        raise BadData(f"{what} ({one_line(e)}); {todo}") from e
 
 
 @contextmanager
