@@ -76,12 +76,15 @@ def _read_json(path: Path, seen: Any) -> dict[str, Any]:
 
 def _from_pretrained(folder: Path, dtype: torch.dtype | None) -> tuple[Any, dict[str, Any]]:
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
 
     common: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    config = AutoConfig.from_pretrained(folder, **common)
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:  # transformers would import every model there is to say so
+        raise ValueError(f"transformers has none for a {type(config).__name__}")
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder,
-        config=AutoConfig.from_pretrained(folder, **common),
+        config=config,
         dtype=dtype or torch.float32,
         weights_only=True,
         use_safetensors=any(folder.glob("*.safetensors")),  # never another file than the one that is hashed
