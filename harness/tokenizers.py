@@ -7,8 +7,10 @@ found by it. `docs/architectures.md` says what is left.
 from __future__ import annotations
 
 import json
+import os
 import string
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +26,14 @@ PROBE = string.printable + "é漢😀" + "".join(x * 40 for x in "aA0 .!-_\n")
 
 def read_tokenizer(folder: Path) -> Any:
     """The tokenizer in a folder; raises BadData where there is none, or none that can read a short text."""
+    refuse_what_leads_away(folder)
+    with _without_panics():
+        return _read(folder)
+
+
+def _read(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
-    refuse_what_leads_away(folder)
     _check_growth(folder / "tokenizer.json")
     todo = "copy tokenizer.json and tokenizer_config.json beside the weights"
     with refusing(f"no readable tokenizer in {folder}", todo), quietly():
@@ -40,6 +47,23 @@ def read_tokenizer(folder: Path) -> Any:
     if max(len(tokens), len(text)) > GROWTH * len(PROBE):
         raise BadData(_grows(folder))
     return tokenizer
+
+
+@contextmanager
+def _without_panics() -> Iterator[None]:
+    """Nothing on the process's standard error: a library in Rust writes there when it panics, beside what it raises."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # it is closed
+        yield
+        return
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _check_growth(path: Path) -> None:

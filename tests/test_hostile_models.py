@@ -18,7 +18,7 @@ from harness.ensemble import Ensemble
 from harness.errors import BadData, Interrupted, refusing
 from harness.loading import load_model
 from harness.policy import Policy
-from harness.tokenizers import GROWTH, PROBE
+from harness.tokenizers import GROWTH, PROBE, read_tokenizer
 from harness.weights import read_model
 from tasks.classifier import ClassifierScorer
 from tasks.prompt_files import tokenize
@@ -236,11 +236,22 @@ EVIL = r"(a+a+)+b"
     ],
     ids=["split", "normalizer", "no pattern", "no normalizer"],
 )
-def test_a_tokenizer_that_panics_is_one_line(parts, mine):
+def test_a_tokenizer_that_panics_is_one_line(parts, mine, capfd):
+    """And none beside it: the library's own words on the standard error say nothing to a user."""
     change_tokenizer(mine, **parts)
+    capfd.readouterr()
     with pytest.raises(BadData, match="tokenizer") as caught:
         load_model(str(mine))
     assert "\n" not in str(caught.value) and caught.value.exit_code == 3
+    assert capfd.readouterr().err == ""
+
+
+def test_a_tokenizer_is_read_where_the_standard_error_is_closed(model, monkeypatch):
+    def closed(number):
+        raise OSError("bad file descriptor")
+
+    monkeypatch.setattr("harness.tokenizers.os.dup", closed)
+    assert len(read_tokenizer(model)) > 300
 
 
 def test_a_prompt_that_a_tokenizer_panics_at_is_one_line(mine):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+
+import folders
 import pytest
 import torch
 import transformers
@@ -129,3 +132,14 @@ def test_a_model_that_does_not_run_is_one_line():
 
     policy.model.forward = broken
     refused(policy, "does not run as a causal language model (index out of range)")
+
+
+def test_a_policy_that_is_to_be_measured_is_checked_too(tmp_path, harness):
+    model = folders.gpt2_folder(tmp_path / "base")
+    windowed("Llama", 8).save(tmp_path / "policy")
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"text": f"the cat number {i} sat"}) + "\n" for i in range(120)))
+    words = ["--policy", tmp_path / "policy", "--task", "toxicity", "--model", model, "--prompts", prompts]
+    options = ["--set", "task.fluency=none", "--set", "task.decoding.max_new_tokens=6", "--out", tmp_path / "out"]
+    code, _, err = harness("eval", *words, *options)
+    assert code == 3 and "sliding_window=8: set it to null" in err and "Traceback" not in err
