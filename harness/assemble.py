@@ -213,9 +213,12 @@ def external_cell(settings: RunSettings, shared: Parts, policy: str, task: str, 
 
 def _external(where: str, settings: RunSettings, shared: Parts, offline: bool) -> tuple[Policy, dict[str, Any]]:
     """A policy that a run left behind (with its prefix), or any model; raises BadData on another vocabulary."""
+    from .load_check import check_model
+
     folder = Path(where)
     if (folder / "policy.json").is_file():
         policy = Policy.load(folder, dtype(settings))
+        check_model(policy, folder)
         parts = [folder / "policy.json", *sorted(folder.glob("ensemble.json")), *sorted(folder.rglob("*.safetensors"))]
         files = [hashlib.sha256(path.read_bytes()).hexdigest() for path in parts]
         same = policy.vocab_size == shared.model.policy.vocab_size

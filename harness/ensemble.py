@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from . import caches as caching
+from .weights import read_json, read_model
 
 PARTS = ("base", "expert", "anti_expert")
 
@@ -40,7 +41,7 @@ class Ensemble(nn.Module):
             caches = cache.parts if cache is not None else [None] * len(PARTS)
             out, grown = zip(*(caching.forward(part, c, **inputs) for part, c in zip(parts, caches)))
         else:
-            out, grown = [part(use_cache=False, **inputs) for part in parts], ()
+            out, grown = [caching.call(part, use_cache=False, **inputs) for part in parts], ()
         base, expert, anti_expert = (o.logits.float() for o in out)
         return SimpleNamespace(logits=combined(base, expert, anti_expert, self.alpha), cache=Caches(list(grown)))
 
@@ -57,14 +58,6 @@ class Caches:
     def __init__(self, parts: list[Any]) -> None:
         self.parts = parts
 
-    def batch_repeat_interleave(self, n: int) -> None:
-        for part in self.parts:
-            part.batch_repeat_interleave(n)
-
-    def batch_select_indices(self, rows: Tensor) -> None:
-        for part in self.parts:
-            part.batch_select_indices(rows)
-
 
 def combined(base: Tensor, expert: Tensor, anti_expert: Tensor, alpha: float) -> Tensor:
     """Logits of the ensemble: three times [..., V] -> [..., V]."""
@@ -72,15 +65,9 @@ def combined(base: Tensor, expert: Tensor, anti_expert: Tensor, alpha: float) ->
 
 
 def read(folder: Path, dtype: torch.dtype) -> Any:
-    """The model that a policy's folder holds, plain or an ensemble; raises ValueError where weights are missing."""
+    """The model that a policy's folder holds, plain or an ensemble; raises BadData where it cannot be used."""
     if (folder / "ensemble.json").is_file():
-        alpha = float(json.loads((folder / "ensemble.json").read_text())["alpha"])
+        alpha = float(read_json(folder / "ensemble.json")["alpha"])
         base, expert, anti_expert = (read(folder / part, dtype) for part in PARTS)
         return Ensemble(base, expert, anti_expert, alpha)
-    from transformers import AutoModelForCausalLM
-
-    loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, output_loading_info=True)
-    model, found = loaded
-    if found["missing_keys"]:  # transformers would go on with random weights in their place
-        raise ValueError(f"it lacks the weights {', '.join(sorted(found['missing_keys']))}")
-    return model
+    return read_model(folder, dtype)

@@ -4,7 +4,8 @@ The exit code of the command line is that of the error: 1 run failed, 2 usage or
 run needs is missing or unusable, 4 partial or degraded, 5 a check did not match, 130 interrupted.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -94,3 +95,17 @@ class Interrupted(BenchError):
     """Stopped by the user; the same command goes on from the last checkpoint."""
 
     exit_code = 130
+
+
+@contextmanager
+def refusing(what: str, todo: str) -> Iterator[None]:
+    """Turn whatever a library raises inside into BadData, `what` before its own words and `todo` behind them."""
+    try:
+        yield
+    except BenchError:
+        raise
+    except BaseException as e:
+        # a panic of a library in Rust is no Exception; an interruption is none either, and passes
+        if type(e).__name__ != "PanicException" and not isinstance(e, Exception):
+            raise
+        raise BadData(f"{what} ({one_line(e)}); {todo}") from e

@@ -1,22 +1,23 @@
 """Load a causal language model from a local folder or from the hub, and say exactly which bytes it was.
 
 A hub id is first made a local folder (the hub's own cache), so both ways share every check. Code that a model brings
-along is never run. A model that loads but would give wrong numbers in silence is refused: weights that are missing and
-would start at random, a tokenizer without a vocabulary or with ids that the model does not have, an encoder.
+along is never run. A model that loads but would give wrong numbers in silence is refused: weights that do not fit the
+config (`weights`), a tokenizer without a vocabulary or with ids that the model does not have, an architecture that
+samples other than it reads (`load_check`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .configs import text_config, vocabulary
 from .errors import BadData, BadSetting, MissingPrerequisite, one_line
+from .tokenizers import read_tokenizer
+from .weights import read_json, read_model
 
 if TYPE_CHECKING:
     import torch
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")  # the first kind that a folder has is the one that is loaded
 TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "spiece.model")
-UNLIMITED = 2**31 - 1
-"""The context of a model that has no table of positions."""
 
 
 class LoadedModel(NamedTuple):
@@ -43,18 +42,17 @@ def load_model(
 
     Raises MissingPrerequisite where there is no such model, BadData where it is there but cannot be used.
     """
+    from .load_check import check_model
     from .policy import Policy
 
     folder = find_model(where, offline=offline, revision=revision)
     _check_files(folder)
-    with _quietly():
-        tokenizer = _read_tokenizer(folder)
-        model = _read_weights(folder, dtype)
-    model.config.max_position_embeddings = context_length(model)
+    tokenizer = read_tokenizer(folder)
+    model = read_model(folder, dtype)
     bos, eos = _ends(folder, tokenizer, model)
     _check_ids(folder, tokenizer, model)
     policy = Policy(model, bos=bos, eos=eos)
-    _check_causal(folder, policy)
+    check_model(policy, folder)
     name = folder.resolve().name if _is_folder(where) else where
     return LoadedModel(policy, tokenizer, {"name": name, **folder_identity(folder)})
 
@@ -63,15 +61,6 @@ def folder_identity(folder: Path) -> dict[str, str]:
     """The hashes that a record knows a model's folder by, without loading it; raises what `load_model` raises of its files."""
     config, weights = _check_files(folder)
     return {"sha256": _digest([config, *weights]), "tokenizer_sha256": _digest(_matching(folder, *TOKENIZER))}
-
-
-def context_length(model: Any) -> int:
-    """The most tokens that the model can read at once, by whatever name its config has for it."""
-    config = model.config
-    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "context_length", "n_ctx"):
-        if isinstance(getattr(config, name, None), int):
-            return getattr(config, name)
-    return UNLIMITED
 
 
 def find_model(where: str, *, offline: bool = False, revision: str | None = None) -> Path:
@@ -126,56 +115,11 @@ def _check_files(folder: Path) -> tuple[Path, list[Path]]:
     config = folder / "config.json"
     if not config.is_file():
         raise BadData(f"no config.json in {folder}; expected a Hugging Face model folder (config, weights, tokenizer)")
-    try:
-        content = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise BadData(f"{config} is not readable JSON ({one_line(e)}); copy the model again") from e
-    if not isinstance(content, dict):
-        raise BadData(f"{config} holds a {type(content).__name__}, expected a JSON object; copy the model again")
+    read_json(config)
     weights = next((found for kind in WEIGHTS if (found := _matching(folder, kind))), [])
     if not weights:
         raise BadData(f"no weights in {folder}; expected {' or '.join(WEIGHTS)}; copy or download the model again")
     return config, weights
-
-
-def _read_tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    todo = "copy tokenizer.json and tokenizer_config.json beside the weights"
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as e:  # transformers and tokenizers raise a dozen kinds, their own among them
-        raise BadData(f"no readable tokenizer in {folder} ({one_line(e)}); {todo}") from e
-    # without its files a tokenizer loads all the same, and knows its special tokens only
-    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
-        raise BadData(f"no tokenizer in {folder}, only its special tokens; {todo}")
-    return tokenizer
-
-
-def _read_weights(folder: Path, dtype: torch.dtype | None) -> Any:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype or torch.float32,
-            local_files_only=True,
-            trust_remote_code=False,
-            ignore_mismatched_sizes=True,  # refused below, by name
-            output_loading_info=True,
-        )
-    except Exception as e:  # transformers, safetensors and pickle raise a dozen kinds, their own among them
-        raise BadData(
-            f"cannot load a causal language model from {folder} ({one_line(e)}); check its kind, or copy it again"
-        ) from e
-    model, info = loaded
-    if unusable := sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]):
-        raise BadData(
-            f"the weights in {folder} lack, or have in another shape, {len(unusable)} that a {type(model).__name__} with this "
-            f"config needs, such as {unusable[0]}; expected a causal language model with its head"
-        )
-    return model
 
 
 def _ends(folder: Path, tokenizer: Any, model: Any) -> tuple[int, int]:
@@ -187,58 +131,20 @@ def _ends(folder: Path, tokenizer: Any, model: Any) -> tuple[int, int]:
 
 
 def _special_id(name: str, tokenizer: Any, model: Any) -> int | None:
-    configured = getattr(model.config, name, None)
+    configured = getattr(text_config(model), name, None)
     if isinstance(configured, list):
-        configured = configured[0]  # of several ends the first ends a text and the others a turn
+        configured = next(iter(configured), None)  # of several ends the first ends a text and the others a turn
     # a config that is silent gets the id of the first model of its kind, whatever its own vocabulary
-    known = configured is not None and configured < model.config.vocab_size
+    known = isinstance(configured, int) and 0 <= configured < vocabulary(model)
     return getattr(tokenizer, name) if getattr(tokenizer, name) is not None else configured if known else None
 
 
 def _check_ids(folder: Path, tokenizer: Any, model: Any) -> None:
-    last, size = max(tokenizer.get_vocab().values()), model.config.vocab_size
+    last, size = max(tokenizer.get_vocab().values()), vocabulary(model)
     if last >= size:
         raise BadData(
             f"the tokenizer in {folder} has ids up to {last}, the model only {size} embeddings; they do not belong together"
         )
-
-
-def _check_causal(folder: Path, policy: Policy) -> None:
-    """Read two texts that differ in their second token only: what was predicted after the first must be the same."""
-    import torch
-
-    from .sampler import sample
-    from .types import Decoding, Prompts, Rollout
-
-    start, response = torch.full((2, 1), policy.bos), torch.tensor([[0, 0], [1, 0]])
-    prompts = Prompts(start, start >= 0)
-    try:
-        with torch.no_grad():
-            logits = policy.logits(Rollout(prompts, response, response >= 0))
-        sample(policy, prompts, decoding=Decoding(max_new_tokens=2, temperature=0, top_k=0, top_p=1), rng=torch.Generator())
-    except Exception as e:  # an architecture without the arguments or the cache of a decoder
-        raise BadData(f"the model in {folder} does not run as a causal language model ({one_line(e)})") from e
-    if not logits.isfinite().all():
-        raise BadData(f"the model in {folder} gives logits that are not finite; its weights are broken or its dtype too narrow")
-    before, after = (logits[0] - logits[1]).abs().amax(-1).tolist()
-    if before > 1e-4 * after:
-        raise BadData(f"the model in {folder} looks ahead, as an encoder does; expected a causal language model")
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """No progress bar and no report while a model loads: what matters of it is checked here, and said in one line."""
-    from transformers.utils import logging
-
-    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bar:
-            logging.enable_progress_bar()
 
 
 def _matching(folder: Path, *patterns: str) -> list[Path]:

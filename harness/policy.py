@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from . import ensemble
-from .errors import BadData
+from . import caches, configs, ensemble
+from .errors import refusing
 from .types import Prompts, Rollout
+from .weights import read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -34,7 +35,7 @@ class Policy(nn.Module):
         super().__init__()
         self.model: Any = without_dropout(model)  # Any: nn.Module types every attribute as Tensor or Module
         self.bos, self.eos = bos, eos
-        self.vocab_size: int = model.config.vocab_size - num_control
+        self.vocab_size: int = configs.vocabulary(model) - num_control
         self.num_control, self.prefix = num_control, prefix
         self.on_forward: Callable[[int, bool], None] | None = None  # told of (tokens, trained) at each forward pass
 
@@ -45,7 +46,12 @@ class Policy(nn.Module):
     @property
     def context(self) -> int:
         """The longest prompt and response together, in tokens."""
-        return int(self.model.config.max_position_embeddings)
+        return configs.context_length(self.model)
+
+    @property
+    def width(self) -> int:
+        """The size D of the hidden states, which is that of what the head reads and not always that of the layers."""
+        return int(self.model.get_output_embeddings().weight.shape[1])
 
     @property
     def passes(self) -> int:
@@ -75,8 +81,9 @@ class Policy(nn.Module):
         tokens, start = aligned(rollout)
         skipped = int(start.min())  # positions that predict no response token in any row
         keep = tokens.shape[1] - skipped
-        out = self.model(input_ids=tokens, logits_to_keep=keep, use_cache=False, output_hidden_states=states)
-        logits = after(out.logits[..., : self.vocab_size], start - skipped, rollout)
+        inputs: dict[str, Any] = {"output_hidden_states": True} if states else {}
+        out = caches.call(self.model, input_ids=tokens, logits_to_keep=keep, use_cache=False, **inputs)
+        logits = after(out.logits[:, -keep:, : self.vocab_size], start - skipped, rollout)
         return logits, after(out.hidden_states[-1], start, rollout) if states else logits
 
     def condition(self, prompts: Prompts) -> Prompts:
@@ -159,12 +166,10 @@ class Policy(nn.Module):
     @classmethod
     def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> Policy:
         """Read what `save` wrote; raises BadData where it cannot be read."""
-        try:
-            state = json.loads((folder / "policy.json").read_text())
+        with refusing(f"no readable policy in {folder}", "copy the policy again"):
+            state = read_json(folder / "policy.json")
             state["prefix"] = tuple(state["prefix"])
             return cls(ensemble.read(folder, dtype), **state)
-        except Exception as e:  # transformers and safetensors raise a dozen kinds, their own among them
-            raise BadData(f"no readable policy in {folder}: {' '.join(str(e).split())}") from e
 
     def count(self, tokens: int) -> None:
         """Tell whoever watches of a forward pass over so many tokens."""

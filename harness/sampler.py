@@ -7,16 +7,19 @@ and two policies answer the same prompts with the same draws.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .caches import forward
+from . import caches
 from .logprobs import token_logprobs
 from .policy import Policy, positions
 from .types import Decoding, Prompts, Rollout
 
+Pick = Callable[[Tensor, Tensor, int], Tensor]
 WORTH_DROPPING = 7 / 8  # of the rows alive; below it, copying the cache without the others costs less than carrying them
 
 
@@ -36,39 +39,56 @@ def sample(
     prompts = prompts.to(policy.device)
     conditioned = policy.condition(prompts)
     per_batch = max(1, batch_size // n)
-    parts = [
-        _decode(policy, Prompts(*(x[i : i + per_batch] for x in conditioned)), decoding, noise[i * n : (i + per_batch) * n], n)
-        for i in range(0, len(prompts.tokens), per_batch)
-    ]
+    parts = []
+    for i in range(0, len(prompts.tokens), per_batch):
+        batch = Prompts(*(x[i : i + per_batch] for x in conditioned))
+        pick = partial(_drawn, decoding, noise[i * n : (i + per_batch) * n].to(policy.device))
+        parts.append(decode(policy, batch, n, decoding.max_new_tokens, pick))
     response, logprobs = (torch.cat(x) for x in zip(*parts))
     repeated = Prompts(*(x.repeat_interleave(n, 0) for x in prompts))
     return Rollout(repeated, response, until_eos(response, policy.eos), logprobs)
 
 
-def _decode(policy: Policy, prompts: Prompts, decoding: Decoding, noise: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """One batch: the prompts are read once, then their n responses grow a token a step: -> [B, R], [B, R]."""
-    noise = noise.to(policy.device)
-    logits, cache = _read(policy, prompts)
-    logits, mask = logits.repeat_interleave(n, 0), prompts.mask.repeat_interleave(n, 0)
-    if n > 1:
-        cache.batch_repeat_interleave(n)
-    steps, device = decoding.max_new_tokens, policy.device
+def _drawn(decoding: Decoding, noise: Tensor, logits: Tensor, rows: Tensor, t: int) -> Tensor:
+    return choose(logits, decoding, noise[rows, t])
+
+
+@torch.no_grad()
+def decode(policy: Policy, prompts: Prompts, n: int, steps: int, pick: Pick) -> tuple[Tensor, Tensor]:
+    """One batch: the prompts are read once, then their n responses grow a token a step: -> [B * n, R], [B * n, R].
+
+    `pick` names the next token of each row that goes on: logits [A, V], rows [A], step -> [A].
+    """
+    logits, mask, cache = _start(policy, prompts, n)
+    device = policy.device
     response = torch.full((len(mask), steps), policy.eos, device=device)
     logprobs = torch.zeros(len(mask), steps, device=device)
     rows, alive = torch.arange(len(mask), device=device), torch.ones(len(mask), dtype=torch.bool, device=device)
     for t in range(steps):
-        token = choose(logits, decoding, noise[rows, t]).where(alive, policy.eos)
+        token = pick(logits, rows, t).where(alive, policy.eos)
         response[rows, t] = token
         logprobs[rows, t] = token_logprobs(logits, token).where(alive, 0.0)
         alive = alive & (token != policy.eos)
         if t + 1 == steps or not alive.any():
             break
-        if alive.float().mean() < WORTH_DROPPING:
-            cache.batch_select_indices(alive)
+        if alive.float().mean() < WORTH_DROPPING and caches.movable(cache):
+            caches.take(cache, alive.nonzero().squeeze(1))
             rows, token, mask, alive = (x[alive] for x in (rows, token, mask, alive))
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
         logits, cache = _step(policy, token, mask, cache)
     return response, logprobs
+
+
+def _start(policy: Policy, prompts: Prompts, n: int) -> tuple[Tensor, Tensor, Any]:
+    """Logits after each of n copies of the prompts, their mask, their cache: -> [B * n, V], [B * n, P]."""
+    copies = torch.arange(len(prompts.tokens), device=prompts.tokens.device).repeat_interleave(n)
+    logits, cache = _read(policy, prompts)
+    if n > 1 and caches.movable(cache):
+        caches.take(cache, copies)
+        logits = logits[copies]
+    elif n > 1:  # a cache that can only grow: read every copy
+        logits, cache = _read(policy, Prompts(*(x[copies] for x in prompts)))
+    return logits, prompts.mask[copies], cache
 
 
 def _read(policy: Policy, prompts: Prompts) -> tuple[Tensor, Any]:
@@ -82,7 +102,7 @@ def _step(policy: Policy, token: Tensor, mask: Tensor, cache: Any) -> tuple[Tens
 def _forward(policy: Policy, cache: Any, tokens: Tensor, mask: Tensor, position: Tensor) -> tuple[Tensor, Any]:
     """Logits after the last column, and the cache that holds all columns: -> [B, V]."""
     inputs = {"input_ids": tokens, "attention_mask": mask.long(), "position_ids": position, "logits_to_keep": 1}
-    out, cache = forward(policy.model, cache, **inputs)
+    out, cache = caches.forward(policy.model, cache, **inputs)
     return out.logits[:, -1, : policy.vocab_size].float(), cache
 
 

@@ -43,7 +43,7 @@ class AWR:
 
     def train(self, trial: Trial) -> Iterator[dict[str, float]]:
         s = self.settings
-        head = ValueHead(trial.policy.model.config.hidden_size).to(trial.policy.device)
+        head = ValueHead(trial.policy.width).to(trial.policy.device)
         state = trial.keep(step=0, head=head)
         if state.step == 0:
             begin(trial, s.start)

@@ -75,7 +75,7 @@ class PPO:
     def train(self, trial: Trial) -> Iterator[dict[str, float]]:
         s = self.settings
         trunk = trial.reference.copy().requires_grad_(True) if s.value_trunk == "own" else None
-        value = Value(trial.policy.model.config.hidden_size, trunk)
+        value = Value(trial.policy.width, trunk)
         trial.train_also(value)
         state = trial.keep(step=0, value=value, kl_coef=s.kl_coef, facts={}, experience={}, order=torch.empty(0))
         while True:

@@ -160,7 +160,7 @@ def _checked(folder: Path, pinned: str | None) -> tuple[str, str]:
 
 
 def _read(folder: Path, weights: str) -> tuple[Any, Any]:
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
     from transformers.utils import logging as verbose
 
     level, bars = verbose.get_verbosity(), verbose.is_progress_bar_enabled()
@@ -170,7 +170,12 @@ def _read(folder: Path, weights: str) -> tuple[Any, Any]:
         common: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         tokenizer = AutoTokenizer.from_pretrained(folder, **common)
         model, info = AutoModelForSequenceClassification.from_pretrained(
-            folder, use_safetensors=weights == SAFE, output_loading_info=True, **common
+            folder,
+            config=AutoConfig.from_pretrained(folder, **common),
+            attn_implementation=None,  # transformers' own choice: a config may name a kernel, which is code from the hub
+            use_safetensors=weights == SAFE,
+            output_loading_info=True,
+            **common,
         )
     except Exception as e:  # transformers, safetensors and pickle raise a dozen kinds, their own among them
         raise BadData(

@@ -17,7 +17,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.errors import BadData, EmptySelection, MissingPrerequisite, PromptTooLong
+from harness.errors import BadData, EmptySelection, MissingPrerequisite, PromptTooLong, refusing
 from harness.types import Prompts
 
 log = logging.getLogger(__name__)
@@ -156,7 +156,8 @@ def tokenize(prompts: list[str], tokenizer: Any, *, max_new_tokens: int, context
     if not prompts:
         raise EmptySelection("no prompts to turn into tokens; the split or the filter that chose them has none")
     opening = _opening(tokenizer)
-    bare = tokenizer(prompts, add_special_tokens=False)["input_ids"]
+    with refusing("the tokenizer fails on the prompts", "remove the prompt that it cannot read, or use another tokenizer"):
+        bare = tokenizer(prompts, add_special_tokens=False)["input_ids"]
     rows = [opening + ids or [_bos(tokenizer)] for ids in bare]
     _check_lengths([len(row) for row in rows], max_new_tokens, context)
     width = max(len(row) for row in rows)

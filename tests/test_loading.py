@@ -14,8 +14,9 @@ import torch
 import transformers
 from folders import edit_json
 
+from harness.configs import UNLIMITED, context_length
 from harness.errors import BadData, BadSetting, BenchError, MissingPrerequisite
-from harness.loading import UNLIMITED, context_length, load_model
+from harness.loading import load_model
 from harness.sampler import sample
 from harness.types import Decoding
 from tasks.prompt_files import tokenize
@@ -201,19 +202,6 @@ def test_models_that_are_not_causal(mine, tmp_path):
     size = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2, "vocab_size": 320}
     transformers.T5ForConditionalGeneration(transformers.T5Config(**size)).save_pretrained(mine)
     refused(mine, BadData, "cannot load a causal language model", "T5Config")
-
-
-def test_a_model_without_the_cache_of_a_decoder(mine):
-    mamba = transformers.MambaConfig(vocab_size=320, hidden_size=8, num_hidden_layers=1, state_size=2)
-    (mine / "model.safetensors").unlink()
-    transformers.MambaForCausalLM(mamba).save_pretrained(mine)
-    refused(mine, BadData, "does not run", "past_key_values")
-
-
-def test_code_of_the_model_is_never_run(mine):
-    (mine / "evil.py").write_text("raise SystemExit('ran')")
-    edit_json(mine / "config.json", model_type="evil", auto_map={k: "evil.X" for k in ("AutoConfig", "AutoModelForCausalLM")})
-    refused(mine, BadData, "custom code")
 
 
 def test_hub_ids_are_found_in_the_cache(gpt2, tmp_path, monkeypatch):
