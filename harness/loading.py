@@ -46,14 +46,15 @@ def load_model(
     from .policy import Policy
 
     folder = find_model(where, offline=offline, revision=revision)
+    _check_plain(folder)
     _check_files(folder)
     with _quietly():
-        tokenizer = _read_tokenizer(folder)
+        tokenizer = read_tokenizer(folder)
         model = _read_weights(folder, dtype)
     model.config.max_position_embeddings = context_length(model)
     bos, eos = _ends(folder, tokenizer, model)
     _check_ids(folder, tokenizer, model)
-    policy = Policy(model, bos=bos, eos=eos)
+    policy = Policy(model, bos=bos, eos=eos, ends=_further_ends(model))
     _check_causal(folder, policy)
     name = folder.resolve().name if _is_folder(where) else where
     return LoadedModel(policy, tokenizer, {"name": name, **folder_identity(folder)})
@@ -121,6 +122,28 @@ def _from_hub(name: str, offline: bool, revision: str | None) -> Path:
     return folder
 
 
+def _check_plain(folder: Path) -> None:
+    """Raises BadData for the policy of a run that is more than one language model over its own vocabulary."""
+    own, todo = folder / "policy.json", f"measure it with harness eval --policy {folder}"
+    if not own.is_file():
+        return
+    if (folder / "ensemble.json").is_file():
+        raise BadData(f"{folder} holds an ensemble of models, expected one; {todo}, or take one of its models, {folder}/expert")
+    try:
+        state = json.loads(own.read_text(encoding="utf-8"))
+        control = state["num_control"] if isinstance(state, dict) and "num_control" in state else 0  # else of somebody else
+    except (OSError, ValueError) as e:
+        raise BadData(f"{own} is not readable JSON ({one_line(e)}); copy the policy again") from e
+    if control:
+        raise BadData(f"{folder} holds a policy with {control} control tokens, which a base policy cannot have; {todo}")
+
+
+def _further_ends(model: Any) -> tuple[int, ...]:
+    """The ends that a config lists where it lists several: all of them end a response, such as the end of a turn."""
+    listed = getattr(model.config, "eos_token_id", None)
+    return tuple(i for i in listed if i < model.config.vocab_size) if isinstance(listed, list) else ()
+
+
 def _check_files(folder: Path) -> tuple[Path, list[Path]]:
     """config.json and the weight files: -> what decides the logits."""
     config = folder / "config.json"
@@ -138,7 +161,7 @@ def _check_files(folder: Path) -> tuple[Path, list[Path]]:
     return config, weights
 
 
-def _read_tokenizer(folder: Path) -> Any:
+def read_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     todo = "copy tokenizer.json and tokenizer_config.json beside the weights"
