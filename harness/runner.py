@@ -82,6 +82,7 @@ class Session:
         self.started = self.saved = time.monotonic()
         self.seconds_before = 0.0
         self.rows = 0  # of the trajectory
+        self.above = False  # whether a point along the run lay above the frontier, before an interruption too
         self.rule = cell.settings.evaluation.select
         self.chosen: rule.Point | None = None  # so far, where the rule is not to take the last
 
@@ -118,6 +119,7 @@ class Session:
             base = evaluator.base_evaluation()
             if self.rows == 0:
                 start = base if along is evaluator else along.point(trial.reference)
+                self.above |= along.above
                 self._record_point(trial, start.metrics)
                 self._consider(rule.START, trial, start.metrics)
         if not stop.is_set():
@@ -131,7 +133,7 @@ class Session:
             final = evaluator.final(deployed)
         if self.rule == rule.LAST:
             self._record_point(trial, final.metrics)
-        evaluator.above |= along.above
+        evaluator.above |= along.above | self.above
         return self._finish(manifest, trial, evaluator, base, final, deployed)
 
     def _consider(self, place: str, trial: Trial, metrics: dict[str, Metric]) -> None:
@@ -173,6 +175,7 @@ class Session:
         self.store.rewind(state["rows"])
         self.rows = state["rows"]
         self.chosen = rule.Point(*state["chosen"]) if state.get("chosen") else None  # an older checkpoint has none
+        self.above = state.get("above", False)
         self.seconds_before = state["seconds"]
         self.progress.say(f"resuming at update {trial.cost.updates}, {trial.progress:.0%} of the budget")
         return trial, state["next_point"]
@@ -190,6 +193,7 @@ class Session:
             if due and not over:  # the end is measured in full, after training
                 with trial.off_the_clock():
                     point = evaluator.point(trial.deployed)
+                self.above |= evaluator.above
                 self._record_point(trial, point.metrics)
                 self._consider(rule.KEPT, trial, point.metrics)
                 while trial.progress >= next_point / points:
@@ -201,7 +205,7 @@ class Session:
 
     def _save(self, trial: Trial, next_point: int) -> None:
         state = {"trial": trial.state_dict(), "next_point": next_point, "rows": self.rows, "seconds": self._seconds()}
-        state |= {"chosen": None if self.chosen is None else list(self.chosen)}
+        state |= {"chosen": None if self.chosen is None else list(self.chosen), "above": self.above}
         self.store.save_checkpoint(trial.policy, state)
         if self.chosen is not None:
             self.store.drop_kept(self.chosen.update)

@@ -104,10 +104,11 @@ def test_before_the_first_update_the_policy_is_the_reference():
 def test_methods_run_unchanged(kind):
     """Quark's control tokens, PPO's network beside it, the ensemble, TRL's shells: all train float32 weights."""
     trial = new_trial(half(), budget=Budget(updates=4), lr=1e-3)
-    before = weights(trial.policy)
+    before, seen = weights(trial.policy), []
+    trial.policy.model.transformer.h[0].mlp.c_fc.register_forward_hook(lambda module, given, out: seen.append(out.dtype))
     rows = [row for _, row in zip(range(4), method(kind).train(trial))]
     assert len(rows) == 4 and all(torch.isfinite(torch.tensor(v)) for row in rows for v in row.values())
-    assert {p.dtype for p in trial.policy.parameters()} == {torch.float32}
+    assert {p.dtype for p in trial.policy.parameters()} == {torch.float32} and set(seen) == {torch.bfloat16}
     after = weights(trial.policy)
     assert len(after) != len(before) or (after != before).any()
     if kind is DPO:
@@ -125,21 +126,24 @@ class Stopped(threading.Event):
         return self.trial is not None and self.trial.cost.updates >= self.after
 
 
-def trained(path, kind, make_policy, after: int) -> Trial:
-    """A session on the toy, stopped after so many updates."""
-    evaluation = SimpleNamespace(points=0, select="last", split="test")
+def session_of(path, kind, make_policy, points: int = 0) -> runner.Session:
+    """Six updates on the toy."""
+    evaluation = SimpleNamespace(points=points, select="last", split="test")
     settings = SimpleNamespace(preset="toy", evaluation=evaluation)
     cell = runner.Cell(
         "m", "toy", 0, settings, {}, {}, lambda: method(kind), make_policy, None, ToyTask(), Budget(updates=6),
         OptimizerSettings(), path,
     )  # fmt: skip
-    store = RunStore(cell.path)
-    store.open()
-    session, stop = runner.Session(cell, store, Progress(quiet=True)), Stopped(after)
+    cell.path.mkdir(parents=True, exist_ok=True)
+    return runner.Session(cell, RunStore(cell.path), Progress(quiet=True))
+
+
+def trained(path, kind, make_policy, after: int) -> Trial:
+    """A session, stopped after so many updates."""
+    session, stop = session_of(path, kind, make_policy), Stopped(after)
     trial, point = session._trial()
     stop.trial = trial
     session._train(trial, None, point, stop)
-    store.close()
     return trial
 
 
@@ -152,6 +156,21 @@ def test_a_resumed_run_computes_as_it_began(tmp_path, kind):
     assert again.cost == whole.cost and torch.equal(weights(again.policy), weights(whole.policy))
     assert again.policy.precision == torch.bfloat16 and torch.equal(again.rng.get_state(), whole.rng.get_state())
     assert not torch.equal(weights(again.policy), weights(trained(tmp_path / "full", kind, toy_policy().copy, 6).policy))
+
+
+def test_a_resumed_run_knows_that_a_point_lay_above_the_frontier(tmp_path, monkeypatch):
+    """A fault of the suite that was seen before an interruption is told after it."""
+    monkeypatch.setattr(runner.Session, "_consider", lambda *_: None)
+    above = SimpleNamespace(above=True, point=lambda policy: SimpleNamespace(metrics={}))
+    first = session_of(tmp_path, Quark, toy_policy().copy, points=6)
+    trial, point = first._trial()
+    stop = Stopped(2)
+    stop.trial = trial
+    first._train(trial, above, point, stop)
+    again = session_of(tmp_path, Quark, toy_policy().copy, points=6)
+    assert not again.above
+    trial, point = again._trial()
+    assert trial.cost.updates == 2 and again.above
 
 
 def test_a_kept_policy_is_measured_as_it_was_trained(tmp_path):
