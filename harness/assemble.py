@@ -23,8 +23,8 @@ from . import base as base_policy
 from . import registry, rule
 from .errors import BadData, BadSetting, EmptySelection, PromptTooLong
 from .evaluation import EVALUATION_VERSION, Evaluator
-from .loading import LoadedModel, load_model
-from .policy import Policy
+from .loading import LoadedModel, load_model, read_tokenizer
+from .policy import Policy, naming
 from .progress import Progress
 from .runner import Cell
 from .settings import DataSettings, RunSettings, TaskSettings, checked
@@ -72,8 +72,9 @@ def parts(settings: RunSettings, task_name: str, offline: bool = False, out: Pat
     """
     chosen = settings.model
     with hub_offline(offline):
-        model = load_model(_where(chosen.id), dtype=dtype(settings), offline=offline, revision=chosen.revision)
+        model = load_model(_where(chosen.id), offline=offline, revision=chosen.revision)
         model.policy.to(device(chosen.device))
+        model.policy.precision, model.policy.tokenizer = precision(settings), model.tokenizer
         task = _task(settings, task_name, model, offline, out)
     return Parts(model, task, chosen.id == "micro" and settings.task.prompts == "micro")
 
@@ -97,7 +98,8 @@ def _where(model_id: str) -> str:
     return str(world.verified("policy")) if model_id == "micro" else model_id
 
 
-def dtype(settings: RunSettings) -> Any:
+def precision(settings: RunSettings) -> Any:
+    """What passes compute in, a torch.dtype; the weights are float32 whatever it is."""
     import torch
 
     return getattr(torch, settings.model.dtype)
@@ -204,32 +206,77 @@ def cell(settings: RunSettings, shared: Parts, method: str, task: str, seed: int
 
 def external_cell(settings: RunSettings, shared: Parts, policy: str, task: str, out: Path, offline: bool) -> Cell:
     """A policy that was trained elsewhere, measured like any other; it must share the base policy's vocabulary."""
-    external, identity = _external(policy, settings, shared, offline)
-    external.to(shared.model.policy.device)
+    external, identity = _external(policy, shared, offline)
+    _check_context(policy, external, settings, shared.task)
     name = f"eval-{Path(policy).resolve().name if os.path.exists(policy) else policy.replace('/', '--')}"
     make = partial(External, ExternalSettings(policy=policy), external)
     return _cell(settings, shared, name, task, 0, out, make, {"name": "eval", "version": 1, "policy": identity})
 
 
-def _external(where: str, settings: RunSettings, shared: Parts, offline: bool) -> tuple[Policy, dict[str, Any]]:
+def _external(where: str, shared: Parts, offline: bool) -> tuple[Policy, dict[str, Any]]:
     """A policy that a run left behind (with its prefix), or any model; raises BadData on another vocabulary."""
     from .load_check import check_model
 
-    folder = Path(where)
+    folder, base = Path(where), shared.model
     if (folder / "policy.json").is_file():
-        policy = Policy.load(folder, dtype(settings))
+        policy = Policy.load(folder)
         check_model(policy, folder)
         parts = [folder / "policy.json", *sorted(folder.glob("ensemble.json")), *sorted(folder.rglob("*.safetensors"))]
         files = [hashlib.sha256(path.read_bytes()).hexdigest() for path in parts]
-        same = policy.vocab_size == shared.model.policy.vocab_size
         identity: dict[str, Any] = {"name": folder.resolve().name, "sha256": files}
+        # a policy of an older run has no tokenizer beside it, and is known by the size of its vocabulary alone
+        tokenizer = read_tokenizer(folder) if (folder / "tokenizer_config.json").is_file() else None
     else:
-        loaded = load_model(where, dtype=dtype(settings), offline=offline)
-        policy, identity = loaded.policy, dict(loaded.identity)
-        same = loaded.tokenizer.get_vocab() == shared.model.tokenizer.get_vocab()
-    if not same:
+        policy, tokenizer, found = load_model(where, offline=offline)
+        identity = dict(found)
+    _check_vocabulary(where, policy, tokenizer, base)
+    return policy.like(base.policy), identity
+
+
+def _check_vocabulary(where: str, policy: Policy, tokenizer: Any, base: LoadedModel) -> None:
+    """Raises BadData where the ids of a policy are not those of the base: the sum that is KL runs over ids."""
+    expected = naming(base.tokenizer, policy.vocab_size, policy.num_control)
+    if tokenizer is not None and tokenizer.get_vocab() != expected.get_vocab():
         raise BadData(f"policy {where} has another vocabulary than the base policy; KL needs one: choose its base with --model")
-    return policy, identity
+    ours, theirs = policy.vocab_size, base.policy.vocab_size
+    if ours != theirs:
+        raise BadData(
+            f"policy {where} predicts {ours} ids and the base policy {theirs}; KL needs the same: choose its base with "
+            f"--model, or cut the larger embedding table (model.resize_token_embeddings({min(ours, theirs)})) and save it again"
+        )
+
+
+def _check_context(where: str, policy: Policy, settings: RunSettings, task: Any) -> None:
+    """Raises BadData where a policy cannot read all that it would be measured on."""
+    needed = _longest(settings, task) + len(policy.prefix)
+    if needed > policy.context:
+        raise BadData(
+            f"policy {where} reads {policy.context} tokens at once, and this task needs {needed} for its longest prompt and "
+            f"response; choose shorter prompts, lower task.decoding.max_new_tokens, or choose another policy"
+        )
+
+
+def _check_papers(settings: RunSettings, shared: Parts) -> None:
+    """Raises PromptTooLong where the papers' responses are longer than the task's, and too long for the base's context."""
+    papers = [d.max_new_tokens for d in shared.task.paper_decodings.values()] if settings.evaluation.paper_samples else []
+    longest, context = max(papers, default=0), shared.model.policy.context
+    if longest > shared.task.decoding.max_new_tokens and (needed := _longest(settings, shared.task)) > context:
+        raise PromptTooLong(
+            f"the papers' decoding draws {longest} tokens, so the longest prompt needs {needed} and the model reads {context}; "
+            f"lower task.paper_tokens, or leave the papers' metrics out with evaluation.paper_samples=0"
+        )
+
+
+def _longest(settings: RunSettings, task: Any) -> int:
+    """The most tokens that a measurement reads at once: a prompt and its response but for the last token."""
+    e = settings.evaluation
+    splits = {e.split} if e.select == rule.LAST else {e.split, "validation"}
+    papers = task.paper_decodings.values() if e.paper_samples else ()
+    response = max(d.max_new_tokens for d in (task.decoding, *papers))
+    lengths = [task.prompts(split).prompts.mask.sum(1) + response for split in splits]
+    if (clean := task.clean_documents()) is not None:
+        lengths.append(clean.prompts.mask.sum(1) + clean.response_mask.sum(1))
+    return max(int(length.max()) for length in lengths) - 1
 
 
 class ExternalSettings(Settings):
@@ -250,8 +297,11 @@ class External:
 def _cell(
     settings: RunSettings, shared: Parts, name: str, task: str, seed: int, out: Path, make: Any, method: dict[str, Any]
 ) -> Cell:
+    _check_papers(settings, shared)
     budget, optimizer = checked(Budget, settings.budget, "budget"), checked(OptimizerSettings, settings.optimizer, "optimizer")
-    measured = {"model": shared.model.identity, "dtype": settings.model.dtype, **shared.task.identity()}
+    # bfloat16 once was the dtype of the weights: a record of then is of another run
+    computed = settings.model.dtype if settings.model.dtype == "float32" else f"float32 under {settings.model.dtype} autocast"
+    measured = {"model": shared.model.identity, "dtype": computed, **shared.task.identity()}
     evaluation = settings.evaluation.model_dump(exclude={"batch_size", "select"}) | {"version": EVALUATION_VERSION}
     identity = {
         "schema": SCHEMA_VERSION, **measured, "evaluation": evaluation, "method": method, "seed": seed,

@@ -77,7 +77,7 @@ def known(
         responses = torch.from_numpy(shipped[:, : settings.base_samples].astype(np.int64))
     else:
         responses = _responses(task, reference, drawn, prompts, settings, cache, say)
-    mask = until_eos(responses.flatten(0, 1), reference.eos).view(responses.shape)
+    mask = until_eos(responses.flatten(0, 1), reference.ends).view(responses.shape)
     reward, judge = _scores(task, drawn, prompts, responses, mask, cache, say)
     responses, mask = responses.to(reference.device), mask.to(reference.device)
     prompts = prompts._replace(prompts=prompts.prompts.to(reference.device))

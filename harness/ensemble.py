@@ -59,6 +59,13 @@ class Caches:
         self.parts = parts
 
 
+def folders(model: Any, folder: Path) -> dict[Path, Any]:
+    """Where `save_pretrained` puts each of a model's own models: three for an ensemble, one for any other."""
+    if isinstance(model, Ensemble):
+        return {folder / part: getattr(model, part) for part in PARTS}
+    return {folder: model}
+
+
 def combined(base: Tensor, expert: Tensor, anti_expert: Tensor, alpha: float) -> Tensor:
     """Logits of the ensemble: three times [..., V] -> [..., V]."""
     return base + alpha * (expert - anti_expert)

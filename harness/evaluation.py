@@ -19,7 +19,7 @@ from . import metrics as m
 from .frontier import Frontier
 from .logprobs import entropy, kl, masked_sum, token_logprobs
 from .policy import Policy
-from .sampler import sample
+from .sampler import is_end, sample
 from .settings import EvaluationSettings
 from .types import Decoding, Metric, PromptSet, Rollout, Said
 
@@ -151,7 +151,8 @@ class Evaluator:
         found |= drift
         found |= self._optimum(scores["reward"], kl_x)
         fluency = self._nll(texts)
-        found |= self._text_metrics(rollout, texts, fluency, full)
+        ended = is_end(rollout.response, getattr(policy, "ends", self.reference.ends)).any(1).cpu().numpy().reshape(-1, n)
+        found |= self._text_metrics(rollout, texts, ended, fluency, full)
         said: dict[str, Said] = {}
         if full:
             found |= self._forgetting(policy)
@@ -160,7 +161,7 @@ class Evaluator:
             found |= self._by_kind({"reward": scores["reward"], "judge": scores["judge"], "kl": kl_x})
         missing = np.isnan(np.stack([scores["reward"], scores["judge"]])).mean()
         by_prompt = self._by_prompt(scores, kl_x, fluency)
-        rows = self._rows(rollout, texts, scores | along | self._of_responses(rollout, fluency))
+        rows = self._rows(rollout, texts, scores | along | _of_responses(ended, fluency))
         return Evaluation(found, rows, float(missing), by_prompt, self._paper_rows(said))
 
     def _scores(self, rollout: Rollout, texts: list[list[str]]) -> dict[str, NDArray]:
@@ -196,13 +197,17 @@ class Evaluator:
         return {"efficiency": placed.efficiency, "excess_kl": placed.excess_kl, "regret": placed.regret}
 
     def _text_metrics(
-        self, rollout: Rollout, texts: list[list[str]], fluency: tuple[NDArray, NDArray] | None, full: bool
+        self,
+        rollout: Rollout,
+        texts: list[list[str]],
+        ended: NDArray,
+        fluency: tuple[NDArray, NDArray] | None,
+        full: bool,
     ) -> dict[str, Metric]:
         x = len(texts)
         length = rollout.response_mask.sum(1).double().cpu().numpy().reshape(x, -1)
-        ended = (rollout.response == self.reference.eos).any(1).double().cpu().numpy().reshape(x, -1)
         ppl = m.perplexity(*fluency) if fluency else m.unmeasured("no fluency model in this preset")
-        found = {"ppl": ppl, "length": m.cluster_mean(length), "eos_rate": m.cluster_mean(ended)}
+        found = {"ppl": ppl, "length": m.cluster_mean(length), "eos_rate": m.cluster_mean(ended.astype(float))}
         found |= {f"distinct_{n}": m.distinct(texts, n) for n in (1, 2, 3)}
         found |= {f"rep_{n}": m.repetition_rate(texts, n) for n in (2, 3, 4)}
         found |= {"unique": m.unique_share(texts), "modal_mass": m.modal_mass(texts)}
@@ -298,12 +303,6 @@ class Evaluator:
         scored = ~np.isnan(scores["reward"] + scores["judge"])
         return columns | {"n_scored": scored.sum(1).tolist()}
 
-    def _of_responses(self, rollout: Rollout, fluency: tuple[NDArray, NDArray] | None) -> dict[str, NDArray]:
-        """What else the metrics are made of, [X, S] each: whether a response ended, its NLL (nats) and tokens for fluency."""
-        x = len(self.base.prompts.texts)
-        ended = (rollout.response == self.reference.eos).any(1).cpu().numpy().reshape(x, -1)
-        return {"ended": ended} | (dict(zip(("nll", "nll_tokens"), fluency)) if fluency else {})
-
     def _rows(self, rollout: Rollout, texts: list[list[str]], columns: dict[str, NDArray]) -> list[dict[str, Any]]:
         """A row a response: what was said, and what each of the columns [X, S] has of it."""
         prompts, ids = self.base.prompts, rollout.response.tolist()
@@ -324,6 +323,11 @@ def _forward_kl(policy: Policy, reference: Policy, rollout: Rollout, batch_size:
         masked_sum(kl(reference.logits(p), policy.deployed_logits(p)), p.response_mask) for p in batches(rollout, batch_size)
     ]
     return torch.cat(parts).double().cpu().numpy()
+
+
+def _of_responses(ended: NDArray, fluency: tuple[NDArray, NDArray] | None) -> dict[str, NDArray]:
+    """What else the metrics are made of, [X, S] each: whether a response ended, its NLL (nats) and tokens for fluency."""
+    return {"ended": ended} | (dict(zip(("nll", "nll_tokens"), fluency)) if fluency else {})
 
 
 def base_rollout(base: Base, n: int) -> Rollout:

@@ -46,12 +46,13 @@ def load_model(
     from .policy import Policy
 
     folder = find_model(where, offline=offline, revision=revision)
+    _check_plain(folder)
     _check_files(folder)
     tokenizer = read_tokenizer(folder)
     model = read_model(folder, dtype)
     bos, eos = _ends(folder, tokenizer, model)
     _check_ids(folder, tokenizer, model)
-    policy = Policy(model, bos=bos, eos=eos)
+    policy = Policy(model, bos=bos, eos=eos, ends=_further_ends(model))
     check_model(policy, folder)
     name = folder.resolve().name if _is_folder(where) else where
     return LoadedModel(policy, tokenizer, {"name": name, **folder_identity(folder)})
@@ -108,6 +109,23 @@ def _from_hub(name: str, offline: bool, revision: str | None) -> Path:
             f"download it while online (hf download {which}) or give a local folder"
         ) from e
     return folder
+
+
+def _check_plain(folder: Path) -> None:
+    """Raises BadData for the policy of a run that is more than one language model over its own vocabulary."""
+    own, todo = folder / "policy.json", f"measure it with harness eval --policy {folder}"
+    if not own.is_file():
+        return
+    if (folder / "ensemble.json").is_file():
+        raise BadData(f"{folder} holds an ensemble of models, expected one; {todo}, or take one of its models, {folder}/expert")
+    if control := read_json(own).get("num_control", 0):  # a file of somebody else's has no such key
+        raise BadData(f"{folder} holds a policy with {control} control tokens, which a base policy cannot have; {todo}")
+
+
+def _further_ends(model: Any) -> tuple[int, ...]:
+    """The ends that a config lists where it lists several: all of them end a response, such as the end of a turn."""
+    listed = getattr(text_config(model), "eos_token_id", None)
+    return tuple(i for i in listed if i < vocabulary(model)) if isinstance(listed, list) else ()
 
 
 def _check_files(folder: Path) -> tuple[Path, list[Path]]:

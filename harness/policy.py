@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from . import caches, configs, ensemble
-from .errors import refusing
+from .errors import RunFailed, refusing
 from .types import Prompts, Rollout
 from .weights import read_json
 
@@ -26,15 +27,30 @@ class Policy(nn.Module):
     Control tokens steer the policy and are never sampled: they stand behind the vocabulary, and every logit that
     leaves this class is over the V tokens before them, so sampling and log-probabilities are renormalised alike.
     The prefix is what the deployed policy must see before each prompt (Quark's best reward token, a control code);
-    it is saved with the weights.
+    it is saved with the weights. A model may have several ends: any of `ends` ends a response, and `eos`, the first of
+    them, fills what stands behind it.
+
+    `precision` is what a pass computes in. Where it is narrower than the weights, passes run under autocast and the weights
+    stay in float32, because a step of 1e-5 is lost in a bfloat16 weight.
     """
 
     def __init__(
-        self, model: PreTrainedModel, *, bos: int, eos: int, num_control: int = 0, prefix: tuple[int, ...] = ()
+        self,
+        model: PreTrainedModel,
+        *,
+        bos: int,
+        eos: int,
+        ends: tuple[int, ...] = (),
+        num_control: int = 0,
+        prefix: tuple[int, ...] = (),
+        tokenizer: Any = None,
     ) -> None:
         super().__init__()
         self.model: Any = without_dropout(model)  # Any: nn.Module types every attribute as Tensor or Module
         self.bos, self.eos = bos, eos
+        self.ends: tuple[int, ...] = (eos, *(end for end in ends if end != eos))
+        self.precision = torch.float32
+        self.tokenizer = tokenizer  # saved with the weights; passes read and give token ids
         self.vocab_size: int = configs.vocabulary(model) - num_control
         self.num_control, self.prefix = num_control, prefix
         self.on_forward: Callable[[int, bool], None] | None = None  # told of (tokens, trained) at each forward pass
@@ -52,6 +68,12 @@ class Policy(nn.Module):
     def width(self) -> int:
         """The size D of the hidden states, which is that of what the head reads and not always that of the layers."""
         return int(self.model.get_output_embeddings().weight.shape[1])
+
+    def computing(self) -> AbstractContextManager[Any]:
+        """What a pass runs under: autocast where the precision is narrower than the weights."""
+        if self.precision == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.precision)
 
     @property
     def passes(self) -> int:
@@ -74,7 +96,9 @@ class Policy(nn.Module):
         """The last hidden states alone, float32, for a network that predicts no token: -> [B, R, D]."""
         self.count(tokens_of(rollout))
         tokens, start = aligned(rollout)
-        return after(self.model.base_model(input_ids=tokens, use_cache=False).last_hidden_state, start, rollout)
+        with self.computing():
+            states = self.model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
+        return after(states, start, rollout)
 
     def _read(self, rollout: Rollout, states: bool) -> tuple[Tensor, Tensor]:
         self.count(tokens_of(rollout) * self.passes)
@@ -82,7 +106,8 @@ class Policy(nn.Module):
         skipped = int(start.min())  # positions that predict no response token in any row
         keep = tokens.shape[1] - skipped
         inputs: dict[str, Any] = {"output_hidden_states": True} if states else {}
-        out = caches.call(self.model, input_ids=tokens, logits_to_keep=keep, use_cache=False, **inputs)
+        with self.computing():
+            out = caches.call(self.model, input_ids=tokens, logits_to_keep=keep, use_cache=False, **inputs)
         logits = after(out.logits[:, -keep:, : self.vocab_size], start - skipped, rollout)
         return logits, after(out.hidden_states[-1], start, rollout) if states else logits
 
@@ -116,12 +141,14 @@ class Policy(nn.Module):
         """The policy's n control tokens, made at the first call: -> [n] ids.
 
         Their embeddings are drawn from a normal with the mean and `spread` times the deviation of the existing rows,
-        dimension by dimension, so that they start distinct (Hugging Face's default puts all of them on the mean).
+        dimension by dimension, so that they start distinct (Hugging Face's default puts all of them on the mean). Raises
+        RunFailed where the tokenizer cannot name them.
         """
         if self.num_control not in (0, n):
             raise ValueError(f"the policy has {self.num_control} control tokens, not {n}")
         ids = torch.arange(self.vocab_size, self.vocab_size + n)
         if self.num_control == 0:
+            self.tokenizer = naming(self.tokenizer, self.vocab_size, n)
             old = self.model.get_input_embeddings().weight.detach().clone()
             self.model.resize_token_embeddings(self.vocab_size + n, mean_resizing=False)
             noise = torch.randn(n, old.shape[1], generator=rng).to(old)
@@ -142,15 +169,23 @@ class Policy(nn.Module):
 
     def around(self, model: nn.Module) -> Policy:
         """A policy of the same vocabulary around another model, watched by the same watcher."""
-        twin = Policy(model, bos=self.bos, eos=self.eos, num_control=self.num_control, prefix=self.prefix)  # type: ignore[arg-type]
-        twin.on_forward = self.on_forward
+        same: dict[str, Any] = {"num_control": self.num_control, "prefix": self.prefix, "tokenizer": self.tokenizer}
+        twin = Policy(model, bos=self.bos, eos=self.eos, ends=self.ends, **same)  # type: ignore[arg-type]
+        twin.on_forward, twin.precision = self.on_forward, self.precision
         return twin
+
+    def like(self, base: Policy) -> Policy:
+        """This policy on the device of its base, in its precision and with its tokenizer: what `load` does not know."""
+        self.precision, self.tokenizer = base.precision, naming(base.tokenizer, self.vocab_size, self.num_control)
+        return self.to(base.device)
 
     def copy(self) -> Policy:
         """A copy with weights of its own, which nobody watches."""
-        on_forward, self.on_forward = self.on_forward, None
+        shared = self.on_forward, self.tokenizer
+        self.on_forward = self.tokenizer = None
         twin = copy.deepcopy(self).eval()
-        self.on_forward = on_forward
+        self.on_forward, self.tokenizer = shared
+        twin.tokenizer = self.tokenizer
         return twin
 
     def frozen_copy(self) -> Policy:
@@ -158,17 +193,39 @@ class Policy(nn.Module):
         return self.copy().requires_grad_(False)
 
     def save(self, folder: Path) -> None:
-        """Write a Hugging Face folder (an ensemble: a folder of them), control tokens and prefix in `policy.json`."""
+        """Write a whole Hugging Face folder (an ensemble: one for each of its models), and `policy.json` for what is ours.
+
+        The tokenizer, where there is one, knows the control tokens as special tokens by the ids of their embeddings.
+        """
+        parts = ensemble.folders(self.model, folder)
+        for model in parts.values():
+            model.generation_config = self._generation()
         self.model.save_pretrained(folder)
+        for part in {folder, *parts} if self.tokenizer is not None else ():
+            self.tokenizer.save_pretrained(part)
         state = {"bos": self.bos, "eos": self.eos, "num_control": self.num_control, "prefix": list(self.prefix)}
+        state |= {"ends": list(self.ends)} if len(self.ends) > 1 else {}
         (folder / "policy.json").write_text(json.dumps(state))
+
+    def _generation(self) -> Any:
+        """How others draw from the saved model: as it is measured, at temperature 1 over the vocabulary alone."""
+        from transformers import GenerationConfig
+
+        pad = getattr(self.tokenizer, "pad_token_id", None)
+        return GenerationConfig(
+            bos_token_id=self.bos,
+            eos_token_id=list(self.ends) if len(self.ends) > 1 else self.eos,
+            pad_token_id=self.eos if pad is None else pad,
+            suppress_tokens=[*range(self.vocab_size, self.vocab_size + self.num_control)] or None,
+            do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
+        )  # fmt: skip
 
     @classmethod
     def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> Policy:
-        """Read what `save` wrote; raises BadData where it cannot be read."""
+        """Read what `save` wrote, but for the tokenizer (see `like`); raises BadData where it cannot be read."""
         with refusing(f"no readable policy in {folder}", "copy the policy again"):
             state = read_json(folder / "policy.json")
-            state["prefix"] = tuple(state["prefix"])
+            state |= {"prefix": tuple(state["prefix"]), "ends": tuple(state.get("ends", ()))}
             return cls(ensemble.read(folder, dtype), **state)
 
     def count(self, tokens: int) -> None:
@@ -176,6 +233,28 @@ class Policy(nn.Module):
         if self.on_forward is not None:
             trained = torch.is_grad_enabled() and any(p.requires_grad for p in self.model.parameters())
             self.on_forward(tokens, trained)
+
+
+def naming(tokenizer: Any, vocab_size: int, num_control: int) -> Any:
+    """A tokenizer that knows the control tokens as special tokens, by the ids of their embeddings behind the vocabulary.
+
+    An embedding table may be larger than the tokenizer, which numbers on without a gap: the ids between are named first.
+    Raises RunFailed where the ids come out otherwise.
+    """
+    if tokenizer is None or num_control == 0:
+        return tokenizer
+    from tokenizers import AddedToken
+
+    twin = copy.deepcopy(tokenizer)
+    first, end = max(twin.get_vocab().values()) + 1, vocab_size + num_control
+    names = [f"<|{'unused' if i < vocab_size else 'control'}_{i}|>" for i in range(first, end)]
+    twin.add_tokens([AddedToken(name, special=True, normalized=False) for name in names], special_tokens=True)
+    if twin.convert_tokens_to_ids(names) != list(range(first, end)):
+        raise RunFailed(
+            f"the tokenizer cannot name the control tokens {vocab_size} to {end - 1}: it has gaps in its ids, or such names "
+            f"already; give a base model whose tokenizer numbers its tokens without gaps"
+        )
+    return twin
 
 
 def positions(mask: Tensor) -> Tensor:

@@ -7,14 +7,16 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from . import rule
-from .errors import Interrupted, RunFailed
+from .errors import Interrupted, NotFinite, RunFailed
 from .evaluation import Evaluation, Evaluator
 from .policy import Policy
 from .progress import Progress
@@ -80,6 +82,7 @@ class Session:
         self.started = self.saved = time.monotonic()
         self.seconds_before = 0.0
         self.rows = 0  # of the trajectory
+        self.above = False  # whether a point along the run lay above the frontier, before an interruption too
         self.rule = cell.settings.evaluation.select
         self.chosen: rule.Point | None = None  # so far, where the rule is not to take the last
 
@@ -116,19 +119,21 @@ class Session:
             base = evaluator.base_evaluation()
             if self.rows == 0:
                 start = base if along is evaluator else along.point(trial.reference)
+                self.above |= along.above
                 self._record_point(trial, start.metrics)
                 self._consider(rule.START, trial, start.metrics)
         if not stop.is_set():
-            self._train(trial, along, next_point, stop)
+            with blamed(self.cell.method_name, trial):
+                self._train(trial, along, next_point, stop)
         if stop.is_set():
             raise Interrupted("interrupted; the same command goes on from here")
         self.progress.say("measuring the final policy")
-        with trial.off_the_clock():
+        with trial.off_the_clock(), blamed(self.cell.method_name, trial):
             deployed = self._deployed(trial, along)
             final = evaluator.final(deployed)
         if self.rule == rule.LAST:
             self._record_point(trial, final.metrics)
-        evaluator.above |= along.above
+        evaluator.above |= along.above | self.above
         return self._finish(manifest, trial, evaluator, base, final, deployed)
 
     def _consider(self, place: str, trial: Trial, metrics: dict[str, Metric]) -> None:
@@ -152,8 +157,7 @@ class Session:
         if self.chosen is None:
             raise RunFailed(f"evaluation.select={self.rule} found no point that the judge could score; look at the judge")
         if self.chosen.place == rule.KEPT:
-            dtype = next(trial.reference.parameters()).dtype
-            return Policy.load(self.store.kept_policy(self.chosen.update), dtype).to(trial.reference.device)
+            return Policy.load(self.store.kept_policy(self.chosen.update)).like(trial.reference)
         return trial.deployed if self.chosen.place == rule.END else trial.reference
 
     def _trial(self) -> tuple[Trial, int]:
@@ -166,11 +170,12 @@ class Session:
             self.store.rewind(0)
             return Trial(c.make_policy(), reference, c.task, **common), 1
         state = self.store.load_state(checkpoints[-1])
-        policy = Policy.load(checkpoints[-1]).to(reference.device)
+        policy = Policy.load(checkpoints[-1]).like(reference)
         trial = Trial(policy, reference, c.task, state=state["trial"], **common)
         self.store.rewind(state["rows"])
         self.rows = state["rows"]
         self.chosen = rule.Point(*state["chosen"]) if state.get("chosen") else None  # an older checkpoint has none
+        self.above = state.get("above", False)
         self.seconds_before = state["seconds"]
         self.progress.say(f"resuming at update {trial.cost.updates}, {trial.progress:.0%} of the budget")
         return trial, state["next_point"]
@@ -181,12 +186,14 @@ class Session:
         if trial.progress >= 1.0:
             return
         for scalars in self.cell.make_method().train(trial):
+            check_weights(trial)  # before they are measured or saved
             self.progress.at(trial.progress, {"update": str(trial.cost.updates)} | _facts(scalars))
             due = points > 0 and trial.progress >= next_point / points
             over = trial.progress >= 1.0
             if due and not over:  # the end is measured in full, after training
                 with trial.off_the_clock():
                     point = evaluator.point(trial.deployed)
+                self.above |= evaluator.above
                 self._record_point(trial, point.metrics)
                 self._consider(rule.KEPT, trial, point.metrics)
                 while trial.progress >= next_point / points:
@@ -198,7 +205,7 @@ class Session:
 
     def _save(self, trial: Trial, next_point: int) -> None:
         state = {"trial": trial.state_dict(), "next_point": next_point, "rows": self.rows, "seconds": self._seconds()}
-        state |= {"chosen": None if self.chosen is None else list(self.chosen)}
+        state |= {"chosen": None if self.chosen is None else list(self.chosen), "above": self.above}
         self.store.save_checkpoint(trial.policy, state)
         if self.chosen is not None:
             self.store.drop_kept(self.chosen.update)
@@ -262,6 +269,24 @@ class Session:
 
     def _seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.started
+
+
+@contextmanager
+def blamed(method: str, trial: Trial) -> Iterator[None]:
+    """A number that is not finite is told with the method and the update that left it."""
+    try:
+        yield
+    except NotFinite as e:
+        raise NotFinite(f"{method} after {trial.cost.updates} updates: {e}") from e
+
+
+@torch.no_grad()
+def check_weights(trial: Trial) -> None:
+    """Raises NotFinite where a method has left weights whose norm is no finite number in float32."""
+    policies = {id(p): p for p in (trial.policy, trial.deployed) if isinstance(p, torch.nn.Module)}
+    weights = [weight.detach() for policy in policies.values() for weight in policy.parameters()]
+    if not torch.nn.utils.get_total_norm(weights).isfinite():
+        raise NotFinite("it leaves weights that are NaN or too large; look at how it changes them, or try a smaller lr")
 
 
 def _facts(scalars: dict[str, float]) -> dict[str, str]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from . import caches
+from .errors import NotFinite
 from .logprobs import token_logprobs
 from .policy import Policy, positions
 from .types import Decoding, Prompts, Rollout
@@ -46,7 +47,7 @@ def sample(
         parts.append(decode(policy, batch, n, decoding.max_new_tokens, pick))
     response, logprobs = (torch.cat(x) for x in zip(*parts))
     repeated = Prompts(*(x.repeat_interleave(n, 0) for x in prompts))
-    return Rollout(repeated, response, until_eos(response, policy.eos), logprobs)
+    return Rollout(repeated, response, until_eos(response, policy.ends), logprobs)
 
 
 def _drawn(decoding: Decoding, noise: Tensor, logits: Tensor, rows: Tensor, t: int) -> Tensor:
@@ -65,10 +66,12 @@ def decode(policy: Policy, prompts: Prompts, n: int, steps: int, pick: Pick) -> 
     logprobs = torch.zeros(len(mask), steps, device=device)
     rows, alive = torch.arange(len(mask), device=device), torch.ones(len(mask), dtype=torch.bool, device=device)
     for t in range(steps):
+        if not logits.isfinite().all():
+            raise NotFinite("the policy's logits are not finite: its weights are NaN or far too large; try a smaller lr")
         token = pick(logits, rows, t).where(alive, policy.eos)
         response[rows, t] = token
         logprobs[rows, t] = token_logprobs(logits, token).where(alive, 0.0)
-        alive = alive & (token != policy.eos)
+        alive = alive & ~is_end(token, policy.ends)
         if t + 1 == steps or not alive.any():
             break
         if alive.float().mean() < WORTH_DROPPING and caches.movable(cache):
@@ -102,7 +105,8 @@ def _step(policy: Policy, token: Tensor, mask: Tensor, cache: Any) -> tuple[Tens
 def _forward(policy: Policy, cache: Any, tokens: Tensor, mask: Tensor, position: Tensor) -> tuple[Tensor, Any]:
     """Logits after the last column, and the cache that holds all columns: -> [B, V]."""
     inputs = {"input_ids": tokens, "attention_mask": mask.long(), "position_ids": position, "logits_to_keep": 1}
-    out, cache = caches.forward(policy.model, cache, **inputs)
+    with policy.computing():
+        out, cache = caches.forward(policy.model, cache, **inputs)
     return out.logits[:, -1, : policy.vocab_size].float(), cache
 
 
@@ -134,7 +138,12 @@ def nucleus(logits: Tensor, top_p: float) -> Tensor:
     return logits.masked_fill(torch.zeros_like(out).scatter(-1, index, out), -torch.inf)
 
 
-def until_eos(response: Tensor, eos: int) -> Tensor:
-    """True up to and including the first EOS of each row: [B, R] -> [B, R]."""
-    seen = (response == eos).long().cumsum(1)
-    return seen - (response == eos).long() == 0
+def until_eos(response: Tensor, eos: int | tuple[int, ...]) -> Tensor:
+    """True up to and including the first EOS of each row, or the first of several: [B, R] -> [B, R]."""
+    end = is_end(response, (eos,) if isinstance(eos, int) else eos).long()
+    return end.cumsum(1) - end == 0
+
+
+def is_end(tokens: Tensor, ends: tuple[int, ...]) -> Tensor:
+    """Whether each token is one of those that end a response: any shape -> the same, bool."""
+    return torch.stack([tokens == end for end in ends]).any(0)

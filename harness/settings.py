@@ -22,7 +22,7 @@ class ModelSettings(Settings):
 
     id: str = Field("micro", description="micro, a Hugging Face folder, or a hub id")
     revision: str | None = Field(None, description="commit, tag or branch of a hub id; its main branch if none is named")
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the weights in memory")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of what passes compute; weights stay float32")
     device: str = Field("auto", description="auto, cpu, cuda, mps")
 
 

@@ -240,6 +240,12 @@ class Trial:
         if self._lr is None:
             raise ValueError("a method that updates the policy needs a setting lr")
         s = self._optimizer_settings
+        narrow = next((p.dtype for p in self._trained() if torch.finfo(p.dtype).bits < 32), None)
+        if narrow is not None:
+            raise RunFailed(
+                f"the weights to train are {str(narrow).removeprefix('torch.')}, in which small steps are lost; "
+                f"expected float32 weights (model.dtype=bfloat16 computes in bfloat16 and keeps them)"
+            )
         self._optimizer = torch.optim.Adam(self._trained(), lr=self._lr, betas=s.betas, eps=s.eps)
         if self._restored and self._restored["optimizer"]:
             self._optimizer.load_state_dict(self._restored["optimizer"])

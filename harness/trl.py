@@ -160,12 +160,13 @@ def _shell(policy: Policy) -> Any:
 
 
 def _watch(shell: Any, policy: Policy) -> None:
-    """Give each pass through a shell its positions, and count it as the policy's."""
+    """Give each pass through a shell its positions, count it as the policy's, and compute it in the policy's precision."""
     forward = shell.forward
 
     def counted(*, attention_mask: Tensor, **inputs: Any) -> Any:
         policy.count(int(attention_mask.sum()))
-        return forward(attention_mask=attention_mask, position_ids=positions(attention_mask), **inputs)
+        with policy.computing():
+            return forward(attention_mask=attention_mask, position_ids=positions(attention_mask), **inputs)
 
     shell.forward = counted
 

@@ -7,7 +7,9 @@
                          + c/2 * max((V' - G)^2, (clip(V', V - eps_v, V + eps_v) - G)^2)
 
 T is the last token, EOS where there is one: it is trained like any other, and the score sits on it. beta is fixed, or
-follows Ziegler's controller: each rollout beta *= 1 + clip(KL / target - 1, -0.2, 0.2) * responses / horizon.
+follows Ziegler's controller: each rollout beta *= 1 + clip(KL / target - 1, -0.2, 0.2) * min(1, responses / horizon).
+The paper's rollouts are a twentieth of the horizon; one that is longer than it counts as one horizon, so that beta moves
+by a fifth at most and stays above 0.
 The Quark paper's PPO was never released; its remnants show this recipe and a value network with a trunk of its own, the
 default here (`value_trunk`); `shared` reads the values off the policy's last hidden states.
 
@@ -133,7 +135,7 @@ class PPO:
         if s.kl_controller == "fixed":
             return kl_coef
         error = min(max(kl / s.kl_target - 1, -0.2), 0.2)
-        return kl_coef * (1 + error * s.explore_prompts / s.kl_horizon)
+        return kl_coef * (1 + error * min(1.0, s.explore_prompts / s.kl_horizon))
 
 
 def shaped(reward: Tensor, log_ratio: Tensor, mask: Tensor, kl_coef: float) -> Tensor:
