@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import re
 from importlib.metadata import version
 from io import BufferedReader, BytesIO
@@ -17,8 +16,6 @@ from harness.errors import BadData, BadSetting, MissingPrerequisite, UnknownName
 
 from . import hub
 from .classifier import config_digest, device_of, longest
-
-log = logging.getLogger(__name__)
 
 RELEASES = "https://github.com/unitaryai/detoxify/releases/download"
 CHECKPOINTS = {  # a name ends in the first 8 digits of its sha256
@@ -90,16 +87,8 @@ class DetoxifyScorer:
         return np.concatenate([np.empty(0), *(self._score(responses[i : i + self.batch_size]) for i in starts)])
 
     def _score(self, texts: list[str]) -> NDArray:
-        try:
-            # Detoxify gives a number for a list of one
-            return 1.0 - np.atleast_1d(self._detoxify.predict(texts)[self.column])
-        except Exception as e:  # the tokenizer and the model raise a dozen kinds; one bad text must not cost a run
-            if len(texts) == 1:
-                log.warning(
-                    "Detoxify could not score a text of %d characters: %s: %s", len(texts[0]), type(e).__name__, one_line(e)
-                )
-                return np.array([np.nan])
-        return np.concatenate([self._score([text]) for text in texts])
+        # Detoxify gives a number for a list of one
+        return 1.0 - np.atleast_1d(self._detoxify.predict(texts)[self.column])
 
 
 class VaderScorer:
