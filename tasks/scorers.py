@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from importlib.metadata import version
-from io import BufferedReader, BytesIO
+from io import BufferedReader, BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +204,8 @@ class PhraseScorer:
         return len(p & q) >= self.SAME * len(p | q)
 
 
+ENDS = ("\n", "\r")  # of a line
+INSIDE = (" ", "\t", "\f", *ENDS)  # how a line of a function's body begins
 READING = 2  # of what the style checkers say: raised when the same findings give another score
 
 
@@ -276,16 +278,32 @@ class ParsoScorer(StyleScorer):
 
 def code_lines(prompt: str, response: str) -> tuple[int, list[str]]:
     """The last function that the text opens: how many lines of it are the prompt's, and its whole lines; (0, []) if none."""
-    lines = (prompt + response).splitlines(keepends=True)
+    lines = source_lines(prompt + response)
     starts = [i for i, line in enumerate(lines) if line.startswith("def ")]
     if not starts:
         return 0, []
     start = starts[-1]
-    end = next((i for i in range(start + 1, len(lines)) if not lines[i].startswith(" ")), len(lines))
-    if not lines[end - 1].endswith("\n"):
+    end = body_end(lines, start)
+    if not lines[end - 1].endswith(ENDS):
         end -= 1
-    before = prompt.count("\n")  # lines of the prompt; a prompt ends at a line's end
+    before = sum(line.endswith(ENDS) for line in source_lines(prompt))  # a prompt ends at a line's end
     return max(1, before - start), lines[start:end]
+
+
+def source_lines(text: str) -> list[str]:
+    """The lines as Python reads them, with their ends: `splitlines` would also break a line at a form feed."""
+    return list(StringIO(text, newline=""))
+
+
+def body_end(lines: list[str], start: int) -> int:
+    """Where the body of the function in a line ends: before the first line that is neither indented nor blank.
+
+    Blank lines inside the body are part of it, those behind it are not.
+    """
+    end = next((i for i in range(start + 1, len(lines)) if lines[i][:1] not in INSIDE), len(lines))
+    while end > start + 1 and lines[end - 1][:1] in ENDS:
+        end -= 1
+    return end
 
 
 def _optional(module: str, extra: str) -> Any:
