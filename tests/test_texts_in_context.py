@@ -50,7 +50,8 @@ def gpt2(tmp_path_factory):
 
 
 class Nothing:
-    identity = {"name": "nothing"}
+    def __init__(self):
+        self.identity = {"name": "nothing"}
 
     def score(self, prompts, responses):
         return np.full(len(responses), 0.5)
