@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 
 from . import base as base_policy
 from . import registry, rule
-from .errors import BadData, BadSetting, EmptySelection, PromptTooLong
+from .errors import BadData, BadScorer, BadSetting, BenchError, EmptySelection, PromptTooLong, one_line
 from .evaluation import EVALUATION_VERSION, Evaluator
 from .loading import LoadedModel, load_model, read_tokenizer
 from .policy import Policy, naming
@@ -169,17 +169,34 @@ def _scorer(settings: RunSettings, name: str, out: Path | None) -> Any:
 
 
 def scorer(name: str, options: dict[str, Any]) -> Any:
-    """A scorer with its options, of which `kind` says which it is; raises BadSetting where it has no such option."""
+    """A scorer with its options under the guard of all scorers: `kind` says which it is, `timeout` limits a call (seconds).
+
+    Raises BadSetting where it has no such option, BadScorer where it cannot be built.
+    """
+    from tasks.guard import GuardedScorer
+
     kind = registry.load("scorer", options.get("kind", name))
-    options = {key: value for key, value in options.items() if key != "kind"}
-    known = [p for p in inspect.signature(kind.__init__).parameters if p != "self"]
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise BadSetting(f"scorer {name!r} has no option {unknown[0]!r}; known: {', '.join(known) or 'none'}")
+    signature = inspect.signature(kind)
+    own = {key: value for key, value in options.items() if key not in ("kind", "timeout") or key in signature.parameters}
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    unknown = sorted(set(own) - set(signature.parameters))
+    if unknown and not open_ended:
+        known = ", ".join(dict.fromkeys([*signature.parameters, "timeout"]))
+        raise BadSetting(f"scorer {name!r} has no option {unknown[0]!r}; known: {known}")
     try:
-        return kind(**options)
+        signature.bind(**own)
     except TypeError as e:
         raise BadSetting(f"scorer {name!r}: {e}; set it with --set scorers.{name}.OPTION=VALUE") from None
+    return GuardedScorer(_built(name, kind, own), name, options.get("timeout"))
+
+
+def _built(name: str, kind: Any, options: dict[str, Any]) -> Any:
+    try:
+        return kind(**options)
+    except BenchError:
+        raise
+    except Exception as e:  # a scorer may raise anything
+        raise BadScorer(f"scorer {name!r} cannot be built ({type(e).__name__}: {one_line(e)}); look at its options") from e
 
 
 def _fluency(where: str | None, settings: RunSettings, offline: bool) -> Any:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import frontier
-from .errors import BadData
-from .evaluation import Base
+from .errors import BadData, Degraded
+from .evaluation import Base, scored
 from .policy import Policy
 from .sampler import sample, until_eos
 from .settings import EvaluationSettings
@@ -79,6 +79,7 @@ def known(
         responses = _responses(task, reference, drawn, prompts, settings, cache, say)
     mask = until_eos(responses.flatten(0, 1), reference.ends).view(responses.shape)
     reward, judge = _scores(task, drawn, prompts, responses, mask, cache, say)
+    _check_judged(reward, judge)
     responses, mask = responses.to(reference.device), mask.to(reference.device)
     prompts = prompts._replace(prompts=prompts.prompts.to(reference.device))
     return Base(prompts, responses, mask, reward, judge, frontier.estimate(reward))
@@ -108,7 +109,9 @@ def _scores(
     """Reward and judge of each base response: [X, M], [X, M]; equal responses to a prompt are scored once."""
     key = {"drawn": drawn, "scorers": task.identity()["scorers"]}
     found = cache.get("scores", key)
-    if found is None:
+    if found is not None:
+        _check_kept(found, responses.shape[:2], cache._path("scores", key))
+    else:
         say("scoring the base responses for the frontier, once for these scorers")
         rows = [_score_prompt(task, prompts, x, responses[x], mask[x]) for x in range(len(responses))]
         reward, judge = (np.stack(x) for x in zip(*rows))
@@ -118,10 +121,30 @@ def _scores(
     return found["reward"], found["judge"]
 
 
+def _check_kept(found: dict[str, NDArray], shape: tuple[int, ...], path: Path) -> None:
+    """Whether arrays of the cache are scores of these responses; raises BadData."""
+    for name in ("reward", "judge"):
+        kept = found.get(name)
+        if kept is None or kept.shape != shape or kept.dtype.kind != "f" or not ((kept >= 0) & (kept <= 1)).all():
+            raise BadData(
+                f"cached scores {path} hold no {name} in [0, 1] of each of {shape} responses; delete it and run again"
+            )
+
+
+def _check_judged(reward: NDArray, judge: NDArray) -> None:
+    """Whether the frontier can be judged at every prompt: a base response that both scorers could score; raises Degraded."""
+    none = ~np.isnan(reward).all(1) & np.isnan(reward + judge).all(1)  # without a reward the frontier says so
+    if none.any():
+        raise Degraded(
+            f"the judge could score no base response to {int(none.sum())} of {len(none)} prompts, the first of them "
+            f"prompt {int(none.argmax())} of the split; each needs one that the reward scores too: look at the judge"
+        )
+
+
 def _score_prompt(task: Any, prompts: PromptSet, x: int, responses: Tensor, mask: Tensor) -> tuple[NDArray, NDArray]:
     unique, where = torch.unique(responses, dim=0, return_inverse=True)
     first = torch.zeros(len(unique), dtype=torch.long).scatter(0, where, torch.arange(len(where)))
     repeated = Prompts(*(p[x : x + 1].expand(len(unique), -1) for p in prompts.prompts))
     rollout = Rollout(repeated, responses[first], mask[first])
-    reward, judge = task.reward(rollout), task.judge(rollout)
-    return reward[where].double().numpy(), judge[where].double().numpy()
+    reward, judge = scored("reward", task.reward(rollout), len(first)), scored("judge", task.judge(rollout), len(first))
+    return reward[where.numpy()], judge[where.numpy()]

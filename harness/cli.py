@@ -361,16 +361,16 @@ def main() -> NoReturn:
         code = app(standalone_mode=False)
     except BrokenPipeError:
         sys.exit(1)
-    except Exception as e:
+    except (Exception, Interrupted) as e:
         sys.exit(explain(e))
     sys.exit(code or 0)
 
 
-def explain(error: Exception) -> int:
+def explain(error: Exception | Interrupted) -> int:
     """Say what went wrong in one line, and give the exit code; whatever is no error of the user's keeps its trace."""
     if "-v" in sys.argv or "--verbose" in sys.argv or os.environ.get("HARNESS_DEBUG"):
         raise error
-    if isinstance(error, BenchError):
+    if isinstance(error, (BenchError, Interrupted)):
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_code
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # the parser's: a missing or unknown option

@@ -63,6 +63,10 @@ class BadData(MissingPrerequisite):
     """A file that is there but cannot be used: a broken row, a corrupt checkpoint, a hash that differs."""
 
 
+class BadScorer(MissingPrerequisite):
+    """A scorer that does not do what a scorer does: it cannot be built, or gives no score in [0, 1] a text."""
+
+
 class RunFailed(BenchError):
     """A run that could not go on."""
 
@@ -91,8 +95,11 @@ class Mismatch(BenchError):
     exit_code = 5
 
 
-class Interrupted(BenchError):
-    """Stopped by the user; the same command goes on from the last checkpoint."""
+class Interrupted(BaseException):
+    """Stopped by the user; the same command goes on from the last checkpoint.
+
+    No `Exception`, so that it passes through every handler that keeps one bad text or one bad file from costing a run.
+    """
 
     exit_code = 130
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import metrics as m
+from .errors import BadScorer
 from .frontier import Frontier
 from .logprobs import entropy, kl, masked_sum, token_logprobs
 from .policy import Policy
@@ -165,11 +166,9 @@ class Evaluator:
         return Evaluation(found, rows, float(missing), by_prompt, self._paper_rows(said))
 
     def _scores(self, rollout: Rollout, texts: list[list[str]]) -> dict[str, NDArray]:
+        found = {"reward": self.task.reward(rollout), "judge": self.task.judge(rollout)}
         shape = (len(texts), len(texts[0]))
-        return {
-            "reward": self.task.reward(rollout).double().numpy().reshape(shape),
-            "judge": self.task.judge(rollout).double().numpy().reshape(shape),
-        }
+        return {name: scored(name, values, len(rollout.response)).reshape(shape) for name, values in found.items()}
 
     def _drift(self, policy: Policy, rollout: Rollout, reward: NDArray) -> tuple[dict[str, Metric], dict[str, NDArray]]:
         """KL and entropy, and those of each response, [X, S] each; a policy with a closed form gives its KL only."""
@@ -275,7 +274,7 @@ class Evaluator:
         prompts = self.base.prompts
         n = 1 if decoding.temperature == 0 else n  # the likeliest response is one and the same
         rollout = sample(policy, prompts.prompts, decoding=decoding, rng=rng, n=n)
-        flat, judge = self.task.texts(rollout), self.task.judge(rollout).double().numpy().reshape(-1, n)
+        flat, judge = self.task.texts(rollout), scored("judge", self.task.judge(rollout), len(rollout.response)).reshape(-1, n)
         return Said(prompts.texts, [flat[i : i + n] for i in range(0, len(flat), n)], judge)
 
     def _by_kind(self, scores: dict[str, NDArray]) -> dict[str, Metric]:
@@ -328,6 +327,15 @@ def _forward_kl(policy: Policy, reference: Policy, rollout: Rollout, batch_size:
 def _of_responses(ended: NDArray, fluency: tuple[NDArray, NDArray] | None) -> dict[str, NDArray]:
     """What else the metrics are made of, [X, S] each: whether a response ended, its NLL (nats) and tokens for fluency."""
     return {"ended": ended} | (dict(zip(("nll", "nll_tokens"), fluency)) if fluency else {})
+
+
+def scored(name: str, scores: Tensor, n: int) -> NDArray:
+    """A task's scores of n responses, in [0, 1] or NaN: -> [n] float64; raises BadScorer where they are no such thing."""
+    found = scores.double().cpu().numpy()
+    if found.shape != (n,) or ((found < 0) | (found > 1)).any():  # NaN is neither
+        what = f"values from {np.nanmin(found):g} to {np.nanmax(found):g}" if found.shape == (n,) else f"shape {found.shape}"
+        raise BadScorer(f"the task's {name} gave {what} for {n} responses; expected shape ({n},) and values in [0, 1]")
+    return found
 
 
 def base_rollout(base: Base, n: int) -> Rollout:

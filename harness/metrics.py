@@ -149,10 +149,13 @@ def _fresh_and_all(responses: Sequence[str], n: int) -> tuple[int, int]:
 
 
 def per_kchar(texts: Sequence[Sequence[Any]], count: Callable[[Any], float], size: Callable[[Any], int] = len) -> Metric:
-    """Items per 1,000 characters, all items over all characters, the error clustered by prompt."""
-    items = np.array([sum(map(count, responses)) for responses in texts], dtype=float)
-    characters = np.array([sum(map(size, responses)) for responses in texts], dtype=float)
-    return ratio(1000 * items, characters)
+    """Items per 1,000 characters, all items over all characters, the error clustered by prompt.
+
+    A text whose count is NaN is left out with its characters, and counted.
+    """
+    counts = [[(n, size(t)) for t in responses if not isnan(n := count(t))] for responses in texts]
+    items, characters = (np.array([sum(pair[i] for pair in row) for row in counts], dtype=float) for i in (0, 1))
+    return ratio(1000 * items, characters)._replace(n_unscored=sum(map(len, texts)) - sum(map(len, counts)))
 
 
 def repetition_rate(texts: Sequence[Sequence[str]], n: int) -> Metric:

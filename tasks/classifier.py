@@ -17,6 +17,8 @@ from . import hub
 log = logging.getLogger(__name__)
 
 SAFE, PICKLED = "model.safetensors", "pytorch_model.bin"
+PROBES = ("we walked along the river until the sun went down, and then the rain began to fall on us", "the cat sat", "tea")
+SAME = 1e-5  # how far two scores of one text may lie apart by the rounding of float32
 
 
 class ClassifierScorer:
@@ -58,6 +60,9 @@ class ClassifierScorer:
         self._activation = _activation(self._model.config) if activation == "auto" else activation
         self._weights = self._label_weights(label)
         self._max_tokens = min(max_tokens or 2**31, longest(self._tokenizer, self._model.config))
+        if not self._ignores_padding(folder):
+            log.warning("classifier %s reads the padding of a batch, so its texts are scored one by one", folder)
+            self.batch_size = 1
         self.identity: dict[str, Any] = {
             "name": "classifier",
             "version": 1,
@@ -83,26 +88,45 @@ class ClassifierScorer:
         scores = np.full(len(texts), np.nan)
         for start in range(0, len(texts), self.batch_size):
             rows = order[start : start + self.batch_size]
-            scores[rows] = self._score([texts[i] for i in rows])
+            scores[rows] = self._forward([texts[i] for i in rows])
         return 1.0 - scores if self.invert else scores
 
-    def _score(self, texts: list[str]) -> NDArray:
-        try:
-            return self._forward(texts)
-        except Exception as e:  # the tokenizer and the model raise a dozen kinds; one bad text must not cost a run
-            if len(texts) == 1:
-                log.warning("a classifier could not score a text of %d characters: %s", len(texts[0]), one_line(e))
-                return np.array([np.nan])
-        return np.concatenate([self._score([text]) for text in texts])
-
     def _forward(self, texts: list[str]) -> NDArray:
+        """The probability of the label, NaN for a text without any token: -> [N]."""
         import torch
 
         with torch.no_grad():
-            inputs = self._tokenizer(texts, return_tensors="pt", padding=True, truncation=True, max_length=self._max_tokens)
+            inputs = self._tokenizer(
+                texts, return_tensors="pt", padding=len(texts) > 1, truncation=True, max_length=self._max_tokens
+            )
+            read = inputs["attention_mask"].sum(1).numpy() > 0
+            if not read.all():
+                return self._of_those(read, texts)
             logits = self._model(**inputs.to(self._model.device)).logits.double()
             probs = logits.sigmoid() if self._activation == "sigmoid" else logits.softmax(-1)
         return (probs.cpu().numpy() * self._weights).sum(1)
+
+    def _of_those(self, read: NDArray, texts: list[str]) -> NDArray:
+        """Scores of the texts that have a token, NaN for the others: -> [N]."""
+        scores = np.full(len(texts), np.nan)
+        if read.any():
+            scores[read] = self._forward([text for text, some in zip(texts, read) if some])
+        return scores
+
+    def _ignores_padding(self, folder: Path) -> bool:
+        """Whether a text has the same score in a padded batch as alone; raises BadData where it has none at all.
+
+        A decoder needs a padding token to find its last token, and one that is padded on the left counts its positions from
+        the padding.
+        """
+        try:
+            alone = np.concatenate([self._forward([text]) for text in PROBES])
+        except Exception as e:  # the tokenizer and the model raise a dozen kinds
+            raise BadData(f"the classifier in {folder} cannot score a plain text ({one_line(e)}); check its kind") from e
+        try:
+            return bool((np.abs(self._forward(list(PROBES)) - alone) < SAME).all())
+        except Exception:  # no padding token, which a batch needs
+            return False
 
     def _label_weights(self, label: str | dict[str, float]) -> NDArray:
         """The weight of each label of the model: -> [L]."""

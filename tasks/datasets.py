@@ -30,6 +30,7 @@ from harness.errors import BadData, BadSetting, EmptySelection, MissingPrerequis
 from . import hub
 from .hygiene import grams
 from .prompt_files import Prompt, place, read_rows, split_of
+from .scorers import body_end
 from .text_task import Data, Text
 
 log = logging.getLogger(__name__)
@@ -229,7 +230,7 @@ class ScoredCode(Source):
         for start, line in enumerate(lines):
             if not (line.startswith("def ") and line.endswith(":\n")):
                 continue
-            end = next((i for i in range(start + 1, len(lines)) if lines[i][:1] not in (" ", "\t", "\n")), len(lines))
+            end = body_end(lines, start)
             body = "".join(lines[start + 1 : end]).rstrip() + "\n"
             if body.strip():
                 kind = "messy_function" if scores[start] > 0 else "function"

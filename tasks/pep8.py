@@ -10,6 +10,7 @@ Prompts: functions, adversarial ones whose own first lines are badly set, and no
 from __future__ import annotations
 
 import ast
+import warnings
 from typing import ClassVar
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from harness.metrics import cluster_mean, per_kchar
 from harness.types import Decoding, Metric, Said
 
+from .guard import GuardedScorer
 from .scorers import StyleScorer, code_lines
 from .text_task import TextTask
 
@@ -30,11 +32,11 @@ class CodeStyle(TextTask):
     def paper_metrics(self, said: dict[str, Said]) -> dict[str, Metric]:
         """Violations per 1,000 characters, and the share that parses."""
         prompts, texts, _ = said["sampled"]
-        style = StyleScorer()
+        style = GuardedScorer(StyleScorer(), "pycodestyle")
         code = [[(p, t) for t in responses if is_code(p, t)] for p, responses in zip(prompts, texts)]
         parsed = np.array([[parses(p, t) for t in responses] for p, responses in zip(prompts, texts)])
         return {
-            "violations_per_kchar": per_kchar(code, lambda pair: style.items(*pair), size=lambda pair: len(pair[1])),
+            "violations_per_kchar": per_kchar(code, lambda pair: style.count(*pair), size=lambda pair: len(pair[1])),
             "parses": cluster_mean(parsed)._replace(n_unscored=0),
         }
 
@@ -49,8 +51,10 @@ def parses(prompt: str, response: str) -> float:
     """1 where the function that the text opens is Python, else 0; NaN where it opens none."""
     if not is_code(prompt, response):
         return float("nan")
-    try:
-        ast.parse("".join(code_lines(prompt, response)[1]))
-    except (SyntaxError, ValueError):
-        return 0.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of escapes and the like; they would quote the text
+        try:
+            ast.parse("".join(code_lines(prompt, response)[1]))
+        except (SyntaxError, ValueError, RecursionError, MemoryError):  # the latter two of code that is nested too deeply
+            return 0.0
     return 1.0

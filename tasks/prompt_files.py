@@ -155,10 +155,10 @@ def tokenize(prompts: list[str], tokenizer: Any, *, max_new_tokens: int, context
 
     if not prompts:
         raise EmptySelection("no prompts to turn into tokens; the split or the filter that chose them has none")
-    opening = _opening(tokenizer)
+    first = opening(tokenizer)
     with refusing("the tokenizer fails on the prompts", "remove the prompt that it cannot read, or use another tokenizer"):
         bare = tokenizer(prompts, add_special_tokens=False)["input_ids"]
-    rows = [opening + ids or [_bos(tokenizer)] for ids in bare]
+    rows = [first + ids or [_bos(tokenizer)] for ids in bare]
     _check_lengths([len(row) for row in rows], max_new_tokens, context)
     width = max(len(row) for row in rows)
     tokens = torch.tensor([[0] * (width - len(row)) + row for row in rows])
@@ -166,7 +166,7 @@ def tokenize(prompts: list[str], tokenizer: Any, *, max_new_tokens: int, context
     return Prompts(tokens, mask)
 
 
-def _opening(tokenizer: Any) -> list[int]:
+def opening(tokenizer: Any) -> list[int]:
     """The special tokens that the tokenizer puts before a text."""
     bare, full = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
     start = next((i for i in range(len(full)) if full[i : i + len(bare)] == bare), 0)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import re
 from importlib.metadata import version
-from io import BufferedReader, BytesIO
+from io import BufferedReader, BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,6 @@ from harness.errors import BadData, BadSetting, MissingPrerequisite, UnknownName
 
 from . import hub
 from .classifier import config_digest, device_of, longest
-
-log = logging.getLogger(__name__)
 
 RELEASES = "https://github.com/unitaryai/detoxify/releases/download"
 CHECKPOINTS = {  # a name ends in the first 8 digits of its sha256
@@ -90,16 +87,8 @@ class DetoxifyScorer:
         return np.concatenate([np.empty(0), *(self._score(responses[i : i + self.batch_size]) for i in starts)])
 
     def _score(self, texts: list[str]) -> NDArray:
-        try:
-            # Detoxify gives a number for a list of one
-            return 1.0 - np.atleast_1d(self._detoxify.predict(texts)[self.column])
-        except Exception as e:  # the tokenizer and the model raise a dozen kinds; one bad text must not cost a run
-            if len(texts) == 1:
-                log.warning(
-                    "Detoxify could not score a text of %d characters: %s: %s", len(texts[0]), type(e).__name__, one_line(e)
-                )
-                return np.array([np.nan])
-        return np.concatenate([self._score([text]) for text in texts])
+        # Detoxify gives a number for a list of one
+        return 1.0 - np.atleast_1d(self._detoxify.predict(texts)[self.column])
 
 
 class VaderScorer:
@@ -215,6 +204,8 @@ class PhraseScorer:
         return len(p & q) >= self.SAME * len(p | q)
 
 
+ENDS = ("\n", "\r")  # of a line
+INSIDE = (" ", "\t", "\f", *ENDS)  # how a line of a function's body begins
 READING = 2  # of what the style checkers say: raised when the same findings give another score
 
 
@@ -287,16 +278,32 @@ class ParsoScorer(StyleScorer):
 
 def code_lines(prompt: str, response: str) -> tuple[int, list[str]]:
     """The last function that the text opens: how many lines of it are the prompt's, and its whole lines; (0, []) if none."""
-    lines = (prompt + response).splitlines(keepends=True)
+    lines = source_lines(prompt + response)
     starts = [i for i, line in enumerate(lines) if line.startswith("def ")]
     if not starts:
         return 0, []
     start = starts[-1]
-    end = next((i for i in range(start + 1, len(lines)) if not lines[i].startswith(" ")), len(lines))
-    if not lines[end - 1].endswith("\n"):
+    end = body_end(lines, start)
+    if not lines[end - 1].endswith(ENDS):
         end -= 1
-    before = prompt.count("\n")  # lines of the prompt; a prompt ends at a line's end
+    before = sum(line.endswith(ENDS) for line in source_lines(prompt))  # a prompt ends at a line's end
     return max(1, before - start), lines[start:end]
+
+
+def source_lines(text: str) -> list[str]:
+    """The lines as Python reads them, with their ends: `splitlines` would also break a line at a form feed."""
+    return list(StringIO(text, newline=""))
+
+
+def body_end(lines: list[str], start: int) -> int:
+    """Where the body of the function in a line ends: before the first line that is neither indented nor blank.
+
+    Blank lines inside the body are part of it, those behind it are not.
+    """
+    end = next((i for i in range(start + 1, len(lines)) if lines[i][:1] not in INSIDE), len(lines))
+    while end > start + 1 and lines[end - 1][:1] in ENDS:
+        end -= 1
+    return end
 
 
 def _optional(module: str, extra: str) -> Any:

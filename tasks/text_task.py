@@ -15,8 +15,8 @@ from harness.errors import BadData, EmptySelection
 from harness.metrics import cluster_mean
 from harness.types import Decoding, Documents, Metric, Prompts, PromptSet, Rollout, Said, Scorer
 
-from . import hygiene
-from .prompt_files import Prompt, tokenize
+from . import hygiene, in_context
+from .prompt_files import Prompt, opening, tokenize
 
 SEGMENT = re.compile(r".+?(?:[.?!]+[\"')\]]*(?=\s|$)(?:[^\S\n]*\n+)?(?:\s+$)?|\n+(?:\s+$)?|$)", re.DOTALL)
 
@@ -119,10 +119,10 @@ class TextTask:
         return self._padded([text.prompt for text in self._data.clean], ids)
 
     def texts(self, rollout: Rollout) -> list[str]:
-        """The responses as text, without special tokens."""
+        """The responses as text, as they follow their prompts, without special tokens."""
         lengths = rollout.response_mask.sum(1).tolist()
         rows = [row[:n] for row, n in zip(rollout.response.tolist(), lengths)]
-        return self._tokenizer.batch_decode(rows, skip_special_tokens=True)
+        return in_context.decoded(self._tokenizer, self._prompt_rows(rollout), rows)
 
     def reward(self, rollout: Rollout) -> Tensor:
         """The reward of each response, NaN where the scorer failed: -> [B] float32."""
@@ -150,10 +150,15 @@ class TextTask:
 
     def _decode_prompts(self, rollout: Rollout) -> list[str]:
         """The prompts as text; one that comes again is decoded once."""
-        lengths = rollout.prompts.mask.sum(1).tolist()
-        rows = [tuple(row[len(row) - n :]) for row, n in zip(rollout.prompts.tokens.tolist(), lengths)]
+        rows = list(map(tuple, self._prompt_rows(rollout)))
         text = {row: self._tokenizer.decode(list(row), skip_special_tokens=True) for row in set(rows)}
         return [text[row] for row in rows]
+
+    @staticmethod
+    def _prompt_rows(rollout: Rollout) -> list[list[int]]:
+        """The tokens of each prompt, without padding."""
+        lengths = rollout.prompts.mask.sum(1).tolist()
+        return [row[len(row) - n :] for row, n in zip(rollout.prompts.tokens.tolist(), lengths)]
 
     def _split(self, split: str) -> list[Prompt]:
         if not self._data.splits.get(split):
@@ -179,18 +184,23 @@ class TextTask:
     def _response_ids(self, text: Text) -> tuple[list[int], list[int]]:
         """The tokens of a response, ended by EOS and cut at the context, and the segment that each begins in.
 
-        The response is read as a whole, as the base policy has learned it, and a token that reaches over the end of a
-        segment is left whole. Room is left for a control token before each segment and before the document.
+        The response is read as a whole behind its prompt, as the base policy has learned it, and a token that reaches over
+        the end of a segment is left whole. Room is left for a control token before each segment and before the document.
         """
         if not self._tokenizer.is_fast:
             raise BadData("the tokenizer does not say where its tokens stand in a text; give one with a tokenizer.json")
-        found = self._tokenizer(text.response, add_special_tokens=False, return_offsets_mapping=True)
-        starts = [start for start, _ in found.offset_mapping]
+        ids, starts = in_context.encoded(self._tokenizer, text.prompt, text.response, offsets=True)
         ends = np.cumsum([len(part) for part in segments(text.response)])
         segment = np.searchsorted(ends, starts, side="right").tolist()
-        room = self._context - len(self._tokenizer(text.prompt).input_ids) - len(ends) - 3
+        prompt = self._opening + self._tokenizer(text.prompt, add_special_tokens=False).input_ids
+        room = self._context - len(prompt) - len(ends) - 3
         last = segment[:room][-1] if segment[:room] else -1
-        return [*found.input_ids[:room], self._tokenizer.eos_token_id], [*segment[:room], last]
+        return [*ids[:room], self._tokenizer.eos_token_id], [*segment[:room], last]
+
+    @cached_property
+    def _opening(self) -> list[int]:
+        """What the tokenizer puts before a text."""
+        return opening(self._tokenizer)
 
     def _padded(self, prompts: list[str], ids: list[list[int]]) -> Rollout:
         width, eos = max(map(len, ids)), self._tokenizer.eos_token_id

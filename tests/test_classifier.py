@@ -19,6 +19,7 @@ from harness.errors import BadData, BadSetting, MissingPrerequisite, UnknownName
 from harness.settings import resolve
 from tasks import hub
 from tasks.classifier import ClassifierScorer
+from tasks.guard import GuardedScorer
 from tasks.score_cache import CachedScorer
 from tasks.scorers import CHECKPOINTS, DetoxifyScorer, ParsoScorer, PhraseScorer, ScrubadubScorer, StyleScorer, released
 
@@ -98,9 +99,10 @@ def test_any_number_of_texts_of_any_length(models):
 
 
 def test_a_text_that_fails_is_nan_and_costs_no_other(models, caplog):
-    scorer = ClassifierScorer(models["Roberta"], "hate")
+    scorer = GuardedScorer(ClassifierScorer(models["Roberta"], "hate"), "mine")
     found = score(scorer, "the cat", "half \ud83d", "the rain")
-    assert np.isnan(found).tolist() == [False, True, False] and "could not score a text of 6 characters" in caplog.text
+    assert np.isnan(found).tolist() == [False, True, False]
+    assert "mine could not score 1 of 3 texts, the first of 6 characters" in caplog.text
     np.testing.assert_allclose(found[[0, 2]], score(scorer, "the cat", "the rain"), atol=1e-6)
 
 
@@ -255,7 +257,7 @@ def test_only_slow_scorers_are_cached(models, tmp_path):
     assert settings.scorer_kind("mine") == "classifier" and settings.scorer_kind("lexicon") == "lexicon"
     kept = assemble._scorer(settings, "mine", tmp_path)
     assert isinstance(kept, CachedScorer) and kept.path.parent == tmp_path / ".cache"
-    assert isinstance(assemble._scorer(settings, "mine", None), ClassifierScorer)
+    assert isinstance(assemble._scorer(settings, "mine", None), GuardedScorer)
     assert not isinstance(assemble._scorer(settings, "lexicon", tmp_path), CachedScorer)
     with pytest.raises(BadSetting, match="scorer 'mine' has no option 'lable'"):
         assemble.scorer("mine", {"kind": "classifier", "lable": "1 star"})

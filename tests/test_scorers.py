@@ -12,6 +12,7 @@ import torch
 from folders import SENTENCES, sha256
 
 from harness.errors import BadData, BadSetting, MissingPrerequisite, UnknownName
+from tasks.guard import GuardedScorer
 from tasks.scorers import DetoxifyScorer, StyleScorer
 
 
@@ -69,10 +70,10 @@ def test_empty_and_long_texts(scorer):
 
 
 def test_a_text_that_fails_is_nan_and_costs_no_other(scorer, caplog):
-    reward = score(scorer, "the cat", "half \ud83d", "the rain", "a book")
+    reward = score(GuardedScorer(scorer, "mine"), "the cat", "half \ud83d", "the rain", "a book")
     assert np.isnan(reward).tolist() == [False, True, False, False]
     np.testing.assert_allclose(reward[[0, 2, 3]], score(scorer, "the cat", "the rain", "a book"), atol=1e-6)
-    assert "could not score a text of 6 characters" in caplog.text
+    assert "mine could not score 1 of 4 texts, the first of 6 characters" in caplog.text
 
 
 def test_columns(files):

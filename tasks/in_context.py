@@ -1,0 +1,53 @@
+"""A response as tokens behind its prompt, and what its tokens say there.
+
+Most tokenizers of SentencePiece's family (Llama 2) put a space before a text when they read it and take one away when they
+write it. A response is no text of its own, so it is read and written together with its prompt. A byte-level BPE has no such
+space: its responses are read and written alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def stands_alone(tokenizer: Any) -> bool:
+    """Whether a text is written the same whatever stands before it, as by a byte-level BPE."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return backend is not None and type(backend.decoder).__name__ == "ByteLevel"
+
+
+def decoded(tokenizer: Any, prompts: list[list[int]], responses: list[list[int]]) -> list[str]:
+    """What each response adds to the text of its prompt, without special tokens."""
+    if stands_alone(tokenizer):
+        return tokenizer.batch_decode(responses, skip_special_tokens=True)
+    rows = {tuple(row) for row in prompts}
+    heads = {row: tokenizer.decode(list(row), skip_special_tokens=True) for row in rows}
+    wholes = tokenizer.batch_decode([p + r for p, r in zip(prompts, responses)], skip_special_tokens=True)
+    return [whole[_shared(heads[tuple(p)], whole) :] for p, whole in zip(prompts, wholes)]
+
+
+def _shared(head: str, whole: str) -> int:
+    """How many characters two texts begin with alike: all of the prompt's, unless its end is half a character."""
+    if whole.startswith(head):
+        return len(head)
+    return next((i for i, (a, b) in enumerate(zip(head, whole)) if a != b), min(len(head), len(whole)))
+
+
+def encoded(tokenizer: Any, prompt: str, response: str, offsets: bool = False) -> tuple[list[int], list[int]]:
+    """The tokens of a response behind its prompt and, where asked, where each begins in it.
+
+    Where a token would reach from the prompt into the response, the prompt keeps its own and the response is read alone.
+    """
+    alone = tokenizer(response, add_special_tokens=False, return_offsets_mapping=offsets)
+    if stands_alone(tokenizer):
+        return _parts(alone, 0, 0)
+    head = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    whole = tokenizer(prompt + response, add_special_tokens=False, return_offsets_mapping=offsets)
+    if whole["input_ids"][: len(head)] != head:
+        return _parts(alone, 0, 0)
+    return _parts(whole, len(head), len(prompt))
+
+
+def _parts(found: Any, tokens: int, characters: int) -> tuple[list[int], list[int]]:
+    starts = [max(0, start - characters) for start, _ in found.get("offset_mapping", [])[tokens:]]
+    return list(found["input_ids"][tokens:]), starts

@@ -1,0 +1,67 @@
+"""Ten thousand generated texts through every scorer: no exception leaves it, and a score is in [0, 1] or NaN at any batch."""
+
+from pathlib import Path
+
+import folders
+import numpy as np
+import pytest
+from odd_texts import texts
+
+from harness import assemble
+from tasks import SCORERS
+from tasks.guard import GuardedScorer
+from tasks.pep8 import is_code, parses
+
+NETWORKS = {"classifier", "detoxify"}
+UNSCORED = {"parso": 0.2, "classifier": 0.1, "detoxify": 0.1, "scrubadub": 0.01}  # at most, of these texts; by others none
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory) -> dict[str, dict]:
+    root: Path = tmp_path_factory.mktemp("models")
+    classifier = folders.classifier_folder(root / "classifier", "Roberta", ("no", "yes"))
+    checkpoint, config = folders.detoxify_checkpoint(root / "detoxify")
+    return {
+        "classifier": {"model": str(classifier), "label": "yes", "device": "cpu"},
+        "detoxify": {"checkpoint": str(checkpoint), "config": str(config), "device": "cpu"},
+    }
+
+
+def in_parts(scorer: GuardedScorer, prompts: list[str], responses: list[str], size: int) -> np.ndarray:
+    starts = range(0, len(responses), size)
+    return np.concatenate([scorer.score(prompts[i : i + size], responses[i : i + size]) for i in starts])
+
+
+def check(name: str, options: dict[str, dict], n: int, alone: int) -> None:
+    """n texts in batches of 64, and one in `alone` of them by itself."""
+    prompts, responses = texts(n)
+    scorer = assemble.scorer(name, options.get(name, {}))
+    found = in_parts(scorer, prompts, responses, 64)
+    assert found.shape == (n,) and found.dtype == np.float64
+    scored = ~np.isnan(found)
+    assert ((found[scored] >= 0) & (found[scored] <= 1)).all() and (~scored).mean() <= UNSCORED.get(name, 0)
+    assert len(set(found[scored].tolist())) > 1
+    single = in_parts(scorer, prompts[::alone], responses[::alone], 1)
+    np.testing.assert_allclose(single, found[::alone], rtol=0, atol=1e-5 if name in NETWORKS else 0)
+
+
+@pytest.mark.parametrize("name", sorted(SCORERS))
+def test_a_few_hundred_odd_texts(name, options):
+    check(name, options, 240, alone=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(SCORERS))
+def test_ten_thousand_odd_texts(name, options):
+    check(name, options, 10_000, alone=3)
+
+
+def test_what_is_counted_in_odd_texts_and_whether_they_parse_raises_nothing(recwarn):
+    prompts, responses = texts(350, seed=1)
+    for name in ("presidio", "scrubadub", "personal-judge", "pycodestyle", "parso"):
+        scorer = assemble.scorer(name, {})
+        for pair in zip(prompts, responses):
+            count = scorer.items(*(pair if name in ("pycodestyle", "parso") else pair[1:]))
+            assert count >= 0 or np.isnan(count)
+    assert {parses(*pair) for pair in zip(prompts, responses) if is_code(*pair)} == {0.0, 1.0}
+    assert not recwarn.list
