@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .cli import explain
-from .errors import Busy
+from .errors import Busy, Interrupted
 
 BUSY = 75  # as EX_TEMPFAIL of sysexits.h: try again later
 
@@ -31,7 +31,7 @@ def main(cell: dict[str, Any]) -> int:
         )  # fmt: skip
     except Busy:
         return BUSY
-    except Exception as e:
+    except (Exception, Interrupted) as e:
         return explain(e)
 
 
