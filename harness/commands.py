@@ -6,7 +6,6 @@ import json
 import os
 import sys
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,15 +98,12 @@ def _cells(rows: list[tuple[Planned, str, str]], as_json: bool) -> str:
 
 def _trials(cells: list[Planned]) -> str:
     """The finished cells as a table."""
-    from .errors import CorruptRecord
+    from .launcher import state_of
     from .records import read_run
     from .report.trials import page
 
-    finished = []
-    for cell in cells:
-        with suppress(CorruptRecord):  # the cell is among those that failed, with what is wrong with it
-            if (cell.path / "summary.json").exists():
-                finished.append(read_run(cell.path))
+    # a damaged cell is among those that failed, with what is wrong with it
+    finished = [read_run(cell.path) for cell in cells if state_of(cell) in ("done", "degraded")]
     return page(finished) if finished else "no cell has finished"
 
 

@@ -72,7 +72,7 @@ class Watch:
 
     def __enter__(self) -> Watch:
         self._since = time.monotonic()
-        threading.Thread(target=self._look, daemon=True).start()
+        threading.Thread(target=self._look, name="watch", daemon=True).start()
         return self
 
     def __exit__(self, *error: object) -> None:

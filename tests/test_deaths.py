@@ -11,13 +11,17 @@ import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from fake_records import write_run
+from safetensors.torch import save_file
 
-from harness import runner, status
+from harness import commands, runner, status
+from harness.base import Cache
 from harness.cells import cells
 from harness.disk import refused, writing
-from harness.errors import BadData, CannotWrite, RunFailed
+from harness.errors import BadData, CannotWrite, Unwritable
 from harness.evaluation import Evaluation
 from harness.records import read_run
 from harness.settings import resolve
@@ -44,7 +48,7 @@ class Four(torch.nn.Module):
         (folder / "weights.json").write_text(json.dumps(self.weight.tolist()))
 
     @classmethod
-    def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> "Four":
+    def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> Four:
         policy = cls()
         try:
             json.loads((folder / "config.json").read_text())
@@ -200,3 +204,116 @@ def test_a_kill_at_any_operation_leaves_a_record_that_the_same_command_finishes(
         assert content(cell(out).path) == whole, n
         assert RunStore(cell(out).path).record().summary is not None
         shutil.rmtree(out)
+
+
+def test_a_disk_that_refuses_at_any_operation_is_one_line_and_the_same_command_goes_on(whole, tmp_path, monkeypatch):
+    for n in range(1, 200):
+        out, told = tmp_path / str(n), OSError(errno.ENOSPC, "No space left on device")
+        with failing(monkeypatch, tmp_path, n, told) as disk, pytest.raises((CannotWrite, Unwritable)) as found:
+            runner.run(cell(out))
+            disk.asked = 0
+            raise CannotWrite("cannot write: it was written")  # none was refused
+        text = str(found.value)
+        assert "\n" not in text and ("cannot write" in text), n
+        assert ("No space left on device" in text) or disk.asked == 0
+        summary, _ = runner.run(cell(out))
+        assert content(cell(out).path) == whole and summary["status"] == "done", n
+        if disk.asked == 0:
+            break
+        shutil.rmtree(out)
+    assert n > 40
+
+
+@pytest.mark.parametrize("after", ["samples", "prompts.json", "policy", "summary.json"])
+def test_a_run_that_could_not_write_says_why_in_its_manifest_once_there_is_room(tmp_path, monkeypatch, after):
+    """Where only one file is refused, the manifest has the reason; a run whose summary stands is done all the same."""
+    whole_replace = os.replace
+
+    def refusing(source, target):
+        name = Path(target).relative_to(cell(tmp_path).path).as_posix()
+        late = after == "summary.json" and name == "manifest.json" and (Path(target).parent / after).exists()
+        if late or (after != "summary.json" and name.startswith(after)):
+            raise OSError(errno.EDQUOT, "Disk quota exceeded", str(target))
+        whole_replace(source, target)
+
+    with monkeypatch.context() as m:
+        m.setattr(os, "replace", refusing)
+        with pytest.raises(CannotWrite, match=r"cannot write .*: Disk quota exceeded; .*the same command goes on"):
+            runner.run(cell(tmp_path))
+    manifest, path = read_run(cell(tmp_path).path).manifest, cell(tmp_path).path
+    if after == "summary.json":
+        assert manifest["status"] == "running" and (path / after).exists()
+    else:
+        assert manifest["status"] == "failed" and manifest["error"]["type"] == "CannotWrite"
+    runner.run(cell(tmp_path))
+    assert read_run(path).manifest["status"] == "done" and RunStore(path).record()
+
+
+def test_a_disk_with_a_limit_is_one_line_and_the_same_command_goes_on(tmp_path, monkeypatch):
+    """With the system's own refusal, and the libraries' own ways to say so: safetensors, torch, pyarrow."""
+    monkeypatch.setattr(Four, "save", lambda policy, folder: save_file({"w": torch.zeros(9000)}, folder / "w.safetensors"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(CannotWrite, match=r"cannot write .*checkpoints/unfinished: .*File too large .*the same command"):
+            runner.run(cell(tmp_path))
+        monkeypatch.undo()
+        monkeypatch.setattr(runner, "Policy", Four)
+        state = {"trial": {"cost": {"updates": 1}}, "weights": torch.zeros(9000)}
+        with pytest.raises(CannotWrite, match=r"checkpoints/unfinished: the file could not be written whole; "):
+            RunStore(cell(tmp_path).path).save_checkpoint(Four(), state)
+        rows = [{"reward": x} for x in np.random.default_rng(0).random(9000)]
+        with pytest.raises(CannotWrite, match=r"samples/final.parquet: .*File too large"):
+            RunStore(cell(tmp_path).path).write_samples("final", rows)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert runner.run(cell(tmp_path))[0]["status"] == "done"
+
+
+def test_a_fault_of_the_code_is_not_taken_for_the_disks(tmp_path):
+    with pytest.raises(ZeroDivisionError), writing(tmp_path):
+        raise ZeroDivisionError
+    assert refused(RuntimeError("the sizes do not match")) is None
+
+
+def test_base_responses_that_the_disk_refuses_leave_nothing_behind(tmp_path, monkeypatch):
+    cache = Cache(tmp_path)
+    with monkeypatch.context() as m, pytest.raises(CannotWrite, match=r"cannot write .*responses-\w+\.npz: No space left"):
+        m.setattr(Path, "replace", lambda *a: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+        cache.put("responses", {"a": 1}, x=np.zeros(3))
+    assert not list(tmp_path.iterdir()) and cache.get("responses", {"a": 1}) is None
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["removed", "removed and made again"])
+def test_a_folder_removed_while_its_run_is_at_work_is_one_line_and_is_not_made_again(whole, tmp_path, again):
+    path = cell(tmp_path).path
+
+    class Removes(OneStep):
+        def train(self, trial):
+            for n, scalars in enumerate(super().train(trial)):
+                if n == 1:
+                    path.rename(tmp_path / "elsewhere")
+                    if again:
+                        path.mkdir()
+                yield scalars
+
+    with pytest.raises(CannotWrite, match="was removed while the run was at work; the same command starts it again"):
+        runner.run(cell(tmp_path, Removes))
+    assert not (list(path.iterdir()) if again else path.exists())
+    runner.run(cell(tmp_path))
+    assert content(path) == whole
+
+
+def test_a_picture_that_was_not_drawn_is_drawn_when_asked_again(tmp_path, monkeypatch):
+    path = write_run(tmp_path, "quark", 0)
+    with monkeypatch.context() as m, pytest.raises(Killed):
+        m.setattr(os, "replace", lambda source, target: (_ for _ in ()).throw(Killed()))
+        commands.draw(path)
+    assert not (path / "picture.png").exists()
+    held = RunStore(path)
+    held.open()
+    commands.draw(path)  # whoever holds the run draws it
+    assert not (path / "picture.png").exists()
+    held.close()
+    assert commands.draw(path).stat().st_size > 1000 and (path / "picture.svg").exists()
+    assert not list(path.glob("*.tmp"))
