@@ -237,7 +237,7 @@ class Session:
             for scalars in self.cell.make_method().train(trial):
                 if trial.cost.updates == before:
                     raise RunFailed(
-                        f"{name} yielded after {before} updates without another; train yields after each trial.update"
+                        f"{name} yielded after update {before} without another; train yields after each trial.update"
                     )
                 before = trial.cost.updates
                 with watch.paused():

@@ -12,8 +12,9 @@ import pytest
 import torch
 from test_deaths import Four, OneStep, cell
 
-from harness import commands, launcher, runner, sweep
+from harness import commands, launcher, runner, status, sweep
 from harness.board import Board
+from harness.cells import cells
 from harness.errors import CorruptRecord
 from harness.launcher import Result
 from harness.progress import Progress
@@ -219,6 +220,17 @@ def test_fresh_removes_a_link_and_not_what_it_points_at(record, tmp_path):
     runner.run(at, fresh=True)
     assert (mine / "weights").read_text() == "mine" and os.listdir(mine) == ["weights"]
     assert not (at.path / "policy").is_symlink() and not (at.path / "samples").is_symlink()
+
+
+def test_what_status_says_of_a_damaged_run_begins_anew(record):
+    """Without --fresh the command that it gives would fail once more."""
+    at = record("begun")
+    removed("checkpoints/*/state.pt")(at.path)
+    with pytest.raises(CorruptRecord):
+        runner.run(at)
+    (found,) = cells([read_run(at.path)])
+    (command,) = status.commands(found, at.out)
+    assert found.state == "failed" and command.endswith("--seeds 0 --fresh")
 
 
 def planned(at: runner.Cell) -> sweep.Planned:
