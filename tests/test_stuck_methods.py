@@ -69,7 +69,7 @@ def test_a_yield_without_an_update_fails_the_run_and_names_the_rule(tmp_path, up
                 yield scalars
             yield {}
 
-    said = f"^one_step yielded after update {updates} without another: train yields once a trial.update$"
+    said = f"^one_step yielded after update {updates} without another; train yields after each trial.update$"
     with pytest.raises(RunFailed, match=said):
         runner.run(cell(tmp_path, Idle, updates=4))
     assert read_run(cell(tmp_path, updates=4).path).manifest["error"]["type"] == "RunFailed"
