@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import frontier
+from .disk import writing
 from .errors import BadData, Degraded
 from .evaluation import Base, scored
 from .policy import Policy
@@ -48,11 +49,15 @@ class Cache:
 
     def put(self, kind: str, identity: dict[str, Any], **arrays: NDArray) -> None:
         path = self._path(kind, identity)
-        path.parent.mkdir(parents=True, exist_ok=True)
         # a name of its own: another run may be making the same thing
         temporary = path.with_name(f"{path.stem}-{uuid.uuid4().hex}.tmp.npz")
-        np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
-        temporary.replace(path)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
 
     def _path(self, kind: str, identity: dict[str, Any]) -> Path:
         return self.folder / f"{kind}-{identity_hash(identity)[:16]}.npz"

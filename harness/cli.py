@@ -14,7 +14,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from .errors import BadSetting, BenchError, EmptySelection, Interrupted
+from .errors import BadSetting, BenchError, CannotWrite, EmptySelection, Interrupted, Unprintable
+from .interrupts import watched
 
 
 class Commands(TyperGroup):
@@ -357,17 +358,31 @@ def main() -> NoReturn:
         os.environ.setdefault(name, value)
     if "--offline" in sys.argv:
         os.environ["HF_HUB_OFFLINE"] = "1"
+    with watched() as ctrl_c:
+        try:
+            code = app(standalone_mode=False) or 0
+            flush_output()
+        except (Exception, Interrupted, KeyboardInterrupt) as e:
+            code = explain(ctrl_c.meaning(e))
+    sys.exit(code)
+
+
+def flush_output() -> None:
+    """Write out what was printed; raises Unprintable where standard output takes no more, and stops trying."""
     try:
-        code = app(standalone_mode=False)
-    except BrokenPipeError:
-        sys.exit(1)
-    except (Exception, Interrupted) as e:
-        sys.exit(explain(e))
-    sys.exit(code or 0)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as e:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left would fail once more at exit
+        raise Unprintable(f"cannot write the result to standard output: {e.strerror}; the records are kept") from None
 
 
-def explain(error: Exception | Interrupted) -> int:
+def explain(error: BaseException) -> int:
     """Say what went wrong in one line, and give the exit code; whatever is no error of the user's keeps its trace."""
+    if isinstance(error, OSError):
+        error = _of_the_system(error)
+    if isinstance(error, Unprintable) and isinstance(error.__context__, BrokenPipeError):
+        return error.exit_code  # whoever read the output has had enough: `| head`
     if "-v" in sys.argv or "--verbose" in sys.argv or os.environ.get("HARNESS_DEBUG"):
         raise error
     if isinstance(error, (BenchError, Interrupted)):
@@ -377,6 +392,18 @@ def explain(error: Exception | Interrupted) -> int:
         print(f"error: {error.format_message()} (harness --help)", file=sys.stderr)
         return error.exit_code
     raise error
+
+
+def _of_the_system(error: OSError) -> BaseException:
+    """What the system refused as an error of ours, which has a line: standard output, or a file that has no other message."""
+    try:
+        flush_output()
+    except Unprintable as e:
+        return e
+    named = f"{error.filename}: " if error.filename else ""
+    found = CannotWrite(f"{named}{error.strerror or error}; -v shows where")
+    found.__cause__ = error
+    return found
 
 
 if __name__ == "__main__":

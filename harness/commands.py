@@ -9,12 +9,14 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .errors import one_line
 from .masking import mask, printable
 from .progress import Progress
 from .settings import resolve
 
 if TYPE_CHECKING:
     from .launcher import Result
+    from .store import RunStore
     from .sweep import Planned, Sweep
 
 UNITS = {
@@ -73,9 +75,10 @@ def sweep_command(spec: Sweep, workers: int, out: Path, *, dry_run: bool, offlin
     writable(out)  # before the first process starts, not in each of them
     progress.say(f"{len(cells)} cells, {workers} at once")
     results = Launcher(cells, workers, Board(len(cells)), offline).run()
+    undrawn = _draw_missing(results)
     print(_cells([(r.cell, r.state, r.why) for r in results], as_json) if as_json else _trials(cells))
     _sum_up(results)
-    return exit_code(results)
+    return exit_code(results) or undrawn
 
 
 def _cells(rows: list[tuple[Planned, str, str]], as_json: bool) -> str:
@@ -95,11 +98,35 @@ def _cells(rows: list[tuple[Planned, str, str]], as_json: bool) -> str:
 
 def _trials(cells: list[Planned]) -> str:
     """The finished cells as a table."""
+    from .launcher import state_of
     from .records import read_run
     from .report.trials import page
 
-    finished = [read_run(cell.path) for cell in cells if (cell.path / "summary.json").exists()]
+    # a damaged cell is among those that failed, with what is wrong with it
+    finished = [read_run(cell.path) for cell in cells if state_of(cell) in ("done", "degraded")]
     return page(finished) if finished else "no cell has finished"
+
+
+def _draw_missing(results: list[Result]) -> int:
+    """Draw the cells that were killed before they drew themselves: 1 where one cannot be, else 0."""
+    from .errors import BenchError
+
+    code = 0
+    for path in (r.cell.path for r in results if r.state in ("done", "degraded")):
+        try:
+            if not _archived(path):
+                draw(path)
+        except BenchError as e:
+            print(f"warning: no picture of {path}: {e}", file=sys.stderr)
+            code = 1
+    return code
+
+
+def _archived(path: Path) -> bool:
+    """Whether a record is one of an archive, which keeps no pictures."""
+    from .records import read_manifest
+
+    return bool(read_manifest(path).get("archive"))
 
 
 def _sum_up(results: list[Result]) -> None:
@@ -209,27 +236,53 @@ def _run_cell(cell: Any, fresh: bool, progress: Progress, as_json: bool, unmask:
     summary, worked = run(cell, fresh=fresh, progress=progress)
     if not worked:
         progress.say(f"already done: {cell.path} (--fresh runs it again)")
-    pictures = _pictures(cell.path)
-    if as_json:
-        print(json.dumps(summary, allow_nan=False))
-    else:
-        print(result_table(summary))
-        print(examples(cell.path, unmask))
-        print(f"record   {cell.path}\npicture  {pictures}")
+    said = json.dumps(summary, allow_nan=False) if as_json else _said(cell.path, summary, unmask)
+    pictures = draw(cell.path)
+    print(said if as_json else f"{said}\nrecord   {cell.path}\npicture  {pictures}")
     return 4 if summary["status"] == "degraded" else 0
 
 
-def _pictures(path: Path) -> Path:
-    """Draw the run beside its record, once."""
-    target = path / "picture.png"
-    if not target.exists():
-        from .records import read_run
-        from .report.figures import run_picture, save
+def _said(path: Path, summary: dict[str, Any], unmask: bool) -> str:
+    """What a run came to, as text; raises CorruptRecord where the record of a finished run lacks what the text is made of."""
+    from .errors import CorruptRecord
+    from .store import RunStore
 
-        figure = run_picture(read_run(path))
-        (path / "picture.svg").write_bytes(save(figure, "svg"))
-        target.write_bytes(save(figure, "png"))
+    RunStore(path).record()
+    try:
+        return f"{result_table(summary)}\n{examples(path, unmask)}"
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as e:
+        what = f"{type(e).__name__}: {one_line(e)}"
+        raise CorruptRecord(f"{path}: the record cannot be shown ({what}); start again with --fresh") from e
+
+
+def draw(path: Path) -> Path:
+    """Draw a finished run beside its record, once; raises CannotWrite."""
+    target = path / "picture.png"
+    if target.exists() and (path / "picture.svg").exists():
+        return target
+    from .errors import Busy
+    from .store import RunStore
+
+    store = RunStore(path)
+    try:
+        store.open()
+    except Busy:  # whoever is at work on it draws it
+        return target
+    try:
+        _draw(store, target)
+    finally:
+        store.close()
     return target
+
+
+def _draw(store: RunStore, target: Path) -> None:
+    from .disk import replace, writing
+    from .report.figures import run_picture, save
+
+    figure = run_picture(store.record())
+    for path in (target.with_suffix(".svg"), target):
+        with writing(path):
+            replace(path, save(figure, path.suffix[1:]))
 
 
 def result_table(summary: dict[str, Any]) -> str:
@@ -292,7 +345,7 @@ def examples(path: Path, unmask: bool, n: int = 3) -> str:
     """A few responses to the same prompts, before and after; masked unless asked."""
     import pandas as pd
 
-    if not (path / "samples" / "base.parquet").exists():
+    if _archived(path) and not (path / "samples" / "base.parquet").exists():
         return "\nno samples beside this record: an archive does not keep them\n"
     before, after = (pd.read_parquet(path / "samples" / f"{name}.parquet") for name in ("base", "final"))
     worst = before.sort_values("judge", kind="stable").drop_duplicates("prompt_id").head(n)

@@ -79,6 +79,14 @@ class CorruptRecord(RunFailed):
     """A record on disk that cannot be read back."""
 
 
+class CannotWrite(RunFailed):
+    """A file of a run that the disk did not take: it is full, read-only or gone."""
+
+
+class Unprintable(RunFailed):
+    """A result that standard output does not take: the file that it goes to is on a full disk."""
+
+
 class Busy(RunFailed):
     """Another process is at work on the same run."""
 

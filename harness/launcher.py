@@ -157,8 +157,11 @@ class Launcher:
         running.close()
         cell, code = running.cell, running.process.returncode
         state = state_of(cell)
-        if code in (0, 4) and state in ("done", "degraded"):
-            log_of(cell).unlink(missing_ok=True)
+        if state in ("done", "degraded") and code != BUSY:  # the record decides: what a process dies of later does it no harm
+            if code in (0, 4):
+                log_of(cell).unlink(missing_ok=True)
+            elif not asked:
+                self.board.say(f"{cell.label}: its record is complete; after that: {why(running)}")
             self._finish(Result(cell, state, seconds=running.seconds))
         elif code == BUSY:
             self.board.say(f"another process is at work on {cell.label}; it is looked at again later")
@@ -185,15 +188,18 @@ def state_of(cell: Planned) -> str:
 
 def why(running: Running) -> str:
     """Why a cell failed, in one line; all that it said is kept in a file."""
-    log = log_of(running.cell)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    log.write_text("\n".join(running.lines) + "\n", encoding="utf-8")
-    code = running.process.returncode
+    log, code = log_of(running.cell), running.process.returncode
+    kept = f"log {log}"
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text("\n".join(running.lines) + "\n", encoding="utf-8")
+    except OSError as e:
+        kept = f"no log: {e.strerror}"
     if code < 0:
         name = signal.Signals(-code).name
-        return f"killed by {name}" + ("; out of memory?" if name == "SIGKILL" else "") + f" (log {log})"
+        return f"killed by {name}" + ("; out of memory?" if name == "SIGKILL" else "") + f" ({kept})"
     said = running.last.removeprefix("error: ") if running.lines else f"exit code {code}"
-    return f"{said} (log {log})"
+    return f"{said} ({kept})"
 
 
 def log_of(cell: Planned) -> Path:

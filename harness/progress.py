@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 PLAIN_EVERY = 5.0  # seconds between lines where there is no terminal
@@ -56,3 +59,45 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+class Watch:
+    """Calls somebody each time that a number of seconds has gone by inside, those in `paused` not counted."""
+
+    def __init__(self, seconds: float, call: Callable[[], None]) -> None:
+        self._seconds, self._call = seconds, call
+        self._moved = threading.Condition()
+        self._since: float | None = None  # None while paused
+        self._over = False
+
+    def __enter__(self) -> Watch:
+        self._since = time.monotonic()
+        threading.Thread(target=self._look, name="watch", daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with self._moved:
+            self._over = True
+            self._moved.notify()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time inside does not count, and after it the count begins anew."""
+        with self._moved:
+            self._since = None
+        try:
+            yield
+        finally:
+            with self._moved:
+                self._since = time.monotonic()
+
+    def _look(self) -> None:
+        with self._moved:
+            while not self._over:
+                self._moved.wait(self._left())
+                if not self._over and self._left() <= 0:
+                    self._since = time.monotonic()
+                    self._call()
+
+    def _left(self) -> float:
+        return self._seconds if self._since is None else self._since + self._seconds - time.monotonic()

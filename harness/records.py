@@ -68,6 +68,8 @@ class _Manifest(_Record):
     identity: dict[str, Any]
     error: dict[str, Any] | None = None
     provenance: dict[str, Any] = {}
+    started_at: str | None = None
+    files: dict[str, str] | None = None
 
 
 class _Point(_Record):
@@ -129,10 +131,17 @@ Model = TypeVar("Model", bound=_Record)
 def read_run(dir: Path) -> Run:
     """The record in a folder; raises CorruptRecord where it is missing, broken or newer than this package."""
     dir = Path(dir)
-    manifest = _object(dir, "manifest.json")
-    status = _check(_Manifest, manifest, dir, "manifest.json").status
+    manifest = read_manifest(dir)
+    status = manifest["status"]
     summary = _summary(dir, manifest, required=status in FINISHED)
     return Run(dir, manifest, summary, _trajectory(dir, status, summary))
+
+
+def read_manifest(dir: Path) -> dict[str, Any]:
+    """The manifest in a folder; raises CorruptRecord where it is missing, broken or newer than this package."""
+    manifest = _object(dir, "manifest.json")
+    _check(_Manifest, manifest, dir, "manifest.json")
+    return manifest
 
 
 def read_prompts(dir: Path) -> dict[str, Any] | None:

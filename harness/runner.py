@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,17 @@ from typing import Any
 import torch
 
 from . import rule
-from .errors import Interrupted, NotFinite, RunFailed
+from .errors import BadData, CannotWrite, CorruptRecord, Interrupted, NotFinite, RunFailed, one_line
 from .evaluation import Evaluation, Evaluator
 from .policy import Policy
-from .progress import Progress
+from .progress import Progress, Watch
 from .settings import RunSettings
 from .store import SCHEMA_VERSION, RunStore, identity_hash, metric_record, now
 from .trial import Budget, OptimizerSettings, Trial
 from .types import Metric
 
 CHECKPOINT_SECONDS = 60.0  # beside the evaluation points, on long runs
+SILENCE_SECONDS = 300.0  # without an update, until that is said; some methods explore for minutes first
 
 
 @dataclass
@@ -66,12 +67,25 @@ def run(cell: Cell, *, fresh: bool = False, progress: Progress | None = None) ->
     try:
         if fresh:
             store.clear()
-        done = store.summary()
-        if done is not None:
-            return done, False
+        manifest, summary = store.manifest(), store.summary()
+        if manifest is not None:
+            _same_cell(cell, manifest)
+        if manifest is not None and summary is not None:
+            store.complete(manifest, summary)
+            return summary, False
         return Session(cell, store, progress).run(), True
     finally:
         store.close()
+
+
+def _same_cell(cell: Cell, manifest: dict[str, Any]) -> None:
+    """Raise CorruptRecord where a record is of another cell than the one to run."""
+    try:
+        same = manifest["run_id"] == cell.run_id and identity_hash(manifest["identity"]) == identity_hash(cell.identity)
+    except RecursionError:
+        same = False
+    if not same:
+        raise CorruptRecord(f"{cell.path} holds the record of another run, of other settings; start again with --fresh")
 
 
 class Session:
@@ -92,16 +106,25 @@ class Session:
             with interruptible() as stop:
                 return self._run(manifest, stop)
         except BaseException as e:
-            status = "interrupted" if isinstance(e, (Interrupted, KeyboardInterrupt)) else "failed"
-            error = {"type": type(e).__name__, "message": str(e)}
-            self.store.write_manifest(manifest | {"status": status, "error": error, "ended_at": now()})
+            self._ended(manifest, e)
             raise
         finally:
             self.progress.stop()
 
+    def _ended(self, manifest: dict[str, Any], error: BaseException) -> None:
+        """Say in the manifest why the run ended, where it can be said; a run whose summary stands is done all the same."""
+        if (self.store.path / "summary.json").exists():
+            return
+        status = "interrupted" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "failed"
+        what = {"type": type(error).__name__, "message": str(error)}
+        with suppress(CannotWrite):  # then it is the first error that counts, and readers see that nobody holds the run
+            self.store.write_manifest(manifest | {"status": status, "error": what, "ended_at": now()})
+
     def _begin(self) -> dict[str, Any]:
         """Write the manifest before anything else, so that a run that dies is known to have begun."""
         c, old = self.cell, self.store.manifest()
+        if old is not None and old.get("started_at") is None:
+            raise CorruptRecord(f"{c.path}: manifest.json has no started_at (start again with --fresh)")
         manifest = {
             "schema_version": SCHEMA_VERSION, "run_id": c.run_id, "status": "running", "preset": c.settings.preset,
             "task": c.task_name, "method": c.method_name, "seed": c.seed, "identity": c.identity, "error": None,
@@ -157,7 +180,7 @@ class Session:
         if self.chosen is None:
             raise RunFailed(f"evaluation.select={self.rule} found no point that the judge could score; look at the judge")
         if self.chosen.place == rule.KEPT:
-            return Policy.load(self.store.kept_policy(self.chosen.update)).like(trial.reference)
+            return _load(self.store.kept_policy(self.chosen.update)).like(trial.reference)
         return trial.deployed if self.chosen.place == rule.END else trial.reference
 
     def _trial(self) -> tuple[Trial, int]:
@@ -170,11 +193,15 @@ class Session:
             self.store.rewind(0)
             return Trial(c.make_policy(), reference, c.task, **common), 1
         state = self.store.load_state(checkpoints[-1])
-        policy = Policy.load(checkpoints[-1]).like(reference)
-        trial = Trial(policy, reference, c.task, state=state["trial"], **common)
+        policy = _load(checkpoints[-1]).like(reference)
+        try:
+            trial = Trial(policy, reference, c.task, state=state["trial"], **common)
+            self.chosen = rule.Point(*state["chosen"]) if state.get("chosen") else None  # an older checkpoint has none
+        except (KeyError, TypeError, ValueError, RuntimeError) as e:
+            what = f"{type(e).__name__}: {one_line(e)}"
+            raise CorruptRecord(f"checkpoint {checkpoints[-1]} does not fit ({what}); start again with --fresh") from e
         self.store.rewind(state["rows"])
         self.rows = state["rows"]
-        self.chosen = rule.Point(*state["chosen"]) if state.get("chosen") else None  # an older checkpoint has none
         self.above = state.get("above", False)
         self.seconds_before = state["seconds"]
         self.progress.say(f"resuming at update {trial.cost.updates}, {trial.progress:.0%} of the budget")
@@ -185,23 +212,41 @@ class Session:
         self.progress.start(f"{self.cell.method_name} × {self.cell.task_name}")
         if trial.progress >= 1.0:
             return
-        for scalars in self.cell.make_method().train(trial):
-            check_weights(trial)  # before they are measured or saved
-            self.progress.at(trial.progress, {"update": str(trial.cost.updates)} | _facts(scalars))
-            due = points > 0 and trial.progress >= next_point / points
-            over = trial.progress >= 1.0
-            if due and not over:  # the end is measured in full, after training
-                with trial.off_the_clock():
-                    point = evaluator.point(trial.deployed)
-                self.above |= evaluator.above
-                self._record_point(trial, point.metrics)
-                self._consider(rule.KEPT, trial, point.metrics)
-                while trial.progress >= next_point / points:
-                    next_point += 1
-            if stop.is_set() or due or over or time.monotonic() - self.saved > CHECKPOINT_SECONDS:
-                self._save(trial, next_point)
-            if over or stop.is_set():
-                break
+        with closing(self._updates(trial)) as updates:
+            for scalars in updates:
+                check_weights(trial)  # before they are measured or saved
+                self.progress.at(trial.progress, {"update": str(trial.cost.updates)} | _facts(scalars))
+                due = points > 0 and trial.progress >= next_point / points
+                over = trial.progress >= 1.0
+                if due and not over:  # the end is measured in full, after training
+                    with trial.off_the_clock():
+                        point = evaluator.point(trial.deployed)
+                    self.above |= evaluator.above
+                    self._record_point(trial, point.metrics)
+                    self._consider(rule.KEPT, trial, point.metrics)
+                    while trial.progress >= next_point / points:
+                        next_point += 1
+                if stop.is_set() or due or over or time.monotonic() - self.saved > CHECKPOINT_SECONDS:
+                    self._save(trial, next_point)
+                if over or stop.is_set():
+                    break
+
+    def _updates(self, trial: Trial) -> Iterator[dict[str, float]]:
+        """What the method yields, once after each update; raises RunFailed where it yields without one.
+
+        A method that stays away for long is spoken of, as it may never come back.
+        """
+        before, name = trial.cost.updates, self.cell.method_name
+        told = f"no update of {name} for {SILENCE_SECONDS:.0f} s; if it is stuck, Ctrl-C twice stops it at once"
+        with Watch(SILENCE_SECONDS, lambda: self.progress.say(told)) as watch:
+            for scalars in self.cell.make_method().train(trial):
+                if trial.cost.updates == before:
+                    raise RunFailed(
+                        f"{name} yielded after update {before} without another; train yields after each trial.update"
+                    )
+                before = trial.cost.updates
+                with watch.paused():
+                    yield scalars
 
     def _save(self, trial: Trial, next_point: int) -> None:
         state = {"trial": trial.state_dict(), "next_point": next_point, "rows": self.rows, "seconds": self._seconds()}
@@ -232,9 +277,9 @@ class Session:
         self.store.finish(deployed)
         status = "degraded" if self._degraded(trial, final) else "done"
         summary = self._summary(status, trial, evaluator, base, final)
-        files = self.store.hashes({"summary.json": summary})
-        self.store.write_manifest(manifest | {"status": status, "ended_at": now(), "files": files})
+        # from here on the run is done: what follows is made good by the same command, and nothing is removed before
         self.store.write_summary(summary)
+        self.store.complete(manifest, summary)
         return summary
 
     def _degraded(self, trial: Trial, final: Evaluation) -> bool:
@@ -287,6 +332,14 @@ def check_weights(trial: Trial) -> None:
     weights = [weight.detach() for policy in policies.values() for weight in policy.parameters()]
     if not torch.nn.utils.get_total_norm(weights).isfinite():
         raise NotFinite("it leaves weights that are NaN or too large; look at how it changes them, or try a smaller lr")
+
+
+def _load(checkpoint: Path) -> Policy:
+    """The policy of a checkpoint; raises CorruptRecord where it cannot be read."""
+    try:
+        return Policy.load(checkpoint)
+    except BadData as e:
+        raise CorruptRecord(f"{one_line(e)}; start again with --fresh") from e
 
 
 def _facts(scalars: dict[str, float]) -> dict[str, str]:

@@ -65,9 +65,11 @@ def data(found: Status, out: Path) -> dict[str, Any]:
 def commands(cell: Cell, out: Path) -> list[str]:
     """What finishes a cell: nothing where all is done or at work. A cell without a record goes to the folder `out`."""
     waiting = [seed for seed, state in cell.seeds.items() if state in ("partial", "failed", "stale", "missing")]
-    degraded = [seed for seed, state in cell.seeds.items() if state == "degraded"]
+    damaged = {run.manifest["seed"] for run in cell.runs if (run.manifest.get("error") or {}).get("type") == "CorruptRecord"}
+    anew = [seed for seed in cell.seeds if cell.seeds[seed] == "degraded" or (seed in waiting and seed in damaged)]
+    waiting = [seed for seed in waiting if seed not in anew]
     words = [["--seeds", short(waiting)]] if waiting else []
-    words += [["--seeds", short(degraded), "--fresh"]] if degraded else []
+    words += [["--seeds", short(anew), "--fresh"]] if anew else []
     if cell.runs and external(cell.runs):
         return [shlex.join(_eval(cell)) for _ in words[:1]]
     return [shlex.join(["harness", "run", *_told(cell, out), *more]) for more in words]

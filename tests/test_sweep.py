@@ -35,7 +35,11 @@ path.mkdir(parents=True, exist_ok=True)
 def finish(status="done"):
     with (path / "ran").open("a") as f:
         f.write(os.environ["OMP_NUM_THREADS"] + "\\n")
-    (path / "summary.json").write_text(json.dumps({"schema_version": 1, "status": status}))
+    told = {"schema_version": 1, "run_id": "stub", "status": status}
+    cell = {"preset": "micro", "task": "toy", "method": "stub", "seed": 0, "identity": {}}
+    (path / "manifest.json").write_text(json.dumps(told | cell))
+    (path / "trajectory.jsonl").touch()
+    (path / "summary.json").write_text(json.dumps(told | {"base": {}, "final": {}, "frontier": None, "cost": {}}))
 
 print("  12 s  at work", file=sys.stderr, flush=True)
 if do == "done":
@@ -387,7 +391,8 @@ def test_a_plan_is_of_the_cells_that_run_would_run(tmp_path):
     assert [c.path for c in cells] == [quick.cell(tmp_path, "quark", seed, kl_coef=0.3).path for seed in (0, 1)]
     assert [c.state() for c in cells] == ["missing", "missing"]
     cells[0].path.mkdir(parents=True)
-    (cells[0].path / "manifest.json").write_text('{"schema_version": 1}')
+    begun = {"schema_version": 1, "run_id": cells[0].run_id, "status": "interrupted", "preset": "micro", "task": "toxicity"}
+    (cells[0].path / "manifest.json").write_text(json.dumps(begun | {"method": "quark", "seed": 0, "identity": {}}))
     (cells[1].path).mkdir()
     (cells[1].path / "summary.json").write_text("{")
     assert [launcher.state_of(c) for c in cells] == ["to resume", "corrupt"]

@@ -1,0 +1,322 @@
+"""A run that is killed, or whose disk refuses, at each of its file operations: the same command ends in the same record."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import resource
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fake_records import write_run
+from safetensors.torch import save_file
+
+from harness import commands, runner, status
+from harness.base import Cache
+from harness.cells import cells
+from harness.disk import refused, writing
+from harness.errors import BadData, CannotWrite, Unwritable
+from harness.evaluation import Evaluation
+from harness.records import read_run
+from harness.report import figures
+from harness.settings import resolve
+from harness.store import RunStore
+from harness.trial import Budget, OptimizerSettings
+from harness.types import Metric, Settings
+
+
+class Killed(BaseException):
+    """What a kill is to the code: nothing catches it, and after it nothing reaches the disk."""
+
+
+class Four(torch.nn.Module):
+    """A policy of four weights, which is saved and loaded in a millisecond."""
+
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(4))
+
+    def save(self, folder: Path) -> None:
+        (folder / "config.json").write_text("{}")
+        (folder / "weights.json").write_text(json.dumps(self.weight.tolist()))
+
+    @classmethod
+    def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> Four:
+        policy = cls()
+        try:
+            json.loads((folder / "config.json").read_text())
+            weights = json.loads((folder / "weights.json").read_text())
+        except (OSError, ValueError) as e:
+            raise BadData(f"no readable policy in {folder}: {e}") from e
+        with torch.no_grad():
+            policy.weight.copy_(torch.tensor(weights))
+        return policy
+
+
+class OneStep:
+    """A method whose update is a draw and a step."""
+
+    class Settings(Settings):
+        lr: float = 0.1
+
+    def __init__(self) -> None:
+        self.settings = self.Settings()
+
+    def train(self, trial):
+        while True:
+            drawn = torch.rand(4, generator=trial.rng)
+            trial.update((trial.policy.weight - drawn).square().sum())
+            yield {}
+
+
+class Counted:
+    """An evaluator whose every number is a sum of the policy's weights."""
+
+    above = False
+
+    def base_evaluation(self):
+        return self.final(Four())
+
+    def point(self, policy):
+        return self.final(policy)
+
+    def final(self, policy):
+        value = float(policy.weight.detach().sum())
+        metrics = {name: Metric(value, 0.0, 3) for name in ("reward", "judge", "kl", "excess_kl", "regret")}
+        rows = [{"prompt_id": 0, "prompt": "a", "kind": "calm", "response": "b", "reward": value, "judge": value}]
+        by_prompt = {"id": ["a"], "kind": ["calm"], "n_scored": [1]}
+        by_prompt |= {name: [value] for name in ("reward", "judge", "kl", "nll_per_token")}
+        return Evaluation(metrics, rows, 0.0, by_prompt, [])
+
+    def frontier_record(self):
+        return {"base_reward": 0.5, "curve": [], "judge_at": {"kl": [0.0, 1.0], "judge": [0.5, 1.0]}}
+
+
+def cell(out: Path, method=OneStep, updates: int = 2, **settings) -> runner.Cell:
+    words = [f"{key.replace('__', '.')}={value}" for key, value in ({"evaluation__points": updates} | settings).items()]
+    resolved = resolve("micro", "base", "toxicity", words)
+    identity = {"budget": {"updates": updates}, "method": {"name": "one_step"}, "seed": 0}
+    return runner.Cell(
+        "one_step", "toy", 0, resolved, identity, {}, method, Four, lambda *a: Counted(), None,
+        Budget(updates=updates), OptimizerSettings(), out,
+    )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def quick_policies(monkeypatch):
+    monkeypatch.setattr(runner, "Policy", Four)
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+
+
+WRITES = set("wax+")
+
+
+class Disk:
+    """Counts what is asked of the disk below a folder, and fails from the n-th on."""
+
+    def __init__(self, top: Path, n: float, error: BaseException) -> None:
+        self.top, self.n, self.error = str(top), n, error
+        self.asked, self.armed = 0, True
+
+    def look(self, path, dir_fd=None) -> None:
+        if self.armed and (dir_fd is not None or str(path).startswith(self.top)):
+            self.asked += 1
+            if self.asked >= self.n:
+                raise self.error
+
+
+@contextmanager
+def failing(monkeypatch, top: Path, n: float, error: BaseException):
+    """Every opening for writing, and every making, naming and removing of a file or a folder below `top`, is counted."""
+    disk = Disk(top, n, error)
+
+    def guarded(whole):
+        def call(path, *args, dir_fd=None, **kw):
+            disk.look(path, dir_fd)
+            return whole(path, *args, **(kw if dir_fd is None else kw | {"dir_fd": dir_fd}))
+
+        return call
+
+    def opened(file, mode="r", *args, **kw):
+        if WRITES & set(mode):
+            disk.look(file)
+        return whole_open(file, mode, *args, **kw)
+
+    whole_open = io.open
+    with monkeypatch.context() as m:
+        for name in ("replace", "rename", "remove", "unlink", "rmdir", "mkdir"):
+            m.setattr(os, name, guarded(getattr(os, name)))
+        m.setattr(io, "open", opened)
+        m.setattr("builtins.open", opened)
+        yield disk
+
+
+def content(path: Path) -> dict[str, object]:
+    """What a run left, without the clock: JSON as values, any other file as its bytes."""
+    found: dict[str, object] = {}
+    for file in sorted(p for p in path.rglob("*") if p.is_file() and p.name != ".lock"):
+        raw = file.read_bytes()
+        found[file.relative_to(path).as_posix()] = _timeless(json.loads(raw)) if file.suffix == ".json" else raw
+    rows = [json.loads(line) for line in (path / "trajectory.jsonl").read_text().splitlines()]
+    found["trajectory.jsonl"] = [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+    return found
+
+
+def _timeless(value):
+    clock = ("seconds", "peak_memory_mb", "started_at", "ended_at", "files")
+    return {k: _timeless(v) for k, v in value.items() if k not in clock} if isinstance(value, dict) else value
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole")
+    runner.run(cell(out))
+    return content(cell(out).path)
+
+
+def state(path: Path) -> tuple[str, list[str]]:
+    """What `status` says of a run whose process is gone, and the commands that finish it."""
+    (found,) = cells([read_run(path)], dead={path})
+    return found.state, status.commands(found, path)
+
+
+def test_a_kill_at_any_operation_leaves_a_record_that_the_same_command_finishes(whole, tmp_path, monkeypatch):
+    with failing(monkeypatch, tmp_path, float("inf"), Killed()) as disk:
+        runner.run(cell(tmp_path / "0"))
+    assert disk.asked > 40 and content(cell(tmp_path / "0").path) == whole
+    began = False
+    for n in range(1, disk.asked + 1):
+        out = tmp_path / str(n)
+        with failing(monkeypatch, tmp_path, n, Killed()), pytest.raises(Killed):
+            runner.run(cell(out))
+        began = began or (cell(out).path / "manifest.json").exists()
+        if began:
+            seen, commands = state(cell(out).path)
+            assert (seen == "partial" and "--fresh" not in commands[0]) or (seen == "done" and commands == []), n
+        runner.run(cell(out))
+        assert content(cell(out).path) == whole, n
+        assert RunStore(cell(out).path).record().summary is not None
+        shutil.rmtree(out)
+
+
+def test_a_disk_that_refuses_at_any_operation_is_one_line_and_the_same_command_goes_on(whole, tmp_path, monkeypatch):
+    for n in range(1, 200):
+        out, told = tmp_path / str(n), OSError(errno.ENOSPC, "No space left on device")
+        with failing(monkeypatch, tmp_path, n, told) as disk, pytest.raises((CannotWrite, Unwritable)) as found:
+            runner.run(cell(out))
+            disk.asked = 0
+            raise CannotWrite("cannot write: it was written")  # none was refused
+        text = str(found.value)
+        assert "\n" not in text and ("cannot write" in text), n
+        assert ("No space left on device" in text) or disk.asked == 0
+        summary, _ = runner.run(cell(out))
+        assert content(cell(out).path) == whole and summary["status"] == "done", n
+        if disk.asked == 0:
+            break
+        shutil.rmtree(out)
+    assert n > 40
+
+
+@pytest.mark.parametrize("after", ["samples", "prompts.json", "policy", "summary.json"])
+def test_a_run_that_could_not_write_says_why_in_its_manifest_once_there_is_room(tmp_path, monkeypatch, after):
+    """Where only one file is refused, the manifest has the reason; a run whose summary stands is done all the same."""
+    whole_replace = os.replace
+
+    def refusing(source, target):
+        name = Path(target).relative_to(cell(tmp_path).path).as_posix()
+        late = after == "summary.json" and name == "manifest.json" and (Path(target).parent / after).exists()
+        if late or (after != "summary.json" and name.startswith(after)):
+            raise OSError(errno.EDQUOT, "Disk quota exceeded", str(target))
+        whole_replace(source, target)
+
+    with monkeypatch.context() as m:
+        m.setattr(os, "replace", refusing)
+        with pytest.raises(CannotWrite, match=r"cannot write .*: Disk quota exceeded; .*the same command goes on"):
+            runner.run(cell(tmp_path))
+    manifest, path = read_run(cell(tmp_path).path).manifest, cell(tmp_path).path
+    if after == "summary.json":
+        assert manifest["status"] == "running" and (path / after).exists()
+    else:
+        assert manifest["status"] == "failed" and manifest["error"]["type"] == "CannotWrite"
+    runner.run(cell(tmp_path))
+    assert read_run(path).manifest["status"] == "done" and RunStore(path).record()
+
+
+def test_a_disk_with_a_limit_is_one_line_and_the_same_command_goes_on(tmp_path, monkeypatch):
+    """With the system's own refusal, and the libraries' own ways to say so: safetensors, torch, pyarrow."""
+    monkeypatch.setattr(Four, "save", lambda policy, folder: save_file({"w": torch.zeros(9000)}, folder / "w.safetensors"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(CannotWrite, match=r"cannot write .*checkpoints/unfinished: .*File too large .*the same command"):
+            runner.run(cell(tmp_path))
+        monkeypatch.undo()
+        monkeypatch.setattr(runner, "Policy", Four)
+        state = {"trial": {"cost": {"updates": 1}}, "weights": torch.zeros(9000)}
+        with pytest.raises(CannotWrite, match=r"checkpoints/unfinished: the file could not be written whole; "):
+            RunStore(cell(tmp_path).path).save_checkpoint(Four(), state)
+        rows = [{"reward": x} for x in np.random.default_rng(0).random(9000)]
+        with pytest.raises(CannotWrite, match=r"samples/final.parquet: .*File too large"):
+            RunStore(cell(tmp_path).path).write_samples("final", rows)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert runner.run(cell(tmp_path))[0]["status"] == "done"
+
+
+def test_a_fault_of_the_code_is_not_taken_for_the_disks(tmp_path):
+    with pytest.raises(ZeroDivisionError), writing(tmp_path):
+        raise ZeroDivisionError
+    assert refused(RuntimeError("the sizes do not match")) is None
+
+
+def test_base_responses_that_the_disk_refuses_leave_nothing_behind(tmp_path, monkeypatch):
+    cache = Cache(tmp_path)
+    with monkeypatch.context() as m, pytest.raises(CannotWrite, match=r"cannot write .*responses-\w+\.npz: No space left"):
+        m.setattr(Path, "replace", lambda *a: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+        cache.put("responses", {"a": 1}, x=np.zeros(3))
+    assert not list(tmp_path.iterdir()) and cache.get("responses", {"a": 1}) is None
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["removed", "removed and made again"])
+def test_a_folder_removed_while_its_run_is_at_work_is_one_line_and_is_not_made_again(whole, tmp_path, again):
+    path = cell(tmp_path).path
+
+    class Removes(OneStep):
+        def train(self, trial):
+            for n, scalars in enumerate(super().train(trial)):
+                if n == 1:
+                    path.rename(tmp_path / "elsewhere")
+                    if again:
+                        path.mkdir()
+                yield scalars
+
+    with pytest.raises(CannotWrite, match="was removed while the run was at work; the same command starts it again"):
+        runner.run(cell(tmp_path, Removes))
+    assert not (list(path.iterdir()) if again else path.exists())
+    runner.run(cell(tmp_path))
+    assert content(path) == whole
+
+
+def test_a_picture_that_was_not_drawn_is_drawn_when_asked_again(tmp_path, monkeypatch):
+    path = write_run(tmp_path, "quark", 0)
+    monkeypatch.setattr(figures, "run_picture", lambda run: run.dir)
+    monkeypatch.setattr(figures, "save", lambda figure, kind: f"{kind} of {figure}".encode())
+    with monkeypatch.context() as m, pytest.raises(Killed):
+        m.setattr(os, "replace", lambda source, target: (_ for _ in ()).throw(Killed()))
+        commands.draw(path)
+    assert not (path / "picture.png").exists()
+    held = RunStore(path)
+    held.open()
+    commands.draw(path)  # whoever holds the run draws it
+    assert not (path / "picture.png").exists()
+    held.close()
+    assert commands.draw(path).read_text() == f"png of {path}" and (path / "picture.svg").read_text() == f"svg of {path}"
+    assert not list(path.glob("*.tmp"))

@@ -1,0 +1,89 @@
+"""Methods that keep the harness waiting, or hand back control without an update."""
+
+import threading
+import time
+
+import pytest
+from test_deaths import Four, OneStep, cell
+
+from harness import runner
+from harness.errors import RunFailed
+from harness.progress import Progress, Watch
+from harness.records import read_run
+
+
+class Said(Progress):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.lines, self.spoken = [], threading.Event()
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+        if "no update" in text:
+            self.spoken.set()
+
+
+@pytest.fixture(autouse=True)
+def quick_policies(monkeypatch):
+    monkeypatch.setattr(runner, "Policy", Four)
+
+
+def test_a_method_that_stays_away_is_spoken_of(tmp_path, monkeypatch):
+    said = Said()
+
+    class Waits(OneStep):
+        def train(self, trial):
+            assert said.spoken.wait(60)
+            yield from super().train(trial)
+
+    monkeypatch.setattr(runner, "SILENCE_SECONDS", 0.01)
+    runner.run(cell(tmp_path, Waits, updates=1), progress=said)
+    assert "no update of one_step for 0 s; if it is stuck, Ctrl-C twice stops it at once" in said.lines
+
+
+def test_nothing_is_said_of_a_method_while_the_harness_measures(tmp_path, monkeypatch):
+    calls, measured = [], threading.Event()
+    with Watch(0.01, lambda: calls.append(measured.is_set())) as watch, watch.paused():
+        measured.set()
+        time.sleep(0.05)
+        assert True not in calls
+
+
+def test_a_watch_ends_with_its_block():
+    before = threading.active_count()
+    with Watch(1000.0, lambda: None):
+        assert threading.active_count() == before + 1
+    for thread in threading.enumerate():
+        if thread.name == "watch":
+            thread.join(60)
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("updates", [0, 1])
+def test_a_yield_without_an_update_fails_the_run_and_names_the_rule(tmp_path, updates):
+    class Idle(OneStep):
+        def train(self, trial):
+            for _, scalars in zip(range(updates), super().train(trial)):
+                yield scalars
+            yield {}
+
+    said = f"^one_step yielded after update {updates} without another; train yields after each trial.update$"
+    with pytest.raises(RunFailed, match=said):
+        runner.run(cell(tmp_path, Idle, updates=4))
+    assert read_run(cell(tmp_path, updates=4).path).manifest["error"]["type"] == "RunFailed"
+
+
+def test_a_method_may_end_before_its_budget_or_yield_nothing(tmp_path):
+    class Nothing(OneStep):
+        def train(self, trial):
+            yield from ()
+
+    class Once(OneStep):
+        def train(self, trial):
+            yield next(super().train(trial))
+
+    for name, method in (("nothing", Nothing), ("once", Once)):
+        summary, _ = runner.run(cell(tmp_path / name, method, updates=4))
+        assert summary["cost"]["updates"] == (name == "once")
