@@ -9,9 +9,10 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .environment import threads
 from .masking import mask, printable
 from .progress import Progress
-from .settings import resolve
+from .settings import check_seed, resolve
 
 if TYPE_CHECKING:
     from .launcher import Result
@@ -31,6 +32,8 @@ def run_command(
     """Run the cells of one method on one task, a seed at a time; the exit code is 4 where one is degraded."""
     from . import registry
 
+    for seed in seeds:
+        check_seed(seed)
     task = registry.canonical("task", task)
     if not method.endswith(".py"):
         method = registry.canonical("method", method)
@@ -196,10 +199,10 @@ def _check_table(checks: list[Any]) -> str:
 def _start(what: str) -> Progress:
     progress = Progress()
     progress.say(f"{what}: loading")
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     import torch
 
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", threads)))
+    torch.set_num_threads(threads(cores))
     return progress
 
 

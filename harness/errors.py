@@ -66,6 +66,10 @@ class RunFailed(BenchError):
     """A run that could not go on."""
 
 
+class MethodFailed(RunFailed):
+    """A method that raised, or broke a rule that every method must hold."""
+
+
 class NotFinite(RunFailed):
     """A loss or a gradient that is not a finite number."""
 

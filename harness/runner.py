@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import rule
+from . import contract, rule
 from .errors import Interrupted, RunFailed
 from .evaluation import Evaluation, Evaluator
 from .policy import Policy
@@ -160,7 +160,7 @@ class Session:
         """A fresh trial, or the one of the last checkpoint; and the next evaluation point."""
         c, checkpoints = self.cell, self.store.checkpoints()
         reference = c.make_policy().requires_grad_(False)
-        lr = getattr(c.make_method().settings, "lr", None)
+        lr = getattr(contract.built(c.make_method, c.method_name).settings, "lr", None)
         common: dict[str, Any] = {"seed": c.seed, "budget": c.budget, "lr": lr, "optimizer": c.optimizer}
         if not checkpoints:
             self.store.rewind(0)
@@ -180,7 +180,7 @@ class Session:
         self.progress.start(f"{self.cell.method_name} × {self.cell.task_name}")
         if trial.progress >= 1.0:
             return
-        for scalars in self.cell.make_method().train(trial):
+        for scalars in contract.driven(self.cell.make_method, trial, self.cell.method_name):
             self.progress.at(trial.progress, {"update": str(trial.cost.updates)} | _facts(scalars))
             due = points > 0 and trial.progress >= next_point / points
             over = trial.progress >= 1.0
