@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from .environment import own_packages, prepare, readable
-from .errors import BadSetting, BenchError, EmptySelection, Interrupted, RunFailed, one_line
+from .errors import BadSetting, BenchError, EmptySelection, Interrupted, RunFailed, cut, one_line
 
 
 class Commands(TyperGroup):
@@ -328,7 +328,7 @@ def env(as_json: Json = False) -> None:
 
 def parse_seeds(text: str) -> list[int]:
     """`0-4` or `0,2,5`, without repeats; raises BadSetting, EmptySelection."""
-    from .settings import check_seed, cut
+    from .settings import check_seed
 
     found: dict[int, None] = {}
     for part in text.split(","):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .environment import threads
+from .errors import MissingPrerequisite
 from .masking import mask, printable
 from .progress import Progress
 from .settings import check_seed, resolve
@@ -46,7 +47,11 @@ def run_command(
     if dry_run:
         from .plan import plan
 
-        print(json.dumps(plan(settings, method, task, seeds, out), indent=1))
+        planned = plan(settings, method, task, seeds, out)
+        print(json.dumps(planned, indent=1))
+        lost = [need for need in planned["needs"] if need["local"] and not need["there"]]
+        if lost:
+            raise MissingPrerequisite(f"this run cannot begin: {'; '.join(map(_lost, lost))}")
         return 0
     shared = assemble.parts(settings, task, offline, out)
     codes = []
@@ -54,6 +59,10 @@ def run_command(
         cell = assemble.cell(settings, shared, method, task, seed, out)
         codes.append(_run_cell(cell, fresh, progress, as_json, unmask))
     return max(codes)
+
+
+def _lost(need: dict[str, Any]) -> str:
+    return f"{need['what']!r} is not there (looked in {need['where']!r}); {need['how']}"
 
 
 def sweep_command(spec: Sweep, workers: int, out: Path, *, dry_run: bool, offline: bool, as_json: bool) -> int:

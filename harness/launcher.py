@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from .board import Board
 from .environment import QUIET, ROOT, threads
 from .runner import interruptible
+from .store import file_name
 from .sweep import Planned
 from .worker import BUSY
 
@@ -210,7 +211,7 @@ def why(running: Running) -> str:
 
 
 def log_of(cell: Planned) -> Path:
-    return cell.out / ".logs" / f"{cell.task}-{Path(cell.method).stem}-{cell.run_id}-s{cell.seed}.txt"
+    return cell.out / ".logs" / f"{cell.task}-{file_name(Path(cell.method).stem)}-{cell.run_id}-s{cell.seed}.txt"
 
 
 def cores() -> int:

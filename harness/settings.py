@@ -13,11 +13,10 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
-from .errors import BadSetting, UnknownName
+from .errors import BadSetting, UnknownName, cut
 from .types import Decoding, Settings
 
 MAX_SEED = 2**32 - 1  # what every random generator takes
-SHOWN = 80  # characters of a value in a message
 
 
 class ModelSettings(Settings):
@@ -198,11 +197,6 @@ def _as_text(value: Any) -> str:
         return repr(value)
     except (ValueError, RecursionError):
         return f"a value of type {type(value).__name__} that is too large to be shown"
-
-
-def cut(text: str) -> str:
-    """The beginning of a text, for a message."""
-    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 
 def check_seed(seed: int) -> int:

@@ -44,7 +44,9 @@ ALLOWED = {
     "harness/board.py": {"launcher"},  # for types only
     "harness/scaffold.py": {"errors", "registry"},
     "harness/rule.py": {"store", "types"},
-    "harness/runner.py": {"contract", "errors", "evaluation", "policy", "progress", "rule", "settings", "store", "trial", "types"},
+    "harness/runner.py": {
+        "contract", "errors", "evaluation", "policy", "progress", "rule", "settings", "store", "trial", "types",
+    },
 }
 
 
