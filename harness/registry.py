@@ -46,7 +46,7 @@ def load(kind: str, name: str) -> Any:
     """
     if kind == "method" and name.endswith(".py"):
         own_packages()
-        return contract.check_class(_from_file(Path(name)), name)
+        return contract.check_class(_from_file(Path(name)), Path(name).stem)
     target = table(kind)[canonical(kind, name)][0]
     module, _, attribute = target.partition(":")
     try:

@@ -45,7 +45,16 @@ ALLOWED = {
     "harness/scaffold.py": {"errors", "registry"},
     "harness/rule.py": {"store", "types"},
     "harness/runner.py": {
-        "contract", "errors", "evaluation", "policy", "progress", "rule", "settings", "store", "trial", "types",
+        "contract",
+        "errors",
+        "evaluation",
+        "policy",
+        "progress",
+        "rule",
+        "settings",
+        "store",
+        "trial",
+        "types",
     },
 }
 

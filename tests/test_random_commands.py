@@ -18,9 +18,11 @@ ODD = (
     "-h", "--", "1979-05-27", "x.py", "/dev/null", "/dev/null/x", "name with spaces",
 )  # fmt: skip
 KEYS = (
-    "kl_coef", "lr", "model.id", "model.dtype", "model.device", "task", "task.reward", "task.data", "task.data.train", "task.prompts",
+    "kl_coef", "lr", "model.id", "model.dtype", "model.device", "task", "task.reward", "task.data", "task.data.train",
+    "task.prompts",
     "task.decoding", "task.decoding.top_p", "task.kl_cap", "evaluation.points", "evaluation.samples", "evaluation.select",
-    "evaluation.seed", "optimizer.betas", "optimizer.eps", "budget", "budget.flops", "budget.updates", "scorers", "scorers.vader",
+    "evaluation.seed", "optimizer.betas", "optimizer.eps", "budget", "budget.flops", "budget.updates",
+    "scorers", "scorers.vader",
     "scorers.vader.kind", "method", "quark.kl_coef", "preset", "num_quantiles",
 )  # fmt: skip
 OPTIONS = {
@@ -53,7 +55,9 @@ def command(rng: random.Random, here: str) -> list[str]:
     verb = rng.choice(list(OPTIONS))
     words = [verb]
     for i in range(WORDS.get(verb, 0)):
-        words.append(rng.choice(KINDS) if i == 0 and verb in ("list", "show", "check", "new") and rng.random() < 0.9 else odd(rng))
+        words.append(
+            rng.choice(KINDS) if i == 0 and verb in ("list", "show", "check", "new") and rng.random() < 0.9 else odd(rng)
+        )
     chosen = {option: odd(rng) for option in OPTIONS[verb] if rng.random() < 0.25}
     for option, value in (NEEDED.get(verb, {}) | chosen).items():
         if option in ("--set", "--grid"):
@@ -77,8 +81,12 @@ def nothing_is_loaded(monkeypatch, tmp_path):
     def absent(*_, **__):
         raise MissingPrerequisite("no model in this test")
 
+    def loaded_only(name):
+        registry.load("method", name)
+        return []
+
     monkeypatch.setattr(assemble, "parts", absent)
-    monkeypatch.setattr(conformance, "check_method", lambda name: [] if registry.load("method", name) else [])
+    monkeypatch.setattr(conformance, "check_method", loaded_only)
     fake.write_study(tmp_path / "records")
     (tmp_path / "a" / "b").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "a" / "b")
@@ -105,7 +113,7 @@ def try_out(harness, seed: int, n: int) -> None:
     assert not faults, "\n".join(f"{found}: {json.dumps(words)[:300]}" for found, words in faults.items())
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_random_commands_are_answered_in_a_line(harness, nothing_is_loaded, seed):
     try_out(harness, seed, 100)
 
