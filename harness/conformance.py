@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from . import contract, registry
-from .errors import MissingPrerequisite, RunFailed, UnknownName, one_line
+from .errors import BenchError, MissingPrerequisite, RunFailed, UnknownName, one_line
 from .evaluation import divergence
 from .policy import Policy
 from .sampler import sample
@@ -136,9 +136,9 @@ def check_class(kind: Any, name: str = "") -> list[Check]:
     """Every rule on a method's class; its name finds its settings in the presets."""
     subject = Subject(kind, name)
     with own_randomness(), no_bars(), no_network() as attempts:
-        checks = [_apply(CONTRACT, subject)]
+        checks = [_apply(RULES[0], subject)]
         if checks[0].held:  # else a run ends too early to show anything more
-            checks += [_apply(rule, subject) for rule in RULES]
+            checks += [_apply(rule, subject) for rule in RULES[1:]]
     return [*checks, _network(attempts)]
 
 
@@ -148,7 +148,7 @@ def _apply(rule: Rule, subject: Subject) -> Check:
     except MissingPrerequisite:
         raise
     except Exception as e:  # whatever a method raises is a finding
-        held, found = False, f"{type(e).__name__}: {one_line(e)}"
+        held, found = False, one_line(e) if isinstance(e, BenchError) else f"{type(e).__name__}: {one_line(e)}"
     return Check(rule.name, rule.expected, found, held)
 
 
@@ -466,8 +466,8 @@ class Rule(NamedTuple):
     look: Callable[[Subject], Finding]
 
 
-CONTRACT = Rule("contract", "numbers are yielded, plain data is kept, the trial is left as it is", whole_run)
-RULES = (
+RULES = (  # the first is what a run needs to get anywhere
+    Rule("contract", "numbers are yielded, plain data is kept, the trial is left as it is", whole_run),
     Rule("settings", "an unknown key is refused; dumped and loaded they are equal", round_trip),
     Rule("settings used", "every setting is read", all_read),
     Rule("budget", "one update a yield, and none after the one that reaches the budget", budget),

@@ -30,7 +30,7 @@ class Mine:
 """
 MALFORMED = {  # what is changed in the file: what it is changed to, the line that is named, and the words of the message
     "no Settings": ("    Settings = MineSettings\n", "", 7, "has no Settings; expected a class Settings below harness.types"),
-    "pydantic's own": ("class MineSettings(Settings):", "from pydantic import BaseModel as S\nclass MineSettings(S):", 8, "has as Settings"),
+    "pydantic": ("class MineSettings(Settings):", "import pydantic as p\nclass MineSettings(p.BaseModel):", 8, "Settings"),
     "a dict as Settings": ("Settings = MineSettings", "Settings = {'lr': 1e-2}", 7, "has as Settings an object of type 'dict'"),
     "no version": ("    version = 1\n", "", 7, "has no version; expected a version that is a whole number"),
     "a version of text": ("version = 1", "version = '1.0'", 7, "has the version '1.0'"),
