@@ -37,17 +37,20 @@ def run(
     `settings` are those of `--set`: {"kl_coef": 0.1, "evaluation.points": 4}. Raises errors of `harness.errors`.
     """
     from . import assemble, registry
+    from .environment import quiet as quiet_libraries
     from .progress import Progress
     from .runner import run as run_cell
-    from .settings import resolve
+    from .settings import check_seed, resolve
 
     task = registry.canonical("task", task)
     method = method if method.endswith(".py") else registry.canonical("method", method)
     flags = {"budget__flops": budget, "model__id": model, "task__prompts": prompts}
     resolved = resolve(preset, method, task, settings or {}, **flags)
     assemble.check(resolved, method)
-    cell = assemble.cell(resolved, assemble.parts(resolved, task, offline, Path(out)), method, task, seed, Path(out))
-    return run_cell(cell, fresh=fresh, progress=Progress(quiet))[0]
+    with quiet_libraries():
+        shared = assemble.parts(resolved, task, offline, Path(out))
+        cell = assemble.cell(resolved, shared, method, task, check_seed(seed), Path(out))
+        return run_cell(cell, fresh=fresh, progress=Progress(quiet))[0]
 
 
 def load(folder: str | Path = "results") -> pd.DataFrame:

@@ -28,7 +28,7 @@ from .policy import Policy, naming
 from .progress import Progress
 from .runner import Cell
 from .settings import DataSettings, RunSettings, TaskSettings, checked
-from .store import SCHEMA_VERSION, identity_hash
+from .store import SCHEMA_VERSION, file_name, identity_hash
 from .trial import Budget, OptimizerSettings, Trial
 from .types import Settings
 
@@ -213,7 +213,7 @@ def _fluency(where: str | None, settings: RunSettings, offline: bool) -> Any:
 def cell(settings: RunSettings, shared: Parts, method: str, task: str, seed: int, out: Path) -> Cell:
     """One runnable (method, task, seed)."""
     kind = registry.load("method", method)
-    name = kind.__module__.rpartition(".")[2] if method.endswith(".py") else registry.canonical("method", method)
+    name = file_name(kind.__module__.rpartition(".")[2]) if method.endswith(".py") else registry.canonical("method", method)
     method_settings = checked(kind.Settings, settings.method, "method")
     identity = {"name": name, "version": kind.version, "settings": method_settings.model_dump()}
     if method.endswith(".py"):  # a file in the works changes without a new version
@@ -226,6 +226,7 @@ def external_cell(settings: RunSettings, shared: Parts, policy: str, task: str, 
     external, identity = _external(policy, shared, offline)
     _check_context(policy, external, settings, shared.task)
     name = f"eval-{Path(policy).resolve().name if os.path.exists(policy) else policy.replace('/', '--')}"
+    name = file_name(name)
     make = partial(External, ExternalSettings(policy=policy), external)
     return _cell(settings, shared, name, task, 0, out, make, {"name": "eval", "version": 1, "policy": identity})
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -14,7 +15,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from .errors import BadSetting, BenchError, CannotWrite, EmptySelection, Interrupted, Unprintable
+from .environment import own_packages, prepare, readable
+from .errors import BadSetting, BenchError, CannotWrite, EmptySelection, Interrupted, RunFailed, Unprintable, cut
 from .interrupts import watched
 
 
@@ -29,6 +31,8 @@ class Commands(TyperGroup):
             raise Interrupted("interrupted; what was finished is kept, and the same command does the rest") from None
 
 
+MANY = 10_000  # seeds of one command
+
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
@@ -38,14 +42,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Run methods that unlearn habits of language models, and measure them against the optimum.",
 )
-
-QUIET = {
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    # threads that spin briefly while they wait: on a shared machine the usual long spin makes two threads slower than one
-    "GOMP_SPINCOUNT": "10000",
-}
 
 Method = Annotated[str, typer.Option("--method", "-m", help="a name (harness list methods) or a file: ./my_method.py")]
 TaskName = Annotated[str, typer.Option("--task", "-t", help="a name (harness list tasks)")]
@@ -332,17 +328,21 @@ def env(as_json: Json = False) -> None:
 
 
 def parse_seeds(text: str) -> list[int]:
-    """`0-4` or `0,2,5`, without repeats; raises BadSetting."""
-    found: list[int] = []
-    try:
-        for part in text.split(","):
-            first, _, last = part.partition("-")
-            found += range(int(first), int(last or first) + 1)
-    except ValueError:
-        raise BadSetting(f"--seeds takes 0-4 or 0,2,5; found {text!r}") from None
+    """`0-4` or `0,2,5`, without repeats; raises BadSetting, EmptySelection."""
+    from .settings import check_seed
+
+    found: dict[int, None] = {}
+    for part in text.split(","):
+        ends = re.fullmatch(r"\s*([0-9]{1,20})\s*(?:-\s*([0-9]{1,20})\s*)?", part)
+        if ends is None:
+            raise BadSetting(f"--seeds takes 0-4 or 0,2,5; found {cut(text)!r}")
+        first, last = (check_seed(int(end)) for end in (ends[1], ends[2] or ends[1]))
+        if len(found) + last - first >= MANY:
+            raise BadSetting(f"--seeds {cut(text)!r} names more than {MANY} seeds; give fewer")
+        found |= dict.fromkeys(range(first, last + 1))
     if not found:
-        raise EmptySelection(f"--seeds {text!r} names no seed")
-    return list(dict.fromkeys(found))
+        raise EmptySelection(f"--seeds {cut(text)!r} names no seed")
+    return list(found)
 
 
 def _columns(rows: list[dict[str, Any]]) -> str:
@@ -354,15 +354,16 @@ def _columns(rows: list[dict[str, Any]]) -> str:
 
 def main() -> NoReturn:
     """The entry point: errors become one line and an exit code."""
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+    prepare()
     if "--offline" in sys.argv:
         os.environ["HF_HUB_OFFLINE"] = "1"
     with watched() as ctrl_c:
         try:
+            readable(sys.argv[1:])
+            own_packages()
             code = app(standalone_mode=False) or 0
             flush_output()
-        except (Exception, Interrupted, KeyboardInterrupt) as e:
+        except (Exception, Interrupted, KeyboardInterrupt, SystemExit) as e:
             code = explain(ctrl_c.meaning(e))
     sys.exit(code)
 
@@ -379,6 +380,10 @@ def flush_output() -> None:
 
 def explain(error: BaseException) -> int:
     """Say what went wrong in one line, and give the exit code; whatever is no error of the user's keeps its trace."""
+    if isinstance(error, SystemExit):  # only `main` ends the program
+        code = error.code
+        error, cause = RunFailed(f"something that this command loaded ended the program by sys.exit({code!r:.40})"), error
+        error.__cause__ = cause
     if isinstance(error, OSError):
         error = _of_the_system(error)
     if isinstance(error, Unprintable) and isinstance(error.__context__, BrokenPipeError):
@@ -386,11 +391,11 @@ def explain(error: BaseException) -> int:
     if "-v" in sys.argv or "--verbose" in sys.argv or os.environ.get("HARNESS_DEBUG"):
         raise error
     if isinstance(error, (BenchError, Interrupted)):
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_code
+        return _say(str(error), error.exit_code)
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # the parser's: a missing or unknown option
-        print(f"error: {error.format_message()} (harness --help)", file=sys.stderr)
-        return error.exit_code
+        return _say(f"{error.format_message()} (harness --help)", error.exit_code)
+    if isinstance(error, MemoryError):
+        return _say("the memory of this machine does not suffice; ask for less at once (evaluation.batch_size, --workers)", 1)
     raise error
 
 
@@ -404,6 +409,11 @@ def _of_the_system(error: OSError) -> BaseException:
     found = CannotWrite(f"{named}{error.strerror or error}; -v shows where")
     found.__cause__ = error
     return found
+
+
+def _say(text: str, code: int) -> int:
+    print(f"error: {' '.join(text.split())}", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

@@ -9,10 +9,11 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import one_line
+from .environment import threads
+from .errors import MissingPrerequisite, one_line
 from .masking import mask, printable
 from .progress import Progress
-from .settings import resolve
+from .settings import check_seed, resolve
 
 if TYPE_CHECKING:
     from .launcher import Result
@@ -33,6 +34,8 @@ def run_command(
     """Run the cells of one method on one task, a seed at a time; the exit code is 4 where one is degraded."""
     from . import registry
 
+    for seed in seeds:
+        check_seed(seed)
     task = registry.canonical("task", task)
     if not method.endswith(".py"):
         method = registry.canonical("method", method)
@@ -45,7 +48,11 @@ def run_command(
     if dry_run:
         from .plan import plan
 
-        print(json.dumps(plan(settings, method, task, seeds, out), indent=1))
+        planned = plan(settings, method, task, seeds, out)
+        print(json.dumps(planned, indent=1))
+        lost = [need for need in planned["needs"] if need["local"] and not need["there"]]
+        if lost:
+            raise MissingPrerequisite(f"this run cannot begin: {'; '.join(map(_lost, lost))}")
         return 0
     shared = assemble.parts(settings, task, offline, out)
     codes = []
@@ -53,6 +60,10 @@ def run_command(
         cell = assemble.cell(settings, shared, method, task, seed, out)
         codes.append(_run_cell(cell, fresh, progress, as_json, unmask))
     return max(codes)
+
+
+def _lost(need: dict[str, Any]) -> str:
+    return f"{need['what']!r} is not there (looked in {need['where']!r}); {need['how']}"
 
 
 def sweep_command(spec: Sweep, workers: int, out: Path, *, dry_run: bool, offline: bool, as_json: bool) -> int:
@@ -223,10 +234,10 @@ def _check_table(checks: list[Any]) -> str:
 def _start(what: str) -> Progress:
     progress = Progress()
     progress.say(f"{what}: loading")
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     import torch
 
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", threads)))
+    torch.set_num_threads(threads(cores))
     return progress
 
 

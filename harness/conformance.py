@@ -15,6 +15,7 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
@@ -23,8 +24,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from . import registry
-from .errors import MissingPrerequisite, RunFailed, UnknownName, one_line
+from . import contract, registry
+from .errors import BenchError, MissingPrerequisite, RunFailed, UnknownName, one_line
 from .evaluation import divergence
 from .policy import Policy
 from .sampler import sample
@@ -135,7 +136,9 @@ def check_class(kind: Any, name: str = "") -> list[Check]:
     """Every rule on a method's class; its name finds its settings in the presets."""
     subject = Subject(kind, name)
     with own_randomness(), no_bars(), no_network() as attempts:
-        checks = [_apply(rule, subject) for rule in RULES]
+        checks = [_apply(RULES[0], subject)]
+        if checks[0].held:  # else a run ends too early to show anything more
+            checks += [_apply(rule, subject) for rule in RULES[1:]]
     return [*checks, _network(attempts)]
 
 
@@ -145,7 +148,7 @@ def _apply(rule: Rule, subject: Subject) -> Check:
     except MissingPrerequisite:
         raise
     except Exception as e:  # whatever a method raises is a finding
-        held, found = False, f"{type(e).__name__}: {one_line(e)}"
+        held, found = False, one_line(e) if isinstance(e, BenchError) else f"{type(e).__name__}: {one_line(e)}"
     return Check(rule.name, rule.expected, found, held)
 
 
@@ -170,7 +173,7 @@ def play(
     rows: list[dict[str, float]] = []
     for stop in (*killed_after, None):
         with watch():
-            rows += _drive(subject.kind(settings), trial, stop)
+            rows += _drive(partial(subject.kind, settings), trial, stop, subject.name or subject.kind.__name__)
         if stop is not None:
             policy, state = through_disk(trial)
             trial = WatchedTrial(policy, base.frozen_copy(), task, state=state, **options)
@@ -188,13 +191,13 @@ def _said(trial: WatchedTrial, task: ToyTask) -> str:
     return hashlib.sha256(said.cpu().numpy().tobytes()).hexdigest()
 
 
-def _drive(method: Any, trial: WatchedTrial, stop: int | None) -> list[dict[str, float]]:
+def _drive(make: Callable[[], Any], trial: WatchedTrial, stop: int | None, name: str) -> list[dict[str, float]]:
     """Train until the budget is spent, as the runner does, or until an update after which the run is killed."""
     rows: list[dict[str, float]] = []
     if trial.progress >= 1.0:
         return rows
     try:
-        for row in method.train(trial):
+        for row in contract.driven(make, trial, name):
             rows.append(row)
             if trial.progress >= 1.0 or (stop is not None and trial.cost.updates >= stop):
                 break
@@ -229,6 +232,12 @@ def difference(a: Outcome, b: Outcome) -> str | None:
 
 Finding = tuple[bool | None, str]
 NOTHING = "does not apply: it trains nothing"
+
+
+def whole_run(subject: Subject) -> Finding:
+    """The rules of `harness.contract`, which every run holds a method to."""
+    contract.check_class(subject.kind, subject.name or subject.kind.__name__)
+    return True, f"{subject.whole.yields} yields"
 
 
 def round_trip(subject: Subject) -> Finding:
@@ -457,7 +466,8 @@ class Rule(NamedTuple):
     look: Callable[[Subject], Finding]
 
 
-RULES = (
+RULES = (  # the first is what a run needs to get anywhere
+    Rule("contract", "numbers are yielded, plain data is kept, the trial is left as it is", whole_run),
     Rule("settings", "an unknown key is refused; dumped and loaded they are equal", round_trip),
     Rule("settings used", "every setting is read", all_read),
     Rule("budget", "one update a yield, and none after the one that reaches the budget", budget),

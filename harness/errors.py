@@ -15,6 +15,11 @@ def one_line(error: BaseException) -> str:
     return text if len(text) <= 160 else text[:157] + "..."
 
 
+def cut(text: str, longest: int = 80) -> str:
+    """The beginning of a text of the user's, for a message of one line."""
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
 class BenchError(Exception):
     """The root of the tree: a message of one line that says what was expected, what was found, what to do."""
 
@@ -32,9 +37,9 @@ class UnknownName(UsageError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
         known = sorted(known)
-        close = get_close_matches(name, known, n=1, cutoff=0.5)
+        close = get_close_matches(cut(name), known, n=1, cutoff=0.5)
         meant = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}"
-        super().__init__(f"no {kind} named {name!r}; {meant}" + (f" ({hint})" if hint else ""))
+        super().__init__(f"no {kind} named {cut(name)!r}; {meant}" + (f" ({hint})" if hint else ""))
 
 
 class BadSetting(UsageError):
@@ -69,6 +74,10 @@ class BadScorer(MissingPrerequisite):
 
 class RunFailed(BenchError):
     """A run that could not go on."""
+
+
+class MethodFailed(RunFailed):
+    """A method that raised, or broke a rule that every method must hold."""
 
 
 class NotFinite(RunFailed):

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .board import Board
-from .cli import QUIET
+from .environment import QUIET, ROOT, threads
 from .runner import interruptible
+from .store import file_name
 from .sweep import Planned
 from .worker import BUSY
 
@@ -28,6 +29,18 @@ POLL = 0.1  # seconds between two looks at the processes
 RETRY = 10.0  # seconds until a cell that another process held is tried again
 PATIENCE = 10.0  # seconds that a process has to stop at once
 ELAPSED = re.compile(r"^\s*\d+ s  ")
+# The working folder is the user's and its files have any names, so it is not searched first (-P). This very package is taken,
+# and what this process can import stays importable, behind all else.
+START = """
+import json, sys
+root, *places = json.loads(sys.argv.pop())
+sys.path.insert(0, root)
+import harness
+sys.path.remove(root)
+sys.path += [place for place in places if place not in sys.path]
+import harness.worker
+sys.exit(harness.worker.main(json.loads(sys.argv[1])))
+"""
 
 
 class Result(NamedTuple):
@@ -42,13 +55,14 @@ class Result(NamedTuple):
 class Running:
     """A cell at work."""
 
-    def __init__(self, cell: Planned, command: list[str], threads: int) -> None:
+    def __init__(self, cell: Planned, command: list[str], at_most: int) -> None:
         self.cell, self.started = cell, time.monotonic()
         self.lines: deque[str] = deque(maxlen=200)
-        limit = min(threads, int(os.environ.get("OMP_NUM_THREADS") or threads))
-        env = QUIET | os.environ | {"OMP_NUM_THREADS": str(limit)}
+        limit = min(at_most, threads(at_most))
+        env = QUIET | os.environ | {"OMP_NUM_THREADS": str(limit), "PYTHONIOENCODING": "utf-8:backslashreplace"}
         self.process = subprocess.Popen(
-            command, env=env, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            command, env=env, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            text=True, encoding="utf-8", errors="backslashreplace",
             start_new_session=True,  # Ctrl-C reaches the sweep alone, which asks each process once
         )  # fmt: skip
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -150,7 +164,7 @@ class Launcher:
             "method": cell.method, "task": cell.task, "preset": cell.preset, "seed": cell.seed,
             "overrides": cell.overrides, "out": str(cell.out), "offline": self.offline,
         }  # fmt: skip
-        return [sys.executable, "-m", "harness.worker", json.dumps(told)]
+        return [sys.executable, "-P", "-c", START, json.dumps(told), json.dumps([str(ROOT), *map(os.path.abspath, sys.path)])]
 
     def _settle(self, running: Running, asked: bool) -> None:
         """What the end of a process means."""
@@ -203,7 +217,7 @@ def why(running: Running) -> str:
 
 
 def log_of(cell: Planned) -> Path:
-    return cell.out / ".logs" / f"{cell.task}-{Path(cell.method).stem}-{cell.run_id}-s{cell.seed}.txt"
+    return cell.out / ".logs" / f"{cell.task}-{file_name(Path(cell.method).stem)}-{cell.run_id}-s{cell.seed}.txt"
 
 
 def cores() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -35,7 +36,7 @@ def runs(out: Path) -> list[dict[str, Any]]:
     """A row a run under a folder of records; one that cannot be read says so."""
     from .records import find_runs
 
-    found, problems = find_runs([out]) if out.is_dir() else ([], [])
+    found, problems = find_runs([out]) if os.path.isdir(out) else ([], [])
     rows = [_run_row(run, out) for run in found]
     return rows + [{"run": str(p.path), "status": "unreadable", "judge": "-", "kl": "-"} for p in problems]
 
@@ -117,9 +118,9 @@ def locate(name: str, out: Path) -> Run:
     """
     from .records import find_runs, read_run
 
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         return read_run(Path(name))
-    found, _ = find_runs([out]) if out.is_dir() else ([], [])
+    found, _ = find_runs([out]) if os.path.isdir(out) else ([], [])
     if not found:
         raise EmptySelection(f"no runs in {out}; see harness list runs --out DIR")
     exact = [run for run in found if name in (run.dir.name, run.manifest["run_id"])]

@@ -7,6 +7,7 @@ FLOPs a second that the preset assumes.
 from __future__ import annotations
 
 import json
+import os
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def _config(model: str) -> dict[str, Any] | None:
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
-    if Path(model).is_dir():
+    if os.path.isdir(model):
         found: Any = str(Path(model) / "config.json")
     else:
         try:
@@ -183,7 +184,7 @@ def needs(settings: RunSettings) -> list[Any]:
     if t.prompts in registry.table("dataset"):
         found += registry.load("dataset", t.prompts).needs(t.data)
     elif t.prompts != "micro":
-        found.append(hub.file("prompts", Path(t.prompts), "give a JSON Lines file"))
+        found.append(hub.file("prompts", Path(t.prompts), "give a JSON Lines file", local=True))
     for name in dict.fromkeys((t.reward, t.judge)):
         kind = registry.load("scorer", settings.scorer_kind(name))
         if hasattr(kind, "needs"):

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from .errors import BadData, MissingPrerequisite, UnknownName
+from . import contract
+from .environment import own_packages
+from .errors import BadData, BenchError, MethodFailed, MissingPrerequisite, UnknownName, one_line
 
 PACKAGES = {"method": "methods", "task": "tasks", "scorer": "tasks", "dataset": "tasks"}
 HINTS = {kind: f"harness list {kind}s" for kind in PACKAGES}
@@ -17,6 +21,7 @@ HINTS = {kind: f"harness list {kind}s" for kind in PACKAGES}
 
 def table(kind: str) -> dict[str, tuple[str, str]]:
     """{name: ("module:attribute", one line)} of methods, tasks, scorers or data sets: ours, then those of other packages."""
+    own_packages()
     ours = dict(getattr(importlib.import_module(PACKAGES[kind]), f"{kind.upper()}S"))
     for point in entry_points(group=f"harness.{kind}s"):
         if point.name in ours:
@@ -35,31 +40,49 @@ def canonical(kind: str, name: str) -> str:
 
 
 def load(kind: str, name: str) -> Any:
-    """The class behind a name, or behind a path: `./my_method.py` holds one class with a `train`."""
+    """The class behind a name, or behind a path: `./my_method.py` holds one class with a `train`.
+
+    Raises UnknownName, MissingPrerequisite where it cannot be imported, BadData where it is not what it should be.
+    """
     if kind == "method" and name.endswith(".py"):
-        return _from_file(Path(name))
+        own_packages()
+        return contract.check_class(_from_file(Path(name)), Path(name).stem)
     target = table(kind)[canonical(kind, name)][0]
     module, _, attribute = target.partition(":")
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as e:
-        raise MissingPrerequisite(f"{kind} {name!r} at {target} cannot be imported: {e}") from e
+        found = getattr(importlib.import_module(module), attribute)
+    except BenchError:
+        raise
+    except Exception as e:  # a package of somebody else may raise anything
+        raise MissingPrerequisite(f"{kind} {name!r} at {target} cannot be imported: {type(e).__name__}: {one_line(e)}") from e
+    return contract.check_class(found, name) if kind == "method" else found
 
 
 def _from_file(path: Path) -> Any:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise MissingPrerequisite(f"no method file {path}")
     name = f"method_file.{path.stem}"
+    module = _executed(path, name)
+    found = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == name and hasattr(c, "train")]
+    found = list(dict.fromkeys(found))  # one class may have two names
+    if len(found) != 1:
+        raise BadData(f"method file {path} should hold one class with a train method; found {len(found)}")
+    return found[0]
+
+
+def _executed(path: Path, name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # where pydantic looks up the types of settings, and `show` the docstring
     try:
         spec.loader.exec_module(module)
-    except Exception as e:
+    except BaseException as e:
         del sys.modules[name]
-        raise BadData(f"method file {path} cannot be imported: {type(e).__name__}: {e}") from e
-    found = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == name and hasattr(c, "train")]
-    if len(found) != 1:
-        raise BadData(f"method file {path} should hold one class with a train method; found {len(found)}")
-    return found[0]
+        if isinstance(e, (BenchError, KeyboardInterrupt)):
+            raise
+        line = contract.line_in(e, str(spec.origin))
+        where = f"{path}" if line is None else f"{path}:{line}"
+        kind = MethodFailed if isinstance(e, SystemExit) else BadData
+        raise kind(f"method file {where} cannot be imported: {type(e).__name__}: {one_line(e)}") from e
+    return module

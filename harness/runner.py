@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from . import rule
+from . import contract, rule
 from .errors import BadData, CannotWrite, CorruptRecord, Interrupted, NotFinite, RunFailed, one_line
 from .evaluation import Evaluation, Evaluator
 from .policy import Policy
@@ -187,7 +187,7 @@ class Session:
         """A fresh trial, or the one of the last checkpoint; and the next evaluation point."""
         c, checkpoints = self.cell, self.store.checkpoints()
         reference = c.make_policy().requires_grad_(False)
-        lr = getattr(c.make_method().settings, "lr", None)
+        lr = getattr(contract.built(c.make_method, c.method_name).settings, "lr", None)
         common: dict[str, Any] = {"seed": c.seed, "budget": c.budget, "lr": lr, "optimizer": c.optimizer}
         if not checkpoints:
             self.store.rewind(0)
@@ -239,7 +239,7 @@ class Session:
         before, name = trial.cost.updates, self.cell.method_name
         told = f"no update of {name} for {SILENCE_SECONDS:.0f} s; if it is stuck, Ctrl-C twice stops it at once"
         with Watch(SILENCE_SECONDS, lambda: self.progress.say(told)) as watch:
-            for scalars in self.cell.make_method().train(trial):
+            for scalars in contract.driven(self.cell.make_method, trial, name):
                 if trial.cost.updates == before:
                     raise RunFailed(
                         f"{name} yielded after update {before} without another; train yields after each trial.update"

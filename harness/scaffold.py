@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from importlib import resources
 from importlib.util import find_spec
@@ -11,6 +12,7 @@ from pathlib import Path
 from . import registry
 from .errors import BadSetting, UnknownName, Unwritable
 
+LONGEST = 60  # it names a class, two files and folders of records
 FILES = ("new_method.py", "test_new_method.py")
 
 
@@ -22,11 +24,12 @@ def new_method(what: str, name: str, out: Path) -> str:
     if what != "method":
         raise UnknownName("thing to start", what, ("method",))
     name = name.replace("-", "_")
+    _check_name(name)
     targets = [out / file.replace("new_method", name) for file in FILES]
-    there = next((target for target in targets if target.exists()), None)
+    there = next((target for target in targets if os.path.lexists(target)), None)
     if there is not None:
         raise Unwritable(f"{there} is there already; choose another name, or another folder with --out")
-    _check_name(name)
+    _check_free(name)
     try:
         out.mkdir(parents=True, exist_ok=True)
         for file, target in zip(FILES, targets):
@@ -37,8 +40,12 @@ def new_method(what: str, name: str, out: Path) -> str:
 
 
 def _check_name(name: str) -> None:
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or iskeyword(name):
-        raise BadSetting(f"a method's name is small letters, digits and underscores, a letter first; found {name!r}")
+    if not re.fullmatch(rf"[a-z][a-z0-9_]{{0,{LONGEST - 1}}}", name) or iskeyword(name):
+        rule = f"small letters, digits and underscores, a letter first, {LONGEST} at most"
+        raise BadSetting(f"a method's name is {rule}; found {name[:80]!r}")
+
+
+def _check_free(name: str) -> None:
     if name in registry.table("method") or find_spec(name) is not None:
         raise BadSetting(f"the name {name!r} is taken by a method or a module that is installed; choose another")
 

@@ -13,8 +13,10 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
-from .errors import BadSetting, UnknownName
+from .errors import BadSetting, UnknownName, cut
 from .types import Decoding, Settings
+
+MAX_SEED = 2**32 - 1  # what every random generator takes
 
 
 class ModelSettings(Settings):
@@ -56,19 +58,21 @@ class EvaluationSettings(Settings):
     """How a policy is measured. Every method answers the same prompts with the same draws."""
 
     split: Literal["test", "validation"] = Field("test", description="validation is for choosing settings")
-    samples: int = Field(8, ge=2, description="responses a prompt, at the end")
-    points: int = Field(8, ge=0, description="evaluations along the run")
+    samples: int = Field(8, ge=2, le=100_000, description="responses a prompt, at the end")
+    points: int = Field(8, ge=0, le=100_000, description="evaluations along the run")
     select: str = Field(
         "last",
         pattern=r"^(last|best_validation|kl<=(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?)$",
         description="which point is deployed: last, best_validation, kl<=C (nats); the latter two read validation prompts only",
     )
-    point_samples: int = Field(2, ge=1, description="responses a prompt, at each of those")
-    paper_samples: int = Field(25, ge=0, description="responses a prompt under the papers' decoding; 0 leaves it out")
-    base_samples: int = Field(512, ge=50, description="base responses a prompt, for the frontier")
-    seed: int = Field(0, ge=0, description="of the evaluation's own random stream")
+    point_samples: int = Field(2, ge=1, le=100_000, description="responses a prompt, at each of those")
+    paper_samples: int = Field(
+        25, ge=0, le=100_000, description="responses a prompt under the papers' decoding; 0 leaves it out"
+    )
+    base_samples: int = Field(512, ge=50, le=1_000_000, description="base responses a prompt, for the frontier")
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="of the evaluation's own random stream")
     tolerance: float = Field(0.02, ge=0, lt=1, description="share of unscored responses above which a run is degraded")
-    batch_size: int = Field(256, ge=1, description="responses scored at once")
+    batch_size: int = Field(256, ge=1, le=1_000_000, description="responses scored at once")
 
 
 class RunSettings(Settings):
@@ -138,12 +142,18 @@ def parse_override(item: str) -> tuple[str, Any]:
     """`key=value` with a TOML value, or a bare string: ("quark.kl_coef", 0.1)."""
     key, sep, text = item.partition("=")
     if not sep or not key.strip():
-        raise BadSetting(f"--set takes key=value; found {item!r}")
+        raise BadSetting(f"--set takes key=value; found {cut(item)!r}")
+    return key.strip(), toml_or_text(key.strip(), text)
+
+
+def toml_or_text(key: str, text: str) -> Any:
+    """A TOML value, or the text where it is none; raises BadSetting where it is too long or too deep to be read."""
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        value = text
-    return key.strip(), value
+        return text
+    except (ValueError, RecursionError):  # Python's own limits: digits of a number, brackets within brackets
+        raise BadSetting(f"the value of {cut(key)!r} has too many digits or brackets to be read: {cut(text)!r}") from None
 
 
 def _put(raw: dict[str, Any], key: str, value: Any) -> None:
@@ -179,7 +189,21 @@ def _fault(error: Any, kind: type[Settings], where: str) -> str:
         return f"unknown setting {name!r}; " + (f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}")
     if error["type"] == "missing":
         return f"setting {name!r} is missing"
-    return f"setting {name!r}: {error['msg'].lower()}; found {error['input']!r}"
+    return f"setting {name!r}: {error['msg'].lower()}; found {cut(_as_text(error['input']))}"
+
+
+def _as_text(value: Any) -> str:
+    try:
+        return repr(value)
+    except (ValueError, RecursionError):
+        return f"a value of type {type(value).__name__} that is too large to be shown"
+
+
+def check_seed(seed: int) -> int:
+    """A seed as it is; raises BadSetting where a random generator would not take it."""
+    if not 0 <= seed <= MAX_SEED:
+        raise BadSetting(f"a seed is a whole number from 0 to {MAX_SEED}; found {cut(_as_text(seed))}")
+    return seed
 
 
 def _fields(kind: type[Settings], path: tuple) -> list[str]:

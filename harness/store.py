@@ -31,6 +31,7 @@ from .types import Metric
 
 SCHEMA_VERSION = 1
 FILES = re.compile(r"(summary|prompts)\.json|trajectory\.jsonl|samples/[\w-]+\.parquet")  # those that a manifest has hashes of
+LONGEST_NAME = 100  # bytes; a file system takes 255, and things are put before and behind it
 
 
 def canonical(value: Any) -> str:
@@ -354,3 +355,11 @@ def _short(value: Any) -> Any:
     if not isinstance(value, float):
         return value
     return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+def file_name(name: str) -> str:
+    """A name that every file system takes: a long one is cut, and told from others by its hash."""
+    if len(name.encode()) <= LONGEST_NAME:
+        return name
+    whole = name.encode()
+    return f"{whole[: LONGEST_NAME - 9].decode(errors='ignore')}-{hashlib.sha256(whole).hexdigest()[:8]}"

@@ -9,6 +9,7 @@ import json
 import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from datetime import date, time
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -134,13 +135,26 @@ def parse_grid(item: str) -> tuple[str, list[Any]]:
         raise BadSetting(f"--grid takes key=v1,v2; found {item!r}")
     try:
         return key.strip(), tomllib.loads(f"values = [{text}]")["values"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # no TOML, or beyond what it can be: each value is looked at by itself
         return key.strip(), [parse_override(f"{key}={part.strip()}")[1] for part in text.split(",")]
 
 
 def overrides(settings: dict[str, Any]) -> list[str]:
     """Settings as `--set` reads them back: TOML values."""
-    return [f"{k}={json.dumps(v) if isinstance(v, (str, bool, list)) else repr(v)}" for k, v in settings.items()]
+    return [f"{k}={toml(v)}" for k, v in settings.items()]
+
+
+def toml(value: Any) -> str:
+    """A value of TOML as TOML writes it."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{toml(str(k))} = {toml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    if isinstance(value, date | time):
+        return value.isoformat()
+    if isinstance(value, str):  # as in JSON, but TOML has no pairs of surrogates, and DEL is a control character
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return json.dumps(value) if isinstance(value, bool) else repr(value)
 
 
 class Choice(NamedTuple):

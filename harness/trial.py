@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from .errors import NotFinite, RunFailed
+from .errors import MethodFailed, NotFinite, RunFailed
 from .policy import Policy
 from .sampler import sample
 from .types import Documents, Prompts, Rollout, Settings, Task
@@ -31,10 +32,13 @@ class Budget(Settings):
         return self
 
 
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
 class OptimizerSettings(Settings):
     """The optimizer of every method; the learning rate is the method's own."""
 
-    betas: tuple[float, float] = Field((0.9, 0.999), description="Adam's")
+    betas: tuple[Share, Share] = Field((0.9, 0.999), description="Adam's, each from 0 to below 1")
     eps: float = Field(1e-8, gt=0, description="Adam's")
     clip_norm: float = Field(1.0, gt=0, description="gradient norm")
     warmup_updates: int = Field(10, ge=0, description="updates of linear warm-up")
@@ -218,6 +222,8 @@ class Trial:
                 state[name].load_state_dict(value)
             else:
                 state[name] = value
+        for name, value in state.items():
+            _check_plain(name, value)
         kept = SimpleNamespace(**state)
         self._kept = kept.__dict__
         return kept
@@ -226,6 +232,8 @@ class Trial:
         """All that a checkpoint must hold besides the policy: plain data and tensors."""
         cost = asdict(self.cost)
         before = self._restored or {"kept": {}, "optimizer": None}  # until the method has taken it up, it must not be lost
+        for name, value in self._kept.items():
+            _check_plain(name, value)
         kept = {k: v.state_dict() if hasattr(v, "state_dict") else v for k, v in self._kept.items()} or before["kept"]
         optimizer = self._optimizer.state_dict() if self._optimizer else before["optimizer"]
         state = {"rng": self.rng.get_state(), "cost": cost, "unscored": self.unscored, "spent": self._spent}
@@ -268,3 +276,28 @@ class Trial:
         if not torch.isfinite(value):
             step = self.cost.updates + 1
             raise NotFinite(f"the {what} of update {step} is {value.item()}; expected a finite number; try a smaller lr")
+
+
+PLAIN = (type(None), bool, int, float, complex, str, bytes)
+
+
+def _check_plain(name: str, value: Any) -> None:
+    """Raises MethodFailed where a checkpoint could not bring back what a method keeps."""
+    odd = _odd(value.state_dict() if hasattr(value, "state_dict") else value)
+    if odd is not None:
+        raise MethodFailed(
+            f"trial.keep holds a value of type {odd.__name__!r} in {name!r}; expected numbers, text, tensors, lists, tuples "
+            "and dicts of those, or objects with state_dict"
+        )
+
+
+def _odd(value: Any) -> type | None:
+    """The type of the first thing inside that is not plain: exact types, as a checkpoint is read without running code."""
+    kind = type(value)
+    if kind in PLAIN or isinstance(value, Tensor):
+        return None
+    if isinstance(value, dict) and kind in (dict, OrderedDict):
+        return next(filter(None, (_odd(x) for pair in value.items() for x in pair)), None)
+    if kind in (list, tuple, set):
+        return next(filter(None, map(_odd, value)), None)
+    return kind

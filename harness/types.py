@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 if TYPE_CHECKING:
     import torch
@@ -101,10 +101,21 @@ class Metric(NamedTuple):
     reason: str | None = None
 
 
-class Settings(BaseModel):
-    """The base of every settings class: frozen, and an unknown key is an error."""
+LARGEST = 2**53
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+
+class Settings(BaseModel):
+    """The base of every settings class: frozen, numbers are finite, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="after", check_fields=False)
+    @classmethod
+    def _countable(cls, value: Any) -> Any:
+        """No whole number beyond what a float holds exactly: 64-bit sizes and counts overflow not far above."""
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise ValueError(f"input should be a number within ±{LARGEST}")
+        return value
 
 
 class Decoding(Settings):

@@ -22,6 +22,7 @@ class Need(NamedTuple):
     where: str  # where it was looked for
     there: bool
     how: str  # to get it
+    local: bool = False  # only the user can put it there: no download brings it
 
 
 def snapshot(name: str, patterns: list[str], revision: str | None, purpose: str, hint: str) -> Path:
@@ -47,10 +48,24 @@ def checkpoint_folder() -> Path:
 
 
 def model(name: str, revision: str | None = None) -> Need:
-    """A model in a folder, or in the hub's cache."""
+    """A model in a folder, or in the hub's cache; a name that no model of the hub can have is a folder that is not there."""
     if os.path.isdir(os.path.expanduser(name)):
         return Need(name, name, True, "")
+    if not _is_id(name):
+        where = os.path.abspath(os.path.expanduser(name))
+        return Need(name, where, False, "give a folder with config.json, weights and tokenizer, or a hub id", local=True)
     return _cached(name, "config.json", "model", revision)
+
+
+def _is_id(name: str) -> bool:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def dataset_file(name: str, path: str, revision: str) -> Need:
@@ -68,9 +83,9 @@ def dataset(name: str, config: str | None) -> Need:
     return Need(name, str(folder), there, "prepared by the first run that is online")
 
 
-def file(what: str, path: Path, how: str) -> Need:
+def file(what: str, path: Path, how: str, local: bool = False) -> Need:
     """A file or a folder."""
-    return Need(what, str(path), path.exists(), how)
+    return Need(what, str(path), os.path.exists(path), how, local)
 
 
 def package(module: str, extra: str) -> Need:

@@ -43,14 +43,27 @@ ALLOWED = {
     "harness/frames.py": {"errors", "records", "samples", "sweep", "versions"},
     "harness/verify.py": {"errors", "listing", "masking", "metrics", "records", "rescore", "samples", "store", "types"},
     "harness/toy.py": {"policy", "types"},
-    "harness/conformance.py": {"registry", "evaluation", "settings", "toy"} | KERNEL,
+    "harness/contract.py": {"errors", "trial", "types"},  # a trial for a type only
+    "harness/environment.py": {"errors"},
+    "harness/conformance.py": {"contract", "registry", "evaluation", "settings", "toy"} | KERNEL,
     "harness/sweep.py": {"assemble", "errors", "registry", "settings", "store", "types"},
-    "harness/launcher.py": {"board", "cli", "errors", "runner", "store", "sweep", "worker"},
-    "harness/worker.py": {"cli", "commands", "errors"},
+    "harness/launcher.py": {"board", "environment", "errors", "runner", "store", "sweep", "worker"},
+    "harness/worker.py": {"cli", "commands", "environment", "errors"},
     "harness/board.py": {"launcher"},  # for types only
     "harness/scaffold.py": {"errors", "registry"},
     "harness/rule.py": {"store", "types"},
-    "harness/runner.py": {"errors", "evaluation", "policy", "progress", "rule", "settings", "store", "trial", "types"},
+    "harness/runner.py": {
+        "contract",
+        "errors",
+        "evaluation",
+        "policy",
+        "progress",
+        "rule",
+        "settings",
+        "store",
+        "trial",
+        "types",
+    },
 }
 
 

@@ -1,0 +1,235 @@
+"""A user's folder may hold files of any name, and a user's machine may be set up in any way: commands work the same."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import warnings
+from types import ModuleType
+
+import fake_records
+import pytest
+
+import harness as package
+from harness import environment, registry
+from harness.board import Board
+from harness.errors import MissingPrerequisite
+from harness.launcher import Launcher
+from harness.sweep import Planned
+from methods import METHODS
+
+OWN_NAMES = ("tasks", "methods")
+ANY_NAMES = (*OWN_NAMES, "harness", "random", "types", "string", "statistics", "conftest", "settings", "errors", "worker")
+
+
+@pytest.fixture
+def theirs(tmp_path):
+    """A folder with files of our names and of Python's, none of which may be imported by us."""
+
+    def fill(names):
+        for name in names:
+            (tmp_path / f"{name}.py").write_text(f"raise RuntimeError('the {name} of the user was imported')\n")
+        (tmp_path / "harness.toml").write_text("x = 1\n")
+        return tmp_path
+
+    return fill
+
+
+def test_our_packages_are_found_where_the_folder_of_the_user_comes_first(theirs):
+    code = (
+        "import harness.cli, sys; sys.argv[1:] = ['list', 'methods']\n"
+        "try: harness.cli.main()\n"
+        "except SystemExit as e: assert not e.code\n"
+        "from harness import registry\n"
+        "import tasks.hub, methods\n"
+        "print(len(registry.table('task')), len(methods.METHODS))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=theirs(OWN_NAMES), env=with_us())
+    assert done.returncode == 0, done.stderr
+    assert "quark" in done.stdout and done.stdout.splitlines()[-1] == f"{len(registry.table('task'))} {len(METHODS)}"
+
+
+def with_us(**more: str) -> dict[str, str]:
+    """The environment, with this very package behind all that the user has."""
+    path = [more.pop("PYTHONPATH", ""), str(environment.ROOT)]
+    return os.environ | more | {"PYTHONPATH": os.pathsep.join(filter(None, path))}
+
+
+@pytest.fixture
+def cell(tmp_path):
+    return Planned("no-such-method", "toxicity", 0, "micro", {}, {}, tmp_path / "out", tmp_path / "out" / "x", "x")
+
+
+def test_a_cell_of_a_sweep_starts_in_a_folder_of_any_names(theirs, cell):
+    command = Launcher([], 2, Board(0)).command(cell)
+    stdin, parent = os.pipe()  # a cell ends when the sweep is gone
+    done = subprocess.run(command, capture_output=True, text=True, cwd=theirs(ANY_NAMES), stdin=stdin)
+    os.close(stdin), os.close(parent)
+    assert done.returncode == 2 and done.stderr.startswith("error: no method named 'no-such-method'"), done.stderr
+
+
+def test_a_cell_can_import_what_the_sweep_can_and_its_record_shows_no_paths(tmp_path, monkeypatch, cell):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    (tmp_path / "neighbour.py").write_text("print('imported')\n")
+    (tmp_path / "random.py").write_text("raise RuntimeError('not Python\\'s')\n")
+    *python, start, told, paths = Launcher([], 2, Board(0)).command(cell)
+    seen = start.replace("import harness.worker", "import random, neighbour").rpartition("sys.exit")[0] + "print(sys.argv)"
+    done = subprocess.run([*python, seen, told, paths], capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["imported", str(["-c", told])], done.stderr
+    assert json.loads(told)["method"] == "no-such-method"
+
+
+@pytest.mark.parametrize("name", OWN_NAMES)
+def test_a_program_that_has_imported_its_own_module_of_our_name_is_told(monkeypatch, name):
+    module = ModuleType(name)
+    module.__file__ = f"/home/me/{name}.py"
+    monkeypatch.setitem(sys.modules, name, module)
+    for use in (
+        lambda: registry.table("method"), lambda: registry.load("method", "./mine.py"), lambda: package.run("base", "toxicity"),
+    ):  # fmt: skip
+        with pytest.raises(MissingPrerequisite, match=rf"^this program has imported /home/me/{name}\.py as '{name}'.*rename"):
+            use()
+
+
+def test_a_package_of_ours_that_breaks_leaves_nothing_behind(tmp_path, monkeypatch):
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "__init__.py").write_text("1 / 0\n")
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    monkeypatch.delitem(sys.modules, "tasks")
+    with pytest.raises(ZeroDivisionError):
+        environment.own_packages()
+    assert "tasks" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("told", "found"),
+    [
+        ("", 7),
+        ("4,2", 4),
+        (" 3 ", 3),
+        ("x", 7),
+        ("0", 7),
+        ("-1", 7),
+        ("1e3", 7),
+        ("9" * 70, 7),
+        ("002", 2),
+        (",2", 7),
+        ("٣", 7),
+    ],
+)
+def test_threads_of_an_environment_that_says_anything(monkeypatch, told, found):
+    monkeypatch.setenv("OMP_NUM_THREADS", told)
+    assert environment.threads(7) == found
+
+
+def test_threads_where_the_environment_says_nothing(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert environment.threads(7) == 7
+
+
+def test_a_stream_of_few_characters_shows_the_others_by_their_numbers(monkeypatch):
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(io.BytesIO(), "latin-1"))
+    environment.prepare()
+    for stream in (sys.stdout, sys.stderr):
+        print("déjà \u2019 \U0001f600 \udcff", file=stream, flush=True)
+        assert stream.buffer.getvalue() == b"d\xe9j\xe0 \\u2019 \\U0001f600 \\udcff\n"
+
+
+def test_closed_streams_are_left_alone(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    environment.prepare()
+
+
+@pytest.mark.parametrize("category", environment.PASSING)
+def test_deprecations_of_libraries_are_not_shown_unless_asked_for(monkeypatch, category):
+    monkeypatch.setattr(sys, "warnoptions", [])
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        environment.prepare()
+        warnings.warn("goes in 5.40", category, stacklevel=1)
+        with environment.quiet():
+            warnings.warn("goes in 5.40", category, stacklevel=1)
+        warnings.warn("look at this", UserWarning, stacklevel=1)
+        assert [str(w.message) for w in shown] == ["look at this"]
+    monkeypatch.setattr(sys, "warnoptions", ["default"])
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        environment.prepare()
+        with environment.quiet():
+            warnings.warn("goes in 5.40", category, stacklevel=1)
+        assert len(shown) == 1
+
+
+@pytest.mark.filterwarnings("ignore:Cannot enable progress bars")
+def test_bars_of_libraries_are_off_inside_and_as_before_outside():
+    from transformers.utils import logging
+
+    for before, switch in ((True, logging.enable_progress_bar), (False, logging.disable_progress_bar)):
+        switch()
+        with environment.quiet():
+            assert not logging.is_progress_bar_enabled()
+        assert logging.is_progress_bar_enabled() == before
+
+
+def test_waiting_threads_do_not_spin_in_any_command():
+    assert environment.QUIET["OMP_WAIT_POLICY"] == "passive"
+
+
+def test_words_that_are_not_utf_8_are_refused_before_anything_is_done(harness, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for words in (
+        ("run", "-m", "base", "-t", "toxicity", "--out", "r\udcff"),
+        ("report", "r\udcff"),
+        ("new", "method", "m", "--out", "\udcff"),
+    ):
+        code, out, err = harness(*words.split())
+        assert (code, out) == (2, "") and err.startswith("error: expected words in UTF-8") and "\\udcff" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        (OSError(28, "No space left on device", "/full/file"), "error: No space left on device: /full/file"),
+        (OSError("the pipe is cold"), "error: the pipe is cold"),
+        (PermissionError(13, "Permission denied"), "error: Permission denied"),
+        (MemoryError(), "error: the memory of this machine does not suffice"),
+        (SystemExit(77), "error: something that this command loaded ended the program by sys.exit(77)"),
+        (SystemExit(0), "error: something that this command loaded ended the program by sys.exit(0)"),
+    ],
+)
+def test_what_a_machine_refuses_is_one_line(harness, monkeypatch, raised, said):
+    def refused():
+        raise raised
+
+    monkeypatch.setattr("harness.listing.environment", refused)
+    code, out, err = harness("env")
+    assert (code, out) == (1, "") and err.startswith(said) and len(err.splitlines()) == 1
+
+
+def test_a_page_that_cannot_be_written_is_one_line(harness, tmp_path, monkeypatch):
+    def refused(*_):
+        (tmp_path / "file" / "page").mkdir(parents=True)
+
+    (tmp_path / "file").write_text("")
+    fake_records.write_run(tmp_path / "records", "quark", 0)
+    monkeypatch.setattr("harness.report.build.build", refused)
+    code, out, err = harness("report", tmp_path / "records", "-o", tmp_path / "file" / "page")
+    assert (code, out) == (1, "") and err == f"error: Not a directory: {tmp_path / 'file' / 'page'}\n"
+
+
+def test_a_full_disk_behind_standard_output_is_one_line(monkeypatch, capsys):
+    from harness import cli
+
+    class Full(io.StringIO):
+        def flush(self):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    monkeypatch.setattr(sys, "argv", ["harness", "list", "tasks"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 1 and capsys.readouterr().err == "error: No space left on device\n"
