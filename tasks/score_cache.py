@@ -65,6 +65,8 @@ class CachedScorer:
                 for i in range(0, len(keys), AT_ONCE):
                     part = keys[i : i + AT_ONCE]
                     found |= db.execute(f"SELECT key, score FROM scores WHERE key IN ({','.join('?' * len(part))})", part)
+            if any(not isinstance(score, float) for score in found.values()):
+                raise sqlite3.DatabaseError("a score in it is no number")
         except sqlite3.DatabaseError as e:
             raise self._unreadable(e) from None
         return found

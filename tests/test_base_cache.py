@@ -1,6 +1,7 @@
 """The cache of base responses: whatever lies there, a run either uses what it expects or makes it again, and runs nothing."""
 
 import pickle
+import sqlite3
 import zipfile
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from toy_task import ToyTask
 
 from harness import base
 from harness.base import Cache
-from harness.errors import Degraded, Unwritable
+from harness.errors import BadData, Degraded, Unwritable
 from harness.settings import EvaluationSettings
+from tasks.score_cache import CachedScorer
 
 N = 50
 RESPONSES, SCORES = (3, N, 5), (3, N)
@@ -170,3 +172,21 @@ def test_a_prompt_whose_responses_nobody_can_score_is_named_before_training(tmp_
     monkeypatch.setattr(task, "prompts", lambda split: chosen._replace(places=["a.csv, line 9"] * 3))
     with pytest.raises(Degraded, match=r"a.csv, line 9 is the first"):
         known(tmp_path, task=task)
+
+
+class Constant:
+    """A scorer of no effort."""
+
+    identity = {"name": "constant"}  # noqa: RUF012
+
+    def score(self, prompts, responses):
+        return np.full(len(responses), 0.5)
+
+
+def test_a_kept_score_that_is_no_number_is_refused_in_one_line(tmp_path):
+    cached = CachedScorer(Constant(), tmp_path)
+    assert cached.score([""], ["a"]).tolist() == cached.score([""], ["a"]).tolist() == [0.5]
+    with sqlite3.connect(cached.path) as db:
+        db.execute("UPDATE scores SET score = 'high'")
+    with pytest.raises(BadData, match=r"a score in it is no number.; delete the file and run again"):
+        cached.score([""], ["a"])
