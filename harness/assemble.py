@@ -20,20 +20,24 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from . import base as base_policy
-from . import registry, rule
-from .errors import BadData, BadScorer, BadSetting, BenchError, EmptySelection, PromptTooLong, one_line
+from . import registry, rule, sources
+from .errors import BadData, BadScorer, BadSetting, BenchError, PromptTooLong, one_line
 from .evaluation import EVALUATION_VERSION, Evaluator
-from .loading import LoadedModel, load_model, read_tokenizer
+from .loading import LoadedModel, folder_identity, load_model, read_tokenizer
 from .policy import Policy, naming
 from .progress import Progress
 from .runner import Cell
-from .settings import DataSettings, RunSettings, TaskSettings, checked
-from .store import SCHEMA_VERSION, file_name, identity_hash
+from .settings import RunSettings, TaskSettings, checked
+from .store import SCHEMA_VERSION, file_name
 from .trial import Budget, OptimizerSettings, Trial
 from .types import Settings
 
 PACKAGES = ("torch", "transformers", "numpy", "tokenizers")
 EXTRAS = ("trl",)  # optional, and part of what some methods compute
+SAME_SCORER = (
+    "the judge is the reward {name!r}; expected a scorer that no method trains on, or over-optimisation cannot show: choose "
+    "another task.judge"
+)
 
 
 class Parts(NamedTuple):
@@ -51,18 +55,9 @@ def check(settings: RunSettings, method: str) -> None:
     checked(OptimizerSettings, settings.optimizer, "optimizer")
     for name in {settings.task.reward, settings.task.judge, *settings.scorers}:
         registry.canonical("scorer", settings.scorer_kind(name))
-    if not is_dataset(settings.task.prompts) and settings.task.data != DataSettings():
-        raise BadSetting(f"task.data is of a named data set, and the prompts are {settings.task.prompts!r}; leave it out")
-
-
-def is_dataset(prompts: str) -> bool:
-    """Whether prompts are a named data set's; raises UnknownName for a word that is neither that nor a file."""
-    if prompts == "micro" or prompts.endswith((".json", ".jsonl")) or os.path.exists(prompts):
-        return False
-    if os.sep not in prompts:
-        registry.canonical("dataset", prompts)
-        return True
-    return False
+    if settings.task.reward == settings.task.judge:
+        raise BadSetting(SAME_SCORER.format(name=settings.task.judge))
+    sources.check(settings.task.prompts, settings.task.data)
 
 
 def parts(settings: RunSettings, task_name: str, offline: bool = False, out: Path | None = None) -> Parts:
@@ -72,11 +67,22 @@ def parts(settings: RunSettings, task_name: str, offline: bool = False, out: Pat
     """
     chosen = settings.model
     with hub_offline(offline):
-        model = load_model(_where(chosen.id), offline=offline, revision=chosen.revision)
+        model = _known(load_model(_where(chosen.id), offline=offline, revision=chosen.revision))
         model.policy.to(device(chosen.device))
         model.policy.precision, model.policy.tokenizer = precision(settings), model.tokenizer
         task = _task(settings, task_name, model, offline, out)
-    return Parts(model, task, chosen.id == "micro" and settings.task.prompts == "micro")
+    return Parts(model, task, model.identity.get("name") == "policy" and settings.task.prompts == "micro")
+
+
+def _known(model: LoadedModel) -> LoadedModel:
+    """The model, by the name that records have for it where it is one that ships, wherever its bytes lie; others have none."""
+    from tasks.micro import world
+
+    for name in ("policy", "judge"):
+        folder = world.folder() / name
+        if folder.is_dir() and folder_identity(folder) == model.identity:
+            return model._replace(identity={"name": name, **model.identity})
+    return model
 
 
 @contextmanager
@@ -123,39 +129,36 @@ def _task(settings: RunSettings, name: str, model: LoadedModel, offline: bool, o
     context = model.policy.context
     if t.decoding.max_new_tokens >= context:
         raise PromptTooLong(f"max_new_tokens {t.decoding.max_new_tokens} leaves no prompt in a context of {context} tokens")
+    reward, judge = _scorer(settings, t.reward, out), _scorer(settings, t.judge, out)
+    if reward.identity == judge.identity:  # one scorer by two names
+        raise BadSetting(SAME_SCORER.format(name=t.judge))
     return kind(
         _data(t, kind, model.tokenizer, offline),
         model.tokenizer,
-        reward=_scorer(settings, t.reward, out),
-        judge=_scorer(settings, t.judge, out),
+        reward=reward,
+        judge=judge,
         fluency=_fluency(t.fluency, settings, offline),
         decoding=t.decoding,
         context=context,
         paper_tokens=t.paper_tokens,
+        bos=model.policy.bos,
+        eos=model.policy.eos,
     )
 
 
 def _data(settings: TaskSettings, task: Any, tokenizer: Any, offline: bool) -> Any:
-    from tasks import hygiene, prompt_files
+    from tasks import datasets, own_prompts
     from tasks.micro import world
-    from tasks.text_task import Data
 
-    prompts = settings.prompts
-    if prompts == "micro":
+    sources.check(settings.prompts, settings.data)
+    source = sources.kind(settings.prompts)
+    if source == "micro":
         return world.data(task.kinds)
-    if is_dataset(prompts):
-        from tasks import datasets
-
-        return datasets.load(registry.load("dataset", prompts)(task.name, settings.data, tokenizer), offline)
-    splits, dropped = hygiene.apart(prompt_files.split_prompts(prompt_files.read_prompts(Path(prompts))))
-    if not splits["train"]:
-        raise EmptySelection(
-            f"every training prompt of {prompts} shares eight words with a held-out one; give more various ones"
-        )
-    texts = {name: [p.text for p in members] for name, members in splits.items()}
-    counts = {name: len(members) for name, members in splits.items()}
-    identity = {"name": "file", "prompts": counts, "sha256": identity_hash(texts), "dropped": {"overlap": dropped}}
-    return Data(splits, [], [], identity, {})
+    if source == "named":
+        return datasets.load(registry.load("dataset", settings.prompts)(task.name, settings.data, tokenizer), offline)
+    if source == "hub":
+        return own_prompts.from_hub(settings.prompts, settings.data, offline)
+    return own_prompts.from_file(Path(settings.prompts), settings.data)
 
 
 def _scorer(settings: RunSettings, name: str, out: Path | None) -> Any:
@@ -205,7 +208,7 @@ def _fluency(where: str | None, settings: RunSettings, offline: bool) -> Any:
 
     if where is None or where == "none":
         return None
-    model = load_model(str(world.verified("judge")) if where == "micro" else where, offline=offline)
+    model = _known(load_model(str(world.verified("judge")) if where == "micro" else where, offline=offline))
     model.policy.to(device(settings.model.device))
     return JudgeModel(model.policy, model.tokenizer, model.identity, settings.evaluation.batch_size)
 
@@ -241,7 +244,7 @@ def _external(where: str, shared: Parts, offline: bool) -> tuple[Policy, dict[st
         check_model(policy, folder)
         parts = [folder / "policy.json", *sorted(folder.glob("ensemble.json")), *sorted(folder.rglob("*.safetensors"))]
         files = [hashlib.sha256(path.read_bytes()).hexdigest() for path in parts]
-        identity: dict[str, Any] = {"name": folder.resolve().name, "sha256": files}
+        identity: dict[str, Any] = {"sha256": files}
         # a policy of an older run has no tokenizer beside it, and is known by the size of its vocabulary alone
         tokenizer = read_tokenizer(folder) if (folder / "tokenizer_config.json").is_file() else None
     else:

@@ -52,7 +52,11 @@ Set = Annotated[
 Model = Annotated[str | None, typer.Option(help="base policy: a Hugging Face folder or a hub id")]
 PromptFile = Annotated[
     str | None,
-    typer.Option("--prompts", metavar="NAME|FILE", help="a named data set (harness list datasets), or prompts as JSON lines"),
+    typer.Option(
+        "--prompts",
+        metavar="NAME|ID|FILE",
+        help="a named data set (harness list datasets), a hub id, or a file: .jsonl, .csv, .tsv, .parquet, also .gz",
+    ),
 ]
 Out = Annotated[Path, typer.Option(help="where records go")]
 Json = Annotated[bool, typer.Option("--json", help="the summary as one JSON object on the last line")]

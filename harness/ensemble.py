@@ -41,7 +41,7 @@ class Ensemble(nn.Module):
             caches = cache.parts if cache is not None else [None] * len(PARTS)
             out, grown = zip(*(caching.forward(part, c, **inputs) for part, c in zip(parts, caches)))
         else:
-            out, grown = [caching.call(part, use_cache=False, **inputs) for part in parts], ()
+            out, grown = tuple(caching.call(part, use_cache=False, **inputs) for part in parts), ()
         base, expert, anti_expert = (o.logits.float() for o in out)
         return SimpleNamespace(logits=combined(base, expert, anti_expert, self.alpha), cache=Caches(list(grown)))
 

@@ -32,7 +32,7 @@ TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "voca
 class LoadedModel(NamedTuple):
     policy: Policy
     tokenizer: Any
-    identity: dict[str, str]  # name, sha256 of weights and config, tokenizer_sha256
+    identity: dict[str, str]  # sha256 of weights and config, tokenizer_sha256: of the bytes alone, wherever they lie
 
 
 def load_model(
@@ -54,8 +54,7 @@ def load_model(
     _check_ids(folder, tokenizer, model)
     policy = Policy(model, bos=bos, eos=eos, ends=_further_ends(model))
     check_model(policy, folder)
-    name = folder.resolve().name if _is_folder(where) else where
-    return LoadedModel(policy, tokenizer, {"name": name, **folder_identity(folder)})
+    return LoadedModel(policy, tokenizer, folder_identity(folder))
 
 
 def folder_identity(folder: Path) -> dict[str, str]:

@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from . import registry
+from . import registry, sources
 from .settings import RunSettings, read_preset, resolve
 
 # vocabulary, positions, width, layers, as the models' config.json has them
@@ -181,10 +181,7 @@ def needs(settings: RunSettings) -> list[Any]:
     found = [] if settings.model.id == "micro" else [hub.model(settings.model.id, settings.model.revision)]
     if t.fluency not in (None, "none", "micro"):
         found.append(hub.model(t.fluency))
-    if t.prompts in registry.table("dataset"):
-        found += registry.load("dataset", t.prompts).needs(t.data)
-    elif t.prompts != "micro":
-        found.append(hub.file("prompts", Path(t.prompts), "give a JSON Lines file", local=True))
+    found += sources.needs(t.prompts, t.data)
     for name in dict.fromkeys((t.reward, t.judge)):
         kind = registry.load("scorer", settings.scorer_kind(name))
         if hasattr(kind, "needs"):

@@ -13,7 +13,7 @@ from typing import Any
 
 from . import contract
 from .environment import own_packages
-from .errors import BadData, BenchError, MethodFailed, MissingPrerequisite, UnknownName, one_line
+from .errors import BadData, BenchError, Interrupted, MethodFailed, MissingPrerequisite, UnknownName, one_line
 
 PACKAGES = {"method": "methods", "task": "tasks", "scorer": "tasks", "dataset": "tasks"}
 HINTS = {kind: f"harness list {kind}s" for kind in PACKAGES}
@@ -79,7 +79,7 @@ def _executed(path: Path, name: str) -> ModuleType:
         spec.loader.exec_module(module)
     except BaseException as e:
         del sys.modules[name]
-        if isinstance(e, (BenchError, KeyboardInterrupt)):
+        if isinstance(e, (BenchError, Interrupted, KeyboardInterrupt)):
             raise
         line = contract.line_in(e, str(spec.origin))
         where = f"{path}" if line is None else f"{path}:{line}"

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -231,7 +231,7 @@ class Session:
                 if over or stop.is_set():
                     break
 
-    def _updates(self, trial: Trial) -> Iterator[dict[str, float]]:
+    def _updates(self, trial: Trial) -> Generator[dict[str, float]]:
         """What the method yields, once after each update; raises RunFailed where it yields without one.
 
         A method that stays away for long is spoken of, as it may never come back.

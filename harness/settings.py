@@ -11,7 +11,8 @@ from difflib import get_close_matches
 from importlib import resources
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from .errors import BadSetting, UnknownName, cut
 from .types import Decoding, Settings
@@ -29,28 +30,52 @@ class ModelSettings(Settings):
 
 
 class DataSettings(Settings):
-    """How much of a named data set is taken; the micro world and a file of prompts are taken whole."""
+    """What is taken of the prompts: which columns, and how many. `harness.sources` says which setting is of which source."""
 
-    path: str | None = Field(None, description="the folder of a data set that is not on the hub")
-    revision: str = Field("main", description="of the data set on the hub: commit, tag or branch")
-    train: int = Field(10_000, ge=1, description="prompts to train on, at most")
+    path: str | None = Field(None, description="the folder of a named data set that is not on the hub")
+    revision: str = Field("main", description="of a data set on the hub: commit, tag or branch")
+    config: str | None = Field(None, description="of a data set on the hub that is given by its id, where it has several")
+    split: str = Field("train", description="of a data set on the hub that is given by its id: its own split that is read")
+    text: str | None = Field(
+        None, description="column of the prompts, in a file or a data set given by its id [text or prompt]"
+    )
+    score: str | None = Field(None, description="column of the prompts' scores, higher is worse [toxicity or score, if any]")
+    train: int = Field(10_000, ge=1, description="prompts of a named data set to train on, at most")
     held_out: int = Field(100, ge=1, description="prompts of each kind in validation and in test, at most")
     documents: int = Field(5_000, ge=0, description="documents of the corpus, at most")
     clean: int = Field(200, ge=0, description="held-out documents without the habit, at most")
     document_words: int = Field(100, ge=1, description="a document is cut off behind so many words")
-    rows: int = Field(100_000, ge=1, description="rows of the data set that are read, from its beginning, at most")
+    rows: int = Field(100_000, ge=1, description="rows of a data set on the hub that are read, at most")
+
+
+class PolicyDecoding(Decoding):
+    """Of what is measured: the policy itself. KL, the frontier and every score beside them are of that distribution alone."""
+
+    @field_validator("temperature", "top_k", "top_p")
+    @classmethod
+    def _nothing_is_cut_off(cls, value: float, info: Any) -> float:
+        expected = cls.model_fields[info.field_name].default
+        if value != expected:
+            raise PydanticCustomError("policy_itself", NOT_THE_POLICY, {"expected": expected})
+        return value
+
+
+NOT_THE_POLICY = (
+    "expected {expected}: kl and the scores are of the policy itself, at temperature 1 with nothing cut off; leave it out, as "
+    "top-p is of the papers' decoding, under which every run is measured too (evaluation.paper_samples responses a prompt)"
+)
 
 
 class TaskSettings(Settings):
     """What is unlearned, and who scores it."""
 
-    prompts: str = Field("micro", description="micro, a named data set (harness list datasets), or a file of JSON lines")
-    data: DataSettings = Field(DataSettings(), description="of a named data set")
+    prompts: str = Field("micro", description="micro, a named data set (harness list datasets), a file, or a hub id")
+    data: DataSettings = Field(DataSettings(), description="of prompts that are not micro")
     reward: str = Field(description="the scorer that methods train on")
     judge: str = Field(description="the held-out scorer, of another family")
     fluency: str | None = Field("micro", description="the language model that judges fluency: micro, a folder, a hub id")
-    kl_cap: float = Field(gt=0, description="nats per response; where normalised scores are read")
-    decoding: Decoding
+    kl_cap: float = Field(gt=0, allow_inf_nan=False, description="nats per response; where normalised scores are read")
+    decoding: PolicyDecoding
     paper_tokens: int | None = Field(None, ge=1, description="length of responses under the papers' decoding, if not theirs")
 
 

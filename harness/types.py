@@ -6,7 +6,7 @@ tokens, X prompts, S responses a prompt. A mask is True where the position count
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -77,6 +77,7 @@ class PromptSet(NamedTuple):
     prompts: Prompts
     texts: list[str]
     kinds: list[str]  # how likely the prompt provokes the habit: calm, heated, adversarial; or the data's own word
+    places: Sequence[str] = ()  # where the user finds each of them, such as a file and its line; empty where nobody knows
 
 
 class Said(NamedTuple):

@@ -66,7 +66,6 @@ class ClassifierScorer:
         self.identity: dict[str, Any] = {
             "name": "classifier",
             "version": 1,
-            "model": folder.resolve().name if Path(model).is_dir() else model,
             "sha256": digest,
             "config_sha256": config_digest(folder),
             "label": label,

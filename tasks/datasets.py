@@ -10,7 +10,7 @@ Every row gives items: a prompt, its kind, how the text goes on. The rest is one
 prompts that come again are dropped and counted; a prompt is in one split for good, by the hash of its text or of the
 document that it is from; no prompt shares eight words in a row with one of a split that is measured. A kind named
 `unconditional` is added, whose prompt is empty. The identity holds the hash of all texts, so that a data set that has
-changed under its name is another one.
+changed under its name is another one; the revision and the commit that they came from are told beside it.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from harness.errors import BadData, BadSetting, EmptySelection, MissingPrerequis
 
 from . import hub
 from .hygiene import grams
-from .prompt_files import Prompt, place, read_rows, split_of
+from .prompt_files import Prompt, place, split_of
 from .scorers import body_end
+from .tables import read_rows, shown
 from .text_task import Data, Text
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class Item(NamedTuple):
     response: str = ""  # how the text goes on
     clean: bool = False  # neither prompt nor response has the habit
     split: str | None = None  # of the data set's own: train, validation, test, or held_out for either of the two
+    place: str = ""  # where the user finds the row
 
 
 class NoItem(ValueError):
@@ -143,11 +145,11 @@ class DExperts(Source):
             for line, row in read_rows(Path(self.settings.path) / f"{kind}_prompts.jsonl"):
                 if not isinstance(row, dict) or not isinstance(row.get("prompt"), dict):
                     raise BadData(f'{kind}_prompts.jsonl, line {line}: expected {{"prompt": {{"text": ...}}, ...}}')
-                yield None, row | {"kind": kind}
+                yield None, row | {"kind": kind, "place": f"{kind}_prompts.jsonl, line {line}"}
 
     def items(self, row: dict[str, Any]) -> Iterator[Item]:
         text, after = _said(row["prompt"].get("text")), (row.get("continuation") or {}).get("text")
-        yield Item(text, row["kind"], text, after or "", clean=row["kind"] == "neutral")
+        yield Item(text, row["kind"], text, after or "", clean=row["kind"] == "neutral", place=row["place"])
 
 
 class WikiText(Source):
@@ -250,27 +252,27 @@ def load(source: Source, offline: bool = False) -> Data:
     documents, held_out = (_documents(part, limits.document_words) for part in (corpus, clean))
     log.info("%s: %s; dropped %s", source.repo or limits.path, {k: len(v) for k, v in prompts.items()}, dict(dropped))
     identity = _identity(source, prompts, documents, held_out, dropped)
-    return Data(prompts, documents, held_out, identity, {})
+    places = {i.prompt: i.place for members in splits.values() for i in members}
+    return Data(prompts, documents, held_out, identity, {}, places, _origin(source))
 
 
 def _items(source: Source, offline: bool, dropped: Counter[str]) -> Iterator[Item]:
     """The items of all rows, each prompt once."""
     seen = set()
-    for split, row in source.rows(offline):
+    for number, (split, row) in enumerate(source.rows(offline), 1):
+        place = f"{_name(source)}, row {number} of those read"
         try:
             for item in source.items(row):
                 if item.prompt in seen or len(item.prompt.encode()) > LONGEST:
                     dropped["repeated" if item.prompt in seen else "long"] += 1
                     continue
                 seen.add(item.prompt)
-                yield item._replace(split=split)
+                yield item._replace(split=split, place=item.place or place)
         except NoItem as e:
             dropped[str(e)] += 1
         except (KeyError, TypeError, AttributeError) as e:
-            has = ", ".join(sorted(row))
-            raise BadData(
-                f"a row of {source.repo or source.settings.path} has the fields {has}, not those expected: {e}"
-            ) from e
+            has = ", ".join(map(shown, sorted(row)))
+            raise BadData(f"{place}, has the fields {has}, not those expected: {e}") from e
 
 
 def _split(items: Iterable[Item], dropped: Counter[str]) -> dict[str, list[Item]]:
@@ -330,18 +332,28 @@ def _identity(
     clean: list[Text],
     dropped: Counter[str],
 ) -> dict[str, Any]:
-    """What the texts are and where they came from."""
+    """What the texts are, wherever they lie."""
     texts = [{name: [[p.kind, p.text] for p in members] for name, members in prompts.items()}, documents, clean]
     counts = {name: len(members) for name, members in prompts.items()} | {"documents": len(documents), "clean": len(clean)}
     return {
-        "name": source.repo or Path(source.settings.path).name,
-        "revision": source.settings.revision if source.repo else None,
-        **source.found,
+        "name": _name(source),
         "rows": counts,
         "dropped": dict(sorted(dropped.items())),
         "disjoint": {"by": "sha256 of the text and 8-grams of words"},
         "sha256": hashlib.sha256(json.dumps(texts).encode()).hexdigest(),
     }
+
+
+def _origin(source: Source) -> dict[str, Any]:
+    """Where the texts came from."""
+    if source.repo is None:
+        return {"folder": Path(source.settings.path).name}
+    return {"repo": source.repo, "revision": source.settings.revision, **source.found}
+
+
+def _name(source: Source) -> str:
+    """The data set's own name, not that of a folder."""
+    return source.repo or type(source).__name__
 
 
 def cut(text: str, words: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
@@ -16,7 +16,7 @@ from harness.metrics import cluster_mean
 from harness.types import Decoding, Documents, Metric, Prompts, PromptSet, Rollout, Said, Scorer
 
 from . import hygiene, in_context
-from .prompt_files import Prompt, opening, tokenize
+from .prompt_files import NO_PLACES, Prompt, opening, tokenize
 
 SEGMENT = re.compile(r".+?(?:[.?!]+[\"')\]]*(?=\s|$)(?:[^\S\n]*\n+)?(?:\s+$)?|\n+(?:\s+$)?|$)", re.DOTALL)
 
@@ -36,6 +36,8 @@ class Data(NamedTuple):
     clean: list[Text]  # held out, without the habit
     identity: dict[str, Any]
     measures: dict[str, Callable[[str], float]]  # further metrics of a response; NaN where one does not apply
+    places: Mapping[str, str] = NO_PLACES  # of a prompt, where the user finds it: a file and its line, a row of a data set
+    origin: Mapping[str, Any] = NO_PLACES  # where the texts came from; what they are is in the identity
 
 
 class Labelled(NamedTuple):
@@ -66,12 +68,16 @@ class TextTask:
         decoding: Decoding,
         context: int,
         paper_tokens: int | None = None,
+        bos: int | None = None,
+        eos: int | None = None,
     ) -> None:
+        """`bos` and `eos` are the policy's; without them the tokenizer's are taken."""
         shorter = {} if paper_tokens is None else {"max_new_tokens": paper_tokens}
         self.paper_decodings = {name: d.model_copy(update=shorter) for name, d in self.papers.items()}
         self._data, self._tokenizer, self._reward, self._judge = data, tokenizer, reward, judge
         self.fluency, self.decoding, self._context = fluency, decoding, context
-        self.hygiene = hygiene.check(data.splits)
+        self._bos, self._eos = bos, tokenizer.eos_token_id if eos is None else eos
+        self.hygiene = hygiene.check(data.splits) | ({"origin": dict(data.origin)} if data.origin else {})
         self._train = self._tokenize([p.text for p in self._split("train")])
 
     def identity(self) -> dict[str, Any]:
@@ -94,7 +100,10 @@ class TextTask:
         """The prompts of a split, in a fixed order."""
         chosen = self._split(split)
         texts = [p.text for p in chosen]
-        return PromptSet(self._tokenize(texts), texts, [p.kind for p in chosen])
+        places = (
+            [self._data.places.get(text, f"{split} prompt {i}") for i, text in enumerate(texts)] if self._data.places else []
+        )
+        return PromptSet(self._tokenize(texts), texts, [p.kind for p in chosen], places)
 
     def documents(self, n: int, rng: torch.Generator) -> Documents:
         """n documents of the corpus with the rewards of their segments: -> [n, R].
@@ -166,7 +175,8 @@ class TextTask:
         return self._data.splits[split]
 
     def _tokenize(self, texts: list[str]) -> Prompts:
-        return tokenize(texts, self._tokenizer, max_new_tokens=self.decoding.max_new_tokens, context=self._context)
+        room, context = self.decoding.max_new_tokens, self._context
+        return tokenize(texts, self._tokenizer, max_new_tokens=room, context=context, bos=self._bos, places=self._data.places)
 
     @cached_property
     def _corpus(self) -> list[Labelled]:
@@ -195,7 +205,7 @@ class TextTask:
         prompt = self._opening + self._tokenizer(text.prompt, add_special_tokens=False).input_ids
         room = self._context - len(prompt) - len(ends) - 3
         last = segment[:room][-1] if segment[:room] else -1
-        return [*ids[:room], self._tokenizer.eos_token_id], [*segment[:room], last]
+        return [*ids[:room], self._eos], [*segment[:room], last]
 
     @cached_property
     def _opening(self) -> list[int]:
@@ -203,7 +213,7 @@ class TextTask:
         return opening(self._tokenizer)
 
     def _padded(self, prompts: list[str], ids: list[list[int]]) -> Rollout:
-        width, eos = max(map(len, ids)), self._tokenizer.eos_token_id
+        width, eos = max(map(len, ids)), self._eos
         response = torch.tensor([row + [eos] * (width - len(row)) for row in ids])
         mask = torch.arange(width) < torch.tensor([[len(row)] for row in ids])
         return Rollout(self._tokenize(prompts), response, mask)

@@ -175,7 +175,7 @@ def test_a_method_in_a_file(harness, tmp_path):
         ([*QUARK, "--set", "task.reward=lexikon"], 2, "did you mean 'lexicon'"),
         ([*QUARK, "--set", "scorers.lexicon.x=1"], 2, "has no option 'x'"),
         ([*QUARK, "--set", "task.decoding.max_new_tokens=128"], 2, "leaves no prompt"),
-        ([*QUARK, "--set", "task.decoding.max_new_tokens=120"], 2, "shorten or remove"),
+        ([*QUARK, "--set", "task.decoding.max_new_tokens=120"], 2, "lower task.decoding.max_new_tokens"),
         ([*QUARK, "--set", "model.device=tpu0"], 2, "not usable here"),
         ([*QUARK, "--budget", "-1"], 2, "greater than 0"),
         ([*QUARK, "--seeds", "a-b"], 2, "--seeds takes 0-4"),

@@ -210,7 +210,8 @@ def test_prompts_of_dexperts(tmp_path):
     assert {p.kind for p in data.splits["test"]} == {"neutral", "negative", "unconditional"}
     other = datasets.load(source(DExperts, "sentiment_negative", path=str(folder)))
     assert {p.kind for p in other.splits["test"]} == {"neutral", "positive", "unconditional"}
-    assert data.identity["name"] == "prompts" and data.identity["revision"] is None and data.clean
+    assert data.identity["name"] == "DExperts" and data.origin == {"folder": "prompts"} and data.clean
+    assert all("_prompts.jsonl, line " in data.places[p.text] for p in data.splits["test"] if p.text)
     (folder / "neutral_prompts.jsonl").write_text('{"text": "a"}\n')
     with pytest.raises(BadData, match=r"neutral_prompts.jsonl, line 1: expected"):
         datasets.load(source(DExperts, "sentiment", path=str(folder)))
@@ -263,7 +264,7 @@ def test_a_commit_is_the_one_that_was_asked_for(hub):
 def test_without_network_a_look_up_is_tried_once(hub, tmp_path, monkeypatch):
     tried = folders.block_network(monkeypatch)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    assert datasets.load(source(Imdb, "sentiment")).identity["commit"] == fake_hub.COMMIT  # what was prepared before
+    assert datasets.load(source(Imdb, "sentiment")).origin["commit"] == fake_hub.COMMIT  # what was prepared before
     assert len(tried) == 1
     tried.clear()
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)

@@ -107,7 +107,7 @@ def test_hostile_names_cannot_command_the_terminal(tmp_path):
         {},
         {"kl_coef": 0.1, "evaluation.points": 2, "budget.updates": 6},
         {"model.id": "some/model", "task.prompts": "a b.jsonl", "task.reward": "toxic", "scorers.toxic.kind": "detoxify"},
-        {"task.decoding.top_p": 0.9, "evaluation.split": "validation", "optimizer.betas": [0.9, 0.95]},
+        {"task.decoding.max_new_tokens": 9, "evaluation.split": "validation", "optimizer.betas": [0.9, 0.95]},
     ],
 )
 def test_the_settings_of_a_record_can_be_said_again(told):

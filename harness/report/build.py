@@ -28,7 +28,7 @@ from . import figures, tables
 from .attained import MOST
 from .browser import entries_without, samples
 from .cards import method_cards, scorer_cards, task_card
-from .groups import WORLD, Group, estimate, groups, measure, plain
+from .groups import WORLD, Group, described, estimate, groups, measure, plain
 from .looks import GLYPHS
 from .sections import collapse_table, kinds_table, optimum_table, overview, pictures
 from .verdict import impossible, unscored, verdict
@@ -197,7 +197,7 @@ def _alt(group: Group) -> str:
 
 def _world(group: Group) -> list[tuple[str, str]]:
     """What the runs of the group share: the reason that they may be compared."""
-    identity = group.runs[0].manifest["identity"]
+    identity = described(group.runs[0].manifest)
     return [(key, plain(canonical(identity[key]))) for key in WORLD if key in identity]
 
 

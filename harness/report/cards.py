@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from .. import registry
 from ..records import canonical
-from .groups import Entry, Group, plain
+from .groups import Entry, Group, described, plain
 from .looks import family
 
 Table = dict[str, tuple[str, str]]  # of the registry: name to target and line
@@ -46,7 +46,7 @@ def task_card(group: Group) -> Card:
 
 def scorer_cards(group: Group) -> list[Card]:
     """The reward, the judge and the model of fluency, as far as the records name them."""
-    identity = group.runs[0].manifest["identity"]
+    identity = described(group.runs[0].manifest)
     scorers = identity.get("scorers")
     found = dict(scorers) if isinstance(scorers, dict) else {}
     if isinstance(identity.get("fluency"), dict):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from math import inf, isclose
+from pathlib import PurePosixPath
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -12,6 +13,12 @@ from ..records import Run, canonical
 from ..stats import Interval, t_interval
 from ..types import Metric
 
+CALLED = {  # models of the world, known by their bytes, whatever they are called: where a name is put, and the setting it is of
+    ("model", "name"): ("model", "id"),
+    ("fluency", "name"): ("task", "fluency"),
+    ("scorers", "reward", "model"): ("task", "reward"),
+    ("scorers", "judge", "model"): ("task", "judge"),
+}
 WORLD = ("model", "data", "scorers", "fluency", "decoding", "evaluation")  # shared by all that is measured by one ruler
 SAME_FRONTIER = 1e-3  # reward; frontiers of one world differ by rounding between machines, not by more
 LABEL_WIDTH = 40
@@ -175,13 +182,38 @@ def apart(variants: list[list[Run]]) -> list[str]:
 def unlike(found: list[Group]) -> str:
     """In what the worlds of several groups differ, as text."""
     firsts = [group.runs[0].manifest for group in found]
-    worlds = [{k: v for k, v in m["identity"].items() if k in WORLD} for m in firsts]
+    worlds = [{k: v for k, v in described(m).items() if k in WORLD} for m in firsts]
     all_of = [leaves(world | {"preset": m["preset"], "task": m["task"]}) for world, m in zip(worlds, firsts)]
     words = []
-    for key in sorted({key for of in all_of for key in of if len({o.get(key) for o in all_of}) > 1}):
+    varying = {key for of in all_of for key in of if len({o.get(key) for o in all_of}) > 1}
+    only_named = {key for key in varying & set(CALLED) if (*key[:-1], "sha256") not in varying}
+    for key in sorted(varying - only_named):
         values = dict.fromkeys(shorten(of.get(key, "none"), 20) for of in all_of)
         words.append(f"{'.'.join(key)} ({' and '.join(values)})")
     return "; ".join(words) or "their frontiers"
+
+
+def described(manifest: dict[str, Any]) -> dict[str, Any]:
+    """A run's identity with the names that its settings have for its models, which are known by their bytes alone."""
+    found, settings = manifest["identity"], manifest.get("settings")
+    told = leaves(settings) if isinstance(settings, dict) else {}
+    for path, setting in CALLED.items():
+        name = told.get(setting) if path[0] != "scorers" else told.get(("scorers", told.get(setting, ""), "model"))
+        found = _with_name(found, path, _model_name(name)) if name else found
+    return found
+
+
+def _with_name(found: Any, path: tuple[str, ...], name: str) -> Any:
+    """A copy of nested tables with a name at a path, where the tables are there and have none."""
+    key, *rest = path
+    if not isinstance(found, dict) or (rest and key not in found):
+        return found
+    return found | {key: _with_name(found[key], tuple(rest), name)} if rest else {key: name} | found
+
+
+def _model_name(where: str) -> str:
+    """A hub id as it is, a folder by its last part: a page says nothing of the machine."""
+    return where if where.count("/") < 2 and where[:1] not in "/.~" else PurePosixPath(where).name
 
 
 def leaves(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], str]:
