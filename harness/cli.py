@@ -231,6 +231,10 @@ def samples(
 def verify(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="folders of runs, their ids, or the beginnings of ids")],
     rescore: Annotated[bool, typer.Option("--rescore", help="run the scorers again over the texts")] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="what --rescore may load beyond the presets"),
+    ] = None,
     out: Out = Path("results"),
     offline: Offline = False,
     as_json: Annotated[bool, typer.Option("--json", help="the checks as one JSON object on the last line")] = False,
@@ -239,7 +243,7 @@ def verify(
     """Whether records are what they say: their hashes, and every number that their samples determine; exit code 5 if not."""
     from .verify import verify_command
 
-    raise typer.Exit(verify_command(runs, out, rescore, offline, as_json))
+    raise typer.Exit(verify_command(runs, out, rescore, offline, as_json, settings or []))
 
 
 @app.command()

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from textwrap import wrap
+from unicodedata import category
 
 
 def mask(text: str) -> str:
     """What may be said of a text without showing any of it: its length."""
     words, characters = len(text.split()), len(text)
     return f"(hidden: {words} word{'' if words == 1 else 's'}, {characters} character{'' if characters == 1 else 's'})"
+
+
+def escaped(text: object) -> str:
+    """A name or a message with each character that a terminal would obey written out, as `\\x1b`; spaces of any width stay."""
+    said = str(text)
+    if said.isprintable():  # as nearly all is
+        return said
+    return "".join(c if c.isprintable() or category(c) == "Zs" else _escape(c) for c in said)
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode()
 
 
 def printable(text: str) -> str:

@@ -8,7 +8,7 @@ the fluency model and the papers' metrics run again over the texts (`harness.res
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from math import isclose
 from pathlib import Path
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import metrics as m
-from .errors import Mismatch, MissingPrerequisite
+from .errors import Mismatch, MissingPrerequisite, UsageError
 from .listing import locate
 from .masking import printable
 from .records import FINISHED, Run, canonical, prompt_scores, read_prompts
@@ -271,9 +271,13 @@ def _prompts(run: Run, rows: list[dict[str, Any]]) -> Iterator[Check]:
         )
 
 
-def verify_command(names: list[str], out: Path, rescore: bool, offline: bool, as_json: bool) -> int:
+def verify_command(
+    names: list[str], out: Path, rescore: bool, offline: bool, as_json: bool, overrides: Sequence[str] = ()
+) -> int:
     """Check some runs, a line a mismatch; raises Mismatch where there is one."""
-    found = {name: _all(name, out, rescore, offline) for name in names}
+    if overrides and not rescore:
+        raise UsageError("--set says what --rescore may load; give --rescore too, or leave it out")
+    found = {name: _all(name, out, rescore, offline, overrides) for name in names}
     if as_json:
         print(json.dumps({"runs": {name: [c._asdict() for c in checks] for name, checks in found.items()}}, allow_nan=False))
     else:
@@ -284,14 +288,14 @@ def verify_command(names: list[str], out: Path, rescore: bool, offline: bool, as
     return 0
 
 
-def _all(name: str, out: Path, rescore: bool, offline: bool) -> list[Check]:
+def _all(name: str, out: Path, rescore: bool, offline: bool, overrides: Sequence[str] = ()) -> list[Check]:
     run = locate(name, out)
     checks = verify(run)
     if not rescore:
         return checks
     from .rescore import rescored
 
-    again = rescored(run, offline)
+    again = rescored(run, offline, overrides)
     replaced = {check.what for check in again}
     return [check for check in checks if check.held is not None or check.what not in replaced] + again
 
