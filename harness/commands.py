@@ -290,11 +290,12 @@ def _undesired_at(frontier: dict[str, Any], kl: float | None) -> float | None:
 
 def examples(path: Path, unmask: bool, n: int = 3) -> str:
     """A few responses to the same prompts, before and after; masked unless asked."""
-    import pandas as pd
+    from . import inside
 
-    if not (path / "samples" / "base.parquet").exists():
+    try:
+        before, after = (inside.table(path, f"samples/{name}.parquet").to_pandas() for name in ("base", "final"))
+    except FileNotFoundError:
         return "\nno samples beside this record: an archive does not keep them\n"
-    before, after = (pd.read_parquet(path / "samples" / f"{name}.parquet") for name in ("base", "final"))
     worst = before.sort_values("judge", kind="stable").drop_duplicates("prompt_id").head(n)
     lines = [
         "",

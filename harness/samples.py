@@ -10,7 +10,8 @@ from pathlib import Path
 from shutil import get_terminal_size
 from typing import Any, NamedTuple
 
-from .errors import CorruptRecord, EmptySelection, MissingPrerequisite, UnknownName, UsageError, one_line
+from . import inside
+from .errors import CorruptRecord, EmptySelection, MissingPrerequisite, UnknownName, UsageError
 from .listing import locate
 from .masking import lines, mask, printable
 from .records import Run
@@ -40,20 +41,16 @@ def read(run: Run, of: str = "final", columns: Collection[str] = COLUMNS) -> lis
 
     Raises MissingPrerequisite where the record has none, CorruptRecord where they cannot be read.
     """
-    import pandas as pd
-
-    path = run.dir / "samples" / f"{of}.parquet"
-    if not path.exists():
+    name = f"samples/{of}.parquet"
+    try:
+        rows = inside.table(run.dir, name).to_pandas().to_dict("records")
+    except FileNotFoundError:
         kept = [p.stem for p in sorted((run.dir / "samples").glob("*.parquet"))]
         what = f"it has {', '.join(kept)}" if kept else "they are not kept in an archive, nor before a run is done"
-        raise MissingPrerequisite(f"{run.dir} has no samples {of!r}: {what}")
-    try:
-        rows = pd.read_parquet(path).to_dict("records")
-    except Exception as e:  # pyarrow raises many kinds
-        raise CorruptRecord(f"{path} cannot be read ({one_line(e)}); run it again with --fresh") from None
+        raise MissingPrerequisite(f"{run.dir} has no samples {of!r}: {what}") from None
     missing = set(columns) - set(rows[0] if rows else ())
     if missing:
-        raise CorruptRecord(f"{path} is no table of samples: it has no {', '.join(sorted(missing))}")
+        raise CorruptRecord(f"{run.dir}: {name} is no table of samples: it has no {', '.join(sorted(missing))}")
     return [{str(key): value for key, value in row.items()} for row in rows]
 
 

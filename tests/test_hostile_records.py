@@ -158,7 +158,7 @@ def test_settings_without_rescoring_are_refused(tmp_path, harness):
     "words",
     [
         "verify RUN", "show run RUN", "samples RUN", "samples RUN --of base --unmask", "list runs --out OUT", "status OUT",
-        "compare RUN RUN", "compare quark quark --out OUT", "report OUT --out PAGE",
+        "compare RUN RUN", "compare quark quark --out OUT", pytest.param("report OUT --out PAGE", marks=pytest.mark.slow),
     ],
 )  # fmt: skip
 def test_no_verb_that_reads_records_runs_code_of_theirs(words, tmp_path, marker, harness, monkeypatch):
