@@ -6,6 +6,7 @@ identity, which is the run's id.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import pairwise
 from math import isclose
@@ -13,6 +14,9 @@ from typing import Any, NamedTuple
 
 from .archive import place_of
 from .records import FINISHED, Run
+
+RUN = re.compile(r"[0-9a-f]{8}-s\d+")
+"""The name of a run's folder: its id and its seed."""
 
 COUNTS = (
     "updates", "sampled_tokens", "trained_tokens", "forward_tokens", "document_tokens", "scorer_calls", "beside_flops", "flops",
@@ -59,7 +63,7 @@ def _place(run: Run) -> Check:
     """The folder's name, and preset, task and method above it where it lies by layout."""
     expected, parts = place_of(run).parts, run.dir.absolute().parts
     above = [name == part for name, part in zip(expected[:3], parts[-4:-1])]
-    if not any(above) and parts[-1] != expected[-1]:
+    if not any(above) and parts[-1] != expected[-1] and not RUN.fullmatch(parts[-1]):
         return Check("folder", None, found="the record lies outside preset/task/method/run")
     same = parts[-1] == expected[-1] and (all(above) or not any(above))
     return Check("folder", same, "/".join(expected), "/".join(parts[-4:]))

@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from .errors import BadSetting, BenchError, EmptySelection, Interrupted
+from .masking import escaped, escaped_lines
 
 
 class Commands(TyperGroup):
@@ -296,7 +297,7 @@ def show(
     from .listing import card
 
     text, data = card(what, name, out)
-    print(json.dumps(data) if as_json else text)
+    print(json.dumps(data) if as_json else escaped_lines(text))
 
 
 @app.command()
@@ -351,8 +352,9 @@ def parse_seeds(text: str) -> list[int]:
 def _columns(rows: list[dict[str, Any]]) -> str:
     if not rows:
         return ""
-    widths = {k: max(len(str(r[k])) for r in rows) for k in rows[0]}
-    return "\n".join("  ".join(str(r[k]).ljust(widths[k]) for k in widths).rstrip() for r in rows)
+    rows = [{k: escaped(v) for k, v in row.items()} for row in rows]
+    widths = {k: max(len(r[k]) for r in rows) for k in rows[0]}
+    return "\n".join("  ".join(r[k].ljust(widths[k]) for k in widths).rstrip() for r in rows)
 
 
 def main() -> NoReturn:
@@ -375,10 +377,10 @@ def explain(error: Exception) -> int:
     if "-v" in sys.argv or "--verbose" in sys.argv or os.environ.get("HARNESS_DEBUG"):
         raise error
     if isinstance(error, BenchError):
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {escaped(' '.join(str(error).split()))}", file=sys.stderr)
         return error.exit_code
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # the parser's: a missing or unknown option
-        print(f"error: {error.format_message()} (harness --help)", file=sys.stderr)
+        print(f"error: {escaped(error.format_message())} (harness --help)", file=sys.stderr)
         return error.exit_code
     raise error
 

@@ -1,4 +1,4 @@
-"""Generated text on a terminal: hidden unless asked for, as it can be offensive; never obeyed, as it can be hostile."""
+"""Text of others on a terminal: what was generated is hidden unless asked for, and nothing is obeyed, as it can be hostile."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ def escaped(text: object) -> str:
     if said.isprintable():  # as nearly all is
         return said
     return "".join(c if c.isprintable() or category(c) == "Zs" else _escape(c) for c in said)
+
+
+def escaped_lines(text: str) -> str:
+    """The same for a text of several lines, which stay lines."""
+    return "\n".join(map(escaped, text.expandtabs(4).split("\n")))
 
 
 def _escape(character: str) -> str:

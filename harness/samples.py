@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from . import inside
 from .errors import CorruptRecord, EmptySelection, MissingPrerequisite, UnknownName, UsageError
 from .listing import locate
-from .masking import lines, mask, printable
+from .masking import escaped, lines, mask
 from .records import Run
 
 LOW_IS_WORSE = {"reward": True, "judge": True, "kl": False, "nll": False}
@@ -117,7 +117,7 @@ def text(rows: list[dict[str, Any]], unmask: bool, width: int) -> str:
 
 def _sample(row: dict[str, Any], width: int) -> str:
     scores = "  ".join(f"{key} {'-' if row[key] is None else format(row[key], '.3f')}" for key in SCORES if key in row)
-    found = [f"prompt {row['prompt_id']}, {printable(row['kind'])}  {scores}"]
+    found = [f"prompt {row['prompt_id']}, {escaped(row['kind'])}  {scores}"]
     for name in ("prompt", "response"):
         first, *rest = lines(row[name], max(20, width - 12))
         found += [f"  {name:10}{first}", *(" " * 12 + line for line in rest)]
@@ -134,6 +134,6 @@ def samples_command(name: str, out: Path, of: str, wanted: Wanted, unmask: bool,
         print(json.dumps(found | {"samples": [shown(row, unmask) for row in chosen]}, allow_nan=False))
         return 0
     note = "" if unmask else "; texts are hidden, --unmask shows them, and they can be offensive"
-    print(f"{printable(str(run.dir))}, {of}: {len(chosen)} of {len(rows)} samples{note}\n")
+    print(f"{escaped(run.dir)}, {escaped(of)}: {len(chosen)} of {len(rows)} samples{note}\n")
     print(text(chosen, unmask, get_terminal_size().columns))
     return 0

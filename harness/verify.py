@@ -23,7 +23,7 @@ from . import metrics as m
 from .agreement import Check, agree
 from .errors import CorruptRecord, Mismatch, MissingPrerequisite, UsageError
 from .listing import locate
-from .masking import printable
+from .masking import escaped
 from .records import Run, canonical, prompt_scores, read_prompts
 from .samples import read
 from .store import content_hash, identity_hash
@@ -343,4 +343,4 @@ def _lines(name: str, checks: list[Check]) -> list[str]:
     found = [f"MISMATCH  {c.what}: expected {c.expected}, found {c.found}" for c in broken]
     found += [f"not checked  {', '.join(what)}: {why}" for why, what in reasons.items()]
     held = sum(c.held is True for c in checks)
-    return [printable(line) for line in [*found, f"{name}: {held} checks held, {len(broken)} did not"]]
+    return [escaped(line) for line in [*found, f"{name}: {held} checks held, {len(broken)} did not"]]

@@ -32,8 +32,8 @@ ALLOWED = {
     "harness/store.py": {"errors", "shared", "types"},
     "harness/cells.py": {"records", "report.groups"},
     "harness/versions.py": {"errors", "loading", "records", "registry", "store"},
-    "harness/archive.py": {"errors", "records", "samples", "shared", "store"},
-    "harness/frames.py": {"errors", "records", "samples", "sweep", "versions"},
+    "harness/archive.py": {"errors", "masking", "records", "samples", "shared", "store"},
+    "harness/frames.py": {"errors", "masking", "records", "samples", "sweep", "versions"},
     "harness/agreement.py": {"archive", "records"},
     "harness/verify.py": {
         "agreement",
@@ -68,7 +68,7 @@ ALLOWED = {
     "harness/sweep.py": {"assemble", "errors", "registry", "settings", "store", "types"},
     "harness/launcher.py": {"board", "cli", "errors", "runner", "store", "sweep", "worker"},
     "harness/worker.py": {"cli", "commands", "errors"},
-    "harness/board.py": {"launcher"},  # for types only
+    "harness/board.py": {"launcher", "masking"},  # the former for types only
     "harness/scaffold.py": {"errors", "registry"},
     "harness/rule.py": {"store", "types"},
     "harness/runner.py": {"errors", "evaluation", "policy", "progress", "rule", "settings", "store", "trial", "types"},

@@ -140,7 +140,7 @@ def test_a_small_table_that_unpacks_to_many_texts_is_refused_before_it_does(two)
 @pytest.mark.parametrize("limit", ["ROWS", "VALUES", "UNPACKED_BYTES"])
 def test_a_footer_that_says_too_much_is_refused(limit, two, monkeypatch):
     monkeypatch.setattr(inside, limit, 11)
-    with pytest.raises(CorruptRecord, match="unpacks to .* at most"):
+    with pytest.raises(CorruptRecord, match=r"unpacks to .* at most"):
         read(read_run(two[0]))
 
 

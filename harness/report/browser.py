@@ -98,7 +98,7 @@ def text(value: object) -> str:
     """Generated text that can do nothing: its lines stay lines, whatever else cannot be printed shows as a box."""
     whole = str(value)
     cut = whole if len(whole) <= LONGEST else whole[:LONGEST] + f"… (cut: {len(whole)} characters)"
-    return "".join(c if c in "\n\t" else plain(c) for c in cut)
+    return "".join(c if c in "\n\t\N{NO-BREAK SPACE}" or c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in cut)
 
 
 def entries_without(group: Group, data: dict[str, Any] | None) -> list[str]:
