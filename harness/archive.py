@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .errors import BenchError, EmptySelection, MissingPrerequisite, Unwritable
+from .masking import escaped
 from .records import Problem, Run, find_runs, read_prompts
 from .samples import read
 from .shared import digest, file_name, reference
@@ -180,10 +181,10 @@ def main(words: list[str]) -> int:
     told = parser.parse_args(words)
     done = archive(told.sources, told.target, max(0, told.samples))
     for what, places in (("added", done.added), ("updated", done.updated)):
-        print("".join(f"{what}  {place}\n" for place in places), end="")
+        print("".join(f"{what}  {escaped(place)}\n" for place in places), end="")
     for problem in done.problems:
-        print(f"warning: {problem.path}: {problem.what}", file=sys.stderr)
-    print(f"{len(done.added)} added, {len(done.updated)} updated, {len(done.unchanged)} unchanged -> {told.target}")
+        print(escaped(f"warning: {problem.path}: {problem.what}"), file=sys.stderr)
+    print(f"{len(done.added)} added, {len(done.updated)} updated, {len(done.unchanged)} unchanged -> {escaped(told.target)}")
     return 4 if done.problems else 0
 
 
@@ -191,5 +192,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
     except BenchError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(escaped(f"error: {error}"), file=sys.stderr)
         sys.exit(error.exit_code)

@@ -6,6 +6,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from .masking import escaped
+
 if TYPE_CHECKING:
     from .launcher import Result, Running
 
@@ -26,7 +28,7 @@ class Board:
         """A line of its own."""
         if self.quiet:
             return
-        line = f"{time.monotonic() - self._started:4.0f} s  {text}"
+        line = f"{time.monotonic() - self._started:4.0f} s  {escaped(text)}"
         if self._live is not None:
             self._live.console.print(line, highlight=False, markup=False)
         else:
@@ -84,7 +86,7 @@ class Board:
         if self._live is None:
             self._live = Live(console=Console(stderr=True), refresh_per_second=4, transient=True)
             self._live.start()
-        self._live.update(Text("\n".join(lines), overflow="ellipsis", no_wrap=True))
+        self._live.update(Text("\n".join(map(escaped, lines)), overflow="ellipsis", no_wrap=True))
 
 
 def duration(seconds: float) -> str:

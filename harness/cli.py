@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 from .environment import own_packages, prepare, readable
 from .errors import BadSetting, BenchError, CannotWrite, EmptySelection, Interrupted, RunFailed, Unprintable, cut
 from .interrupts import watched
+from .masking import escaped, escaped_lines
 
 
 class Commands(TyperGroup):
@@ -232,6 +233,10 @@ def samples(
 def verify(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="folders of runs, their ids, or the beginnings of ids")],
     rescore: Annotated[bool, typer.Option("--rescore", help="run the scorers again over the texts")] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="what --rescore may load beyond the presets"),
+    ] = None,
     out: Out = Path("results"),
     offline: Offline = False,
     as_json: Annotated[bool, typer.Option("--json", help="the checks as one JSON object on the last line")] = False,
@@ -240,7 +245,7 @@ def verify(
     """Whether records are what they say: their hashes, and every number that their samples determine; exit code 5 if not."""
     from .verify import verify_command
 
-    raise typer.Exit(verify_command(runs, out, rescore, offline, as_json))
+    raise typer.Exit(verify_command(runs, out, rescore, offline, as_json, settings or []))
 
 
 @app.command()
@@ -293,7 +298,7 @@ def show(
     from .listing import card
 
     text, data = card(what, name, out)
-    print(json.dumps(data) if as_json else text)
+    print(json.dumps(data) if as_json else escaped_lines(text))
 
 
 @app.command()
@@ -352,8 +357,9 @@ def parse_seeds(text: str) -> list[int]:
 def _columns(rows: list[dict[str, Any]]) -> str:
     if not rows:
         return ""
-    widths = {k: max(len(str(r[k])) for r in rows) for k in rows[0]}
-    return "\n".join("  ".join(str(r[k]).ljust(widths[k]) for k in widths).rstrip() for r in rows)
+    rows = [{k: escaped(v) for k, v in row.items()} for row in rows]
+    widths = {k: max(len(r[k]) for r in rows) for k in rows[0]}
+    return "\n".join("  ".join(r[k].ljust(widths[k]) for k in widths).rstrip() for r in rows)
 
 
 def main() -> NoReturn:
@@ -416,7 +422,7 @@ def _of_the_system(error: OSError) -> BaseException:
 
 
 def _say(text: str, code: int) -> int:
-    print(f"error: {' '.join(text.split())}", file=sys.stderr)
+    print(f"error: {escaped(' '.join(text.split()))}", file=sys.stderr)
     return code
 
 

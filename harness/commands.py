@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .environment import threads
 from .errors import MissingPrerequisite, one_line
-from .masking import mask, printable
+from .masking import escaped, escaped_lines, mask, printable
 from .progress import Progress
 from .settings import check_seed, resolve
 
@@ -87,7 +87,7 @@ def sweep_command(spec: Sweep, workers: int, out: Path, *, dry_run: bool, offlin
     progress.say(f"{len(cells)} cells, {workers} at once")
     results = Launcher(cells, workers, Board(len(cells)), offline).run()
     undrawn = _draw_missing(results)
-    print(_cells([(r.cell, r.state, r.why) for r in results], as_json) if as_json else _trials(cells))
+    print(_cells([(r.cell, r.state, r.why) for r in results], as_json) if as_json else escaped_lines(_trials(cells)))
     _sum_up(results)
     return exit_code(results) or undrawn
 
@@ -96,7 +96,7 @@ def _cells(rows: list[tuple[Planned, str, str]], as_json: bool) -> str:
     """The cells with their states: a line each, or one JSON object."""
     if not as_json:
         width = max(len(state) for _, state, _ in rows)
-        return "\n".join(f"{state.ljust(width)}  {cell.task}  {cell.label}  {cell.path}" for cell, state, _ in rows)
+        return "\n".join(escaped(f"{state.ljust(width)}  {cell.task}  {cell.label}  {cell.path}") for cell, state, _ in rows)
     cells = [
         {
             "task": cell.task, "method": cell.method, "seed": cell.seed, "settings": cell.settings, "state": state,
@@ -145,7 +145,7 @@ def _sum_up(results: list[Result]) -> None:
     print(f"{len(results)} cells: {', '.join(f'{n} {state}' for state, n in counts.items())}", file=sys.stderr)
     for r in results:
         if r.state == "failed":
-            print(f"failed: {r.cell.task} {r.cell.label}: {r.why}", file=sys.stderr)
+            print(escaped(f"failed: {r.cell.task} {r.cell.label}: {r.why}"), file=sys.stderr)
     if counts["interrupted"] or counts["not run"]:
         print("interrupted: the same command goes on from here", file=sys.stderr)
 
@@ -178,10 +178,10 @@ def report_command(records: list[Path], out: Path) -> int:
     dead = {run.dir for run in runs if run.manifest["status"] == "running" and not held(run.dir)}
     result = build(runs, problems, out, outdated(runs), dead)
     for problem in result.problems:
-        print(f"warning: {problem.path}: {problem.what}", file=sys.stderr)
+        print(escaped(f"warning: {problem.path}: {problem.what}"), file=sys.stderr)
     for state in result.unfinished:
-        print(f"warning: {state}", file=sys.stderr)
-    print(f"{len(runs)} runs -> {out / 'index.html'}")
+        print(escaped(f"warning: {state}"), file=sys.stderr)
+    print(escaped(f"{len(runs)} runs -> {out / 'index.html'}"))
     return result.exit_code
 
 
@@ -194,11 +194,11 @@ def compare_command(a: str, b: str, metrics: list[str], regress_if: list[str], o
     conditions = [compare.parse_condition(text) for text in regress_if]
     sides = select(a, out), select(b, out)
     found = compare.compare(*sides, metrics, conditions)
-    print(json.dumps(compare.record(found), allow_nan=False) if as_json else compare.text(found))
+    print(json.dumps(compare.record(found), allow_nan=False) if as_json else escaped_lines(compare.text(found)))
     for problem in dict.fromkeys(p for side in sides for p in side.problems):
-        print(f"warning: {printable(str(problem.path))}: {printable(problem.what)}", file=sys.stderr)
+        print(escaped(f"warning: {problem.path}: {problem.what}"), file=sys.stderr)
     for text in found.undecided:
-        print(f"warning: cannot judge {text}", file=sys.stderr)
+        print(escaped(f"warning: cannot judge {text}"), file=sys.stderr)
     if found.regressions:
         raise Mismatch(f"regression beyond its error: {'; '.join(found.regressions)}")
     return 4 if found.undecided or any(side.left_out or side.problems for side in sides) else 0
@@ -249,7 +249,8 @@ def _run_cell(cell: Any, fresh: bool, progress: Progress, as_json: bool, unmask:
         progress.say(f"already done: {cell.path} (--fresh runs it again)")
     said = json.dumps(summary, allow_nan=False) if as_json else _said(cell.path, summary, unmask)
     pictures = draw(cell.path)
-    print(said if as_json else f"{said}\nrecord   {cell.path}\npicture  {pictures}")
+    where = escaped_lines(f"record   {cell.path}\npicture  {pictures}")
+    print(said if as_json else f"{said}\n{where}")
     return 4 if summary["status"] == "degraded" else 0
 
 
@@ -260,7 +261,7 @@ def _said(path: Path, summary: dict[str, Any], unmask: bool) -> str:
 
     RunStore(path).record()
     try:
-        return f"{result_table(summary)}\n{examples(path, unmask)}"
+        return f"{escaped_lines(result_table(summary))}\n{examples(path, unmask)}"
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as e:
         what = f"{type(e).__name__}: {one_line(e)}"
         raise CorruptRecord(f"{path}: the record cannot be shown ({what}); start again with --fresh") from e
@@ -354,11 +355,11 @@ def _undesired_at(frontier: dict[str, Any], kl: float | None) -> float | None:
 
 def examples(path: Path, unmask: bool, n: int = 3) -> str:
     """A few responses to the same prompts, before and after; masked unless asked."""
-    import pandas as pd
+    from . import inside
 
     if _archived(path) and not (path / "samples" / "base.parquet").exists():
         return "\nno samples beside this record: an archive does not keep them\n"
-    before, after = (pd.read_parquet(path / "samples" / f"{name}.parquet") for name in ("base", "final"))
+    before, after = (inside.table(path, f"samples/{name}.parquet").to_pandas() for name in ("base", "final"))
     worst = before.sort_values("judge", kind="stable").drop_duplicates("prompt_id").head(n)
     lines = [
         "",

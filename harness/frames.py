@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import BenchError, EmptySelection
+from .masking import escaped
 from .records import Problem, Run, find_runs
 from .samples import read
 from .sweep import flat
@@ -58,7 +59,7 @@ def _frame(folder: str | Path, of: Callable[[Run], Rows]) -> pd.DataFrame:
     frame = pd.DataFrame(rows)
     frame.attrs["problems"] = [f"{p.path}: {p.what}" for p in problems]
     if problems:
-        first = frame.attrs["problems"][0]
+        first = escaped(frame.attrs["problems"][0])
         warnings.warn(f"{len(problems)} problems with records, first {first}; all in .attrs['problems']", stacklevel=4)
     return frame
 

@@ -1,14 +1,32 @@
-"""Generated text on a terminal: hidden unless asked for, as it can be offensive; never obeyed, as it can be hostile."""
+"""Text of others on a terminal: what was generated is hidden unless asked for, and nothing is obeyed, as it can be hostile."""
 
 from __future__ import annotations
 
 from textwrap import wrap
+from unicodedata import category
 
 
 def mask(text: str) -> str:
     """What may be said of a text without showing any of it: its length."""
     words, characters = len(text.split()), len(text)
     return f"(hidden: {words} word{'' if words == 1 else 's'}, {characters} character{'' if characters == 1 else 's'})"
+
+
+def escaped(text: object) -> str:
+    """A name or a message with each character that a terminal would obey written out, as `\\x1b`; spaces of any width stay."""
+    said = str(text)
+    if said.isprintable():  # as nearly all is
+        return said
+    return "".join(c if c.isprintable() or category(c) == "Zs" else _escape(c) for c in said)
+
+
+def escaped_lines(text: str) -> str:
+    """The same for a text of several lines, which stay lines."""
+    return "\n".join(map(escaped, text.expandtabs(4).split("\n")))
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode()
 
 
 def printable(text: str) -> str:

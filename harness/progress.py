@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from .masking import escaped
+
 PLAIN_EVERY = 5.0  # seconds between lines where there is no terminal
 
 
@@ -26,7 +28,7 @@ class Progress:
         """A line of its own."""
         if self.quiet:
             return
-        elapsed = f"{time.monotonic() - self._started:4.0f} s  "
+        elapsed, text = f"{time.monotonic() - self._started:4.0f} s  ", escaped(text)
         if self._bar is not None:
             self._bar.console.print(elapsed + text, highlight=False, markup=False)
         else:

@@ -11,10 +11,13 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from . import inside
 from .errors import CorruptRecord
 from .shared import FOLDER, put_back
 
 SCHEMA_VERSION = 1
+DEEPEST = 64  # values within values; a record of ours has nine
+BELOW_A_LINK = 3  # folders that are looked at below a linked one: task, method, run below a preset
 FINISHED = ("done", "degraded")
 
 
@@ -146,7 +149,7 @@ def read_manifest(dir: Path) -> dict[str, Any]:
 
 def read_prompts(dir: Path) -> dict[str, Any] | None:
     """prompts.json as it is, or None where there is none; raises CorruptRecord."""
-    return _object(dir, "prompts.json") if (dir / "prompts.json").exists() else None
+    return _object(dir, "prompts.json") if os.path.lexists(dir / "prompts.json") else None
 
 
 def prompt_scores(dir: Path) -> PromptScores | None:
@@ -205,20 +208,43 @@ def _doubles(runs: list[Run]) -> list[Problem]:
 def _record_folders(dirs: Iterable[Path], problems: list[Problem]) -> list[Path]:
     """The folders that hold a record, or what is left of one; an archive below a folder is read only where it is named."""
 
-    def unreadable(error: OSError) -> None:
-        problems.append(Problem(Path(str(error.filename)), f"the folder cannot be read: {error.strerror}"))
+    folders: list[Path] = []
 
-    folders = []
+    def unreadable(error: OSError) -> None:
+        path = Path(str(error.filename))
+        run = next((folder for folder in reversed(folders) if path.is_relative_to(folder)), path)
+        what = "the folder" if run == path else f"its folder {path.relative_to(run)}"
+        problems.append(Problem(run, f"{what} cannot be read: {error.strerror}"))
+
     for top in dirs:
-        for folder, below, files in os.walk(top, onerror=unreadable):
-            below[:] = sorted(name for name in below if not Path(folder, name, FOLDER).is_dir())
-            if {"manifest.json", "summary.json", "trajectory.jsonl"} & set(files):
+        room: dict[str, int] = {}  # how many folders deep to look below one that a link leads to
+        linked = {os.path.realpath(top)}
+        for folder, below, files in os.walk(top, onerror=unreadable, followlinks=True):
+            holds = bool({"manifest.json", "summary.json", "trajectory.jsonl"} & set(files))
+            below[:] = sorted(name for name in below if _goes_on(os.path.join(folder, name), holds, room, linked))
+            if holds:
                 folders.append(Path(folder))
     return folders
 
 
+def _goes_on(folder: str, in_record: bool, room: dict[str, int], linked: set[str]) -> bool:
+    """Whether to look for records in a folder: a linked one as far as a run is written through it, and never in a circle."""
+    if os.path.isdir(os.path.join(folder, FOLDER)):
+        return False
+    left = room.get(os.path.dirname(folder), -1)
+    if os.path.islink(folder):
+        real = os.path.realpath(folder)
+        if in_record or any(Path(other).is_relative_to(real) for other in linked):
+            return False
+        linked.add(real)
+        left = left if left >= 0 else BELOW_A_LINK + 1
+    if left >= 0:
+        room[folder] = left - 1
+    return left != 0
+
+
 def _summary(dir: Path, manifest: dict[str, Any], required: bool) -> dict[str, Any] | None:
-    if not required and not (dir / "summary.json").exists():
+    if not required and not os.path.lexists(dir / "summary.json"):
         return None
     summary = _object(dir, "summary.json")
     _check(_Summary, summary, dir, "summary.json")
@@ -229,7 +255,7 @@ def _summary(dir: Path, manifest: dict[str, Any], required: bool) -> dict[str, A
 
 
 def _trajectory(dir: Path, status: str, summary: dict[str, Any] | None) -> list[dict[str, Any]]:
-    if status not in FINISHED and not (dir / "trajectory.jsonl").exists():
+    if status not in FINISHED and not os.path.lexists(dir / "trajectory.jsonl"):
         return []
     *lines, rest = _text(dir, "trajectory.jsonl").split("\n")
     if rest and status != "running":  # a run at work may be in the middle of a line; any other may not
@@ -257,7 +283,7 @@ def _object(dir: Path, name: str) -> dict[str, Any]:
 
 def _text(dir: Path, name: str) -> str:
     try:
-        return (dir / name).read_bytes().decode()
+        return inside.read(dir, name).decode()
     except FileNotFoundError:
         raise CorruptRecord(f"{dir}: {name} is missing") from None
     except OSError as error:
@@ -268,9 +294,20 @@ def _text(dir: Path, name: str) -> str:
 
 def _parse(text: str, dir: Path, name: str) -> Any:
     try:
-        return json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_once)
+        value = json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_once)
+        _shallow(value)
     except (ValueError, RecursionError) as error:
         raise CorruptRecord(f"{dir}: {name} is not strict JSON, or is cut off: {error}") from None
+    return value
+
+
+def _shallow(value: Any, deep: int = 0) -> None:
+    """Raise ValueError for values so deep within each other that whoever walks through them would fail."""
+    if deep > DEEPEST:
+        raise ValueError(f"it has more than {DEEPEST} values within each other")
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        if isinstance(part, (dict, list)):
+            _shallow(part, deep + 1)
 
 
 def _refuse(word: str) -> None:

@@ -1,22 +1,31 @@
 """The scorers run again over the texts of a record: reward, judge, fluency, the task's own measures and the papers' metrics.
 
 What `harness verify --rescore` adds. The policy does not: what it says is what the samples hold.
+
+A record may be somebody else's, and vouches for nothing: whatever is loaded here is named by this installation (its presets,
+its registered scorers) or by this command line. What a record names is compared with that, and never loaded.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from . import assemble
+from . import assemble, registry
 from . import metrics as m
+from .archive import place_of
 from .errors import MissingPrerequisite
+from .masking import escaped
 from .records import Run
 from .samples import read
-from .settings import RunSettings, checked
+from .settings import RunSettings, checked, parse_override, resolve
+from .sweep import flat
 from .types import Metric, Said
 from .verify import Check, Table, compare
 from .versions import settings_of
@@ -25,14 +34,21 @@ OF_A_MODEL = 1e-4
 """Relative difference of what a network says of the same text, on another machine or with other threads."""
 
 
-def rescored(run: Run, offline: bool = False) -> list[Check]:
-    """Checks of everything that the texts decide; raises MissingPrerequisite where the record cannot be rescored here."""
+NAMES = ("model.id", "model.revision", "task.prompts", "task.data.path", "task.data.revision", "task.fluency", "task.reward")
+"""Settings that name something to load, beside the judge and the options of scorers."""
+
+ONLY_HOW = ("batch_size", "device", "timeout")
+"""Options of a scorer that change no score."""
+
+
+def rescored(run: Run, offline: bool = False, overrides: Iterable[str] = ()) -> list[Check]:
+    """Checks of everything that the texts decide; raises MissingPrerequisite where the record cannot be rescored here.
+
+    `overrides` are `key=value` of this command line: what the record names beyond a preset is loaded only if they name it.
+    """
     if run.summary is None:
         raise MissingPrerequisite(f"{run.dir} has no result to rescore: the run is {run.manifest['status']}")
-    told = settings_of(run)
-    if not told:
-        raise MissingPrerequisite(f"{run.dir} does not say its settings, so its scorers are not known")
-    settings = checked(RunSettings, told)
+    settings = trusted(run, list(overrides))
     task = assemble.parts(settings, run.manifest["task"], offline).task
     checks = _identity(run, task)
     if any(check.held is False for check in checks):
@@ -40,6 +56,81 @@ def rescored(run: Run, offline: bool = False) -> list[Check]:
     for side in ("final", "base"):
         checks += _side(run, side, settings, task)
     return checks
+
+
+def trusted(run: Run, overrides: list[str]) -> RunSettings:
+    """Settings to rebuild a record's scorers by, in which nothing that is loaded is named by the record alone.
+
+    Raises MissingPrerequisite where the record names more than this installation and this command line do.
+    """
+    told = settings_of(run)
+    if not told:
+        raise MissingPrerequisite(f"{run.dir} does not say its settings, so its scorers are not known")
+    record, given = checked(RunSettings, told), dict(map(parse_override, overrides))
+    found = resolve(record.preset, run.manifest["method"], run.manifest["task"], _harmless(record) | given)
+    _refuse_unnamed(run, record, found, given)
+    _refuse_inside(run, found)
+    return found
+
+
+def _harmless(record: RunSettings) -> dict[str, Any]:
+    """What may be taken from a record: numbers, and names that stand for something in this installation."""
+    whole = flat(record.model_dump())
+    prompts, fluency = record.task.prompts, record.task.fluency
+    found: dict[str, Any] = {"model.id": "micro"} if record.model.id == "micro" else {}
+    found |= {"task.prompts": prompts} if prompts == "micro" or prompts in registry.table("dataset") else {}
+    found |= {"task.fluency": fluency} if fluency in ("micro", "none", None) else {}
+    known = registry.table("scorer")
+    found |= {f"task.{role}": name for role, name in _scorers(record).items() if name in known}
+    numbers = [key for key in whole if key.startswith(("task.decoding.", "task.data.", "evaluation."))]
+    numbers = [key for key in numbers if key not in NAMES] + ["task.paper_tokens", "task.kl_cap", "model.dtype"]
+    return found | {key: whole[key] for key in numbers if key in whole}
+
+
+def _scorers(settings: RunSettings) -> dict[str, str]:
+    return {"reward": settings.task.reward, "judge": settings.task.judge}
+
+
+def _named(settings: RunSettings) -> dict[str, Any]:
+    """Every setting that names something to load or vouches for it, by its key."""
+    whole = flat(settings.model_dump())
+    options = tuple(f"scorers.{name}." for name in _scorers(settings).values())
+    found = {key: whole.get(key) for key in (*NAMES, "task.judge")}
+    return found | {k: v for k, v in whole.items() if k.startswith(options) and k.rpartition(".")[2] not in ONLY_HOW}
+
+
+def _refuse_unnamed(run: Run, record: RunSettings, found: RunSettings, given: dict[str, Any]) -> None:
+    """Raise where the record names what neither this installation nor this command line does."""
+    here = _named(found)
+
+    def unnamed(key: str, value: Any) -> bool:
+        return value is not None and value != here.get(key) and not any(f"{key}.".startswith(f"{told}.") for told in given)
+
+    if beyond := sorted(key for key, value in _named(record).items() if unnamed(key, value)):
+        what = escaped(", ".join(beyond))
+        raise MissingPrerequisite(
+            f"{run.dir} names {what}, and a record vouches for nothing; "
+            f"find out what to trust, and name each on this command line: --set KEY=VALUE"
+        )
+
+
+def _refuse_inside(run: Run, settings: RunSettings) -> None:
+    """Raise where something to load lies inside a record or beside it, whoever names it."""
+    for key, value in _named(settings).items():
+        a_name = value in ("micro", "none") or key in ("task.reward", "task.judge")
+        if isinstance(value, str) and not a_name and _belongs(Path(os.path.expanduser(value)), run):
+            raise MissingPrerequisite(
+                f"{key} is {value}, inside or beside the record {run.dir}, where nothing is loaded from; keep it elsewhere"
+            )
+
+
+def _belongs(path: Path, run: Run) -> bool:
+    """Whether a file or a folder may have come with a record: in it, next to it, or below its preset by layout."""
+    if not os.path.exists(path):
+        return False
+    real, dir, place = Path(os.path.realpath(path)), Path(os.path.realpath(run.dir)), place_of(run)
+    above = dir.parents[2] if len(dir.parts) > 4 and dir.parts[-4:-1] == place.parts[:-1] else dir
+    return real.is_relative_to(above) or real.parent in (dir.parent, above.parent) or real in dir.parents
 
 
 def _identity(run: Run, task: Any) -> list[Check]:

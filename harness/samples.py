@@ -10,9 +10,10 @@ from pathlib import Path
 from shutil import get_terminal_size
 from typing import Any, NamedTuple
 
-from .errors import CorruptRecord, EmptySelection, MissingPrerequisite, UnknownName, UsageError, one_line
+from . import inside
+from .errors import CorruptRecord, EmptySelection, MissingPrerequisite, UnknownName, UsageError
 from .listing import locate
-from .masking import lines, mask, printable
+from .masking import escaped, lines, mask
 from .records import Run
 
 LOW_IS_WORSE = {"reward": True, "judge": True, "kl": False, "nll": False}
@@ -40,20 +41,16 @@ def read(run: Run, of: str = "final", columns: Collection[str] = COLUMNS) -> lis
 
     Raises MissingPrerequisite where the record has none, CorruptRecord where they cannot be read.
     """
-    import pandas as pd
-
-    path = run.dir / "samples" / f"{of}.parquet"
-    if not path.exists():
+    name = f"samples/{of}.parquet"
+    try:
+        rows = inside.table(run.dir, name).to_pandas().to_dict("records")
+    except FileNotFoundError:
         kept = [p.stem for p in sorted((run.dir / "samples").glob("*.parquet"))]
         what = f"it has {', '.join(kept)}" if kept else "they are not kept in an archive, nor before a run is done"
-        raise MissingPrerequisite(f"{run.dir} has no samples {of!r}: {what}")
-    try:
-        rows = pd.read_parquet(path).to_dict("records")
-    except Exception as e:  # pyarrow raises many kinds
-        raise CorruptRecord(f"{path} cannot be read ({one_line(e)}); run it again with --fresh") from None
+        raise MissingPrerequisite(f"{run.dir} has no samples {of!r}: {what}") from None
     missing = set(columns) - set(rows[0] if rows else ())
     if missing:
-        raise CorruptRecord(f"{path} is no table of samples: it has no {', '.join(sorted(missing))}")
+        raise CorruptRecord(f"{run.dir}: {name} is no table of samples: it has no {', '.join(sorted(missing))}")
     return [{str(key): value for key, value in row.items()} for row in rows]
 
 
@@ -120,7 +117,7 @@ def text(rows: list[dict[str, Any]], unmask: bool, width: int) -> str:
 
 def _sample(row: dict[str, Any], width: int) -> str:
     scores = "  ".join(f"{key} {'-' if row[key] is None else format(row[key], '.3f')}" for key in SCORES if key in row)
-    found = [f"prompt {row['prompt_id']}, {printable(row['kind'])}  {scores}"]
+    found = [f"prompt {row['prompt_id']}, {escaped(row['kind'])}  {scores}"]
     for name in ("prompt", "response"):
         first, *rest = lines(row[name], max(20, width - 12))
         found += [f"  {name:10}{first}", *(" " * 12 + line for line in rest)]
@@ -137,6 +134,6 @@ def samples_command(name: str, out: Path, of: str, wanted: Wanted, unmask: bool,
         print(json.dumps(found | {"samples": [shown(row, unmask) for row in chosen]}, allow_nan=False))
         return 0
     note = "" if unmask else "; texts are hidden, --unmask shows them, and they can be offensive"
-    print(f"{printable(str(run.dir))}, {of}: {len(chosen)} of {len(rows)} samples{note}\n")
+    print(f"{escaped(run.dir)}, {escaped(of)}: {len(chosen)} of {len(rows)} samples{note}\n")
     print(text(chosen, unmask, get_terminal_size().columns))
     return 0

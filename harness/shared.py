@@ -13,9 +13,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+from . import inside
 from .errors import CorruptRecord
 
 FOLDER = "shared"
+MOST = 2 * inside.JSON_BYTES  # of all that stands for the references in one file, so that a small one cannot grow without end
 ABOVE = 5  # folders up from a record in which to look: preset/task/method/run, and one more
 DIGEST = re.compile("[0-9a-f]{64}")
 
@@ -36,30 +38,51 @@ def file_name(sha256: str) -> str:
 
 def put_back(value: Any, dir: Path) -> Any:
     """Plain data with every reference replaced by what it stands for; raises CorruptRecord where that is gone or changed."""
-    if isinstance(value, list):
-        return [put_back(v, dir) for v in value]
-    if not isinstance(value, dict):
+    return _Found(dir).put_back(value)
+
+
+class _Found:
+    """What the references of one file stand for, each read once, and how much that is all together."""
+
+    def __init__(self, dir: Path) -> None:
+        self.dir, self.size = dir, 0
+        self._known: dict[str, tuple[Any, int]] = {}
+
+    def put_back(self, value: Any) -> Any:
+        if isinstance(value, list):
+            return [self.put_back(v) for v in value]
+        if not isinstance(value, dict):
+            return value
+        sha256 = value.get(FOLDER) if len(value) == 1 else None
+        if isinstance(sha256, str) and DIGEST.fullmatch(sha256):
+            return self._one(sha256)
+        return {key: self.put_back(v) for key, v in value.items()}
+
+    def _one(self, sha256: str) -> Any:
+        if sha256 not in self._known:
+            self._known[sha256] = _find(sha256, self.dir)
+        value, size = self._known[sha256]
+        self.size += size
+        if self.size > MOST:
+            raise CorruptRecord(f"{self.dir}: its references to {FOLDER}/ stand for more than {MOST} bytes")
         return value
-    sha256 = value.get(FOLDER) if len(value) == 1 else None
-    if isinstance(sha256, str) and DIGEST.fullmatch(sha256):
-        return _find(sha256, dir)
-    return {key: put_back(v, dir) for key, v in value.items()}
 
 
-def _find(sha256: str, dir: Path) -> Any:
+def _find(sha256: str, dir: Path) -> tuple[Any, int]:
+    """What a digest stands for, and its size in bytes."""
     for folder in Path(os.path.abspath(dir)).parents[:ABOVE]:
-        path = folder / file_name(sha256)
-        if path.is_file():
-            return _read(path, sha256, dir)
+        if os.path.isfile(folder / file_name(sha256)):
+            return _read(folder, sha256, dir)
     raise CorruptRecord(f"{dir}: {file_name(sha256)} is missing; an archive is copied with its folder {FOLDER}/")
 
 
-def _read(path: Path, sha256: str, dir: Path) -> Any:
+def _read(folder: Path, sha256: str, dir: Path) -> tuple[Any, int]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        content = inside.read(folder, file_name(sha256))
+        value = json.loads(content)
         found = digest(value)
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError, CorruptRecord) as error:
         raise CorruptRecord(f"{dir}: {file_name(sha256)} cannot be read: {type(error).__name__}") from None
     if found != sha256:
         raise CorruptRecord(f"{dir}: {file_name(sha256)} is not what the record refers to; its hash differs")
-    return value
+    return value, len(content)

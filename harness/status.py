@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from . import registry
 from .cells import STATES, Cell, cells, counts, external, progress
 from .errors import BadSetting, EmptySelection, UnknownName
+from .masking import escaped_lines
 from .records import Problem, Run, find_runs
 from .report.groups import plain
 from .settings import resolve
@@ -173,7 +174,7 @@ def status_command(dirs: list[Path], out: Path, as_json: bool) -> int:
     """Say where the records stand; the exit code is 4 where a cell is not done or a record cannot be read."""
     found = status(dirs)
     out = _beside(found, out)
-    print(json.dumps(data(found, out), allow_nan=False) if as_json else text(found, out))
+    print(json.dumps(data(found, out), allow_nan=False) if as_json else escaped_lines(text(found, out)))
     return 0 if found.done else 4
 
 

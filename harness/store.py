@@ -19,7 +19,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -50,10 +50,13 @@ def content_hash(path: Path) -> str:
     Raises OSError or ValueError where it cannot be read.
     """
     if path.suffix == ".json":
-        return identity_hash(json.loads(path.read_text(encoding="utf-8")))
+        value = json.loads(path.read_text(encoding="utf-8"))
+        with suppress(ValueError):  # a number that JSON does not have, which the config of a model may hold
+            return identity_hash(value)
     if path.suffix == ".jsonl":
         return identity_hash([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()])
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def now() -> str:
@@ -82,8 +85,11 @@ def writable(folder: Path) -> None:
 def held(path: Path) -> bool:
     """Whether a process holds the folder of a run; looking takes no more than a moment and changes nothing."""
     try:
-        with (path / ".lock").open() as lock:
+        lock = os.open(path / ".lock", os.O_RDONLY | os.O_NONBLOCK)  # which no pipe in its place can hold up
+        try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        finally:
+            os.close(lock)
     except BlockingIOError:
         return True
     except OSError:  # no lock: a copy, or an archive
@@ -213,8 +219,8 @@ class RunStore:
 
     def hashes(self, coming: dict[str, Any]) -> dict[str, str]:
         """The content hash of each file of a finished run, and of JSON that is still to be written, by its name."""
-        names = ("trajectory.jsonl", "prompts.json", "samples/*.parquet")
-        paths = sorted(path for name in names for path in self.path.glob(name))
+        names = ("trajectory.jsonl", "prompts.json", "samples/*.parquet", "policy/**/*")
+        paths = sorted(path for name in names for path in self.path.glob(name) if path.is_file())
         return {name: identity_hash(value) for name, value in coming.items()} | {
             path.relative_to(self.path).as_posix(): content_hash(path) for path in paths
         }

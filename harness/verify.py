@@ -8,20 +8,23 @@ the fluency model and the papers' metrics run again over the texts (`harness.res
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from math import isclose
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from . import inside
 from . import metrics as m
-from .errors import Mismatch, MissingPrerequisite
+from .agreement import Check, agree
+from .errors import CorruptRecord, Mismatch, MissingPrerequisite, UsageError
 from .listing import locate
-from .masking import printable
-from .records import FINISHED, Run, canonical, prompt_scores, read_prompts
+from .masking import escaped
+from .records import Run, canonical, prompt_scores, read_prompts
 from .samples import read
 from .store import content_hash, identity_hash
 from .types import Metric
@@ -31,6 +34,10 @@ EXACT = 1e-9
 
 ALONG_CURVE = 5e-3
 """Nats, reward, or a share: off the recorded points of the frontier, where the run had the base responses themselves."""
+
+POLICY = "policy/"
+UNLISTED = ("manifest.json", ".lock", "picture.png", "picture.svg")
+"""Files of a record that its list of hashes does not have: the list itself, the lock, and what is drawn from the rest."""
 
 SIX_DIGITS = 1e-5  # relative, of the scores of each prompt
 
@@ -44,21 +51,11 @@ OF_THE_TASK = "a measure of the task's own, which --rescore runs again"
 AGAINST_FRONTIER = ("efficiency", "excess_kl", "regret")
 
 
-class Check(NamedTuple):
-    """One comparison: held is None where it could not be made, and then found says why."""
-
-    what: str
-    held: bool | None
-    expected: str = ""
-    found: str = ""
-
-
 def verify(run: Run) -> list[Check]:
     """Everything about a record that can be checked from the record alone."""
-    checks = [*_identity(run), *_files(run)]
+    checks = [*_identity(run), *_files(run), *agree(run)]
     if run.summary is None:
         return [*checks, Check("summary", None, found=f"the run is {run.manifest['status']}; there is no result to check")]
-    checks += [_last_row(run), *_agree(run)]
     if run.manifest.get("archive"):
         return [*checks, Check("samples", None, found="an archive keeps a few of them at most")]
     for side, of in (("final", "final"), ("base", "base")):
@@ -66,6 +63,9 @@ def verify(run: Run) -> list[Check]:
             rows = read(run, of)
         except MissingPrerequisite as error:
             checks.append(Check(f"{side} metrics", None, found=str(error)))
+            continue
+        except CorruptRecord as error:
+            checks.append(Check(f"{side} metrics", False, "samples that can be read", str(error).removeprefix(f"{run.dir}: ")))
             continue
         checks += compare(side, run.summary[side], recompute(rows, run.summary["frontier"]))
         checks += _prompts(run, rows) if side == "final" else []
@@ -208,20 +208,61 @@ def _files(run: Run) -> Iterator[Check]:
     if files is None:
         yield Check("files", None, found="the record was made before hashes of files were kept")
         return
+    if not isinstance(files, dict):
+        yield Check("files", False, "a table of hashes", type(files).__name__)
+        return
+    yield from _complete(run, files)
     for name, expected in files.items():
-        kept = name.startswith("samples/") and run.manifest.get("archive")
-        try:
-            found = _hash(run, name)
-        except (OSError, ValueError) as error:
-            held = None if kept and isinstance(error, FileNotFoundError) else False
-            yield Check(
-                name, held, "a file that can be read", "not kept in the archive" if held is None else type(error).__name__
-            )
-            continue
-        part = kept and found != expected
-        yield Check(
-            name, None if part else found == expected, f"sha256 {expected[:8]}", "a part" if part else f"sha256 {found[:8]}"
-        )
+        yield _file(run, name, str(expected))
+
+
+def _complete(run: Run, files: dict[str, Any]) -> Iterator[Check]:
+    """The list has every file of the record, and the folder has no other."""
+    needed = {"trajectory.jsonl", *(["summary.json"] if run.summary is not None else [])}
+    there = [name for name in _there(run) if name not in UNLISTED]
+    if not any(name.startswith(POLICY) for name in files) and _policy(run):
+        yield Check("policy", None, found="the list of files has none of the policy's: it was made before they were hashed")
+        there = [name for name in there if not name.startswith(POLICY)]
+    absent = sorted({*needed, *there} - set(files))
+    found = f"{len(absent)} that it does not have, first {absent[0]}" if absent else "those"
+    yield Check("files", not absent, "every file in the record's folder is in its list", found)
+
+
+def _file(run: Run, name: str, expected: str) -> Check:
+    kept = name.startswith("samples/") and run.manifest.get("archive")
+    try:
+        found = _hash(run, name)
+    except CorruptRecord as error:
+        return Check(name, False, "a file of the record", str(error).removeprefix(f"{run.dir}: {name} "))
+    except (OSError, ValueError) as error:
+        gone = isinstance(error, FileNotFoundError)
+        why = _not_there(run, name) if gone else None
+        return Check(name, None if why else False, "a file that can be read", why or type(error).__name__)
+    part = kept and found != expected
+    return Check(
+        name, None if part else found == expected, f"sha256 {expected[:8]}", "a part" if part else f"sha256 {found[:8]}"
+    )
+
+
+def _not_there(run: Run, name: str) -> str | None:
+    """Why a file of the list may be gone; None where it may not."""
+    if run.manifest.get("archive") and name.startswith(("samples/", POLICY)):
+        return "not kept in the archive"
+    return "the policy is not beside the record any more" if name.startswith(POLICY) and not _policy(run) else None
+
+
+def _policy(run: Run) -> list[str]:
+    """The files of the policy beside a record, by their names in it."""
+    return [name for name in _there(run) if name.startswith(POLICY)]
+
+
+def _there(run: Run) -> list[str]:
+    """Every file in a record's folder, whatever its kind, by its name in it; a link is a file."""
+    found = []
+    for folder, below, files in os.walk(run.dir):
+        links = [name for name in below if os.path.islink(os.path.join(folder, name))]
+        found += [Path(folder, name).relative_to(run.dir).as_posix() for name in [*files, *links]]
+    return sorted(found)
 
 
 def _hash(run: Run, name: str) -> str:
@@ -230,22 +271,9 @@ def _hash(run: Run, name: str) -> str:
         return identity_hash(run.summary)
     if name == "trajectory.jsonl":
         return identity_hash(run.trajectory)
-    return identity_hash(read_prompts(run.dir)) if name == "prompts.json" else content_hash(run.dir / name)
-
-
-def _last_row(run: Run) -> Check:
-    """The last evaluation of the trajectory is the summary's."""
-    last = run.trajectory[-1]["metrics"] if run.trajectory else {}
-    final = (run.summary or {})["final"]
-    differ = [name for name in sorted({*last, *final}) if last.get(name) != final.get(name)]
-    return Check(
-        "last row of the trajectory", not differ, "the final metrics", f"others: {', '.join(differ)}" if differ else "the same"
-    )
-
-
-def _agree(run: Run) -> Iterator[Check]:
-    status, said = run.manifest["status"], (run.summary or {}).get("status", run.manifest["status"])
-    yield Check("status", said == status and status in FINISHED, str(status), str(said))
+    if name == "prompts.json":
+        return identity_hash(read_prompts(run.dir))
+    return content_hash(inside.regular(run.dir, name, inside.WEIGHTS_BYTES))
 
 
 def _prompts(run: Run, rows: list[dict[str, Any]]) -> Iterator[Check]:
@@ -271,9 +299,13 @@ def _prompts(run: Run, rows: list[dict[str, Any]]) -> Iterator[Check]:
         )
 
 
-def verify_command(names: list[str], out: Path, rescore: bool, offline: bool, as_json: bool) -> int:
+def verify_command(
+    names: list[str], out: Path, rescore: bool, offline: bool, as_json: bool, overrides: Sequence[str] = ()
+) -> int:
     """Check some runs, a line a mismatch; raises Mismatch where there is one."""
-    found = {name: _all(name, out, rescore, offline) for name in names}
+    if overrides and not rescore:
+        raise UsageError("--set says what --rescore may load; give --rescore too, or leave it out")
+    found = {name: _all(name, out, rescore, offline, overrides) for name in names}
     if as_json:
         print(json.dumps({"runs": {name: [c._asdict() for c in checks] for name, checks in found.items()}}, allow_nan=False))
     else:
@@ -284,14 +316,17 @@ def verify_command(names: list[str], out: Path, rescore: bool, offline: bool, as
     return 0
 
 
-def _all(name: str, out: Path, rescore: bool, offline: bool) -> list[Check]:
-    run = locate(name, out)
+def _all(name: str, out: Path, rescore: bool, offline: bool, overrides: Sequence[str] = ()) -> list[Check]:
+    try:
+        run = locate(name, out)
+    except CorruptRecord as error:  # of one among several, which are looked at all the same
+        return [Check("record", False, "one that can be read", str(error))]
     checks = verify(run)
     if not rescore:
         return checks
     from .rescore import rescored
 
-    again = rescored(run, offline)
+    again = rescored(run, offline, overrides)
     replaced = {check.what for check in again}
     return [check for check in checks if check.held is not None or check.what not in replaced] + again
 
@@ -308,4 +343,4 @@ def _lines(name: str, checks: list[Check]) -> list[str]:
     found = [f"MISMATCH  {c.what}: expected {c.expected}, found {c.found}" for c in broken]
     found += [f"not checked  {', '.join(what)}: {why}" for why, what in reasons.items()]
     held = sum(c.held is True for c in checks)
-    return [printable(line) for line in [*found, f"{name}: {held} checks held, {len(broken)} did not"]]
+    return [escaped(line) for line in [*found, f"{name}: {held} checks held, {len(broken)} did not"]]

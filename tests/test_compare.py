@@ -247,7 +247,7 @@ def test_a_metric_without_a_value_is_said(harness, tmp_path):
     fake.write_run(study(tmp_path), "ppo", 3, final={"judge": nothing, "reward": fake.point(0.7, 0.01) | {"n_unscored": 7}})
     code, out, _ = harness("compare", "quark", "ppo", "--out", tmp_path)
     assert code == 0 and "\x1b" not in out
-    assert "judge: B: seed 3: the judge\N{REPLACEMENT CHARACTER}[31m was away" in out
+    assert "judge: B: seed 3: the judge\\x1b[31m was away" in out
     assert "reward: B: seed 3: 7 responses without a score" in out
     row = judge(harness("compare", "quark", "ppo", "--out", tmp_path, "--json")[1])
     assert row["n_seeds_b"] == 3 and row["test"] == "paired seeds"  # the seeds that have a judge are those of A

@@ -170,7 +170,7 @@ def test_one_number_in_the_summary(record, name, key):
 def test_a_number_that_the_samples_do_not_determine(record):
     edit(record / "summary.json", "final", "forward_kl", "value", to=0.5)
     edit(record / "summary.json", "base", "max_toxicity", "value", to=0.5)
-    assert set(broken(record)) == {"summary.json", "last row of the trajectory"}
+    assert set(broken(record)) == {"summary.json", "first row of the trajectory", "last row of the trajectory"}
     assert "base max_toxicity" in {c.what for c in rescore.rescored(read_run(record)) if c.held is False}
     edit(record / "summary.json", "cost", "flops", to=1.0)
     assert "summary.json" in broken(record)
@@ -187,8 +187,8 @@ def test_a_metric_that_is_gone(record):
 @pytest.mark.parametrize(
     ("keys", "to", "found"),
     [
-        (("identity", "method", "settings", "kl_coef"), 9.0, {"run id"}),
-        (("settings", "method", "kl_coef"), 9.0, {"settings"}),
+        (("identity", "method", "settings", "kl_coef"), 9.0, {"run id", "method in the settings"}),
+        (("settings", "method", "kl_coef"), 9.0, {"settings", "method in the settings"}),
         (("run_id",), "00000000", None),
         (("identity", "seed"), 4, {"run id", "seed"}),
         (("files", "prompts.json"), "00", {"prompts.json"}),
@@ -198,7 +198,7 @@ def test_one_setting_in_the_manifest(record, keys, to, found):
     edit(record / "manifest.json", *keys, to=to)
     if found is None:  # the two files are not of one run any more: the reader refuses
         edit(record / "summary.json", *keys, to=to)
-        found = {"run id", "summary.json"}
+        found = {"run id", "summary.json", "folder"}
     assert set(broken(record)) == found
 
 

@@ -6,10 +6,10 @@ import hashlib
 from collections.abc import Iterator
 from itertools import chain, zip_longest
 from math import isfinite
-from pathlib import Path
 from typing import Any
 
-from ..errors import one_line
+from .. import inside
+from ..errors import CorruptRecord
 from ..records import Problem, Run
 from .groups import Group, counted, plain
 
@@ -41,22 +41,25 @@ def _tables(group: Group, problems: list[Problem]) -> Iterator[tuple[str, Run, T
 
 def _first(name: str, runs: list[Run], of: str, problems: list[Problem]) -> Iterator[tuple[str, Run, Table]]:
     for run in runs:
-        path = run.dir / "samples" / f"{of}.parquet"
-        if path.exists():
-            table = _read(path, run, problems)
-            if table is not None:
-                yield name, run, table
-                return
+        table = _read(f"samples/{of}.parquet", run, problems)
+        if table is not None:
+            yield name, run, table
+            return
 
 
-def _read(path: Path, run: Run, problems: list[Problem]) -> Table | None:
-    import pyarrow.parquet
-
+def _read(name: str, run: Run, problems: list[Problem]) -> Table | None:
+    """The columns that the page shows; None where there is no such file, or none that can be read."""
     try:
-        return pyarrow.parquet.read_table(path, columns=list(COLUMNS)).to_pydict()
-    except Exception as error:  # pyarrow raises many kinds
-        problems.append(Problem(run.dir, f"samples/{path.name} cannot be read: {one_line(error)}"))
+        found = inside.table(run.dir, name, COLUMNS).to_pydict()
+    except FileNotFoundError:
         return None
+    except CorruptRecord as error:
+        problems.append(Problem(run.dir, str(error).removeprefix(f"{run.dir}: ")))
+        return None
+    missing = [column for column in COLUMNS if column not in found]
+    if missing:
+        problems.append(Problem(run.dir, f"{name} cannot be read: it has no {', '.join(missing)}"))
+    return None if missing else found
 
 
 def _choose(table: Table) -> list[tuple[str, str]]:
@@ -95,7 +98,7 @@ def text(value: object) -> str:
     """Generated text that can do nothing: its lines stay lines, whatever else cannot be printed shows as a box."""
     whole = str(value)
     cut = whole if len(whole) <= LONGEST else whole[:LONGEST] + f"… (cut: {len(whole)} characters)"
-    return "".join(c if c in "\n\t" else plain(c) for c in cut)
+    return "".join(c if c in "\n\t\N{NO-BREAK SPACE}" or c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in cut)
 
 
 def entries_without(group: Group, data: dict[str, Any] | None) -> list[str]:

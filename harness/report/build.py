@@ -28,7 +28,7 @@ from . import figures, tables
 from .attained import MOST
 from .browser import entries_without, samples
 from .cards import method_cards, scorer_cards, task_card
-from .groups import WORLD, Group, described, estimate, groups, measure, plain
+from .groups import WORLD, Group, estimate, groups, headings, measure, plain, world
 from .looks import GLYPHS
 from .sections import collapse_table, kinds_table, optimum_table, overview, pictures
 from .verdict import impossible, unscored, verdict
@@ -72,8 +72,8 @@ def build(
     names = _places([run.dir for run in runs] + [p.path for p in told])
     made = cells(runs, outdated, dead)
     parts = [
-        _section(group, slug, names, [c for c in made if c.group == i], said)
-        for i, (group, slug, (said, _)) in enumerate(zip(found, _slugs(found), shown))
+        _section(group, slug, heading, names, [c for c in made if c.group == i], said)
+        for i, (group, slug, heading, (said, _)) in enumerate(zip(found, _slugs(found), headings(found), shown))
     ]
     several = overview(found, [part["heading"] for part in parts]) if len(parts) > 1 else None
     unfinished = [state for part in parts for state in part["states"]]
@@ -98,14 +98,16 @@ def build(
     return BuildResult(_write(Path(out), files), told, cannot_be, unfinished)
 
 
-def _section(group: Group, slug: str, names: dict[Path, str], made: list[Cell], said: dict[str, Any] | None) -> dict[str, Any]:
+def _section(
+    group: Group, slug: str, heading: str, names: dict[Path, str], made: list[Cell], said: dict[str, Any] | None
+) -> dict[str, Any]:
     """What the templates show of one group, and the files of its figures."""
     sheets, data = pictures(group, slug)
     as_json = (json.dumps(rounded(data), separators=(",", ":"), sort_keys=True, allow_nan=False) + "\n").encode()
     shown = {"optimum": optimum_table(group), "collapse": collapse_table(group), "kinds": kinds_table(group)}
     return {
         "slug": slug,
-        "heading": f"{plain(group.task)}, preset {plain(group.preset)}",
+        "heading": heading,
         "verdict": [plain(sentence) for sentence in verdict(group)],
         "cells": tables.cell_matrix(group, made),
         "states": [_state(cell, seed) for cell in made for seed in cell.reasons],
@@ -197,8 +199,8 @@ def _alt(group: Group) -> str:
 
 def _world(group: Group) -> list[tuple[str, str]]:
     """What the runs of the group share: the reason that they may be compared."""
-    identity = described(group.runs[0].manifest)
-    return [(key, plain(canonical(identity[key]))) for key in WORLD if key in identity]
+    shared = world(group)
+    return [(key, plain(canonical(shared[key]))) for key in WORLD if key in shared]
 
 
 def _provenance(run: Run, place: str) -> dict[str, str]:

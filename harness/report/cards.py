@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from .. import registry
 from ..records import canonical
-from .groups import Entry, Group, described, plain
+from .groups import Entry, Group, described, plain, world
 from .looks import family
 
 Table = dict[str, tuple[str, str]]  # of the registry: name to target and line
@@ -38,7 +38,7 @@ def method_cards(group: Group) -> list[Card]:
 
 def task_card(group: Group) -> Card:
     """The task, what its numbers were measured on, and by which rule the checkpoint was chosen."""
-    identity = group.runs[0].manifest["identity"]
+    identity = group.runs[0].manifest["identity"] | world(group)
     facts = [(key, plain(canonical(identity[key]))) for key in ("task", "decoding", "evaluation", "budget") if key in identity]
     facts.append(("checkpoint that is measured", plain(identity.get("select", "last"))))
     return _card(registry.table("task"), "task", group.task, facts)
@@ -46,7 +46,7 @@ def task_card(group: Group) -> Card:
 
 def scorer_cards(group: Group) -> list[Card]:
     """The reward, the judge and the model of fluency, as far as the records name them."""
-    identity = described(group.runs[0].manifest)
+    identity = described(group.runs[0].manifest, group.runs[0].manifest["identity"])
     scorers = identity.get("scorers")
     found = dict(scorers) if isinstance(scorers, dict) else {}
     if isinstance(identity.get("fluency"), dict):

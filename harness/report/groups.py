@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from ..masking import escaped
 from ..records import Run, canonical
 from ..stats import Interval, t_interval
 from ..types import Metric
@@ -20,6 +21,7 @@ CALLED = {  # models of the world, known by their bytes, whatever they are calle
     ("scorers", "judge", "model"): ("task", "judge"),
 }
 WORLD = ("model", "data", "scorers", "fluency", "decoding", "evaluation")  # shared by all that is measured by one ruler
+ON_THE_WAY = ("points", "point_samples")  # of the evaluation: how often and how closely a run is looked at before its end
 SAME_FRONTIER = 1e-3  # reward; frontiers of one world differ by rounding between machines, not by more
 LABEL_WIDTH = 40
 SHARES = ("undesired", "reward", "judge", "distinct_2", "grammatical", "modal_mass", "unique", "eos_rate")
@@ -108,11 +110,8 @@ def estimate(entry: Entry, of: Callable[[Run], Metric], key: str = "") -> Estima
 
 
 def plain(text: object) -> str:
-    """Text that any encoder and any font engine can take: what cannot be printed shows as a box."""
-    said = str(text)
-    if said.isprintable():  # as nearly all is, and looking at each letter takes time
-        return said
-    return "".join(c if c.isprintable() or c == "\N{NO-BREAK SPACE}" else "\N{REPLACEMENT CHARACTER}" for c in said)
+    """Text that any encoder and any font engine can take: what cannot be printed is written out."""
+    return escaped(text)
 
 
 def shorten(text: object, width: int = LABEL_WIDTH) -> str:
@@ -123,7 +122,24 @@ def shorten(text: object, width: int = LABEL_WIDTH) -> str:
 
 def _world(run: Run) -> str:
     m = run.manifest
-    return canonical([m["preset"], m["task"], {key: m["identity"].get(key) for key in WORLD}])
+    return canonical([m["preset"], m["task"], ruler(run)])
+
+
+def ruler(run: Run) -> dict[str, Any]:
+    """What a run's end was measured by: runs that share it, preset and task may be compared."""
+    found = {key: run.manifest["identity"].get(key) for key in WORLD}
+    evaluation = found["evaluation"]
+    if isinstance(evaluation, dict):
+        found["evaluation"] = {key: value for key, value in evaluation.items() if key not in ON_THE_WAY}
+    return found
+
+
+def world(group: Group) -> dict[str, Any]:
+    """What the identities of a group's runs have in common of their world, whole where it is the same in all."""
+    first, *others = [run.manifest["identity"] for run in group.runs]
+    whole = {key: first[key] for key in WORLD if key in first and all(other.get(key) == first[key] for other in others)}
+    found = {key: value for key, value in ruler(group.runs[0]).items() if key in first} | whole
+    return described(group.runs[0].manifest, found)
 
 
 def _by_frontier(runs: list[Run]) -> Iterator[list[Run]]:
@@ -181,21 +197,41 @@ def apart(variants: list[list[Run]]) -> list[str]:
 
 def unlike(found: list[Group]) -> str:
     """In what the worlds of several groups differ, as text."""
-    firsts = [group.runs[0].manifest for group in found]
-    worlds = [{k: v for k, v in described(m).items() if k in WORLD} for m in firsts]
-    all_of = [leaves(world | {"preset": m["preset"], "task": m["task"]}) for world, m in zip(worlds, firsts)]
     words = []
-    varying = {key for of in all_of for key in of if len({o.get(key) for o in all_of}) > 1}
-    only_named = {key for key in varying & set(CALLED) if (*key[:-1], "sha256") not in varying}
-    for key in sorted(varying - only_named):
-        values = dict.fromkeys(shorten(of.get(key, "none"), 20) for of in all_of)
-        words.append(f"{'.'.join(key)} ({' and '.join(values)})")
+    for key, values in _varying(found).items():
+        words.append(f"{'.'.join(key)} ({' and '.join(dict.fromkeys(shorten(v, 20) for v in values))})")
     return "; ".join(words) or "their frontiers"
 
 
-def described(manifest: dict[str, Any]) -> dict[str, Any]:
-    """A run's identity with the names that its settings have for its models, which are known by their bytes alone."""
-    found, settings = manifest["identity"], manifest.get("settings")
+def headings(found: list[Group]) -> list[str]:
+    """A name for each group: its task and preset and, where several have these, what else tells it from the others."""
+    same: dict[tuple[str, str], list[Group]] = defaultdict(list)
+    for group in found:
+        same[group.task, group.preset].append(group)
+    names: dict[int, str] = {}
+    for (task, preset), members in same.items():
+        varying = _varying(members)
+        for i, group in enumerate(members):
+            own = ", ".join(f"{'.'.join(key)} {shorten(values[i], 20)}" for key, values in varying.items())
+            more = f", world {i + 1}: {own or 'another frontier'}" if len(members) > 1 else ""
+            names[id(group)] = f"{plain(task)}, preset {plain(preset)}{shorten(more, 160)}"
+    return [names[id(group)] for group in found]
+
+
+def _varying(found: list[Group]) -> dict[tuple[str, ...], list[str]]:
+    """What of the worlds of several groups is not the same in all, and what it is in each."""
+    firsts = [group.runs[0] for group in found]
+    here = [{k: v for k, v in ruler(run).items() if k in run.manifest["identity"]} for run in firsts]
+    named = [described(run.manifest, of) | {k: run.manifest[k] for k in ("preset", "task")} for run, of in zip(firsts, here)]
+    all_of = [leaves(of) for of in named]
+    keys = {key for of in all_of for key in of if len({o.get(key) for o in all_of}) > 1}
+    only_named = {key for key in keys & set(CALLED) if (*key[:-1], "sha256") not in keys}  # other names for the same bytes
+    return {key: [of.get(key, "none") for of in all_of] for key in sorted(keys - only_named)}
+
+
+def described(manifest: dict[str, Any], identity: dict[str, Any]) -> dict[str, Any]:
+    """A run's identity, or a part of it, with the names that its settings have for its models, known by their bytes alone."""
+    found, settings = identity, manifest.get("settings")
     told = leaves(settings) if isinstance(settings, dict) else {}
     for path, setting in CALLED.items():
         name = told.get(setting) if path[0] != "scorers" else told.get(("scorers", told.get(setting, ""), "model"))

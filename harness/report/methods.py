@@ -19,10 +19,11 @@ from typing import NamedTuple
 
 from .. import registry
 from ..errors import BadData, BenchError, EmptySelection, MissingPrerequisite
+from ..masking import escaped
 from ..records import Run, find_runs
 from ..stats import Interval
 from . import standing
-from .groups import Entry, Group, counted, estimate, groups, measure
+from .groups import Entry, Group, counted, estimate, groups, measure, plain
 from .readme import write
 from .shapes import checks, said
 from .tables import ARROWS, COLUMNS, Column, Table, cost, interval, markdown, number, title
@@ -175,13 +176,13 @@ def untried(group: Group, trials: list[Run]) -> list[str]:
 
 def _results(group: Group, trials: list[Run]) -> str:
     said = "\n".join(f"- {sentence}" for sentence in [*beside(group), above(group), *untried(group, trials)])
-    return f"## {group.task}, preset {group.preset}\n\n{markdown(finals_table(group))}\n{said}\n"
+    return f"## {plain(group.task)}, preset {plain(group.preset)}\n\n{markdown(finals_table(group))}\n{said}\n"
 
 
 def _read(folders: list[Path]) -> list[Run]:
     runs, problems = find_runs(folders)
     for problem in problems:
-        print(f"warning: {problem.path}: {problem.what}", file=sys.stderr)
+        print(escaped(f"warning: {problem.path}: {problem.what}"), file=sys.stderr)
     return runs
 
 
@@ -204,5 +205,5 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except BenchError as e:
-        print(f"error: {e}", file=sys.stderr)
+        print(escaped(f"error: {e}"), file=sys.stderr)
         sys.exit(e.exit_code)

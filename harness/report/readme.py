@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from ..errors import BadData, BenchError, EmptySelection, MissingPrerequisite, Unwritable
+from ..masking import escaped
 from ..records import find_runs
 from .groups import Group, groups
 from .tables import COLUMNS, Table, entry_table, markdown
@@ -38,7 +39,7 @@ def rewrite(text: str, found: list[Group]) -> str:
 def main(readme: Path, records: list[Path]) -> None:
     runs, problems = find_runs(records)
     for problem in problems:
-        print(f"warning: {problem.path}: {problem.what}", file=sys.stderr)
+        print(escaped(f"warning: {problem.path}: {problem.what}"), file=sys.stderr)
     if not runs:
         raise EmptySelection(f"no records below {', '.join(map(str, records))}; the tables of {readme} are left as they were")
     write(readme, rewrite(read(readme), groups(runs)))
@@ -64,5 +65,5 @@ if __name__ == "__main__":
     try:
         main(Path(sys.argv[1]), [Path(a) for a in sys.argv[2:]])
     except BenchError as e:
-        print(f"error: {e}", file=sys.stderr)
+        print(escaped(f"error: {e}"), file=sys.stderr)
         sys.exit(e.exit_code)

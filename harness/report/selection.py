@@ -63,11 +63,14 @@ def _named(text: str, out: Path) -> tuple[list[Run], list[Problem]]:
         raise EmptySelection(f"no folder {text!r}, and no records in {out}; choose them with --out, or give folders")
     name, _, rest = text.partition(":")
     same = [run for run in everything if _spelt(run.manifest["method"]) == _spelt(name)]
+    unread = [p for p in problems if _spelt(p.path.parent.name) == _spelt(name)]
+    if not same and unread:
+        return [], unread
     if not same:
         raise UnknownName("method", name, {r.manifest["method"] for r in everything}, f"those with records in {out}")
     found = _filtered(same, text, rest)
     dirs = {run.dir for run in found}
-    return found, [p for p in problems if p.path in dirs or _spelt(p.path.parent.name) == _spelt(name)]
+    return found, [p for p in problems if p.path in dirs or p in unread]
 
 
 def _spelt(name: str) -> str:

@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 from ..errors import EmptySelection
+from ..masking import escaped, escaped_lines
 from ..records import Run, find_runs
 from .groups import Entry, Group, apart, counted, estimate, groups, measure
 from .tables import COLUMNS, Column, Table, interval, markdown, title
@@ -74,11 +75,11 @@ def _section(group: Group) -> str:
 def main(folders: list[Path]) -> None:
     runs, problems = find_runs(folders)
     for problem in problems:
-        print(f"warning: {problem.path}: {problem.what}", file=sys.stderr)
+        print(escaped(f"warning: {problem.path}: {problem.what}"), file=sys.stderr)
     try:
-        print(page(runs))
+        print(escaped_lines(page(runs)))
     except EmptySelection as e:
-        print(f"error: {e}", file=sys.stderr)
+        print(escaped(f"error: {e}"), file=sys.stderr)
         sys.exit(e.exit_code)
 
 
