@@ -17,7 +17,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -132,7 +132,7 @@ class GuardedScorer:
                 f"look at it, or raise scorers.{self._name}.timeout"
             )
 
-    def _say(self, failures: list[BaseException], texts: list[str], of: int = 1) -> None:
+    def _say(self, failures: Sequence[BaseException], texts: list[str], of: int = 1) -> None:
         """How many texts have no score, and why the first has none; an error's own words may quote the text."""
         log.warning(
             "%s could not score %d of %d texts, the first of %d characters: %s",
