@@ -180,11 +180,7 @@ def test_waiting_threads_do_not_spin_in_any_command():
 
 def test_words_that_are_not_utf_8_are_refused_before_anything_is_done(harness, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for words in (
-        ("run", "-m", "base", "-t", "toxicity", "--out", "r\udcff"),
-        ("report", "r\udcff"),
-        ("new", "method", "m", "--out", "\udcff"),
-    ):
+    for words in ("run -m base -t toxicity --out \udcff", "report \udcff", "new method m --out \udcff"):
         code, out, err = harness(*words.split())
         assert (code, out) == (2, "") and err.startswith("error: expected words in UTF-8") and "\\udcff" in err
     assert list(tmp_path.iterdir()) == []
