@@ -119,5 +119,6 @@ def test_random_commands_are_answered_in_a_line(harness, nothing_is_loaded, seed
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_thousands_of_random_commands_are_answered_in_a_line(harness, nothing_is_loaded):
     try_out(harness, 1000, 3000)
