@@ -182,15 +182,28 @@ def apart(variants: list[list[Run]]) -> list[str]:
 def unlike(found: list[Group]) -> str:
     """In what the worlds of several groups differ, as text."""
     firsts = [group.runs[0].manifest for group in found]
-    worlds = [{k: v for k, v in described(m).items() if k in WORLD} for m in firsts]
-    all_of = [leaves(world | {"preset": m["preset"], "task": m["task"]}) for world, m in zip(worlds, firsts)]
+    made, all_of = ([_leaves_of_world(m, identity) for m, identity in zip(firsts, of)] for of in _identities(firsts))
+    varying = _varying(made)  # a name is said beside the bytes that differ, and is no difference of its own
+    varying |= {key for key in _varying(all_of) & set(CALLED) if (*key[:-1], "sha256") in varying}
     words = []
-    varying = {key for of in all_of for key in of if len({o.get(key) for o in all_of}) > 1}
-    only_named = {key for key in varying & set(CALLED) if (*key[:-1], "sha256") not in varying}
-    for key in sorted(varying - only_named):
+    for key in sorted(varying):
         values = dict.fromkeys(shorten(of.get(key, "none"), 20) for of in all_of)
         words.append(f"{'.'.join(key)} ({' and '.join(values)})")
     return "; ".join(words) or "their frontiers"
+
+
+def _identities(manifests: list[dict[str, Any]]) -> tuple[list[Any], list[Any]]:
+    """Identities as they are recorded, and as they are shown."""
+    return [m["identity"] for m in manifests], [described(m) for m in manifests]
+
+
+def _leaves_of_world(manifest: dict[str, Any], identity: dict[str, Any]) -> dict[tuple[str, ...], str]:
+    world = {k: v for k, v in identity.items() if k in WORLD}
+    return leaves(world | {"preset": manifest["preset"], "task": manifest["task"]})
+
+
+def _varying(found: list[dict[tuple[str, ...], str]]) -> set[tuple[str, ...]]:
+    return {key for of in found for key in of if len({o.get(key) for o in found}) > 1}
 
 
 def described(manifest: dict[str, Any]) -> dict[str, Any]:
