@@ -222,11 +222,16 @@ def _varying(found: list[Group]) -> dict[tuple[str, ...], list[str]]:
     """What of the worlds of several groups is not the same in all, and what it is in each."""
     firsts = [group.runs[0] for group in found]
     here = [{k: v for k, v in ruler(run).items() if k in run.manifest["identity"]} for run in firsts]
-    named = [described(run.manifest, of) | {k: run.manifest[k] for k in ("preset", "task")} for run, of in zip(firsts, here)]
-    all_of = [leaves(of) for of in named]
-    keys = {key for of in all_of for key in of if len({o.get(key) for o in all_of}) > 1}
-    only_named = {key for key in keys & set(CALLED) if (*key[:-1], "sha256") not in keys}  # other names for the same bytes
-    return {key: [of.get(key, "none") for of in all_of] for key in sorted(keys - only_named)}
+    also = [{key: run.manifest[key] for key in ("preset", "task")} for run in firsts]
+    made = [leaves(of | more) for of, more in zip(here, also)]
+    shown = [leaves(described(run.manifest, of) | more) for run, of, more in zip(firsts, here, also)]
+    keys = _unlike(made)  # a name is said beside the bytes that differ, and is no difference of its own
+    keys |= {key for key in _unlike(shown) & set(CALLED) if (*key[:-1], "sha256") in keys}
+    return {key: [of.get(key, "none") for of in shown] for key in sorted(keys)}
+
+
+def _unlike(found: list[dict[tuple[str, ...], str]]) -> set[tuple[str, ...]]:
+    return {key for of in found for key in of if len({o.get(key) for o in found}) > 1}
 
 
 def described(manifest: dict[str, Any], identity: dict[str, Any]) -> dict[str, Any]:
