@@ -9,6 +9,7 @@ import json
 import os
 import re
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -16,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from .environment import own_packages, prepare, readable
-from .errors import BadSetting, BenchError, CannotWrite, EmptySelection, Interrupted, RunFailed, Unprintable, cut
+from .errors import BadSetting, BenchError, CannotWrite, EmptySelection, Interrupted, RunFailed, Unprintable, cut, one_line
 from .interrupts import watched
 from .masking import escaped, escaped_lines
 
@@ -373,7 +374,7 @@ def main() -> NoReturn:
             own_packages()
             code = app(standalone_mode=False) or 0
             flush_output()
-        except (Exception, Interrupted, KeyboardInterrupt, SystemExit) as e:
+        except BaseException as e:  # Ctrl-C, sys.exit in what was loaded, and the panics of a library in Rust among them
             code = explain(ctrl_c.meaning(e))
     sys.exit(code)
 
@@ -398,8 +399,11 @@ def explain(error: BaseException) -> int:
         error = _of_the_system(error)
     if isinstance(error, Unprintable) and isinstance(error.__context__, BrokenPipeError):
         return error.exit_code  # whoever read the output has had enough: `| head`
+    if type(error).__name__ == "PanicException":  # pyo3's, which is no Exception
+        error, cause = RunFailed(f"a library broke down at what it was given ({one_line(error)})"), error
+        error.__cause__ = cause
     if "-v" in sys.argv or "--verbose" in sys.argv or os.environ.get("HARNESS_DEBUG"):
-        raise error
+        return _traced(error)
     if isinstance(error, (BenchError, Interrupted)):
         return _say(str(error), error.exit_code)
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # the parser's: a missing or unknown option
@@ -407,6 +411,12 @@ def explain(error: BaseException) -> int:
     if isinstance(error, MemoryError):
         return _say("the memory of this machine does not suffice; ask for less at once (evaluation.batch_size, --workers)", 1)
     raise error
+
+
+def _traced(error: BaseException) -> int:
+    """The whole trace, for whoever asked for it; the exit code is that of the error all the same."""
+    traceback.print_exception(error)
+    return int(getattr(error, "exit_code", 1))
 
 
 def _of_the_system(error: OSError) -> BaseException:

@@ -15,7 +15,8 @@ from .errors import BenchError, CannotWrite, one_line
 def replace(path: Path, content: bytes) -> None:
     """Write a file whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as f:
+    temporary.unlink(missing_ok=True)  # what a kill has left, or a link that would lead the write elsewhere
+    with temporary.open("xb") as f:
         f.write(content)
         f.flush()
         os.fsync(f.fileno())

@@ -109,7 +109,8 @@ class RunStore:
         """Make the folder and hold it; raises Unwritable, or Busy where another process holds it."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / ".lock").open("w")
+            # never through a link: in a record of somebody else's it may lead anywhere
+            self._lock = os.fdopen(os.open(self.path / ".lock", os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK), "w")
             self._folder = self.path.stat()
         except OSError as e:
             raise Unwritable(f"cannot write to {self.path}: {e.strerror}; choose another folder with --out") from None

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from harness.errors import BenchError
 from harness.loading import load_model
-from harness.policy import Policy
+from harness.policy import Policy, naming
 from harness.sampler import sample
 from harness.trial import Budget, Trial
 from harness.types import Decoding, Prompts, Rollout
@@ -144,6 +144,8 @@ def again(policy: Policy, folder: Path) -> str:
     same = torch.equal(draw(ours).logprobs, rollout.logprobs)
     weights, found = policy.model.state_dict(), theirs.state_dict()
     same &= found.keys() == weights.keys() and all(torch.equal(found[name], weights[name]) for name in weights)
+    words = transformers.AutoTokenizer.from_pretrained(folder)
+    same &= words.get_vocab() == naming(policy.tokenizer, policy.vocab_size, policy.num_control).get_vocab()
     return "" if same else "another model comes back"
 
 
@@ -152,6 +154,7 @@ def outcome(name: str, folder: Path) -> str:
     try:
         loaded = load_model(str(write(name, folder / "model")))
         policy, reference = loaded.policy, loaded.policy.frozen_copy()
+        policy.tokenizer = loaded.tokenizer
         draw(policy)
         train(policy, reference)
         return again(policy, folder / "policy")

@@ -65,7 +65,7 @@ def draw_attained(ax: Axes, data: dict[str, Any], one: dict[str, Any]) -> None:
     ax.set(xlim=limits[0], ylim=limits[1])
     draw_frontier(ax, data["frontier"], limits)
     kl = sorted({0.0, cap, *(x for name in SHARES for x, _ in one[name])})
-    every, half, best = ([max(y for x, y in one[name] if x <= at) for at in kl] for name in ("every", "half", "one"))
+    every, half, best = ([max((y for x, y in one[name] if x <= at), default=base) for at in kl] for name in SHARES)
     ax.fill_between(kl, every, best, step="post", color=one["colour"], alpha=0.25, linewidth=0, zorder=2)
     ax.step(kl, half, where="post", color=one["colour"], linewidth=1.6, zorder=4)
     ax.set_title(f"{shortened(one['name'])}, n = {one['n']}", fontweight="bold", color=one["colour"], pad=4, y=1.0)
