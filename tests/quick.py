@@ -1,5 +1,6 @@
 """Runs on the micro world that take seconds: everything real, only smaller."""
 
+import copy
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -91,6 +92,7 @@ def cell(out: Path, method: str = "quark", seed: int = 0, **more: Any) -> Cell:
     assemble.check(settings, method)
     of_parts = settings.model_copy(update={"method": {}, "budget": {}, "optimizer": {}})
     shared = _parts(world.data is WHOLE, of_parts.model_dump_json())
+    shared = shared._replace(task=copy.copy(shared.task))  # a test may put another scorer in
     return assemble.cell(settings, shared, method, "toxicity", seed, out)
 
 

@@ -217,11 +217,11 @@ def test_responses_that_cannot_be_scored_are_counted_and_degrade_the_run(tmp_pat
     summary, _ = runner.run(cell)
     judge = summary["final"]["judge"]
     assert summary["status"] == "degraded" and read_run(cell.path).manifest["status"] == "degraded"
-    assert judge["n_unscored"] == 34 and judge["n"] == 66
+    assert judge["n_unscored"] == 6 and judge["n"] == 12
     samples = pd.read_parquet(cell.path / "samples" / "final.parquet")
-    assert samples.judge.isna().sum() == 34
+    assert samples.judge.isna().sum() == 6
     by_prompt = prompt_scores(cell.path)
-    assert sum(by_prompt.n_scored) == 66
+    assert sum(by_prompt.n_scored) == 12
     means = samples.groupby("prompt_id").judge.mean()  # NaN where neither of two responses could be scored
     assert [v is None for v in by_prompt.values["judge"]] == means.isna().tolist()
     assert judge["value"] == pytest.approx(samples.groupby("prompt_id").judge.mean().mean())
