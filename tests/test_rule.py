@@ -18,7 +18,7 @@ from harness.types import Metric
 
 pytestmark = pytest.mark.usefixtures("few_prompts")
 
-RULED = {"evaluation__select": "best_validation", "evaluation__split": "test"}
+RULED = {"evaluation__select": "best_validation", "evaluation__split": "test", "lr": 1e-3}  # a rate at which a point wins
 
 
 def at(judge: float | None, kl: float | None, update: int = 0) -> rule.Point:
