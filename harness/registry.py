@@ -23,13 +23,13 @@ HINTS = {kind: f"harness list {kind}s" for kind in PACKAGES}
 
 def entry_points(group: str) -> Iterable[metadata.EntryPoint]:
     """What installed packages offer under a group's name."""
-    return _installed(tuple(sys.path)).select(group=group)
+    return _installed(group, tuple(sys.path))
 
 
 @cache
-def _installed(path: tuple[str, ...]) -> metadata.EntryPoints:
-    """All entry points of all packages on the path: a file a package is read, so once a path."""
-    return metadata.entry_points()
+def _installed(group: str, path: tuple[str, ...]) -> tuple[metadata.EntryPoint, ...]:
+    """The group's entry points of all packages on the path: a file a package is read, so once a path."""
+    return tuple(metadata.entry_points(group=group))
 
 
 def table(kind: str) -> dict[str, tuple[str, str]]:

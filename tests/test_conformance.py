@@ -27,7 +27,7 @@ EVERY = sorted(registry.table("method"))
 
 @pytest.mark.parametrize("name", EVERY)
 def test_every_method_that_is_listed(name, monkeypatch):
-    """All rules and the rise of the reward; that it returns to the base takes two more long runs, and is claimed below."""
+    """All rules and the rise of the reward; that it returns to the base takes longer runs: a test of its own."""
     kind = registry.load("method", name)
     rises = {k: v for k, v in kind.claims.items() if k == "reward_rises"} if hasattr(kind, "claims") else {}
     monkeypatch.setattr(kind, "claims", rises, raising=False)
