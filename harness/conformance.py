@@ -60,6 +60,15 @@ class Outcome(NamedTuple):
     record: dict[str, str]  # what two runs are compared by
 
 
+class Measured(NamedTuple):
+    """A policy after a long run: KL to the base in nats, NaN where it has no closed form; rewards, and the gain's error."""
+
+    kl: float
+    before: float
+    after: float
+    stderr: float
+
+
 class Overspent(RunFailed):
     """A method that goes on after its budget is spent."""
 
@@ -105,7 +114,10 @@ class Subject:
         self.kind, self.name = kind, name
         self.quick: dict[str, Any] = getattr(kind, "quick", {})
         self.claims: dict[str, dict[str, Any]] = getattr(kind, "claims", {})
+        self.read_in_whole: set[str] = set()  # settings, in the run that most rules look at
+        self._bases: dict[bool, Policy] = {}
         self._whole: Outcome | None = None
+        self._measured: dict[str, Measured] = {}
         for claim in self.claims:
             if claim not in CLAIMS:
                 raise UnknownName("claim", claim, CLAIMS)
@@ -116,8 +128,25 @@ class Subject:
     @property
     def whole(self) -> Outcome:
         """An uninterrupted run with the quick settings."""
-        self._whole = self._whole or play(self)
+        if self._whole is None:
+            settings, self.read_in_whole = _watched(self.settings())
+            _disturb(1)
+            self._whole = play(self, settings=settings)
         return self._whole
+
+    def base(self, ends: bool) -> Policy:
+        """The base policy with an EOS or without one; runs copy it."""
+        if ends not in self._bases:
+            self._bases[ends] = toy_policy(ends=ends)
+        return self._bases[ends]
+
+    def measured(self, settings: dict[str, Any]) -> Measured:
+        """What a long run at these settings comes to; two claims may share one."""
+        chosen = self.settings(**settings)
+        key = chosen.model_dump_json()
+        if key not in self._measured:
+            self._measured[key] = _measure(self, chosen)
+        return self._measured[key]
 
     @property
     def trains(self) -> bool:
@@ -161,13 +190,14 @@ def play(
     killed_after: tuple[int, ...] = (),
     plain: bool = False,
     watch: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    recorded: bool = True,
 ) -> Outcome:
     """One run to its budget, killed and resumed where asked, watched while it trains.
 
-    `plain` is the world without padding and without EOS.
+    `plain` is the world without padding and without EOS. Without a record it answers nothing at its end.
     """
     settings, budget = settings or subject.settings(), budget or Budget(updates=UPDATES)
-    task, base = ToyTask(ragged=not plain), toy_policy(ends=not plain)
+    task, base = ToyTask(ragged=not plain), subject.base(ends=not plain)
     options: dict[str, Any] = {"seed": seed, "budget": budget, "lr": getattr(settings, "lr", None)}
     trial = WatchedTrial(base.copy(), base.frozen_copy(), task, **options)
     rows: list[dict[str, float]] = []
@@ -177,6 +207,8 @@ def play(
         if stop is not None:
             policy, state = through_disk(trial)
             trial = WatchedTrial(policy, base.frozen_copy(), task, state=state, **options)
+    if not recorded:
+        return Outcome(trial, base, len(rows), {})
     record = {f"update {i + 1}": repr(row) for i, row in enumerate(rows)}
     record |= {"cost": repr(trial.cost), "weights": digest(trial.policy), "responses": _said(trial, task)}
     return Outcome(trial, base, len(rows), record)
@@ -267,7 +299,9 @@ def _preset_tables(name: str) -> dict[str, dict[str, Any]]:
 def all_read(subject: Subject) -> Finding:
     """Every setting is read in a run, or in one that differs by one switch; `lr` is read by the harness for whoever trains."""
     fields, read = set(subject.kind.Settings.model_fields), {"lr"} if subject.trains else set()
-    for switch in ({}, *_switches(subject)):
+    seen = subject.read_in_whole
+    read |= fields if seen & {"__dict__", "model_dump"} else seen
+    for switch in _switches(subject):
         settings, seen = _watched(subject.settings(**switch))
         play(subject, settings=settings)
         read |= fields if seen & {"__dict__", "model_dump"} else seen
@@ -299,7 +333,7 @@ def _watched(settings: Any) -> tuple[Any, set[str]]:
             read.add(name)
             return super().__getattribute__(name)
 
-    watched = Watched(**settings.model_dump())
+    watched = Watched(**dict(settings))
     read.clear()  # validators read too
     return watched, read
 
@@ -314,7 +348,7 @@ def budget(subject: Subject) -> Finding:
     if (trial.cost.updates, yields) != (UPDATES, UPDATES):
         return False, f"{trial.cost.updates} updates in {yields} yields, of {UPDATES}"
     limit = trial.flops_at[UPDATES // 2] - 1.0  # reached in the course of an update, not at its end
-    again = play(subject, budget=Budget(flops=limit))
+    again = play(subject, budget=Budget(flops=limit), recorded=False)
     trial = again.trial
     over = sum(flops >= limit for flops in trial.flops_at)
     held = over == 1 and again.yields == trial.cost.updates and not trial.overspent
@@ -330,7 +364,7 @@ def cost(subject: Subject) -> Finding:
     if not subject.trains:
         return None, NOTHING
     fed = Fed()
-    trial = play(subject, plain=True, watch=lambda: recount(fed)).trial
+    trial = play(subject, plain=True, watch=lambda: recount(fed), recorded=False).trial
     least, most = (x * 2.0 * trial.cost.parameters for x in (fed.least, fed.most))
     held = least <= trial.cost.flops <= HEAD * most
     return held, f"{trial.cost.flops:.4g} FLOPs charged; from {least:.4g} to {most:.4g} recounted"
@@ -368,8 +402,7 @@ def recount(fed: Fed) -> Iterator[None]:
 
 def seed(subject: Subject) -> Finding:
     """The same seed gives the same record, whatever the global generators; another seed gives another."""
-    _disturb(1)
-    first = play(subject)
+    first = subject.whole  # after _disturb(1)
     _disturb(2)
     second, other = play(subject), play(subject, seed=1)
     differs = difference(first, second)
@@ -427,25 +460,25 @@ def base_returns(subject: Subject) -> Finding:
     if "base_returns" not in subject.claims:
         return None, "does not apply: not claimed"
     bound = subject.claims["base_returns"]
-    kl = _measure(subject, bound)[0]
+    kl = subject.measured(bound).kl
     if "reward_rises" not in subject.claims:
         return kl < CLOSE, f"KL {kl:.4f} nats"
     rate = {"lr": bound["lr"]} if "lr" in bound else {}
-    free = _measure(subject, subject.claims["reward_rises"] | rate)[0]  # a policy that cannot move proves nothing
+    free = subject.measured(subject.claims["reward_rises"] | rate).kl  # a policy that cannot move proves nothing
     return kl < CLOSE < free, f"KL {kl:.4f} nats; {free:.3f} at the same rate where the reward rises"
 
 
 def reward_rises(subject: Subject) -> Finding:
     if "reward_rises" not in subject.claims:
         return None, "does not apply: not claimed"
-    _, before, after, stderr = _measure(subject, subject.claims["reward_rises"])
+    _, before, after, stderr = subject.measured(subject.claims["reward_rises"])
     held = after - before > max(3 * stderr, 0.1 * (1 - before))
     return held, f"{before:.3f} to {after:.3f} ± {1.96 * stderr:.3f} in {LONG} updates"
 
 
-def _measure(subject: Subject, settings: dict[str, Any]) -> tuple[float, float, float, float]:
-    """KL to the base in nats, the base's reward, the policy's, and the error of the gain; without EOS, so five tokens each."""
-    trial = play(subject, settings=subject.settings(**settings), budget=Budget(updates=LONG), plain=True).trial
+def _measure(subject: Subject, settings: Settings) -> Measured:
+    """A long run without EOS, so five tokens each."""
+    trial = play(subject, settings=settings, budget=Budget(updates=LONG), plain=True, recorded=False).trial
     task = ToyTask()
     prompts, n = task.prompts("test").prompts, 500
     with trial.off_the_clock():
@@ -457,7 +490,7 @@ def _measure(subject: Subject, settings: dict[str, Any]) -> tuple[float, float, 
         kl = divergence(trial.deployed, trial.reference, ours).kl.mean().item() if plain else float("nan")
         gain = task.reward(ours) - task.reward(theirs)
     after, before = task.reward(ours).mean().item(), task.reward(theirs).mean().item()
-    return kl, before, after, gain.std().item() / len(gain) ** 0.5
+    return Measured(kl, before, after, gain.std().item() / len(gain) ** 0.5)
 
 
 class Rule(NamedTuple):

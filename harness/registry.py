@@ -6,7 +6,9 @@ import importlib
 import importlib.util
 import os
 import sys
-from importlib.metadata import entry_points
+from collections.abc import Iterable
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,6 +19,17 @@ from .errors import BadData, BenchError, Interrupted, MethodFailed, MissingPrere
 
 PACKAGES = {"method": "methods", "task": "tasks", "scorer": "tasks", "dataset": "tasks"}
 HINTS = {kind: f"harness list {kind}s" for kind in PACKAGES}
+
+
+def entry_points(group: str) -> Iterable[metadata.EntryPoint]:
+    """What installed packages offer under a group's name."""
+    return _installed(group, tuple(sys.path))
+
+
+@cache
+def _installed(group: str, path: tuple[str, ...]) -> tuple[metadata.EntryPoint, ...]:
+    """The group's entry points of all packages on the path: a file a package is read, so once a path."""
+    return tuple(metadata.entry_points(group=group))
 
 
 def table(kind: str) -> dict[str, tuple[str, str]]:

@@ -19,11 +19,11 @@ RAGGED_PROMPTS = ([BOS, 3], [BOS, 7, 2], [BOS, 9, 4, 8])
 
 
 def toy_policy(seed: int = 0, ends: bool = True) -> Policy:
-    """A GPT-2 of two layers with random weights; `ends=False` makes its EOS too unlikely ever to be drawn."""
+    """A GPT-2 of one layer with random weights; `ends=False` makes its EOS too unlikely ever to be drawn."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(
-        vocab_size=VOCAB, n_positions=32, n_embd=16, n_layer=2, n_head=2, bos_token_id=BOS, eos_token_id=EOS,
+        vocab_size=VOCAB, n_positions=32, n_embd=16, n_layer=1, n_head=2, bos_token_id=BOS, eos_token_id=EOS,
         initializer_range=0.4,  # ten times the usual: next-token distributions far from uniform
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):

@@ -1,19 +1,24 @@
 """`harness new method` and `harness check method`, as a user meets them."""
 
+import importlib
 import json
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-from harness import registry
+from harness import conformance, registry
 from harness.errors import BadSetting, UnknownName, Unwritable
 from harness.scaffold import new_method
 
 
 def test_a_new_method_passes_its_check_and_its_test(harness, tmp_path, monkeypatch):
+    """The check is made once, for the command and for the generated test."""
     monkeypatch.chdir(tmp_path)
+    check = cache(lambda path: conformance.check_class(registry.load("method", str(path))))
+    monkeypatch.setattr(conformance, "check_method", lambda name: check(Path(name).resolve()))
     code, out, err = harness("new", "method", "my-way")
     assert (code, err) == (0, "") and "harness check method ./my_way.py" in out
     assert "class MyWaySettings(Settings)" in (tmp_path / "my_way.py").read_text()
@@ -23,6 +28,18 @@ def test_a_new_method_passes_its_check_and_its_test(harness, tmp_path, monkeypat
     held = {c["name"]: c["held"] for c in json.loads(out)["checks"]}
     assert code == 0 and set(held.values()) == {True} and "reward rises" in held
 
+    monkeypatch.syspath_prepend(tmp_path)
+    tests = {k: v for k, v in vars(importlib.import_module("test_my_way")).items() if k.startswith("test_")}
+    assert len(tests) == 2
+    for test in tests.values():
+        test()
+    monkeypatch.delitem(sys.modules, "test_my_way")
+    monkeypatch.delitem(sys.modules, "my_way")
+
+
+@pytest.mark.slow
+def test_the_test_of_a_new_method_is_run_by_pytest(tmp_path):
+    new_method("method", "my-way", tmp_path)
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_my_way.py"]
     done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0 and "2 passed" in done.stdout, done.stdout

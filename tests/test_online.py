@@ -210,7 +210,10 @@ REGULARISED = {"reinforce": Reinforce(ReinforceSettings(kl_coef=BETA, batch_size
 }
 
 
-@pytest.mark.parametrize("name", REGULARISED)
+LONG = [n if n == "gdc, total_variation" else pytest.param(n, marks=pytest.mark.slow) for n in REGULARISED]  # steps: above
+
+
+@pytest.mark.parametrize("name", LONG)
 def test_with_enough_steps_the_posterior_is_reached(name):
     base, policy = trained(REGULARISED[name], updates=100 if name.startswith("gdc") else 150)
     posterior = world.tilted(base, MILD, 1 / BETA)

@@ -111,6 +111,7 @@ def test_a_policy_from_elsewhere_is_measured_on_a_real_task(world, harness, monk
     assert json.loads(out.splitlines()[-1])["final"]["kl"]["value"] == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_it_runs_in_a_process_of_its_own_under_the_offline_variable(world, tmp_path):
     code = """
 import json, socket, sys

@@ -2,7 +2,8 @@
 
 An estimate is unbiased where the mean of 200 of them is within three standard errors of the exact value, and its
 nominal 95% interval is honest where 90 to 98% of those intervals hold the exact value (a fair coverage of 95% has a
-standard deviation of 1.5 points over 200 draws).
+standard deviation of 1.5 points over 200 draws). A frontier of each of 200 draws takes long: without `-m slow` there are
+50, whose coverage has a standard deviation of 3.1 points, and the bounds are as many of those away.
 
 The standard errors of the suite take the prompt as the unit: they say how the value would vary with other prompts of
 the same kind. So each draw takes its prompts anew, independently and with replacement, from the finite set of the
@@ -24,7 +25,7 @@ from harness.metrics import cluster_mean
 from harness.sampler import sample, until_eos
 from harness.types import Decoding, Rollout
 
-DRAWS, X, S = 200, 64, 4
+DRAWS, FEW, X, S = 200, 50, 64, 4
 M = 300  # base responses a prompt: the bias of order 1/M is then well below the standard error
 
 
@@ -83,9 +84,10 @@ def base_rewards(exact, rows):
     return draw(exact, rows, M, seed=2, values=world.rewards()).reshape(DRAWS, X, M)
 
 
-@pytest.fixture(scope="module")
-def frontiers(base_rewards):
-    return [estimate(rewards) for rewards in base_rewards]
+@pytest.fixture(scope="module", params=[FEW, pytest.param(DRAWS, marks=pytest.mark.slow)])
+def frontiers(request, base_rewards):
+    """A frontier a draw, of the first draws or of all."""
+    return [estimate(rewards) for rewards in base_rewards[: request.param]]
 
 
 def draw(log_p, rows, n, seed, values):
@@ -98,11 +100,14 @@ def draw(log_p, rows, n, seed, values):
     return out
 
 
-def check(estimates, truth, at_least=0.90, at_most=0.98):
+COVERAGE = {DRAWS: (0.90, 0.98), FEW: (0.86, 1.0)}
+
+
+def check(estimates, truth):
     """Unbiased, and honest about it: pairs of value and standard error, one a draw."""
     values, errors = np.array(estimates, dtype=float).T
-    assert len(values) == DRAWS
-    z = (values.mean() - truth) / (values.std(ddof=1) / DRAWS**0.5)
+    at_least, at_most = COVERAGE[len(values)]
+    z = (values.mean() - truth) / (values.std(ddof=1) / len(values) ** 0.5)
     coverage = (abs(values - truth) <= student.ppf(0.975, X - 1) * errors).mean()
     print(f"truth {truth:.4f} mean {values.mean():.4f} z {z:+.2f} coverage {coverage:.3f} stderr {errors.mean():.4f}")
     assert abs(z) < 3, f"the mean {values.mean():.5f} is {z:+.1f} standard errors from {truth:.5f}"
@@ -187,7 +192,7 @@ def test_frontier_estimates(exact, base_rewards, frontiers):
     points = [f.best_of_n([4])[0] for f in frontiers]
     best = world.best_of_n(exact, reward, 4)
     check([(p.reward, p.reward_stderr) for p in points], world.expected(best, reward).mean())
-    nats = [best_of_n_kl(r, 4) for r in base_rewards]
+    nats = [best_of_n_kl(r, 4) for r in base_rewards[: len(frontiers)]]
     check([cluster_mean(v)[:2] for v in nats], world.kl(best, exact).mean())
     assert points[0].kl == pytest.approx(nats[0].mean())
     assert np.mean([f.reward_at(0.9)[0] < f.upper(0.9) for f in frontiers]) == 1
@@ -201,7 +206,8 @@ def test_a_placement_is_right_about_its_error(exact, rows, frontiers):
     needed = world.frontier_kl(exact, reward, gained)
     n = 100
     table = np.stack([np.broadcast_to(reward, exact.shape), policy - exact], -1)
-    both = [draw(policy, rows, n, seed=3, values=table[..., i]).mean(1).reshape(DRAWS, X) for i in range(2)]
+    mine = rows[: len(frontiers) * X]
+    both = [draw(policy, mine, n, seed=3, values=table[..., i]).mean(1).reshape(-1, X) for i in range(2)]
     placed = [frontier.place(reward, kl) for frontier, reward, kl in zip(frontiers, *both)]
     check([p.excess_kl[:2] for p in placed], drift - needed)
     check([p.efficiency[:2] for p in placed], needed / drift)
