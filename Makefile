@@ -1,4 +1,4 @@
-.PHONY: check test test-all newest oldest bench reference trials
+.PHONY: check test test-all newest oldest architectures bench reference trials
 RUNS ?= runs
 WORKERS ?= 2
 PYTHON ?= python3
@@ -27,6 +27,9 @@ oldest:  ## the same on the lower bound of every dependency
 	$(ENVIRONMENTS)/oldest/bin/python constraints/bounds.py oldest > $(ENVIRONMENTS)/oldest.txt
 	$(ENVIRONMENTS)/oldest/bin/pip install -q -e '.[test]' -c $(ENVIRONMENTS)/oldest.txt
 	PATH="$(CURDIR)/$(ENVIRONMENTS)/oldest/bin:$$PATH" pytest -m 'slow or not slow'
+
+architectures:  ## docs/architectures.md, from what each does now
+	python tests/architectures.py
 
 bench:  ## speed, as ratios paired in one run
 	pytest -n 0 benchmarks --benchmark-only -s

@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -385,12 +386,15 @@ def flush_output() -> None:
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError as e:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left would fail once more at exit
+        with suppress(OSError):  # a stream of the caller's own may have no file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left would fail once more at exit
         raise Unprintable(f"cannot write the result to standard output: {e.strerror}; the records are kept") from None
 
 
 def explain(error: BaseException) -> int:
     """Say what went wrong in one line, and give the exit code; whatever is no error of the user's keeps its trace."""
+    if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
+        return 1  # the parser's way to say that nobody reads the rest
     if isinstance(error, SystemExit):  # only `main` ends the program
         code = error.code
         error, cause = RunFailed(f"something that this command loaded ended the program by sys.exit({code!r:.40})"), error

@@ -128,7 +128,7 @@ def _draw_missing(results: list[Result]) -> int:
             if not _archived(path):
                 draw(path)
         except BenchError as e:
-            print(f"warning: no picture of {path}: {e}", file=sys.stderr)
+            print(escaped(f"warning: no picture of {path}: {e}"), file=sys.stderr)
             code = 1
     return code
 

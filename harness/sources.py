@@ -68,4 +68,4 @@ def needs(prompts: str, data: DataSettings) -> list[Any]:
         return registry.load("dataset", prompts).needs(data)
     if source == "hub":
         return [hub.package("datasets", "data"), hub.dataset(prompts, data.config)]
-    return [] if source == "micro" else [hub.file("prompts", Path(prompts), tables.FORMATS)]
+    return [] if source == "micro" else [hub.file("prompts", Path(prompts), tables.FORMATS, local=True)]

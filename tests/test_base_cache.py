@@ -12,7 +12,7 @@ from toy_task import ToyTask
 
 from harness import base
 from harness.base import Cache
-from harness.errors import BadData, Degraded, Unwritable
+from harness.errors import BadData, CannotWrite, Degraded, Unwritable
 from harness.settings import EvaluationSettings
 from tasks.score_cache import CachedScorer
 
@@ -155,7 +155,7 @@ def test_what_cannot_be_kept_leaves_nothing_half_written(tmp_path, monkeypatch, 
         raise error
 
     monkeypatch.setattr(np, "savez_compressed", write)
-    with pytest.raises(Unwritable if isinstance(error, OSError) else KeyboardInterrupt):
+    with pytest.raises(CannotWrite if isinstance(error, OSError) else KeyboardInterrupt):
         Cache(tmp_path).put("scores", {"of": "a model"}, reward=np.ones(3))
     assert list(tmp_path.iterdir()) == []
 
@@ -188,5 +188,5 @@ def test_a_kept_score_that_is_no_number_is_refused_in_one_line(tmp_path):
     assert cached.score([""], ["a"]).tolist() == cached.score([""], ["a"]).tolist() == [0.5]
     with sqlite3.connect(cached.path) as db:
         db.execute("UPDATE scores SET score = 'high'")
-    with pytest.raises(BadData, match=r"a score in it is no number.; delete the file and run again"):
+    with pytest.raises(BadData, match=r"a score in it is 'high', which is none in \[0, 1\].; delete the file and run again"):
         cached.score([""], ["a"])

@@ -44,6 +44,12 @@ class Four(torch.nn.Module):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(4))
 
+    def like(self, reference: Four) -> Four:
+        return self
+
+    def sample(self) -> None:
+        """What a policy has; never asked for here."""
+
     def save(self, folder: Path) -> None:
         (folder / "config.json").write_text("{}")
         (folder / "weights.json").write_text(json.dumps(self.weight.tolist()))

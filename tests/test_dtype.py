@@ -129,13 +129,15 @@ class Stopped(threading.Event):
 def session_of(path, kind, make_policy, points: int = 0) -> runner.Session:
     """Six updates on the toy."""
     evaluation = SimpleNamespace(points=points, select="last", split="test")
-    settings = SimpleNamespace(preset="toy", evaluation=evaluation)
+    settings = SimpleNamespace(preset="toy", evaluation=evaluation, model_dump=dict)
     cell = runner.Cell(
         "m", "toy", 0, settings, {}, {}, lambda: method(kind), make_policy, None, ToyTask(), Budget(updates=6),
         OptimizerSettings(), path,
     )  # fmt: skip
     cell.path.mkdir(parents=True, exist_ok=True)
-    return runner.Session(cell, RunStore(cell.path), Progress(quiet=True))
+    session = runner.Session(cell, RunStore(cell.path), Progress(quiet=True))
+    session._begin()
+    return session
 
 
 def trained(path, kind, make_policy, after: int) -> Trial:

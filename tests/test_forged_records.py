@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from harness import verify
+from harness.errors import CorruptRecord
 from harness.records import read_prompts, read_run
 from harness.store import RunStore, content_hash
 
@@ -91,10 +92,16 @@ def test_an_entry_taken_out_of_the_list_of_files_is_missed(name, record):
     assert broken(record) == {"files"}
 
 
-@pytest.mark.parametrize("files", [{}, [], "none"])
-def test_an_empty_list_of_files_is_no_list(files, record):
-    edit(record, "files", files, ("manifest.json",))
+def test_an_empty_list_of_files_is_no_list(record):
+    edit(record, "files", {}, ("manifest.json",))
     assert broken(record) == {"files"}
+
+
+@pytest.mark.parametrize("files", [[], "none"])
+def test_a_list_of_files_of_another_kind_is_no_record(files, record):
+    edit(record, "files", files, ("manifest.json",))
+    with pytest.raises(CorruptRecord, match="files: Input should be a valid dictionary"):
+        read_run(record)
 
 
 def test_a_record_from_before_policies_were_hashed_says_so_and_holds(record):

@@ -74,7 +74,7 @@ def test_a_policy_of_a_run_is_known_by_its_bytes(gpt2, prompts, tmp_path):
     parts.model.policy.save(tmp_path / "policy")
     assert (tmp_path / "policy" / "policy.json").is_file()
     renamed = shutil.copytree(tmp_path / "policy", tmp_path / "another name")
-    one, two = (_external(str(folder), told, parts, True)[1] for folder in (tmp_path / "policy", renamed))
+    one, two = (_external(str(folder), parts, True)[1] for folder in (tmp_path / "policy", renamed))
     assert one == two and "name" not in one
 
 
@@ -83,10 +83,10 @@ def test_a_page_calls_a_model_as_its_settings_do(tmp_path):
     made["scorers"] = {"reward": {"name": "classifier", "sha256": "ef"}, "judge": {"name": "stars"}}
     told = {"model": {"id": "/home/me/tiny"}, "task": {"fluency": "micro", "reward": "mine", "judge": "x"}}
     manifest = {"identity": made, "settings": told | {"scorers": {"mine": {"kind": "classifier", "model": "someone/c"}}}}
-    found = described(manifest)
+    found = described(manifest, made)
     assert found["model"] == {"name": "tiny", "sha256": "ab"} and found["fluency"]["name"] == "judge"
     assert found["scorers"]["reward"]["model"] == "someone/c" and "model" not in found["scorers"]["judge"]
-    assert described({"identity": made}) == made and "name" not in made["model"]
+    assert described({"identity": made}, made) == made and "name" not in made["model"]
 
 
 def test_worlds_of_two_models_are_told_apart_by_their_names(tmp_path):

@@ -76,8 +76,8 @@ def test_what_a_sweep_tells_its_cells_is_what_it_was_told(value):
 
 
 def test_a_table_given_at_once_is_as_its_settings_one_by_one():
-    at_once = resolve("micro", "quark", "toxicity", ["task.decoding={max_new_tokens=6, top_p=0.5}"])
-    one_by_one = resolve("micro", "quark", "toxicity", ["task.decoding.max_new_tokens=6", "task.decoding.top_p=0.5"])
+    at_once = resolve("micro", "quark", "toxicity", ["task.decoding={max_new_tokens=6, top_p=1.0}"])
+    one_by_one = resolve("micro", "quark", "toxicity", ["task.decoding.max_new_tokens=6", "task.decoding.top_p=1.0"])
     assert at_once == one_by_one and at_once.task.decoding.max_new_tokens == 6
 
 
@@ -107,6 +107,8 @@ def test_a_policy_and_a_method_file_of_long_names_have_records(tmp_path, monkeyp
     named = []
     monkeypatch.setattr(assemble, "_external", lambda *_: (ToDevice(), {}))
     monkeypatch.setattr(assemble, "_cell", lambda settings, shared, name, *_: named.append(name))
+    monkeypatch.setattr(assemble, "_check_context", lambda *_: None)
+    monkeypatch.setattr(ToDevice, "task", None, raising=False)
     settings = resolve("micro", "eval", "toxicity")
     assemble.external_cell(settings, ToDevice(), str(long), "toxicity", tmp_path, False)
     assert named[0].startswith("eval-ppp") and len(named[0]) == 100

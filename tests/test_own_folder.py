@@ -189,7 +189,7 @@ def test_words_that_are_not_utf_8_are_refused_before_anything_is_done(harness, t
 @pytest.mark.parametrize(
     ("raised", "said"),
     [
-        (OSError(28, "No space left on device", "/full/file"), "error: No space left on device: /full/file"),
+        (OSError(28, "No space left on device", "/full/file"), "error: /full/file: No space left on device"),
         (OSError("the pipe is cold"), "error: the pipe is cold"),
         (PermissionError(13, "Permission denied"), "error: Permission denied"),
         (MemoryError(), "error: the memory of this machine does not suffice"),
@@ -214,7 +214,8 @@ def test_a_page_that_cannot_be_written_is_one_line(harness, tmp_path, monkeypatc
     fake_records.write_run(tmp_path / "records", "quark", 0)
     monkeypatch.setattr("harness.report.build.build", refused)
     code, out, err = harness("report", tmp_path / "records", "-o", tmp_path / "file" / "page")
-    assert (code, out) == (1, "") and err == f"error: Not a directory: {tmp_path / 'file' / 'page'}\n"
+    assert (code, out) == (1, "")
+    assert err == f"error: {tmp_path / 'file' / 'page'}: Not a directory; -v shows where\n"
 
 
 def test_a_full_disk_behind_standard_output_is_one_line(monkeypatch, capsys):
@@ -228,4 +229,4 @@ def test_a_full_disk_behind_standard_output_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["harness", "list", "tasks"])
     with pytest.raises(SystemExit) as stopped:
         cli.main()
-    assert stopped.value.code == 1 and capsys.readouterr().err == "error: No space left on device\n"
+    assert stopped.value.code == 1 and "cannot write the result to standard output: No space left" in capsys.readouterr().err

@@ -18,7 +18,8 @@ from harness.types import Metric
 
 pytestmark = pytest.mark.usefixtures("few_prompts")
 
-RULED = {"evaluation__select": "best_validation", "evaluation__split": "test"}
+RULED = {"evaluation__select": "best_validation", "evaluation__split": "test", "evaluation__paper_samples": 0}
+LEARNS = RULED | {"lr": 1e-3}  # a rate at which a point wins
 
 
 def at(judge: float | None, kl: float | None, update: int = 0) -> rule.Point:
@@ -76,7 +77,7 @@ def judged(monkeypatch):
 
 def test_the_point_that_is_best_on_validation_is_deployed(tmp_path, judged, monkeypatch):
     """Of the start, updates 2 and 4 and the end, update 2 is told to be best: it is what is saved and measured."""
-    cell = quick.cell(tmp_path, **RULED)
+    cell = quick.cell(tmp_path, **LEARNS)
     judged(0.3, 0.9, 0.5, 0.6)
     summary, _ = runner.run(cell)
     monkeypatch.undo()
@@ -105,7 +106,7 @@ def test_one_policy_is_kept_at_a_time(tmp_path, judged, monkeypatch):
         update(trial, loss)
 
     monkeypatch.setattr(runner.Trial, "update", pressed)
-    cell = quick.cell(tmp_path, **RULED)
+    cell = quick.cell(tmp_path, **LEARNS)
     with pytest.raises(KeyboardInterrupt):
         runner.run(cell)
     assert [p.name for p in (cell.path / "checkpoints").glob("kept-*")] == ["kept-0000004"]
@@ -120,11 +121,11 @@ def test_a_validation_point_above_the_frontier_is_noticed_too(tmp_path, monkeypa
         return point(self, policy)
 
     monkeypatch.setattr(Evaluator, "point", above)
-    assert runner.run(quick.cell(tmp_path, **RULED))[0]["frontier"]["above"] is True
+    assert runner.run(quick.cell(tmp_path, "base", **RULED))[0]["frontier"]["above"] is True
 
 
 def test_a_run_that_only_harms_deploys_the_start(tmp_path, judged):
-    cell = quick.cell(tmp_path, **RULED)
+    cell = quick.cell(tmp_path, **LEARNS)
     judged(0.9, 0.5, 0.4, None)
     summary, _ = runner.run(cell)
     assert summary["selection"]["update"] == 0 and summary["final"]["kl"]["value"] == 0
@@ -132,10 +133,10 @@ def test_a_run_that_only_harms_deploys_the_start(tmp_path, judged):
 
 def test_a_method_without_points_deploys_its_end_or_says_why_not(tmp_path, judged):
     judged(0.3, 0.9, None, None)
-    summary, _ = runner.run(quick.cell(tmp_path / "a", "best_of_n", **RULED))
+    summary, _ = runner.run(quick.cell(tmp_path / "a", "best_of_n", n=4, **RULED))
     assert summary["selection"]["points"] == 2 and summary["final"]["kl"]["value"] > 0
     with pytest.raises(RunFailed, match="no point that the judge could score"):
-        runner.run(quick.cell(tmp_path / "b", "best_of_n", **RULED))
+        runner.run(quick.cell(tmp_path / "b", "best_of_n", n=4, **RULED))
 
 
 def test_a_policy_that_cannot_be_kept_says_so(tmp_path, judged, monkeypatch):
@@ -143,7 +144,7 @@ def test_a_policy_that_cannot_be_kept_says_so(tmp_path, judged, monkeypatch):
     unsaved = property(lambda trial: Unsaved(trial.policy), lambda trial, policy: None)
     monkeypatch.setattr(runner.Trial, "deployed", unsaved, raising=False)
     with pytest.raises(RunFailed, match=r"no policy that can be kept on disk; set evaluation\.select=last"):
-        runner.run(quick.cell(tmp_path, **RULED))
+        runner.run(quick.cell(tmp_path, **LEARNS))
 
 
 class Unsaved:
@@ -161,17 +162,23 @@ class Unsaved:
 @pytest.fixture(scope="module")
 def ruled(tmp_path_factory):
     """A run by the rule that nothing interrupted."""
-    cell = quick.cell(tmp_path_factory.mktemp("ruled"), **RULED)
+    cell = quick.cell(tmp_path_factory.mktemp("ruled"), **LEARNS)
     return cell, runner.run(cell)[0]
 
 
-@pytest.mark.parametrize(
-    "place", [("store", "keep_policy", 1), ("store", "append", 3), ("store", "append", 4), ("store", "save_checkpoint", 2)]
-)
-def test_killed_and_resumed_chooses_the_same(ruled, tmp_path, place):
+PLACES = [  # one after the other in one run; calls are counted from where it went on
+    ("store", "keep_policy", 1),  # of update 2
+    ("store", "append", 3),  # of update 4
+    ("store", "save_checkpoint", 1),  # of update 4
+    ("store", "append", 1),  # of the end
+]
+
+
+def test_killed_and_resumed_chooses_the_same(ruled, tmp_path):
     whole, summary = ruled
-    killed(place, lambda: runner.run(quick.cell(tmp_path, **RULED)))
-    resumed = quick.cell(tmp_path, **RULED)
+    resumed = quick.cell(tmp_path, **LEARNS)
+    for place in PLACES:
+        killed(place, lambda: runner.run(resumed))
     again, worked = runner.run(resumed)
     assert worked and without_clock(again) == without_clock(summary)
     assert quick.trajectory(resumed.path) == quick.trajectory(whole.path) and weights(resumed.path) == weights(whole.path)

@@ -117,7 +117,7 @@ def test_every_print_of_the_commands_goes_through_the_one_function():
         "cli.py": {"print(new_method(", "print(json.dumps(facts)", "print(json.dumps(rows) if as_json else _columns("},
         "commands.py": {
             "print(json.dumps(", "print(_cells(",
-            'print(f"{len(results)} cells', 'print("interrupted', "print(examples(",
+            'print(f"{len(results)} cells', 'print("interrupted', "print(said if as_json",
         },
         "samples.py": {"print(json.dumps(", "print(text("},
         "verify.py": {"print(json.dumps(", 'print("\\n".join(line for name, checks'},

@@ -162,7 +162,10 @@ def test_one_number_in_the_summary(record, name, key):
     path = record / "summary.json"
     metric = json.loads(path.read_text())["final"][name]
     edit(path, "final", name, key, to=metric[key] + (1 if key.startswith("n") else 1e-6))
-    assert set(broken(record)) == {"summary.json", f"final {name}", "last row of the trajectory"}
+    more = (
+        {"status by missing scores"} if (name, key) == ("judge", "n_unscored") else set()
+    )  # one of 18 is beyond the tolerance
+    assert set(broken(record)) == {"summary.json", f"final {name}", "last row of the trajectory"} | more
     rehash(record)
     assert f"final {name}" in broken(record)
 
