@@ -122,7 +122,7 @@ def test_a_name_answers_to_hyphens_and_underscores():
     assert registry.canonical("method", "best-of-n") == registry.canonical("method", "best_of_n") == "best_of_n"
 
 
-REAL = {"task__fluency": "none", "evaluation__split": "test", "evaluation__base_samples": 50}
+REAL = {"task__fluency": "none", "evaluation__split": "test", "evaluation__base_samples": 50, "budget__updates": 2}
 
 
 @UNDRAWN
@@ -154,7 +154,7 @@ def test_detoxify_as_the_reward(harness, tmp_path, gpt2, rtp):
 
 @UNDRAWN
 def test_the_micro_judge_reads_any_models_text(harness, tmp_path, gpt2, rtp):
-    small = REAL | {"task__fluency": "micro", "budget__updates": 2}
+    small = REAL | {"task__fluency": "micro"}
     code, out, _ = harness(*run(tmp_path, **small), "--model", gpt2, "--prompts", rtp, "--json")
     assert code == 0 and json.loads(out.splitlines()[-1])["final"]["ppl"]["value"] > 1
 
@@ -164,11 +164,21 @@ def test_a_method_in_a_file(harness, tmp_path):
     source = (Path(__file__).parent.parent / "methods" / "best_quantile.py").read_text()
     mine = tmp_path / "mine.py"
     mine.write_text(source)
-    command = ["run", "--method", mine, "--task", "toxicity", "--out", tmp_path, "--json", *quick.flags("best_quantile")]
+    command = [
+        "run",
+        "--method",
+        mine,
+        "--task",
+        "toxicity",
+        "--out",
+        tmp_path,
+        "--json",
+        *quick.flags("best_quantile", budget__updates=2),
+    ]
     code, out, _ = harness(*command)
     first = json.loads(out.splitlines()[-1])
     assert code == 0 and first["method"] == "mine"
-    same = quick.METHODS["best_quantile"]
+    same = quick.METHODS["best_quantile"] | {"budget__updates": 2}
     assert quick.cell(tmp_path, str(mine), **same).run_id == first["run_id"]
     mine.write_text(source + "# changed\n")
     assert quick.cell(tmp_path, str(mine), **same).run_id != first["run_id"]

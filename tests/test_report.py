@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 
 from harness.commands import report_command
 from harness.errors import EmptySelection, Unwritable, UsageError
-from harness.report import sheets
 from harness.records import Problem, Run, find_runs, read_run
+from harness.report import sheets
 from harness.report.attained import attained, draw_attained
 from harness.report.browser import samples, text
 from harness.report.build import BuildResult, build

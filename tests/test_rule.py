@@ -19,7 +19,6 @@ from harness.types import Metric
 pytestmark = pytest.mark.usefixtures("few_prompts")
 
 RULED = {"evaluation__select": "best_validation", "evaluation__split": "test", "evaluation__paper_samples": 0}
-LEARNS = RULED | {"lr": 1e-3}  # a rate at which a point wins
 
 
 def at(judge: float | None, kl: float | None, update: int = 0) -> rule.Point:
@@ -77,7 +76,7 @@ def judged(monkeypatch):
 
 def test_the_point_that_is_best_on_validation_is_deployed(tmp_path, judged, monkeypatch):
     """Of the start, updates 2 and 4 and the end, update 2 is told to be best: it is what is saved and measured."""
-    cell = quick.cell(tmp_path, **LEARNS)
+    cell = quick.cell(tmp_path, **RULED)
     judged(0.3, 0.9, 0.5, 0.6)
     summary, _ = runner.run(cell)
     monkeypatch.undo()
@@ -106,7 +105,7 @@ def test_one_policy_is_kept_at_a_time(tmp_path, judged, monkeypatch):
         update(trial, loss)
 
     monkeypatch.setattr(runner.Trial, "update", pressed)
-    cell = quick.cell(tmp_path, **LEARNS)
+    cell = quick.cell(tmp_path, **RULED)
     with pytest.raises(KeyboardInterrupt):
         runner.run(cell)
     assert [p.name for p in (cell.path / "checkpoints").glob("kept-*")] == ["kept-0000004"]
@@ -125,7 +124,7 @@ def test_a_validation_point_above_the_frontier_is_noticed_too(tmp_path, monkeypa
 
 
 def test_a_run_that_only_harms_deploys_the_start(tmp_path, judged):
-    cell = quick.cell(tmp_path, **LEARNS)
+    cell = quick.cell(tmp_path, **RULED)
     judged(0.9, 0.5, 0.4, None)
     summary, _ = runner.run(cell)
     assert summary["selection"]["update"] == 0 and summary["final"]["kl"]["value"] == 0
@@ -144,7 +143,7 @@ def test_a_policy_that_cannot_be_kept_says_so(tmp_path, judged, monkeypatch):
     unsaved = property(lambda trial: Unsaved(trial.policy), lambda trial, policy: None)
     monkeypatch.setattr(runner.Trial, "deployed", unsaved, raising=False)
     with pytest.raises(RunFailed, match=r"no policy that can be kept on disk; set evaluation\.select=last"):
-        runner.run(quick.cell(tmp_path, **LEARNS))
+        runner.run(quick.cell(tmp_path, **RULED))
 
 
 class Unsaved:
@@ -159,13 +158,6 @@ class Unsaved:
         return getattr(self._policy, name)
 
 
-@pytest.fixture(scope="module")
-def ruled(tmp_path_factory):
-    """A run by the rule that nothing interrupted."""
-    cell = quick.cell(tmp_path_factory.mktemp("ruled"), **LEARNS)
-    return cell, runner.run(cell)[0]
-
-
 PLACES = [  # one after the other in one run; calls are counted from where it went on
     ("store", "keep_policy", 1),  # of update 2
     ("store", "append", 3),  # of update 4
@@ -174,9 +166,23 @@ PLACES = [  # one after the other in one run; calls are counted from where it we
 ]
 
 
-def test_killed_and_resumed_chooses_the_same(ruled, tmp_path):
-    whole, summary = ruled
-    resumed = quick.cell(tmp_path, **LEARNS)
+@pytest.fixture
+def near(monkeypatch):
+    """The judge likes best what has moved a little, and least what has not moved at all: an early point is chosen."""
+    point = Evaluator.point
+
+    def told(self, policy):
+        found = point(self, policy)
+        kl = found.metrics["kl"].value
+        return found._replace(metrics=found.metrics | {"judge": Metric(1 / (1 + kl) if kl else 0.0, None, 4)})
+
+    monkeypatch.setattr(Evaluator, "point", told)
+
+
+def test_killed_and_resumed_chooses_the_same(near, tmp_path):
+    whole, resumed = (quick.cell(tmp_path / name, lr=1e-3, **RULED) for name in ("whole", "resumed"))
+    summary, _ = runner.run(whole)
+    assert summary["selection"]["update"] == 2
     for place in PLACES:
         killed(place, lambda: runner.run(resumed))
     again, worked = runner.run(resumed)
