@@ -164,18 +164,9 @@ def test_a_method_in_a_file(harness, tmp_path):
     source = (Path(__file__).parent.parent / "methods" / "best_quantile.py").read_text()
     mine = tmp_path / "mine.py"
     mine.write_text(source)
-    command = [
-        "run",
-        "--method",
-        mine,
-        "--task",
-        "toxicity",
-        "--out",
-        tmp_path,
-        "--json",
-        *quick.flags("best_quantile", budget__updates=2),
-    ]
-    code, out, _ = harness(*command)
+    command = run(tmp_path, "best_quantile", budget__updates=2)
+    command[command.index("best_quantile")] = mine
+    code, out, _ = harness(*command, "--json")
     first = json.loads(out.splitlines()[-1])
     assert code == 0 and first["method"] == "mine"
     same = quick.METHODS["best_quantile"] | {"budget__updates": 2}
