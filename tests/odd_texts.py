@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import cache
 
 from tasks.micro import world
 
@@ -61,10 +62,14 @@ def long(rng: random.Random) -> str:
     return whole * (4000 // len(whole) + 1)
 
 
+@cache
+def micro_responses() -> list[str]:
+    return [text.response for kind in KINDS for text in world.data((kind,)).documents[:50]]
+
+
 def texts(n: int, seed: int = 0) -> tuple[list[str], list[str]]:
     """n prompts and n responses; one response in 500 is of 4,000 characters or more, one in 8 of the micro world's own."""
-    rng = random.Random(seed)
-    own = [text.response for kind in KINDS for text in world.data((kind,)).documents[:50]]
+    rng, own = random.Random(seed), micro_responses()
     kinds: list[Callable[[random.Random], str]] = [
         prose, code, code, unicode_text, control, blank, repeated, lambda rng: rng.choice(own),
     ]  # fmt: skip

@@ -51,34 +51,43 @@ METHODS = {
 }
 
 
+def settings(method: str = "quark", **more: Any) -> dict[str, Any]:
+    """In `more` a double underscore is a dot."""
+    short = {} if world.data is WHOLE else {"task.decoding.max_new_tokens": TOKENS, "task.paper_tokens": TOKENS}
+    return SMALL | short | METHODS.get(method, {}) | {k.replace("__", "."): v for k, v in more.items()}
+
+
 def overrides(method: str = "quark", **more: Any) -> list[str]:
-    """`--set` arguments; in `more` a double underscore is a dot."""
-    settings = SMALL | METHODS.get(method, {}) | {k.replace("__", "."): v for k, v in more.items()}
-    return [f"{k}={v}" for k, v in settings.items()]
+    """`--set` arguments."""
+    return [f"{k}={v}" for k, v in settings(method, **more).items()]
 
 
 def flags(method: str = "quark", **more: Any) -> list[str]:
     return [word for item in overrides(method, **more) for word in ("--set", item)]
 
 
+WHOLE = world.data
 EVERY = 6  # held-out prompts are thinned by: their kinds come in blocks that are longer
+TOKENS = 8  # of a response
 
 
 @contextmanager
 def few_prompts() -> Iterator[None]:
-    """Inside, the micro world has every sixth held-out prompt and a little clean text: the numbers are other ones."""
-    whole, responses = world.data, world.base_responses
-
-    def data(kinds: tuple[str, ...]) -> Data:
-        found = whole(kinds)
-        held_out = {name: found.splits[name][::EVERY] for name in ("validation", "test")}
-        return found._replace(splits=found.splits | held_out, clean=found.clean[:40])
-
-    world.data, world.base_responses = data, lambda *of: responses(*of)[::EVERY]
+    """Inside, the micro world has every sixth held-out prompt, short answers and few documents: the numbers are other ones."""
+    data, responses, tokens = world.data, world.base_responses, world.RESPONSE_TOKENS
+    world.data, world.RESPONSE_TOKENS = _thinned, TOKENS
+    world.base_responses = lambda *of: responses(*of)[::EVERY, :, :TOKENS]  # as drawn with a lower limit: token by token
     try:
         yield
     finally:
-        world.data, world.base_responses = whole, responses
+        world.data, world.base_responses, world.RESPONSE_TOKENS = data, responses, tokens
+
+
+@cache
+def _thinned(kinds: tuple[str, ...]) -> Data:
+    found = WHOLE(kinds)
+    held_out = {name: found.splits[name][::EVERY] for name in ("validation", "test")}
+    return found._replace(splits=found.splits | held_out, documents=found.documents[::EVERY], clean=found.clean[:12])
 
 
 @cache
@@ -88,15 +97,12 @@ def _parts(thinned: Any, settings: str) -> assemble.Parts:
 
 
 def cell(out: Path, method: str = "quark", seed: int = 0, **more: Any) -> Cell:
-    settings = resolve("micro", method, "toxicity", overrides(method, **more))
-    assemble.check(settings, method)
-    of_parts = settings.model_copy(update={"method": {}, "budget": {}, "optimizer": {}})
+    found = resolve("micro", method, "toxicity", overrides(method, **more))
+    assemble.check(found, method)
+    of_parts = found.model_copy(update={"method": {}, "budget": {}, "optimizer": {}})
     shared = _parts(world.data is WHOLE, of_parts.model_dump_json())
     shared = shared._replace(task=copy.copy(shared.task))  # a test may put another scorer in
-    return assemble.cell(settings, shared, method, "toxicity", seed, out)
-
-
-WHOLE = world.data
+    return assemble.cell(found, shared, method, "toxicity", seed, out)
 
 
 def trajectory(path: Path) -> list[dict[str, Any]]:

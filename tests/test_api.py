@@ -16,12 +16,8 @@ from harness.report.groups import groups
 pytestmark = pytest.mark.usefixtures("few_prompts")
 
 
-def settings(method: str) -> dict:
-    return quick.SMALL | quick.METHODS[method]
-
-
 def test_run_and_load(tmp_path):
-    summary = harness.run("best-quantile", "toxicity", settings=settings("best_quantile"), seed=3, out=tmp_path)
+    summary = harness.run("best-quantile", "toxicity", settings=quick.settings("best_quantile"), seed=3, out=tmp_path)
     assert summary["seed"] == 3 and summary["status"] == "done"
     frame = harness.load(tmp_path)
     assert isinstance(frame, pd.DataFrame) and len(frame) == 1

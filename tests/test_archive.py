@@ -26,7 +26,7 @@ def real(tmp_path_factory) -> Path:
     """Two real runs of one world."""
     out = tmp_path_factory.mktemp("real")
     for seed in (0, 1):
-        harness.run("base", "toxicity", seed=seed, settings=quick.SMALL, out=out)
+        harness.run("base", "toxicity", seed=seed, settings=quick.settings("base"), out=out)
     return out
 
 
@@ -87,8 +87,8 @@ def test_real_runs_small_and_sound(real, tmp_path):
 def test_a_copy_is_a_finished_run_to_the_runner(real, tmp_path):
     archive.archive([real], tmp_path)
     before = bytes_of(tmp_path)
-    summary = harness.run("base", "toxicity", seed=1, settings=quick.SMALL, out=tmp_path)
-    assert summary == harness.run("base", "toxicity", seed=1, settings=quick.SMALL, out=real)
+    summary = harness.run("base", "toxicity", seed=1, settings=quick.settings("base"), out=tmp_path)
+    assert summary == harness.run("base", "toxicity", seed=1, settings=quick.settings("base"), out=real)
     after = {name: content for name, content in bytes_of(tmp_path).items() if ".lock" not in name}
     assert after == before
 

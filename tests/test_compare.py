@@ -414,8 +414,15 @@ def in_memory(template: Run, side: str, values: np.ndarray) -> Side:
     return Side(side, runs, [], [])
 
 
-@pytest.mark.parametrize(("n", "paired"), [(3, True), (3, False), (5, True), (10, True)])
-@pytest.mark.parametrize("prompts", [False, True])
+@pytest.mark.parametrize(
+    ("n", "paired", "prompts"),
+    [
+        (3, True, False), (3, False, True),
+        *(pytest.param(*world, marks=pytest.mark.slow) for world in (
+            (3, False, False), (3, True, True), (5, True, False), (5, True, True), (10, True, False), (10, True, True),
+        )),
+    ],
+)  # fmt: skip
 def test_false_positives_of_the_whole_comparison(tmp_path, monkeypatch, n, prompts, paired):
     """Four metrics without any difference: a verdict on any of them, or a false alarm, in at most one study of twenty.
 

@@ -14,6 +14,10 @@ from harness.progress import Progress
 from harness.sampler import sample
 from harness.types import Decoding, Rollout
 
+pytestmark = pytest.mark.usefixtures("few_prompts")
+
+PROMPTS = 9  # of the thinned validation split
+
 
 def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
@@ -130,14 +134,14 @@ def test_a_point_is_a_quick_look_and_the_seed_is_of_the_settings(evaluator, monk
         ("point", evaluator.point(evaluator.reference).rows), ("final", evaluator.final(evaluator.reference).rows),
         ("again", evaluator.final(evaluator.reference).rows),
     )}  # fmt: skip
-    assert 2 * len(said["point"]) == len(said["final"]) == 100 and said["final"] == said["again"]
+    assert 2 * len(said["point"]) == len(said["final"]) == 2 * PROMPTS and said["final"] == said["again"]
     monkeypatch.setattr(evaluator, "settings", evaluator.settings.model_copy(update={"seed": 12345}))
     assert [row["response"] for row in evaluator.final(evaluator.reference).rows] != said["final"]
 
 
 def test_a_point_above_the_frontier_is_noticed(evaluator, monkeypatch):
     monkeypatch.setattr(evaluator, "above", False)
-    none = torch.zeros(100)
+    none = torch.zeros(2 * PROMPTS)
     monkeypatch.setattr(evaluation, "divergence", lambda *a: evaluation.Divergence(none, none, none))
     monkeypatch.setattr(evaluator.task, "reward", lambda rollout: torch.ones(len(rollout.response)))
     evaluator.final(evaluator.reference)
@@ -152,7 +156,7 @@ def test_a_prompt_that_nobody_could_score(evaluator, monkeypatch):
 
     monkeypatch.setattr(evaluator.task, "reward", reward)
     found = evaluator.final(evaluator.reference)
-    assert found.metrics["reward"].n_unscored == 2 and found.unscored_share == pytest.approx(1 / 100)
+    assert found.metrics["reward"].n_unscored == 2 and found.unscored_share == pytest.approx(1 / PROMPTS / 2)
     assert found.metrics["regret"].value is None and "1 of the prompts" in found.metrics["regret"].reason
 
 
@@ -170,7 +174,7 @@ def test_the_likeliest_response_is_drawn_once(evaluator, monkeypatch):
     monkeypatch.setattr(evaluator.task, "paper_decodings", decodings)
     monkeypatch.setattr(evaluator.task, "paper_metrics", lambda said: {})
     drawn = [row["decoding"] for row in evaluator.final(evaluator.reference).papers]
-    assert (drawn.count("greedy"), drawn.count("sampled")) == (50, 100)
+    assert (drawn.count("greedy"), drawn.count("sampled")) == (PROMPTS, 2 * PROMPTS)
 
 
 def test_scores_by_kind_add_up_to_the_whole(evaluator):

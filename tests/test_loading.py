@@ -248,6 +248,15 @@ def python(code: str, **env: str) -> str:
     return done.stdout
 
 
+def test_hub_ids_offline_by_the_hubs_own_setting(gpt2, tmp_path, monkeypatch):
+    cache = folders.fake_hub(tmp_path, "gpt2", gpt2)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert len(load_model("gpt2").identity["sha256"]) == 64
+    refused("gpt2-large", MissingPrerequisite, "gpt2-large", "offline")
+
+
+@pytest.mark.slow  # a new interpreter, as the variable is read on import
 def test_hub_ids_under_the_offline_variable(gpt2, tmp_path):
     folders.fake_hub(tmp_path, "gpt2", gpt2)
     code = """

@@ -18,7 +18,7 @@ from harness.types import Metric
 
 pytestmark = pytest.mark.usefixtures("few_prompts")
 
-RULED = {"evaluation__select": "best_validation", "evaluation__split": "test", "lr": 1e-3}  # a rate at which a point wins
+RULED = {"evaluation__select": "best_validation", "evaluation__split": "test", "evaluation__paper_samples": 0}
 
 
 def at(judge: float | None, kl: float | None, update: int = 0) -> rule.Point:
@@ -120,7 +120,7 @@ def test_a_validation_point_above_the_frontier_is_noticed_too(tmp_path, monkeypa
         return point(self, policy)
 
     monkeypatch.setattr(Evaluator, "point", above)
-    assert runner.run(quick.cell(tmp_path, **RULED))[0]["frontier"]["above"] is True
+    assert runner.run(quick.cell(tmp_path, "base", **RULED))[0]["frontier"]["above"] is True
 
 
 def test_a_run_that_only_harms_deploys_the_start(tmp_path, judged):
@@ -132,10 +132,10 @@ def test_a_run_that_only_harms_deploys_the_start(tmp_path, judged):
 
 def test_a_method_without_points_deploys_its_end_or_says_why_not(tmp_path, judged):
     judged(0.3, 0.9, None, None)
-    summary, _ = runner.run(quick.cell(tmp_path / "a", "best_of_n", **RULED))
+    summary, _ = runner.run(quick.cell(tmp_path / "a", "best_of_n", n=4, **RULED))
     assert summary["selection"]["points"] == 2 and summary["final"]["kl"]["value"] > 0
     with pytest.raises(RunFailed, match="no point that the judge could score"):
-        runner.run(quick.cell(tmp_path / "b", "best_of_n", **RULED))
+        runner.run(quick.cell(tmp_path / "b", "best_of_n", n=4, **RULED))
 
 
 def test_a_policy_that_cannot_be_kept_says_so(tmp_path, judged, monkeypatch):
@@ -158,20 +158,33 @@ class Unsaved:
         return getattr(self._policy, name)
 
 
-@pytest.fixture(scope="module")
-def ruled(tmp_path_factory):
-    """A run by the rule that nothing interrupted."""
-    cell = quick.cell(tmp_path_factory.mktemp("ruled"), **RULED)
-    return cell, runner.run(cell)[0]
+PLACES = [  # one after the other in one run; calls are counted from where it went on
+    ("store", "keep_policy", 1),  # of update 2
+    ("store", "append", 3),  # of update 4
+    ("store", "save_checkpoint", 1),  # of update 4
+    ("store", "append", 1),  # of the end
+]
 
 
-@pytest.mark.parametrize(
-    "place", [("store", "keep_policy", 1), ("store", "append", 3), ("store", "append", 4), ("store", "save_checkpoint", 2)]
-)
-def test_killed_and_resumed_chooses_the_same(ruled, tmp_path, place):
-    whole, summary = ruled
-    killed(place, lambda: runner.run(quick.cell(tmp_path, **RULED)))
-    resumed = quick.cell(tmp_path, **RULED)
+@pytest.fixture
+def near(monkeypatch):
+    """The judge likes best what has moved a little, and least what has not moved at all: an early point is chosen."""
+    point = Evaluator.point
+
+    def told(self, policy):
+        found = point(self, policy)
+        kl = found.metrics["kl"].value
+        return found._replace(metrics=found.metrics | {"judge": Metric(1 / (1 + kl) if kl else 0.0, None, 4)})
+
+    monkeypatch.setattr(Evaluator, "point", told)
+
+
+def test_killed_and_resumed_chooses_the_same(near, tmp_path):
+    whole, resumed = (quick.cell(tmp_path / name, lr=1e-3, **RULED) for name in ("whole", "resumed"))
+    summary, _ = runner.run(whole)
+    assert summary["selection"]["update"] == 2
+    for place in PLACES:
+        killed(place, lambda: runner.run(resumed))
     again, worked = runner.run(resumed)
     assert worked and without_clock(again) == without_clock(summary)
     assert quick.trajectory(resumed.path) == quick.trajectory(whole.path) and weights(resumed.path) == weights(whole.path)

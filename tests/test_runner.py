@@ -21,11 +21,11 @@ from harness.store import RunStore
 pytestmark = pytest.mark.usefixtures("few_prompts")
 
 PROMPTS = 9  # of the thinned validation split
-PLACES = {
+PLACES = {  # one after the other in one run; calls are counted from where it went on
     "before the first checkpoint": ("trial", "update", 1),
     "between a row and its checkpoint": ("store", "append", 3),
-    "during training": ("trial", "update", 5),
-    "after the final row": ("store", "append", 4),
+    "during training": ("trial", "update", 3),  # the fifth of the run
+    "after the final row": ("store", "append", 1),
     "between the samples and the summary": ("store", "finish", 1),
 }
 
@@ -41,10 +41,24 @@ def one_thread():
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A run that nothing interrupted."""
-    cell = quick.cell(tmp_path_factory.mktemp("whole"))
-    summary, worked = runner.run(cell)
-    assert worked
+    cell, saved = quick.cell(tmp_path_factory.mktemp("whole")), []
+    with pytest.MonkeyPatch.context() as patch:
+        count_checkpoints(patch, saved)
+        summary, worked = runner.run(cell)
+    assert worked and len(saved) == 3  # one a point
     return cell, summary
+
+
+@pytest.fixture(scope="module")
+def based(tmp_path_factory):
+    """A finished run without training."""
+    cell = quick.cell(tmp_path_factory.mktemp("based"), "base")
+    return cell, runner.run(cell)[0]
+
+
+def count_checkpoints(patch: pytest.MonkeyPatch, saved: list) -> None:
+    save = RunStore.save_checkpoint
+    patch.setattr(RunStore, "save_checkpoint", lambda self, *a: (saved.append(1), save(self, *a)))
 
 
 def weights(path: Path) -> str:
@@ -99,17 +113,24 @@ def test_the_same_command_again_does_nothing(whole):
     assert before == {p: p.stat().st_mtime_ns for p in before}
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_killed_and_resumed_is_uninterrupted(whole, tmp_path, place):
+def test_killed_at_every_place_and_resumed_is_uninterrupted(whole, tmp_path):
     cell, summary = whole
-    killed(PLACES[place], lambda: runner.run(quick.cell(tmp_path)))
+    known = {"before the first checkpoint": [], "between a row and its checkpoint": [2], "during training": [4]}
     resumed = quick.cell(tmp_path)
-    assert resumed.run_id == cell.run_id and not (resumed.path / "summary.json").exists()
+    for name, place in PLACES.items():
+        killed(place, lambda: runner.run(resumed))
+        assert not (resumed.path / "summary.json").exists(), name
+        assert updates_kept(resumed.path) == known.get(name, [6]), name
+    assert resumed.run_id == cell.run_id
     again, worked = runner.run(resumed)
     assert worked and quick.trajectory(resumed.path) == quick.trajectory(cell.path)
     assert weights(resumed.path) == weights(cell.path)
     assert (resumed.path / "prompts.json").read_bytes() == (cell.path / "prompts.json").read_bytes()
     assert without_clock(again) == without_clock(summary)
+
+
+def updates_kept(path: Path) -> list[int]:
+    return [int(found.name.rsplit("-", 1)[-1]) for found in RunStore(path).checkpoints()]
 
 
 def test_another_seed_is_another_run(whole, tmp_path):
@@ -119,9 +140,8 @@ def test_another_seed_is_another_run(whole, tmp_path):
     assert weights(other.path) != weights(whole[0].path)
 
 
-def test_fresh_forgets(whole, tmp_path):
-    cell = quick.cell(tmp_path, "base")
-    runner.run(cell)
+def test_fresh_forgets(based):
+    cell, _ = based
     (cell.path / "mine.txt").write_text("old")
     _, worked = runner.run(cell, fresh=True)
     assert worked and not (cell.path / "mine.txt").exists()
@@ -153,19 +173,16 @@ def test_an_interrupted_run_says_so_and_goes_on(whole, tmp_path, monkeypatch):
 
 
 def test_long_runs_are_kept_by_the_clock_too(tmp_path, monkeypatch):
-    """Three points make three checkpoints; with no patience at all each of the six updates makes one."""
-    saved, save = [], RunStore.save_checkpoint
-    monkeypatch.setattr(RunStore, "save_checkpoint", lambda self, *a: (saved.append(1), save(self, *a)))
-    runner.run(quick.cell(tmp_path / "points"))
-    assert len(saved) == 3
+    """Three points make three checkpoints, as `whole` has; with no patience at all each of the six updates makes one."""
+    saved: list = []
+    count_checkpoints(monkeypatch, saved)
     monkeypatch.setattr(runner, "CHECKPOINT_SECONDS", -1.0)
-    runner.run(quick.cell(tmp_path / "clock"))
-    assert len(saved) == 3 + 6
+    runner.run(quick.cell(tmp_path, evaluation__paper_samples=0))
+    assert len(saved) == 6
 
 
-def test_measuring_costs_a_method_nothing(tmp_path):
-    summary, _ = runner.run(quick.cell(tmp_path, "base"))
-    cost = summary["cost"]
+def test_measuring_costs_a_method_nothing(based):
+    cost = based[1]["cost"]
     assert cost["flops"] == cost["forward_tokens"] == cost["sampled_tokens"] == cost["scorer_calls"] == 0
 
 
@@ -212,7 +229,7 @@ class Failing:
 
 
 def test_responses_that_cannot_be_scored_are_counted_and_degrade_the_run(tmp_path):
-    cell = quick.cell(tmp_path)
+    cell = quick.cell(tmp_path, "base")
     cell.task._judge = Failing(cell.task._judge)
     summary, _ = runner.run(cell)
     judge = summary["final"]["judge"]

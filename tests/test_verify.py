@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("few_prompts")
 def made(tmp_path_factory) -> dict[str, Path]:
     """Two real records, made once: of a policy, and of one whose KL is a closed form."""
     out = tmp_path_factory.mktemp("made")
-    settings = {method: quick.SMALL | quick.METHODS[method] for method in ("quark", "best_of_n")}
+    settings = {method: quick.settings(method) for method in ("quark", "best_of_n")}
     return {m: out / harness.run(m, "toxicity", settings=s, out=out)["run_dir"] for m, s in settings.items()}
 
 
