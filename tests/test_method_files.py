@@ -167,6 +167,7 @@ def test_the_check_says_the_same_sentence_and_nothing_else(tmp_path):
     assert first.held is False and "yields None; expected a dict of numbers" in first.found and network.name == "network"
 
 
+@pytest.mark.usefixtures("few_prompts")
 def test_a_run_of_a_method_that_ends_the_program(harness, tmp_path):
     path = written(tmp_path, UPDATE, "            raise SystemExit(77)\n" + UPDATE)
     words = ["run", "--method", path, "--task", "toxicity", "--out", tmp_path / "out", *quick.flags("base")]
