@@ -14,7 +14,8 @@ CODES = {0, 1, 2, 3, 4, 5}
 ODD = (
     "", " ", "0", "-1", "7" * 70, "7" * 5000, "1e400", "inf", "-inf", "nan", "1e23", "0x10", "0-999999999", "3-1", "1,,2", "١",
     "é", "\U0001f600", "a\nb", "a\x00b", "\udcff", "\x1b[31m", "[" * 5000, "{" * 200, "{a=1}", "[2,3]", '"a\\u0000b"', "true",
-    "'", "..", "/nope/nothing", "~", "a" * 300, "a/" * 200, "None", "=", "a=b", "*", "%s", "quark", "base", "toxicity", "micro", "gpt2",
+    "'", "..", "/nope", "~", "a" * 300, "a/" * 200, "None", "=", "a=b", "*", "%s", "quark", "base", "toxicity", "micro",
+    "gpt2",
     "-h", "--", "1979-05-27", "x.py", "/dev/null", "/dev/null/x", "name with spaces",
 )  # fmt: skip
 KEYS = (
