@@ -76,8 +76,10 @@ def readable(words: Iterable[str]) -> None:
     """Raises UsageError where a word of a command line is not UTF-8, as a folder of that name cannot be written by all."""
     for word in words:
         try:
+            if "\0" in word:  # no system hands one on; a caller from Python may
+                raise ValueError
             word.encode()
-        except UnicodeEncodeError:
+        except ValueError:
             raise UsageError(f"expected words in UTF-8 on the command line; found {word!a}; choose another name") from None
 
 
