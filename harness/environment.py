@@ -73,14 +73,16 @@ def threads(available: int) -> int:
 
 
 def readable(words: Iterable[str]) -> None:
-    """Raises UsageError where a word of a command line is not UTF-8, as a folder of that name cannot be written by all."""
+    """Raises UsageError where a word of a command line is not UTF-8 or has a null: not every system takes such a name."""
     for word in words:
         try:
             if "\0" in word:  # no system hands one on; a caller from Python may
                 raise ValueError
             word.encode()
         except ValueError:
-            raise UsageError(f"expected words in UTF-8 on the command line; found {word!a}; choose another name") from None
+            raise UsageError(
+                f"expected words in UTF-8 without a null on the command line; found {word!a}; choose another name"
+            ) from None
 
 
 def own_packages() -> None:

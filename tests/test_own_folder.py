@@ -183,6 +183,8 @@ def test_words_that_are_not_utf_8_are_refused_before_anything_is_done(harness, t
     for words in ("run -m base -t toxicity --out \udcff", "report \udcff", "new method m --out \udcff"):
         code, out, err = harness(*words.split())
         assert (code, out) == (2, "") and err.startswith("error: expected words in UTF-8") and "\\udcff" in err
+    code, out, err = harness("report", "a\0b")
+    assert (code, out) == (2, "") and "'a\\x00b'" in err and "without a null" in err
     assert list(tmp_path.iterdir()) == []
 
 
