@@ -210,6 +210,13 @@ def test_a_whole_record_is_shown(record, capsys):
     assert before == {p: p.stat().st_mtime_ns for p in before}
 
 
+def test_a_run_that_was_done_before_is_drawn_where_its_picture_is_missing(record, monkeypatch):
+    at, drawn = record("done"), []
+    (at.path / "picture.png").unlink()
+    monkeypatch.setattr(commands, "_draw", lambda store, target: drawn.append(target))
+    assert shown(at) == 0 and drawn == [at.path / "picture.png"]
+
+
 def test_fresh_removes_a_link_and_not_what_it_points_at(record, tmp_path):
     at, mine = record("done"), tmp_path / "mine"
     mine.mkdir()

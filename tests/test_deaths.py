@@ -8,7 +8,7 @@ import json
 import os
 import resource
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from harness import commands, runner, status
 from harness.base import Cache
 from harness.cells import cells
-from harness.disk import refused, writing
+from harness.disk import refused, replace, writing
 from harness.errors import BadData, CannotWrite, Unwritable
 from harness.evaluation import Evaluation
 from harness.records import read_run
@@ -198,12 +198,15 @@ def test_a_kill_at_any_operation_leaves_a_record_that_the_same_command_finishes(
     with failing(monkeypatch, tmp_path, float("inf"), Killed()) as disk:
         runner.run(cell(tmp_path / "0"))
     assert disk.asked > 40 and content(cell(tmp_path / "0").path) == whole
-    began = False
+    began = trained = False
     for n in range(1, disk.asked + 1):
-        out = tmp_path / str(n)
+        out, path = tmp_path / str(n), cell(tmp_path / str(n)).path
         with failing(monkeypatch, tmp_path, n, Killed()), pytest.raises(Killed):
             runner.run(cell(out))
         began = began or (cell(out).path / "manifest.json").exists()
+        kept = (path / "summary.json").exists() or any(path.glob("checkpoints/update-*"))
+        assert kept or not trained, f"{n}: what was trained is lost"
+        trained = trained or kept
         if began:
             seen, commands = state(cell(out).path)
             assert (seen == "partial" and "--fresh" not in commands[0]) or (seen == "done" and commands == []), n
@@ -277,6 +280,15 @@ def test_a_disk_with_a_limit_is_one_line_and_the_same_command_goes_on(tmp_path, 
     assert runner.run(cell(tmp_path))[0]["status"] == "done"
 
 
+def test_a_file_of_a_record_is_never_written_in_place(tmp_path):
+    """A kill in the middle of it would leave half of the new one and nothing of the old."""
+    path = tmp_path / "manifest.json"
+    path.write_bytes(b"old")
+    os.link(path, tmp_path / "as it was")
+    replace(path, b"new")
+    assert path.read_bytes() == b"new" and (tmp_path / "as it was").read_bytes() == b"old"
+
+
 def test_a_fault_of_the_code_is_not_taken_for_the_disks(tmp_path):
     with pytest.raises(ZeroDivisionError), writing(tmp_path):
         raise ZeroDivisionError
@@ -309,6 +321,38 @@ def test_a_folder_removed_while_its_run_is_at_work_is_one_line_and_is_not_made_a
     assert not (list(path.iterdir()) if again else path.exists())
     runner.run(cell(tmp_path))
     assert content(path) == whole
+
+
+def test_a_folder_removed_in_the_middle_of_a_write_is_said_to_be_gone(tmp_path):
+    store = RunStore(tmp_path / "run")
+    store.open()
+    with pytest.raises(CannotWrite, match="was removed while the run was at work"), store._writing("summary.json") as path:
+        shutil.rmtree(store.path)
+        path.write_text("{}")
+    store.close()
+
+
+def test_a_kill_while_an_unfinished_run_is_cleared_leaves_what_the_same_command_finishes(whole, tmp_path, monkeypatch):
+    class Stops(OneStep):
+        def train(self, trial):
+            yield next(super().train(trial))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(cell(tmp_path / "begun", Stops))
+    for n in range(1, 100):
+        out = tmp_path / str(n)
+        shutil.copytree(tmp_path / "begun", out)
+        store = RunStore(cell(out).path)
+        store.open()
+        with failing(monkeypatch, out, n, Killed()) as disk, suppress(Killed):
+            store.clear()
+        store.close()
+        runner.run(cell(out))
+        assert content(cell(out).path) == whole, n
+        if disk.asked < n:
+            break
+    assert n > 10
 
 
 def test_a_picture_that_was_not_drawn_is_drawn_when_asked_again(tmp_path, monkeypatch):

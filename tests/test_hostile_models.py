@@ -270,9 +270,10 @@ def test_a_prompt_that_a_tokenizer_panics_at_is_one_line(mine):
         {"type": "Sequence", "normalizers": [{"type": "Sequence", "normalizers": [replace({"Regex": "."}, "xx")] * 40}]},
         replace({"String": "a"}, "b" * 200_000),
         replace({"String": "ж"}, "b" * 200_000),
+        {"type": "Sequence", "normalizers": [replace({"String": "ж"}, "a" * 20_000), replace({"String": "a"}, "bbb")]},
         {"type": "Sequence", "normalizers": [replace({"Regex": ""}, "é")] * 60},
     ],
-    ids=["doubles", "nested", "one letter", "a letter of its own", "between all"],
+    ids=["doubles", "nested", "one letter", "a letter of its own", "a letter of its own in two steps", "between all"],
 )
 def test_a_normalizer_that_lets_a_text_grow_is_refused(normalizer, mine):
     change_tokenizer(mine, normalizer=normalizer)

@@ -117,13 +117,14 @@ def test_another_ctrl_c_does_not_cut_the_line_short(harness, monkeypatch):
     def fails(**kw):
         raise KeyboardInterrupt
 
-    told = cli.explain
-    monkeypatch.setattr(interrupts.atexit, "register", lambda *a: None)
+    told, at_exit = cli.explain, []
+    monkeypatch.setattr(interrupts.atexit, "register", lambda *a: at_exit.append(a))
     monkeypatch.setattr(cli, "explain", lambda error: (press(), told(error))[1])
     monkeypatch.setattr(cli, "app", fails)
     code, out, err = harness("env")
     assert (code, out) == (130, "")
     assert err == "error: interrupted; what was finished is kept, and the same command does the rest\n"
+    assert at_exit == [(signal.signal, signal.SIGINT, signal.SIG_IGN)]  # Python itself sets it back before the very end
 
 
 def test_an_error_without_ctrl_c_stays_what_it_is(harness, monkeypatch):

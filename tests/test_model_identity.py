@@ -62,6 +62,13 @@ def test_a_renamed_folder_and_a_hub_id_are_the_same_run(gpt2, prompts, tmp_path,
     assert "name" not in first.identity["model"]
 
 
+def test_how_many_responses_are_scored_at_once_makes_no_other_run(gpt2, prompts, tmp_path):
+    few, many = (settings(gpt2, prompts, f"evaluation.batch_size={n}") for n in (3, 256))
+    parts = assemble.parts(few, "toxicity", offline=True)
+    one, two = (assemble.cell(told, parts, "base", "toxicity", 0, tmp_path) for told in (few, many))
+    assert one.run_id == two.run_id and one.identity == two.identity
+
+
 def test_a_judge_of_fluency_is_known_by_its_bytes(gpt2, tmp_path):
     renamed = shutil.copytree(gpt2, tmp_path / "another name")
     one, two = (_fluency(str(folder), settings("micro"), True).identity for folder in (gpt2, renamed))

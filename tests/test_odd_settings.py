@@ -12,6 +12,7 @@ from harness.scaffold import new_method
 from harness.settings import MAX_SEED, check_seed, parse_override, resolve
 from harness.store import file_name
 from harness.sweep import overrides, parse_grid, toml
+from harness.types import Settings
 
 QUARK = ["run", "--method", "quark", "--task", "toxicity", "--dry-run"]
 
@@ -112,6 +113,12 @@ def test_a_policy_and_a_method_file_of_long_names_have_records(tmp_path, monkeyp
     settings = resolve("micro", "eval", "toxicity")
     assemble.external_cell(settings, ToDevice(), str(long), "toxicity", tmp_path, False)
     assert named[0].startswith("eval-ppp") and len(named[0]) == 100
+    file = tmp_path / f"{'m' * 240}.py"
+    file.write_text("")
+    method = type("Mine", (), {"Settings": Settings, "version": 1, "__module__": f"method_file.{file.stem}"})
+    monkeypatch.setattr(assemble.registry, "load", lambda *_: method)
+    assemble.cell(settings, ToDevice(), str(file), "toxicity", 0, tmp_path)
+    assert named[1].startswith("mmm") and len(named[1]) == 100
     cell = launcher.Planned(f"./{'m' * 240}.py", "toxicity", 0, "micro", {}, {}, tmp_path, tmp_path / "x", "x")
     assert len(launcher.log_of(cell).name) < 200
 

@@ -12,10 +12,10 @@ import fake_records
 import pytest
 
 import harness as package
-from harness import environment, registry
+from harness import cli, commands, environment, registry, worker
 from harness.board import Board
 from harness.errors import MissingPrerequisite
-from harness.launcher import Launcher
+from harness.launcher import Launcher, Running, cores
 from harness.sweep import Planned
 from methods import METHODS
 
@@ -129,6 +129,29 @@ def test_threads_where_the_environment_says_nothing(monkeypatch):
     assert environment.threads(7) == 7
 
 
+@pytest.mark.parametrize("told", ["", "4,2"])
+def test_a_command_and_the_cells_of_a_sweep_begin_whatever_the_environment_says_of_threads(monkeypatch, cell, told):
+    asked: list[int] = []
+    monkeypatch.setenv("OMP_NUM_THREADS", told)
+    monkeypatch.setattr("torch.set_num_threads", asked.append)
+    commands._start("a command")
+    assert asked == [environment.threads(cores())]
+    assert said_by(cell, "print(os.environ['OMP_NUM_THREADS'], file=sys.stderr)", at_most=7) == [told[:1] or "7"]
+
+
+def said_by(cell, script: str, at_most: int = 1) -> list[str]:
+    """What a cell with a script of its own says on its standard error."""
+    running = Running(cell, [sys.executable, "-S", "-c", f"import os, sys\n{script}"], at_most)
+    running.process.wait(60)
+    running.close()
+    return list(running.lines)
+
+
+def test_what_a_cell_says_is_read_whole_whatever_the_encoding_of_the_user_is(monkeypatch, cell):
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    assert said_by(cell, "print('d\\xe9j\\xe0 \\U0001f600', file=sys.stderr)") == ["d\xe9j\xe0 \U0001f600"]
+
+
 def test_a_stream_of_few_characters_shows_the_others_by_their_numbers(monkeypatch):
     for name in ("stdout", "stderr"):
         monkeypatch.setattr(sys, name, io.TextIOWrapper(io.BytesIO(), "latin-1"))
@@ -136,6 +159,30 @@ def test_a_stream_of_few_characters_shows_the_others_by_their_numbers(monkeypatc
     for stream in (sys.stdout, sys.stderr):
         print("déjà \u2019 \U0001f600 \udcff", file=stream, flush=True)
         assert stream.buffer.getvalue() == b"d\xe9j\xe0 \\u2019 \\U0001f600 \\udcff\n"
+
+
+def test_the_command_line_and_a_cell_of_a_sweep_can_print_any_text(monkeypatch):
+    def speaks(*_, **__):
+        print("\u2019", file=sys.stderr, flush=True)
+        return 0
+
+    def heard(start) -> bytes:
+        stream = io.TextIOWrapper(io.BytesIO(), "latin-1")
+        monkeypatch.setattr(sys, "stderr", stream)
+        start()
+        return stream.buffer.getvalue()
+
+    def by_hand() -> None:
+        with pytest.raises(SystemExit):
+            cli.main()
+
+    monkeypatch.setattr(sys, "argv", ["harness", "env"])
+    monkeypatch.setattr(cli, "app", speaks)
+    monkeypatch.setattr(worker, "_watch_parent", lambda: None)
+    monkeypatch.setattr(commands, "run_command", speaks)
+    told = dict.fromkeys(("method", "task", "preset", "seed", "overrides", "out", "offline"), "x")
+    for start in (by_hand, lambda: worker.main(told)):
+        assert heard(start) == b"\\u2019\n"
 
 
 def test_closed_streams_are_left_alone(monkeypatch):
@@ -221,8 +268,6 @@ def test_a_page_that_cannot_be_written_is_one_line(harness, tmp_path, monkeypatc
 
 
 def test_a_full_disk_behind_standard_output_is_one_line(monkeypatch, capsys):
-    from harness import cli
-
     class Full(io.StringIO):
         def flush(self):
             raise OSError(28, "No space left on device")

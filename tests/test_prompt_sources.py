@@ -91,6 +91,13 @@ def test_columns_are_named_by_the_settings_and_those_there_are_told(tmp_path, na
         read_prompts(path, Columns("question", "ham"))
 
 
+def test_the_data_of_a_file_are_of_the_columns_that_the_settings_name(tmp_path):
+    renamed = [{"question": row["text"], "harm": row["score"], "text": "not this", "score": 1.0} for row in rows()]
+    data = from_file(write(tmp_path / "a.jsonl", renamed), DataSettings(text="question", score="harm"))
+    assert data.identity == IDENTITY
+    assert {p.kind for p in data.splits["test"]} == {"toxic", "nontoxic", "unknown"}
+
+
 def test_a_file_without_a_usual_column_says_which_it_has(tmp_path):
     path = write(tmp_path / "a.parquet", [{"body": "x", "id": 1}])
     with pytest.raises(BadData, match=r'a.parquet, row 1: no "text" or "prompt"; found the keys body, id; name one'):

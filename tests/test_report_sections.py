@@ -46,6 +46,7 @@ def test_runs_measured_by_another_ruler_have_a_section_that_says_how(key, tmp_pa
         f"toxicity, preset micro, world {n}: evaluation.{key} {value}" for n, value in ((1, RULER[key]), (2, 77))
     ]
     assert unlike(found) == f"evaluation.{key} ({RULER[key]} and 77)"
+    assert [world(group)["evaluation"] for group in found] == [RULER, RULER | {key: 77}]
 
 
 def test_sections_apart_by_their_frontier_alone_say_so(tmp_path):

@@ -4,7 +4,7 @@ import threading
 import time
 
 import pytest
-from test_deaths import Four, OneStep, cell
+from test_deaths import Counted, Four, OneStep, cell
 
 from harness import runner
 from harness.errors import RunFailed
@@ -49,6 +49,22 @@ def test_nothing_is_said_of_a_method_while_the_harness_measures(tmp_path, monkey
         measured.set()
         time.sleep(0.05)
         assert True not in calls
+
+
+def test_nothing_is_said_of_a_method_while_its_run_measures_a_point(tmp_path, monkeypatch):
+    said, silent, at = Said(), [], cell(tmp_path, updates=3)
+
+    class Slow(Counted):
+        def point(self, policy):
+            before = len(said.lines)
+            time.sleep(0.05)
+            silent.append(len(said.lines) == before)
+            return super().point(policy)
+
+    at.make_evaluator = lambda *_: Slow()
+    monkeypatch.setattr(runner, "SILENCE_SECONDS", 0.01)
+    runner.run(at, progress=said)
+    assert silent == [True, True]
 
 
 def test_a_watch_ends_with_its_block():

@@ -5,8 +5,10 @@ import pytest
 
 from harness import assemble
 from harness.settings import DataSettings
+from harness.types import Said
 from tasks.datasets import ScoredCode
 from tasks.guard import GuardedScorer
+from tasks.pep8 import CodeStyle
 from tasks.scorers import READING, ParsoScorer, StyleScorer, body_end, code_lines, source_lines
 
 PROMPT = "def f(a, b):\n"
@@ -64,6 +66,16 @@ def test_a_text_that_parso_fails_on_is_unscored(letter, caplog):
     texts = [f"    {letter} = 1\n    return {letter}\n", "    return a;\n"]
     np.testing.assert_array_equal(scorer.score([PROMPT] * 2, texts), [np.nan, 0.0])
     assert "parso could not score 1 of 2 texts" in caplog.text and np.isnan(scorer.items(PROMPT, texts[0]))
+
+
+def test_a_text_that_pycodestyle_fails_on_is_left_out_of_the_violations(monkeypatch):
+    def fails(style, prompt, response):
+        return {"    return a;\n": 1}[response]
+
+    monkeypatch.setattr(StyleScorer, "items", fails)
+    said = {"sampled": Said([PROMPT], [["    return a;\n", "    return l\n"]], np.ones((1, 2)))}
+    found = CodeStyle.paper_metrics(object.__new__(CodeStyle), said)["violations_per_kchar"]
+    assert found.value == pytest.approx(1000 / 14) and found.n_unscored == 1
 
 
 def test_scores_of_the_published_texts_did_not_change_and_neither_did_the_identity():

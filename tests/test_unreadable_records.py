@@ -251,6 +251,8 @@ def test_records_below_a_linked_folder_are_found_once_and_links_in_a_circle_end(
     (out / "up").symlink_to(tmp_path)
     (out / "all").symlink_to("/")
     (made / "inner").symlink_to(elsewhere / "micro")
+    fake.write_run(tmp_path / "other", "npo", 0, id8="22222222")
+    (made / "more").symlink_to(tmp_path / "other")  # a record has no other within it
     runs, problems = find_runs([out])
     assert sorted(run.manifest["method"] for run in runs) == ["ppo", "quark"] and not problems
 
