@@ -244,7 +244,7 @@ def test_frames_name_a_folder_that_may_not_be_searched(closed, two, tmp_path):
 def test_records_below_a_linked_folder_are_found_once_and_links_in_a_circle_end(tmp_path):
     out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
     made = fake.write_run(elsewhere, "quark", 0)
-    fake.write_run(out / "plain", "ppo", 0, id8="11111111")
+    plain = fake.write_run(out / "plain", "ppo", 0, id8="11111111")
     (out / "micro").symlink_to(elsewhere / "micro")
     (elsewhere / "micro" / "round").symlink_to(elsewhere / "micro")
     (out / "again").symlink_to(elsewhere / "micro")
@@ -252,7 +252,7 @@ def test_records_below_a_linked_folder_are_found_once_and_links_in_a_circle_end(
     (out / "all").symlink_to("/")
     (made / "inner").symlink_to(elsewhere / "micro")
     fake.write_run(tmp_path / "other", "npo", 0, id8="22222222")
-    (made / "more").symlink_to(tmp_path / "other")  # a record has no other within it
+    (plain / "more").symlink_to(tmp_path / "other" / "micro")  # a record has no other within it
     runs, problems = find_runs([out])
     assert sorted(run.manifest["method"] for run in runs) == ["ppo", "quark"] and not problems
 
