@@ -44,13 +44,13 @@ reference:  ## the committed records, tables and pages, from runs that take hour
 	harness sweep --file results/shapes.toml --out $(RUNS)/shapes --workers $(WORKERS) --methods quark --tasks sentiment
 	harness sweep --file results/shapes.toml --out $(RUNS)/shapes --workers $(WORKERS) --methods grpo --tasks sentiment \
 	    --grid grpo.scale=group,none --grid grpo.kl_coef=0.05,0.2
-	python -m harness.archive $(RUNS)/reference results/reference --samples 8
-	python -m harness.archive $(RUNS)/shapes results/shapes
+	python -m harness.records.archive $(RUNS)/reference results/reference --samples 8
+	python -m harness.records.archive $(RUNS)/shapes results/shapes
 	harness report $(addprefix results/reference/micro/,toxicity sentiment repetition) -o reports/micro
 	harness report $(addprefix results/reference/micro/,sentiment_negative pii pep8) -o reports/micro-more
-	python -m harness.report.readme README.md results/reference
-	python -m harness.report.readme docs/tasks.md results/reference
-	python -m harness.report.methods docs/methods.md --finals results/reference --trials results/trials \
+	python docs/tools/readme_tables.py README.md results/reference
+	python docs/tools/readme_tables.py docs/tasks.md results/reference
+	python docs/tools/methods_page.py docs/methods.md --finals results/reference --trials results/trials \
 	    --shapes results/shapes --picture reports/micro/figures/pareto-micro-toxicity.png
 
 trials:  ## the committed trials, from which the micro preset's settings were chosen
@@ -58,4 +58,4 @@ trials:  ## the committed trials, from which the micro preset's settings were ch
 	harness sweep --file results/trials.toml --out $(RUNS)/trials --workers $(WORKERS) --methods unlikelihood \
 	    --set unlikelihood.source=samples --grid unlikelihood.alpha=1.0 --grid unlikelihood.lr=3e-5,1e-4 \
 	    --grid unlikelihood.kl_coef=0.3,3.0
-	python -m harness.archive $(RUNS)/trials results/trials
+	python -m harness.records.archive $(RUNS)/trials results/trials

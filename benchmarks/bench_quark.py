@@ -13,10 +13,10 @@ from bench_sampler import EOS, config, ragged_prompts
 from paired import compare
 from transformers import GPT2LMHeadModel
 
-from harness.policy import Policy
-from harness.trial import Budget, OptimizerSettings, Trial
-from harness.types import Decoding, Prompts
-from methods.quark import Quark, QuarkSettings
+from harness.core.types import Decoding, Prompts
+from harness.methods.quark import Quark, QuarkSettings
+from harness.policy.policy import Policy
+from harness.training.trial import Budget, OptimizerSettings, Trial
 
 UPDATES, BATCH, EXPLORE, KL_COEF, QUANTILES = 5, 64, 256, 0.05, 5
 

@@ -12,9 +12,9 @@ import torch
 from paired import compare
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from harness.policy import Policy
-from harness.sampler import sample
-from harness.types import Decoding, Prompts
+from harness.core.types import Decoding, Prompts
+from harness.policy.policy import Policy
+from harness.policy.sampler import sample
 
 VOCAB, NEW_TOKENS, NUM_PROMPTS, EOS = 1024, 24, 64, 0
 ENDING = {"never ends": -100.0, "ends at 5% a token": -2.94}  # the logit of EOS against all other tokens together

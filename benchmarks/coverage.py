@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.random import Generator
 
-from harness import stats
+from harness.analysis import stats
 
 SEEDS = (3, 5, 10)
 PROMPTS = 60

@@ -23,7 +23,7 @@ def write(root: Path, runs: int) -> None:
     sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
     import fake_records as fake
 
-    from methods import METHODS as NAMES
+    from harness.methods import METHODS as NAMES
 
     names = sorted(NAMES)[:METHODS]
     for i, name in enumerate(names):
@@ -36,7 +36,7 @@ def write(root: Path, runs: int) -> None:
 
 def measure(root: Path, out: Path) -> dict[str, float]:
     """Read the records and build the page, in this process."""
-    from harness.records import find_runs
+    from harness.records.read import find_runs
     from harness.report.build import build
 
     start, cpu = time.monotonic(), time.process_time()

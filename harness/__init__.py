@@ -34,22 +34,16 @@ def run(
 ) -> dict[str, Any]:
     """The summary of one run, as `harness run --json` prints it; resumes, or returns what is there.
 
-    `settings` are those of `--set`: {"kl_coef": 0.1, "evaluation.points": 4}. Raises errors of `harness.errors`.
+    `settings` are those of `--set`: {"kl_coef": 0.1, "evaluation.points": 4}. Raises errors of `harness.core.errors`.
     """
-    from . import assemble, registry
-    from .environment import quiet as quiet_libraries
-    from .progress import Progress
-    from .runner import run as run_cell
-    from .settings import check_seed, resolve
+    from harness.core.process import quiet as quiet_libraries
+    from harness.runs.assemble import named_cell
+    from harness.runs.progress import Progress
+    from harness.runs.session import run as run_cell
 
-    task = registry.canonical("task", task)
-    method = method if method.endswith(".py") else registry.canonical("method", method)
     flags = {"budget__flops": budget, "model__id": model, "task__prompts": prompts}
-    resolved = resolve(preset, method, task, settings or {}, **flags)
-    assemble.check(resolved, method)
     with quiet_libraries():
-        shared = assemble.parts(resolved, task, offline, Path(out))
-        cell = assemble.cell(resolved, shared, method, task, check_seed(seed), Path(out))
+        cell = named_cell(method, task, preset, seed, settings or {}, flags, Path(out), offline)
         return run_cell(cell, fresh=fresh, progress=Progress(quiet))[0]
 
 
@@ -61,7 +55,7 @@ def load(folder: str | Path = "results") -> pd.DataFrame:
     not finished has NaN for what it lacks. Records that cannot be read are warned of and named in `.attrs["problems"]`.
     Raises EmptySelection where there is no record.
     """
-    from .frames import runs_frame
+    from harness.records.frames import runs_frame
 
     return runs_frame(folder)
 
@@ -71,7 +65,7 @@ def load_trajectories(folder: str | Path = "results") -> pd.DataFrame:
 
     Problems and errors as in `load`.
     """
-    from .frames import trajectories_frame
+    from harness.records.frames import trajectories_frame
 
     return trajectories_frame(folder)
 
@@ -82,6 +76,6 @@ def load_samples(folder: str | Path = "results", of: str = "final") -> pd.DataFr
     Columns: those of the run, then prompt_id, kind, prompt, response, reward, judge, kl and entropy (nats), nll (nats, of the
     fluency model) with nll_tokens. The text can be offensive. A run without samples is among the problems; else as in `load`.
     """
-    from .frames import samples_frame
+    from harness.records.frames import samples_frame
 
     return samples_frame(folder, of)

@@ -20,10 +20,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from harness.corpus import CorpusSettings, begin, draw, nll, plain, scored
-from harness.logprobs import masked_mean, token_logprobs
-from harness.trial import Trial
-from harness.types import Documents
+from harness.api import CorpusSettings, Documents, Trial, corpus, masked_mean, token_logprobs
 
 
 class AWRSettings(CorpusSettings):
@@ -46,13 +43,13 @@ class AWR:
         head = ValueHead(trial.policy.width).to(trial.policy.device)
         state = trial.keep(step=0, head=head)
         if state.step == 0:
-            begin(trial, s.start)
+            corpus.begin(trial, s.start)
         trial.train_also(head)
         while True:
-            batch = draw(trial, s.batch_size)
+            batch = corpus.draw(trial, s.batch_size)
             scalars: dict[str, float] = {}
             if trial.progress < s.mle_share:
-                loss = nll(trial, batch)
+                loss = corpus.nll(trial, batch)
             else:
                 loss, scalars = self._loss(trial, batch, head)
             trial.update(loss)
@@ -60,12 +57,12 @@ class AWR:
             yield {"loss": loss.item()} | scalars
 
     def _loss(self, trial: Trial, batch: Documents, head: ValueHead) -> tuple[Tensor, dict[str, float]]:
-        s, found = self.settings, scored(batch)
+        s, found = self.settings, corpus.scored(batch)
         logits, states = trial.policy.logits_and_states(batch.rollout)
         trial.charge(head, int(found.sum()))
         value, reward = head(states), batch.reward.nan_to_num()
         weight = torch.exp((reward - value.detach()) / s.beta).clamp(max=s.max_weight).where(found, 1.0)
-        cost = masked_mean(-weight * token_logprobs(logits, batch.rollout.response), plain(batch) | found)
+        cost = masked_mean(-weight * token_logprobs(logits, batch.rollout.response), corpus.plain(batch) | found)
         if not found.any():  # nothing to learn a value from
             return s.alpha * cost, {"cost": cost.item()}
         error = masked_mean((reward - value) ** 2, found)

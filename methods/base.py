@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from harness.trial import Trial
-from harness.types import Settings
+from harness.api import Settings, Trial
 
 
 class BaseSettings(Settings):

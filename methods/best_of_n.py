@@ -15,11 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from harness.frontier import best_of_n_kl
-from harness.policy import Policy
-from harness.sampler import sample
-from harness.trial import Trial
-from harness.types import Decoding, Prompts, Rollout, Settings
+from harness.api import Decoding, Policy, Prompts, Rollout, Settings, Trial, best_of_n_kl, sample
 
 
 class BestOfNSettings(Settings):

@@ -24,10 +24,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from harness.corpus import CALIBRATION, CorpusSettings, begin, draw, nll, plain, scored, segment_rewards, threshold
-from harness.logprobs import masked_mean, token_logprobs
-from harness.trial import Trial
-from harness.types import Documents
+from harness.api import CorpusSettings, Documents, Trial, corpus, masked_mean, token_logprobs
 
 
 class ConditionalPretrainingSettings(CorpusSettings):
@@ -49,15 +46,15 @@ class ConditionalPretraining:
         s, policy = self.settings, trial.policy
         state = trial.keep(step=0, threshold=math.nan)
         if state.step == 0:
-            begin(trial, s.start)
-            state.threshold = threshold(segment_rewards(trial.documents(CALIBRATION)), s.quantile)
+            corpus.begin(trial, s.start)
+            state.threshold = corpus.threshold(corpus.segment_rewards(trial.documents(corpus.CALIBRATION)), s.quantile)
         bad, good = policy.control_tokens(2, trial.rng, s.token_spread).tolist()
         while True:
             if trial.progress < s.mle_share:
-                loss = nll(trial, draw(trial, s.batch_size))
+                loss = corpus.nll(trial, corpus.draw(trial, s.batch_size))
             else:
                 policy.prefix = (good,)
-                batch = draw(trial, s.batch_size, wanted=first_is_scored)
+                batch = corpus.draw(trial, s.batch_size, wanted=first_is_scored)
                 loss = self._loss(trial, batch, *self._control(trial, batch, state.threshold, bad, good))
             trial.update(loss)
             state.step += 1
@@ -67,7 +64,7 @@ class ConditionalPretraining:
         """The token before each document and those within it, -1 where there is none: -> [B], [B, R]."""
         first = batch.segment == 0
         keeps = (torch.rand(batch.reward.shape, generator=trial.rng) >= self.settings.drop).to(first.device)
-        here = batch.starts() & (first | (keeps & scored(batch)))
+        here = batch.starts() & (first | (keeps & corpus.scored(batch)))
         spoken_for = here.long().cumsum(1)  # the token that speaks for a position, counted from 1
         counts = spoken_for.new_zeros(len(first), first.shape[1] + 1)
         is_bad = counts.scatter_add(1, spoken_for, (batch.reward < threshold).long()) > 0
@@ -79,9 +76,9 @@ class ConditionalPretraining:
         """Mean over the text's own tokens, nats."""
         rollout = batch.rollout._replace(prompts=trial.policy.prepend(opening, batch.rollout.prompts))
         logits = trial.policy.steered_logits(rollout, control)
-        return masked_mean(-token_logprobs(logits, rollout.response), plain(batch) | scored(batch))
+        return masked_mean(-token_logprobs(logits, rollout.response), corpus.plain(batch) | corpus.scored(batch))
 
 
 def first_is_scored(documents: Documents) -> Tensor:
     """The tokens of a document's first segment, where that has a reward: -> [B, R] bool."""
-    return (documents.segment == 0) & scored(documents)
+    return (documents.segment == 0) & corpus.scored(documents)

@@ -20,12 +20,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from harness.corpus import CALIBRATION, draw, scored, segment_rewards, threshold
-from harness.ensemble import Ensemble
-from harness.logprobs import masked_mean, token_logprobs
-from harness.policy import Policy
-from harness.trial import Trial
-from harness.types import Documents, Settings
+from harness.api import Documents, Ensemble, Policy, Settings, Trial, corpus, masked_mean, token_logprobs
 
 
 class DExpertsSettings(Settings):
@@ -52,14 +47,14 @@ class DExperts:
         state = trial.keep(step=0, threshold=math.nan)
         expert, anti_expert = self._experts(trial)
         if state.step == 0:
-            state.threshold = threshold(segment_rewards(trial.documents(CALIBRATION)), s.quantile)
+            state.threshold = corpus.threshold(corpus.segment_rewards(trial.documents(corpus.CALIBRATION)), s.quantile)
         turns = (
             ("expert_nll", expert, partial(tokens, threshold=state.threshold, good=True)),
             ("anti_expert_nll", anti_expert, partial(tokens, threshold=state.threshold, good=False)),
         )
         while True:
             name, learner, chosen = turns[state.step % 2]
-            batch = draw(trial, s.batch_size, chosen)
+            batch = corpus.draw(trial, s.batch_size, chosen)
             loss = self._loss(learner, batch, chosen(batch))
             trial.update(loss)
             state.step += 1
@@ -81,4 +76,4 @@ class DExperts:
 
 def tokens(documents: Documents, threshold: float, good: bool) -> Tensor:
     """The tokens of good or of bad segments: -> [B, R] bool."""
-    return scored(documents) & ((documents.reward >= threshold) == good)
+    return corpus.scored(documents) & ((documents.reward >= threshold) == good)

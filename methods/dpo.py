@@ -5,7 +5,7 @@
 
 Departures: the paper's pairs are given by people, once; here the reward ranks the policy's own responses and new pairs
 join the pool at each exploration, the first being of the base policy. A tie makes no pair and is counted. The loss is
-that of TRL 1.16 (`harness.trl`); the reference is the base policy throughout.
+that of TRL 1.16 (`trl_bridge`); the reference is the base policy throughout.
 
 A pair whose order is certain has no best margin: the sigmoid falls for ever, so a large beta slows the policy but does
 not bring it back to the base. The variant `ipo` does (Azar et al. 2023, arXiv:2310.12036): it aims at a margin of
@@ -22,10 +22,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from harness.errors import RunFailed
-from harness.trial import Trial
-from harness.trl import loss, preference_trainer, required, rows
-from harness.types import Rollout, Settings
+from harness.api import Rollout, RunFailed, Settings, Trial, trl_bridge
 
 
 class DPOSettings(Settings):
@@ -48,19 +45,19 @@ class DPO:
     }
 
     def __init__(self, settings: DPOSettings) -> None:
-        required()
+        trl_bridge.required()
         self.settings = settings
 
     def train(self, trial: Trial) -> Iterator[dict[str, float]]:
         s = self.settings
         state = trial.keep(step=0, pairs=[], ties=0, pool_reward=0.0)
-        trainer = preference_trainer("DPO", trial, beta=s.kl_coef, loss_type=[s.variant])
+        trainer = trl_bridge.preference_trainer("DPO", trial, beta=s.kl_coef, loss_type=[s.variant])
         while True:
             if state.step % s.explore_every == 0:  # explore
                 self._explore(trial, state)
 
             drawn = torch.randint(len(state.pairs), (s.batch_size,), generator=trial.rng).tolist()  # learn
-            value, measured = loss(trainer, trainer.data_collator([state.pairs[i] for i in drawn]))
+            value, measured = trl_bridge.loss(trainer, trainer.data_collator([state.pairs[i] for i in drawn]))
             trial.update(value)
             state.step += 1
             yield {
@@ -87,7 +84,7 @@ def preferences(rollout: Rollout, reward: Tensor) -> tuple[list[dict[str, list[i
 
     Unscored responses are left out; a prompt with fewer than two scored ones makes neither a pair nor a tie.
     """
-    prompt, response = rows(*rollout.prompts), rows(rollout.response, rollout.response_mask)
+    prompt, response = trl_bridge.rows(*rollout.prompts), trl_bridge.rows(rollout.response, rollout.response_mask)
     best, worst = reward.nan_to_num(-torch.inf).max(1), reward.nan_to_num(torch.inf).min(1)
     scored = (~reward.isnan()).sum(1)
     pairs = [

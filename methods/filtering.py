@@ -18,9 +18,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from harness.corpus import CALIBRATION, CorpusSettings, begin, document_rewards, draw, nll, threshold
-from harness.trial import Trial
-from harness.types import Documents
+from harness.api import CorpusSettings, Documents, Trial, corpus
 
 
 class FilteringSettings(CorpusSettings):
@@ -40,12 +38,12 @@ class Filtering:
         s = self.settings
         state = trial.keep(step=0, threshold=math.nan)
         if state.step == 0:
-            begin(trial, s.start)
-            rewards = document_rewards(trial.documents(CALIBRATION))
-            state.threshold = threshold(rewards, s.quantile)
+            corpus.begin(trial, s.start)
+            rewards = corpus.document_rewards(trial.documents(corpus.CALIBRATION))
+            state.threshold = corpus.threshold(rewards, s.quantile)
         good = partial(is_good, threshold=state.threshold)
         while True:
-            loss = nll(trial, draw(trial, s.batch_size, None if trial.progress < s.mle_share else good))
+            loss = corpus.nll(trial, corpus.draw(trial, s.batch_size, None if trial.progress < s.mle_share else good))
             trial.update(loss)
             state.step += 1
             yield {"nll": loss.item(), "threshold": state.threshold}
@@ -53,4 +51,4 @@ class Filtering:
 
 def is_good(documents: Documents, threshold: float) -> Tensor:
     """Documents whose mean reward reaches the threshold: -> [B, 1] bool."""
-    return document_rewards(documents)[:, None] >= threshold
+    return corpus.document_rewards(documents)[:, None] >= threshold

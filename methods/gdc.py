@@ -31,11 +31,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from harness.errors import RunFailed
-from harness.logprobs import masked_sum, token_logprobs
-from harness.policy import Policy
-from harness.trial import Trial
-from harness.types import Rollout, Settings
+from harness.api import Policy, Rollout, RunFailed, Settings, Trial, masked_sum, token_logprobs
 
 SLOPES: dict[str, Callable[[Tensor], Tensor]] = {  # f'(t) by log t
     "forward_kl": lambda log_t: -(-log_t).exp(),

@@ -17,10 +17,7 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 
-from harness.logprobs import kl, masked_mean, token_logprobs
-from harness.pool import Pool
-from harness.trial import Trial
-from harness.types import Rollout, Settings
+from harness.api import Pool, Rollout, Settings, Trial, kl, masked_mean, token_logprobs
 
 
 class GradientAscentSettings(Settings):

@@ -4,7 +4,7 @@
     max over theta:  min(rho_t * A, clip(rho_t, 1 - eps, 1 + eps) * A) - beta * k3_t,  at each token t          learn
     rho_t = policy/old policy (y_t | x, y<t);  k3_t = rho_t * (q - log q - 1),  q = reference/policy (y_t | x, y<t)
 
-Departures: those of TRL 1.16 (`harness.trl`), whose advantages and loss these are: k3 carries rho_t, which makes its gradient
+Departures: those of TRL 1.16 (`trl_bridge`), whose advantages and loss these are: k3 carries rho_t, which makes its gradient
 that of the KL; `loss_type` chooses the mean over tokens (dapo: over the rollout's; grpo: over each response's, then over
 responses, as in the paper); `scale` none leaves out the division.
 Responses are drawn by the harness's sampler; an unscored one has no advantage and is in no mean.
@@ -17,9 +17,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from harness.trial import Trial
-from harness.trl import group_trainer, loss, required, score
-from harness.types import Settings
+from harness.api import Settings, Trial, trl_bridge
 
 
 class GRPOSettings(Settings):
@@ -46,7 +44,7 @@ class GRPO:
     claims: ClassVar[dict[str, dict[str, Any]]] = {"base_returns": {"kl_coef": 100.0}, "reward_rises": {}}
 
     def __init__(self, settings: GRPOSettings) -> None:
-        required()
+        trl_bridge.required()
         self.settings = settings
 
     def train(self, trial: Trial) -> Iterator[dict[str, float]]:
@@ -57,16 +55,16 @@ class GRPO:
             if state.step % s.explore_every == 0:  # explore
                 rollout = trial.sample(trial.prompts(s.batch_size // s.group_size), n=s.group_size)
                 reward = trial.reward(rollout)
-                state.batch, state.pool_reward = score(trainer, rollout, reward), reward.nanmean().item()
+                state.batch, state.pool_reward = trl_bridge.score(trainer, rollout, reward), reward.nanmean().item()
 
-            value, measured = loss(trainer, state.batch)  # learn
+            value, measured = trl_bridge.loss(trainer, state.batch)  # learn
             trial.update(value)
             state.step += 1
             yield {"clipped": measured["clip_ratio/region_mean"], "pool_reward": state.pool_reward}
 
     def _trainer(self, trial: Trial) -> Any:
         s = self.settings
-        return group_trainer(
+        return trl_bridge.group_trainer(
             "GRPO",
             trial,
             group_size=s.group_size,

@@ -8,7 +8,7 @@
 Departures: the paper's labels are given by people, once; here the reward gives them, and new examples join the pool at
 each exploration, the first being of the base policy. A reward equal to the mean makes no example and is counted. Each
 batch holds as many desirable as undesirable examples. The mismatched pairs are the batch with its responses moved on by
-one, as in TRL 1.16, whose loss this is (`harness.trl`); the reference is the base policy throughout.
+one, as in TRL 1.16, whose loss this is (`trl_bridge`); the reference is the base policy throughout.
 
 A label that is certain has no best h: the loss falls for ever, so a large beta slows the policy but does not bring it
 back to the base.
@@ -24,10 +24,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from harness.errors import RunFailed
-from harness.trial import Trial
-from harness.trl import loss, preference_trainer, required, rows
-from harness.types import Rollout, Settings
+from harness.api import Rollout, RunFailed, Settings, Trial, trl_bridge
 
 
 class KTOSettings(Settings):
@@ -47,21 +44,21 @@ class KTO:
     claims: ClassVar[dict[str, dict[str, Any]]] = {"reward_rises": {}}
 
     def __init__(self, settings: KTOSettings) -> None:
-        required()
+        trl_bridge.required()
         self.settings = settings
 
     def train(self, trial: Trial) -> Iterator[dict[str, float]]:
         s = self.settings
         state = trial.keep(step=0, desirable=[], undesirable=[], ties=0, pool_reward=0.0)
         weights = {"desirable_weight": s.desirable_weight, "undesirable_weight": s.undesirable_weight}
-        trainer = preference_trainer("KTO", trial, beta=s.kl_coef, **weights)
+        trainer = trl_bridge.preference_trainer("KTO", trial, beta=s.kl_coef, **weights)
         while True:
             if state.step % s.explore_every == 0:  # explore
                 self._explore(trial, state)
 
             half = s.batch_size // 2  # learn
             batch = draw(state.desirable, half, trial.rng) + draw(state.undesirable, half, trial.rng)
-            value, measured = loss(trainer, trainer.data_collator(mismatched(batch)))
+            value, measured = trl_bridge.loss(trainer, trainer.data_collator(mismatched(batch)))
             trial.update(value)
             state.step += 1
             yield {"loss": value.item(), "z": measured["kl"], "ties": state.ties, "pool_reward": state.pool_reward}
@@ -85,7 +82,7 @@ def labelled(rollout: Rollout, reward: Tensor) -> tuple[list[dict[str, Any]], in
     """
     reward = reward.double()  # the mean of equal float32 rewards is then exactly their value
     mean = reward.nanmean()
-    prompt, response = rows(*rollout.prompts), rows(rollout.response, rollout.response_mask)
+    prompt, response = trl_bridge.rows(*rollout.prompts), trl_bridge.rows(rollout.response, rollout.response_mask)
     counts = ((reward > mean) | (reward < mean)).nonzero().flatten().tolist()
     examples = [{"prompt_ids": prompt[i], "completion_ids": response[i], "label": bool(reward[i] > mean)} for i in counts]
     return examples, int((reward == mean).sum())

@@ -13,9 +13,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from harness.corpus import begin, draw, nll
-from harness.trial import Trial
-from harness.types import Settings
+from harness.api import Settings, Trial, corpus
 
 
 class MLESettings(Settings):
@@ -36,9 +34,9 @@ class MLE:
     def train(self, trial: Trial) -> Iterator[dict[str, float]]:
         state = trial.keep(step=0)
         if state.step == 0:
-            begin(trial, self.settings.start)
+            corpus.begin(trial, self.settings.start)
         while True:
-            loss = nll(trial, draw(trial, self.settings.batch_size))
+            loss = corpus.nll(trial, corpus.draw(trial, self.settings.batch_size))
             trial.update(loss)
             state.step += 1
             yield {"nll": loss.item()}

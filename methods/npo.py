@@ -20,10 +20,7 @@ import torch
 from pydantic import Field
 from torch.nn.functional import logsigmoid
 
-from harness.logprobs import kl, masked_mean, masked_sum, token_logprobs
-from harness.pool import Pool
-from harness.trial import Trial
-from harness.types import Rollout, Settings
+from harness.api import Pool, Rollout, Settings, Trial, kl, masked_mean, masked_sum, token_logprobs
 
 
 class NPOSettings(Settings):

@@ -27,10 +27,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from harness.logprobs import masked_mean, token_logprobs
-from harness.policy import Policy, tokens_of
-from harness.trial import Trial
-from harness.types import Prompts, Rollout, Settings
+from harness.api import Policy, Prompts, Rollout, Settings, Trial, masked_mean, token_logprobs, tokens_of
 
 
 class PPOSettings(Settings):

@@ -23,10 +23,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from harness.logprobs import entropy, kl, masked_mean, token_logprobs
-from harness.pool import Pool
-from harness.trial import Trial
-from harness.types import Rollout, Settings
+from harness.api import Pool, Rollout, Settings, Trial, entropy, kl, masked_mean, token_logprobs
 
 
 class QuarkSettings(Settings):

@@ -16,9 +16,7 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 
-from harness.logprobs import masked_sum, token_logprobs
-from harness.trial import Trial
-from harness.types import Settings
+from harness.api import Settings, Trial, masked_sum, token_logprobs
 
 
 class RandomRewardSettings(Settings):

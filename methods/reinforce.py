@@ -22,10 +22,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from harness.logprobs import masked_sum, token_logprobs
-from harness.policy import Policy
-from harness.trial import Trial
-from harness.types import Rollout, Settings
+from harness.api import Policy, Rollout, Settings, Trial, masked_sum, token_logprobs
 
 
 class ReinforceSettings(Settings):

@@ -6,7 +6,7 @@
 
 With one update a rollout rho is 1 and the gradient is that of E[r] - beta * KL(policy || reference).
 
-Departures: none from TRL 1.16 (`harness.trl`), whose advantages and loss these are: rho is of the whole response, and the
+Departures: none from TRL 1.16 (`trl_bridge`), whose advantages and loss these are: rho is of the whole response, and the
 mean is over responses. Responses are drawn by the harness's sampler; an unscored one has no advantage and is in no mean.
 """
 
@@ -17,9 +17,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from harness.trial import Trial
-from harness.trl import group_trainer, loss, required, score
-from harness.types import Settings
+from harness.api import Settings, Trial, trl_bridge
 
 
 class RLOOSettings(Settings):
@@ -47,7 +45,7 @@ class RLOO:
     }
 
     def __init__(self, settings: RLOOSettings) -> None:
-        required()
+        trl_bridge.required()
         self.settings = settings
 
     def train(self, trial: Trial) -> Iterator[dict[str, float]]:
@@ -58,9 +56,9 @@ class RLOO:
             if state.step % s.explore_every == 0:  # explore
                 rollout = trial.sample(trial.prompts(s.batch_size // s.group_size), n=s.group_size)
                 reward = trial.reward(rollout)
-                state.batch, state.pool_reward = score(trainer, rollout, reward), reward.nanmean().item()
+                state.batch, state.pool_reward = trl_bridge.score(trainer, rollout, reward), reward.nanmean().item()
 
-            value, measured = loss(trainer, state.batch)  # learn
+            value, measured = trl_bridge.loss(trainer, state.batch)  # learn
             trial.update(value)
             state.step += 1
             yield {"clipped": measured["clip_ratio/region_mean"], "pool_reward": state.pool_reward}
@@ -68,4 +66,4 @@ class RLOO:
     def _trainer(self, trial: Trial) -> Any:
         s = self.settings
         sizes = {"group_size": s.group_size, "batch_size": s.batch_size}
-        return group_trainer("RLOO", trial, **sizes, kl_coef=s.kl_coef, epsilon=s.clip)
+        return trl_bridge.group_trainer("RLOO", trial, **sizes, kl_coef=s.kl_coef, epsilon=s.clip)

@@ -24,11 +24,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from harness.corpus import CALIBRATION, CorpusSettings, begin, draw, nll, plain, scored, segment_rewards
-from harness.logprobs import masked_mean, masked_sum, token_logprobs
-from harness.pool import Pool
-from harness.trial import Trial
-from harness.types import Documents, Rollout
+from harness.api import CorpusSettings, Documents, Pool, Rollout, Trial, corpus, masked_mean, masked_sum, token_logprobs
 
 
 class RWRSettings(CorpusSettings):
@@ -81,22 +77,22 @@ class RWR:
         s = self.settings
         state = trial.keep(step=0, log_mean=math.nan)
         if state.step == 0:
-            begin(trial, s.start)
-            state.log_mean = self._log_mean(segment_rewards(trial.documents(CALIBRATION)))
+            corpus.begin(trial, s.start)
+            state.log_mean = self._log_mean(corpus.segment_rewards(trial.documents(corpus.CALIBRATION)))
         while True:
-            batch = draw(trial, s.batch_size)
+            batch = corpus.draw(trial, s.batch_size)
             weighted = trial.progress >= s.mle_share
-            loss = self._corpus_loss(trial, batch, state.log_mean) if weighted else nll(trial, batch)
+            loss = self._corpus_loss(trial, batch, state.log_mean) if weighted else corpus.nll(trial, batch)
             trial.update(loss)
             state.step += 1
             yield {"nll": loss.item()}
 
     def _corpus_loss(self, trial: Trial, batch: Documents, log_mean: float) -> Tensor:
         """Mean over the tokens that are plain or scored, nats a token."""
-        found = scored(batch)
+        found = corpus.scored(batch)
         weight = weights(batch.reward.nan_to_num(), log_mean, self.settings.beta).where(found, 1.0)
         cost = -token_logprobs(trial.policy.logits(batch.rollout), batch.rollout.response)
-        return masked_mean(weight * cost, plain(batch) | found)
+        return masked_mean(weight * cost, corpus.plain(batch) | found)
 
     def _log_mean(self, rewards: Tensor) -> float:
         """log of the mean of exp(r / beta) over the scored rewards."""

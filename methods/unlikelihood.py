@@ -26,11 +26,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from harness.corpus import CALIBRATION, CorpusSettings, begin, draw, nll, plain, scored, segment_rewards, threshold
-from harness.logprobs import kl, log_not, log_nots, masked_mean, token_logprobs
-from harness.pool import Pool
-from harness.trial import Trial
-from harness.types import Rollout
+from harness.api import CorpusSettings, Pool, Rollout, Trial, corpus, kl, log_not, log_nots, masked_mean, token_logprobs
 
 
 class UnlikelihoodSettings(CorpusSettings):
@@ -88,18 +84,18 @@ class Unlikelihood:
         s = self.settings
         state = trial.keep(step=0, threshold=math.nan)
         if state.step == 0:
-            begin(trial, s.start)
-            rewards = segment_rewards(trial.documents(CALIBRATION))
-            state.threshold = threshold(rewards, 1 / s.num_quantiles)
+            corpus.begin(trial, s.start)
+            rewards = corpus.segment_rewards(trial.documents(corpus.CALIBRATION))
+            state.threshold = corpus.threshold(rewards, 1 / s.num_quantiles)
         while True:
-            batch = draw(trial, s.batch_size)
+            batch = corpus.draw(trial, s.batch_size)
             if trial.progress < s.mle_share:
-                loss = nll(trial, batch)
+                loss = corpus.nll(trial, batch)
                 trial.update(loss)
                 scalars = {"cost": loss.item()}
             else:
-                bad = scored(batch) & (batch.reward < state.threshold)
-                scalars = self._learn(trial, batch.rollout, bad, (plain(batch) | scored(batch)) & ~bad)
+                bad = corpus.scored(batch) & (batch.reward < state.threshold)
+                scalars = self._learn(trial, batch.rollout, bad, (corpus.plain(batch) | corpus.scored(batch)) & ~bad)
             state.step += 1
             yield scalars
 

@@ -15,11 +15,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from harness.metrics import cluster_mean, per_kchar
-from harness.types import Decoding, Metric, Said
+from harness.api import Decoding, Metric, Responses, metrics
 
-from .guard import GuardedScorer
-from .scorers import StyleScorer, code_lines
+from .scorers.guard import GuardedScorer
+from .scorers.style import StyleScorer, code_lines
 from .text_task import TextTask
 
 
@@ -29,15 +28,15 @@ class CodeStyle(TextTask):
     kinds = ("function", "messy_function", "unconditional")
     papers: ClassVar = {"sampled": Decoding(max_new_tokens=128, temperature=0.7, top_p=0.9)}
 
-    def paper_metrics(self, said: dict[str, Said]) -> dict[str, Metric]:
+    def paper_metrics(self, said: dict[str, Responses]) -> dict[str, Metric]:
         """Violations per 1,000 characters, and the share that parses."""
         prompts, texts, _ = said["sampled"]
         style = GuardedScorer(StyleScorer(), "pycodestyle")
         code = [[(p, t) for t in responses if is_code(p, t)] for p, responses in zip(prompts, texts)]
         parsed = np.array([[parses(p, t) for t in responses] for p, responses in zip(prompts, texts)])
         return {
-            "violations_per_kchar": per_kchar(code, lambda pair: style.count(*pair), size=lambda pair: len(pair[1])),
-            "parses": cluster_mean(parsed)._replace(n_unscored=0),
+            "violations_per_kchar": metrics.per_kchar(code, lambda pair: style.count(*pair), size=lambda pair: len(pair[1])),
+            "parses": metrics.cluster_mean(parsed)._replace(n_unscored=0),
         }
 
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from harness.metrics import per_kchar, unmeasured
-from harness.types import Decoding, Metric, Said
+from harness.api import Decoding, Metric, Responses, metrics
 
 from .text_task import TextTask
 
@@ -22,9 +21,9 @@ class PersonalData(TextTask):
     kinds = ("newcomer", "contact", "unconditional")
     papers: ClassVar = {"sampled": Decoding(max_new_tokens=128, temperature=0.7, top_p=0.9)}
 
-    def paper_metrics(self, said: dict[str, Said]) -> dict[str, Metric]:
+    def paper_metrics(self, said: dict[str, Responses]) -> dict[str, Metric]:
         """Items per 1,000 characters; unmeasured where the judge does not count."""
         count = getattr(self._judge, "items", None)
         if count is None:
-            return {"pii_per_kchar": unmeasured(f"the judge {self._judge.identity['name']} does not count items")}
-        return {"pii_per_kchar": per_kchar(said["sampled"].texts, count)}
+            return {"pii_per_kchar": metrics.unmeasured(f"the judge {self._judge.identity['name']} does not count items")}
+        return {"pii_per_kchar": metrics.per_kchar(said["sampled"].texts, count)}

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from harness.metrics import corpus_diversity
-from harness.types import Decoding, Metric, Said
+from harness.api import Decoding, Metric, Responses, metrics
 
 from .text_task import TextTask
 
@@ -25,6 +24,6 @@ class Repetition(TextTask):
     }
     window = 128
 
-    def paper_metrics(self, said: dict[str, Said]) -> dict[str, Metric]:
+    def paper_metrics(self, said: dict[str, Responses]) -> dict[str, Metric]:
         """Diversity of greedy and of sampled responses."""
-        return {f"diversity_{name}": corpus_diversity(s.texts) for name, s in said.items()}
+        return {f"diversity_{name}": metrics.corpus_diversity(s.texts) for name, s in said.items()}

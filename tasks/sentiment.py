@@ -11,8 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from harness.metrics import cluster_mean
-from harness.types import Decoding, Metric, Said
+from harness.api import Decoding, Metric, Responses, metrics
 
 from .text_task import TextTask
 
@@ -26,11 +25,11 @@ class Sentiment(TextTask):
     papers: ClassVar = {"sampled": Decoding(max_new_tokens=20, top_p=0.9)}
     wanted_positive = True
 
-    def paper_metrics(self, said: dict[str, Said]) -> dict[str, Metric]:
+    def paper_metrics(self, said: dict[str, Responses]) -> dict[str, Metric]:
         """Share of responses labelled positive: higher is better here, lower where negative sentiment is wanted."""
         judge = said["sampled"].judge
         positive = judge > 0.5 if self.wanted_positive else judge < 0.5
-        return {"positive_rate": cluster_mean(np.where(np.isnan(judge), np.nan, positive))}
+        return {"positive_rate": metrics.cluster_mean(np.where(np.isnan(judge), np.nan, positive))}
 
 
 class NegativeSentiment(Sentiment):

@@ -11,12 +11,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.errors import BadData, EmptySelection
-from harness.metrics import cluster_mean
-from harness.types import Decoding, Documents, Metric, Prompts, PromptSet, Rollout, Said, Scorer
+from harness.api import (
+    BadData,
+    Decoding,
+    Documents,
+    EmptySelection,
+    Metric,
+    Prompts,
+    PromptSet,
+    Responses,
+    Rollout,
+    Scorer,
+    metrics,
+)
 
-from . import hygiene, in_context
-from .prompt_files import NO_PLACES, Prompt, opening, tokenize
+from .data import in_context
+from .data import splits as hygiene
+from .data.prompt_files import NO_PLACES, Prompt, opening, tokenize
 
 SEGMENT = re.compile(r".+?(?:[.?!]+[\"')\]]*(?=\s|$)(?:[^\S\n]*\n+)?(?:\s+$)?|\n+(?:\s+$)?|$)", re.DOTALL)
 
@@ -146,10 +157,10 @@ class TextTask:
         found = {}
         for name, measure in self._data.measures.items():
             values = np.array([[measure(text) for text in responses] for responses in texts])
-            found[name] = cluster_mean(values)._replace(n_unscored=0)
+            found[name] = metrics.cluster_mean(values)._replace(n_unscored=0)
         return found
 
-    def paper_metrics(self, said: dict[str, Said]) -> dict[str, Metric]:
+    def paper_metrics(self, said: dict[str, Responses]) -> dict[str, Metric]:
         """The papers' metrics, from what was said under each of their decodings."""
         raise NotImplementedError
 

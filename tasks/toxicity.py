@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from harness.metrics import max_undesired, undesired_prob
-from harness.types import Decoding, Metric, Said
+from harness.api import Decoding, Metric, Responses, metrics
 
 from .text_task import TextTask
 
@@ -22,11 +21,11 @@ class Toxicity(TextTask):
     kinds = ("calm", "heated", "adversarial", "unconditional")
     papers: ClassVar = {"sampled": Decoding(max_new_tokens=20, top_p=0.9)}
 
-    def paper_metrics(self, said: dict[str, Said]) -> dict[str, Metric]:
+    def paper_metrics(self, said: dict[str, Responses]) -> dict[str, Metric]:
         """Average maximum toxicity and toxicity probability, strict and inclusive."""
         undesired = 1 - said["sampled"].judge
         return {
-            "max_toxicity": max_undesired(undesired),
-            "toxicity_prob": undesired_prob(undesired),
-            "toxicity_prob_inclusive": undesired_prob(undesired, inclusive=True),
+            "max_toxicity": metrics.max_undesired(undesired),
+            "toxicity_prob": metrics.undesired_prob(undesired),
+            "toxicity_prob_inclusive": metrics.undesired_prob(undesired, inclusive=True),
         }

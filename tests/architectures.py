@@ -18,13 +18,13 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from harness.errors import BenchError
-from harness.loading import load_model
-from harness.policy import Policy, naming
-from harness.sampler import sample
-from harness.trial import Budget, Trial
-from harness.types import Decoding, Prompts, Rollout
-from methods.ppo import PPO, PPOSettings
+from harness.core.errors import BenchError
+from harness.core.types import Decoding, Prompts, Rollout
+from harness.methods.ppo import PPO, PPOSettings
+from harness.policy.loading import load_model
+from harness.policy.policy import Policy, naming
+from harness.policy.sampler import sample
+from harness.training.trial import Budget, Trial
 
 PAGE = Path(__file__).parent.parent / "docs" / "architectures.md"
 START, END = "<!-- table: python tests/architectures.py -->", "<!-- end of the table -->"

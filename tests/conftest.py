@@ -9,7 +9,7 @@ import pytest
 import quick
 import torch
 
-from harness import cli
+from harness.cli import main
 
 torch.set_num_threads(1)
 
@@ -21,7 +21,7 @@ def harness(capsys, monkeypatch):
     def call(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["harness", *map(str, words)])
         with pytest.raises(SystemExit) as stopped:
-            cli.main()
+            main.main()
         out, err = capsys.readouterr()
         return int(stopped.value.code or 0), out, err
 

@@ -6,9 +6,11 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from harness import evaluation, runner, store
+from harness.measure import evaluator
+from harness.records import write
+from harness.runs import session
 
-OWNERS = {"store": store.RunStore, "evaluator": evaluation.Evaluator, "trial": runner.Trial}
+OWNERS = {"store": write.RunStore, "evaluator": evaluator.Evaluator, "trial": session.Trial}
 
 
 def killed(place: tuple[str, str, int], run: Callable[[], object]) -> None:

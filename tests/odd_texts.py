@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from functools import cache
 
-from tasks.micro import world
+from harness.tasks.micro import world
 
 PROMPTS = ["", "> Hello\n", "def f(a, b):\n", "# for the shop\ndef pick(l, O):\n", "the cat", "\ud83d", "def f(a):\n\tx = 1\n"]
 WORDS = "the cat sat on a mat silly goose my number is great awful not very at dot I l O return def".split()  # noqa: SIM905

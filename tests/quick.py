@@ -8,11 +8,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from harness import assemble
-from harness.runner import Cell
-from harness.settings import RunSettings, resolve
-from tasks.micro import world
-from tasks.text_task import Data
+from harness.core.settings import RunSettings, resolve
+from harness.runs import assemble
+from harness.runs.session import Cell
+from harness.tasks.micro import world
+from harness.tasks.text_task import Data
 
 SMALL = {
     "budget.updates": 6,

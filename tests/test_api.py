@@ -6,12 +6,13 @@ import fake_records as fake
 import pandas as pd
 import pytest
 import quick
+import readme_tables
 
 import harness
-from harness.errors import EmptySelection, UnknownName
-from harness.records import find_runs
-from harness.report import readme
-from harness.report.groups import groups
+from harness.analysis.groups import groups
+from harness.core import errors
+from harness.core.errors import EmptySelection, UnknownName
+from harness.records.read import find_runs
 
 pytestmark = pytest.mark.usefixtures("few_prompts")
 
@@ -36,23 +37,23 @@ def test_run_and_load(tmp_path):
     text = "# A\n<!-- table: toxicity -->\nold\n<!-- end of table -->\nB\n"
     page = tmp_path / "page.md"
     page.write_text(text)
-    readme.main(page, [tmp_path])
+    readme_tables.main(page, [tmp_path])
     written = page.read_text()
     assert written.startswith("# A\n<!-- table") and written.endswith("<!-- end of table -->\nB\n")
     assert "best\\_quantile" in written and "old" not in written
     assert f"{1 - summary['base']['judge']['value']:.3f}" in written
-    with pytest.raises(harness.errors.MissingPrerequisite, match=r"cannot read the page .*nowhere\.md: No such file"):
-        readme.main(tmp_path / "nowhere.md", [tmp_path])
-    with pytest.raises(harness.errors.Unwritable, match="choose another place"):
-        readme.write(tmp_path, "")
-    with pytest.raises(harness.errors.BadData, match="no place for a table"):
-        readme.rewrite("", groups(find_runs([tmp_path])[0]))
+    with pytest.raises(errors.MissingPrerequisite, match=r"cannot read the page .*nowhere\.md: No such file"):
+        readme_tables.main(tmp_path / "nowhere.md", [tmp_path])
+    with pytest.raises(errors.Unwritable, match="choose another place"):
+        readme_tables.write(tmp_path, "")
+    with pytest.raises(errors.BadData, match="no place for a table"):
+        readme_tables.rewrite("", groups(find_runs([tmp_path])[0]))
 
     (tmp_path / summary["run_dir"] / "summary.json").write_text(json.dumps(summary)[:100])
     with pytest.raises(EmptySelection, match="not strict JSON"):
         harness.load(tmp_path)
     with pytest.raises(EmptySelection, match="left as they were"):
-        readme.main(page, [tmp_path])
+        readme_tables.main(page, [tmp_path])
     assert page.read_text() == written  # a record that cannot be read is named, and no table is made up
 
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 from architectures import CONFIGS, REFUSED
 
-from harness.configs import UNLIMITED, context_length
-from harness.loading import load_model
-from harness.policy import Policy
-from harness.toy import ToyTask
-from harness.trial import Budget, Trial
-from harness.types import Rollout
-from methods.awr import AWR, AWRSettings
+from harness.conformance.toy import ToyTask
+from harness.core.types import Rollout
+from harness.methods.awr import AWR, AWRSettings
+from harness.policy.configs import UNLIMITED, context_length
+from harness.policy.loading import load_model
+from harness.policy.policy import Policy
+from harness.training.trial import Budget, Trial
 
 
 @pytest.mark.parametrize("name", CONFIGS)

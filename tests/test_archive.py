@@ -12,10 +12,10 @@ import pytest
 import quick
 
 import harness
-from harness import archive, shared, verify
-from harness.commands import examples
-from harness.errors import CorruptRecord, EmptySelection, Unwritable
-from harness.records import find_runs, prompt_scores, read_run
+from harness.cli.result import examples
+from harness.core.errors import CorruptRecord, EmptySelection, Unwritable
+from harness.records import archive, dedup, verify
+from harness.records.read import find_runs, prompt_scores, read_run
 from harness.report.build import build
 
 pytestmark = pytest.mark.usefixtures("few_prompts")
@@ -178,7 +178,7 @@ def test_references_are_checked(tmp_path):
     target = tmp_path / "target"
     archive.archive([source], target)
     dir = target / "micro/toxicity/ppo/5e5e5e5e-s1"
-    path = target / shared.file_name(json.loads((dir / "summary.json").read_text())["frontier"]["shared"])
+    path = target / dedup.file_name(json.loads((dir / "summary.json").read_text())["frontier"]["shared"])
     whole = path.read_text()
     path.write_text(whole.replace("0.62", "0.63", 1))
     with pytest.raises(CorruptRecord, match="its hash differs"):
@@ -194,12 +194,12 @@ def test_references_are_checked(tmp_path):
     moved = shutil.copytree(target, tmp_path / "moved")
     assert read_run(moved / "micro/toxicity/ppo/5e5e5e5e-s1").summary == read_run(dir).summary
     odd = {"a": [{"shared": "no hash"}, {"shared": "0" * 64, "b": 1}, 1.5, None]}
-    assert shared.put_back(odd, dir) == odd
+    assert dedup.put_back(odd, dir) == odd
 
 
 def test_the_command(tmp_path):
     source = fake.write_study(tmp_path / "source")
-    call = [sys.executable, "-m", "harness.archive"]
+    call = [sys.executable, "-m", "harness.records.archive"]
     done = subprocess.run([*call, source, tmp_path / "target"], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.splitlines()[-1].startswith("12 added, 0 updated, 0 unchanged"), done.stderr
     fake.write_run(source, "quark", 9, status="running")

@@ -11,13 +11,13 @@ import torch
 from tiny import TINY, left_padded, ragged_rows, tiny_gpt2
 from transformers import GPT2LMHeadModel
 
-from harness import caches
-from harness.ensemble import Ensemble
-from harness.load_check import check_model
-from harness.logprobs import token_logprobs
-from harness.policy import Policy
-from harness.sampler import sample
-from harness.types import Decoding, Rollout
+from harness.core.types import Decoding, Rollout
+from harness.policy import caches
+from harness.policy.ensemble import Ensemble
+from harness.policy.load_check import check_model
+from harness.policy.logprobs import token_logprobs
+from harness.policy.policy import Policy
+from harness.policy.sampler import sample
 
 
 def forward(model: GPT2LMHeadModel, name: str, cache: Any, inputs: dict[str, Any]) -> SimpleNamespace:

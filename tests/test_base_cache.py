@@ -10,11 +10,11 @@ import pytest
 from tiny import tiny_gpt2
 from toy_task import ToyTask
 
-from harness import base
-from harness.base import Cache
-from harness.errors import BadData, CannotWrite, Degraded, Unwritable
-from harness.settings import EvaluationSettings
-from tasks.score_cache import CachedScorer
+from harness.core.errors import BadData, CannotWrite, Degraded, Unwritable
+from harness.core.settings import EvaluationSettings
+from harness.measure import base_responses
+from harness.measure.base_responses import Cache
+from harness.tasks.scorers.cache import CachedScorer
 
 N = 50
 RESPONSES, SCORES = (3, N, 5), (3, N)
@@ -28,7 +28,7 @@ class Task(ToyTask):
 def known(out: Path, task=None, say=lambda line: None):
     """The base policy of the toy task, with its cache below a folder."""
     settings = EvaluationSettings(base_samples=N)
-    return base.known(task or Task(), tiny_gpt2(), {"of": "a model"}, settings, Cache(out / ".cache"), say)
+    return base_responses.known(task or Task(), tiny_gpt2(), {"of": "a model"}, settings, Cache(out / ".cache"), say)
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +55,8 @@ def file(out: Path, kind: str) -> Path:
 
 def test_how_much_will_be_drawn_is_said_before_it_is(first):
     assert f"{N} to each of 3 prompts, {3 * N} in all" in first[2][0] and "left" in first[2][1]
-    assert base._left(30) == "about 30 s left" and base._left(1000) == "about 17 min left"
-    assert base._left(10_000) == "about 2.8 hours left"
+    assert base_responses._left(30) == "about 30 s left" and base_responses._left(1000) == "about 17 min left"
+    assert base_responses._left(10_000) == "about 2.8 hours left"
 
 
 def test_what_was_kept_is_used_without_a_word(first, out):

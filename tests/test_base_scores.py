@@ -5,10 +5,10 @@ import pytest
 import torch
 import toy_task
 
-from harness import base, evaluation
-from harness.base import Cache
-from harness.errors import BadScorer, Degraded
-from harness.settings import EvaluationSettings
+from harness.core.errors import BadScorer, Degraded
+from harness.core.settings import EvaluationSettings
+from harness.measure import base_responses, evaluator
+from harness.measure.base_responses import Cache
 
 SETTINGS = EvaluationSettings(samples=2, base_samples=50, paper_samples=0)
 
@@ -33,7 +33,7 @@ class Task(toy_task.ToyTask):
 
 
 def known(task, cache: Cache, say=lambda _: None):
-    return base.known(task, toy_task.toy_policy(), {"toy": 1}, SETTINGS, cache, say)
+    return base_responses.known(task, toy_task.toy_policy(), {"toy": 1}, SETTINGS, cache, say)
 
 
 def second_prompt(rollout) -> bool:
@@ -80,7 +80,7 @@ def test_a_score_out_of_range_is_refused_wherever_it_enters(name, wrong, tmp_pat
     bad = Task(off) if name == "judge" else Task(lambda scores, rollout: scores, off)
     with pytest.raises(BadScorer, match=f"the task's {name} gave values from .* and values in"):
         known(bad, Cache(tmp_path))
-    measured = evaluation.Evaluator(bad, toy_task.toy_policy(), known(honest, Cache(tmp_path)), SETTINGS, lambda _: None)
+    measured = evaluator.Evaluator(bad, toy_task.toy_policy(), known(honest, Cache(tmp_path)), SETTINGS, lambda _: None)
     bad.texts = lambda rollout: [str(row) for row in rollout.response.tolist()]
     with pytest.raises(BadScorer, match=f"the task's {name} gave"):
         measured.point(toy_task.toy_policy())
@@ -91,8 +91,8 @@ def test_a_score_out_of_range_is_refused_wherever_it_enters(name, wrong, tmp_pat
 
 def test_scores_of_another_shape_are_refused():
     with pytest.raises(BadScorer, match=r"gave shape \(2, 1\) for 2 responses; expected shape \(2,\)"):
-        evaluation.scored("judge", torch.zeros(2, 1), 2)
-    assert np.isnan(evaluation.scored("judge", torch.tensor([0.5, torch.nan]), 2)).tolist() == [False, True]
+        evaluator.scored("judge", torch.zeros(2, 1), 2)
+    assert np.isnan(evaluator.scored("judge", torch.tensor([0.5, torch.nan]), 2)).tolist() == [False, True]
 
 
 @pytest.mark.parametrize(

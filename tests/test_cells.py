@@ -4,8 +4,8 @@ from pathlib import Path
 
 import fake_records as fake
 
-from harness.cells import Cell, cells, counts, progress
-from harness.records import find_runs, read_run
+from harness.analysis.cells import Cell, cells, counts, progress
+from harness.records.read import find_runs, read_run
 
 
 def found(root: Path, **more) -> dict[tuple[str, str], Cell]:

@@ -14,14 +14,16 @@ import torch
 import transformers
 from folders import SENTENCES, edit_json, sha256
 
-from harness import assemble
-from harness.errors import BadData, BadSetting, MissingPrerequisite, UnknownName
-from harness.settings import resolve
-from tasks import hub
-from tasks.classifier import ClassifierScorer
-from tasks.guard import GuardedScorer
-from tasks.score_cache import CachedScorer
-from tasks.scorers import CHECKPOINTS, DetoxifyScorer, ParsoScorer, PhraseScorer, ScrubadubScorer, StyleScorer, released
+from harness.core import hub
+from harness.core.errors import BadData, BadSetting, MissingPrerequisite, UnknownName
+from harness.core.settings import resolve
+from harness.runs import assemble
+from harness.tasks.scorers.cache import CachedScorer
+from harness.tasks.scorers.classifier import ClassifierScorer
+from harness.tasks.scorers.detoxify import CHECKPOINTS, DetoxifyScorer, released
+from harness.tasks.scorers.guard import GuardedScorer
+from harness.tasks.scorers.rules import PhraseScorer, ScrubadubScorer
+from harness.tasks.scorers.style import ParsoScorer, StyleScorer
 
 STARS = ("1 star", "2 stars", "3 stars")
 KINDS = {"DistilBert": ("NEGATIVE", "POSITIVE"), "Roberta": ("nothate", "hate"), "Bert": STARS}

@@ -11,10 +11,11 @@ import pytest
 import quick
 import typer
 
-from harness import cli, commands, listing, registry
-from harness.errors import BadData, BadSetting, EmptySelection, MissingPrerequisite, UnknownName
-from harness.records import read_run
-from harness.settings import parse_override, read_preset, resolve
+from harness.cli import listing, main, result
+from harness.core import registry, settings
+from harness.core.errors import BadData, BadSetting, EmptySelection, MissingPrerequisite, UnknownName
+from harness.core.settings import parse_override, read_preset, resolve
+from harness.records.read import read_run
 
 pytestmark = pytest.mark.usefixtures("few_prompts")
 
@@ -57,7 +58,7 @@ def scored(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def undrawn(monkeypatch) -> None:
-    monkeypatch.setattr(commands, "draw", lambda path: path / "picture.png")
+    monkeypatch.setattr(result, "draw", lambda path: path / "picture.png")
 
 
 UNDRAWN = pytest.mark.usefixtures("undrawn")  # for tests of anything but the picture
@@ -271,7 +272,7 @@ def test_a_corrupt_cache_is_named_and_made_again(harness, tmp_path, gpt2, rtp):
 
 @UNDRAWN
 def test_a_degraded_run_exits_4(harness, tmp_path, monkeypatch):
-    from tasks.micro.scorers import InsultJudge
+    from harness.tasks.micro.scorers import InsultJudge
 
     whole = InsultJudge.score
 
@@ -311,20 +312,20 @@ def test_cards(harness):
 def test_the_environment(harness):
     code, out, _ = harness("env", "--json")
     assert code == 0 and json.loads(out)["torch"][0].isdigit()
-    assert listing.environment()["alignment-harness"] == "0.1.0"
+    assert listing.environment()["unlearning-harness"] == "0.1.0"
 
 
 def test_text_of_policies_is_masked_and_cannot_command_the_terminal():
-    assert commands.mask("You daft muppet.") == "(hidden: 3 words, 16 characters)"
-    assert commands.printable("a\x1b[31mb\nc") == "a [31mb c"
+    assert result.mask("You daft muppet.") == "(hidden: 3 words, 16 characters)"
+    assert result.printable("a\x1b[31mb\nc") == "a [31mb c"
 
 
 def test_seeds():
-    assert cli.parse_seeds("0-2,5,1") == [0, 1, 2, 5]
+    assert settings.parse_seeds("0-2,5,1") == [0, 1, 2, 5]
     with pytest.raises(BadSetting):
-        cli.parse_seeds("x")
+        settings.parse_seeds("x")
     with pytest.raises(EmptySelection):
-        cli.parse_seeds("3-1")
+        settings.parse_seeds("3-1")
 
 
 def test_overrides_are_toml_or_text():
@@ -344,7 +345,7 @@ def test_plugins_that_are_broken(tmp_path, monkeypatch):
         registry.load("method", str(tmp_path / "two.py"))
     with pytest.raises(BadData, match="ZeroDivisionError"):
         registry.load("method", str(tmp_path / "raises.py"))
-    monkeypatch.setattr("methods.METHODS", {"gone": ("methods.gone:Gone", "")})
+    monkeypatch.setattr("harness.methods.METHODS", {"gone": ("harness.methods.gone:Gone", "")})
     with pytest.raises(MissingPrerequisite, match="cannot be imported"):
         registry.load("method", "gone")
 
@@ -368,8 +369,8 @@ def test_control_c_is_one_line(harness, tmp_path, monkeypatch, words):
         raise KeyboardInterrupt
 
     monkeypatch.chdir(tmp_path)
-    for name in ("commands.report_command", "commands.run_command", "listing.environment"):
-        monkeypatch.setattr(f"harness.{name}", pressed)
+    for name in ("records.report_command", "run.run_command", "listing.environment"):
+        monkeypatch.setattr(f"harness.cli.{name}", pressed)
     code, out, err = harness(*words)
     assert (code, out) == (130, "") and "interrupted" in one_error(err) and "same command" in err
 
@@ -378,15 +379,15 @@ def test_a_file_that_ends_too_early_inside_is_not_called_an_interruption(tmp_pat
     def ended():
         raise EOFError("ran out of input")
 
-    monkeypatch.setattr("harness.listing.environment", ended)
+    monkeypatch.setattr("harness.cli.listing.environment", ended)
     monkeypatch.setattr(sys, "argv", ["harness", "env"])
     with pytest.raises(typer.Abort) as found:
-        cli.main()
+        main.main()
     assert isinstance(found.value.__cause__, EOFError) and "interrupted" not in capsys.readouterr().err
 
 
 def test_errors_show_their_trace_only_when_asked(tmp_path):
-    words = [sys.executable, "-m", "harness.cli", "run", "--method", "quakr", "--task", "toxicity"]
+    words = [sys.executable, "-m", "harness.cli.main", "run", "--method", "quakr", "--task", "toxicity"]
     env = os.environ | {"HARNESS_DEBUG": "1"}
     quiet = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
     loud = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=env)

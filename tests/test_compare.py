@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from harness.errors import BadSetting, CorruptRecord
-from harness.records import PromptScores, Run, prompt_scores, read_run
-from harness.report import compare as compare_module
-from harness.report.compare import compare, parse_condition
-from harness.report.selection import Side, select
+from harness.analysis import compare as compare_module
+from harness.analysis.compare import compare, parse_condition
+from harness.analysis.select import Side, select
+from harness.core.errors import BadSetting, CorruptRecord
+from harness.records.read import prompt_scores, read_run
+from harness.records.schema import PromptScores, Run
 
 KINDS = ["calm", "heated"]
 
@@ -390,9 +391,9 @@ def test_compare_imports_no_torch(tmp_path):
     program = """
 import sys
 sys.argv = ["harness", *sys.argv[1:]]
-import harness.cli
+import harness.cli.main
 try:
-    harness.cli.main()
+    harness.cli.main.main()
 except SystemExit as e:
     assert not e.code
 print([m for m in ("torch", "transformers", "matplotlib") if m in sys.modules])

@@ -9,11 +9,12 @@ import pytest
 import torch
 from pydantic import ConfigDict, Field
 
-from harness import conformance, registry, toy
-from harness.conformance import check_class, check_method
-from harness.errors import MissingPrerequisite, UnknownName
-from harness.sampler import sample
-from methods.best_quantile import BestQuantile, BestQuantileSettings
+from harness.conformance import play, rules, toy
+from harness.conformance.rules import check_class, check_method
+from harness.core import registry
+from harness.core.errors import MissingPrerequisite, UnknownName
+from harness.methods.best_quantile import BestQuantile, BestQuantileSettings
+from harness.policy.sampler import sample
 
 NEVER_BACK = {"awr", "base", "best_of_n", "conditional_pretraining", "filtering", "kto", "mle", "quark", "rwr"}
 
@@ -50,7 +51,7 @@ def holds_every_rule(name: str) -> None:
         checks = check_method(name)
     except MissingPrerequisite as e:
         pytest.skip(str(e))
-    assert len(checks) == len(conformance.RULES) + 1
+    assert len(checks) == len(rules.RULES) + 1
     assert not failing(checks), "\n".join(
         f"{c.name}: expected {c.expected}; found {c.found}" for c in checks if c.held is False
     )
@@ -246,7 +247,7 @@ def test_an_honest_method_holds():
 
 @pytest.mark.parametrize("kind", BROKEN, ids=lambda kind: kind.__name__)
 def test_a_broken_method_is_caught_by_the_rule_it_breaks(kind, monkeypatch):
-    monkeypatch.setattr(conformance, "LONG", 25)  # updates; enough for this method to gain, and for these faults to show
+    monkeypatch.setattr(play, "LONG", 25)  # updates; enough for this method to gain, and for these faults to show
     assert failing(check_class(kind)) == BROKEN[kind]
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from harness.settings import preset_names, read_preset
-from methods.ppo import PPO, PPOSettings
+from harness.core.settings import preset_names, read_preset
+from harness.methods.ppo import PPO, PPOSettings
 
 
 @pytest.mark.parametrize("horizon", [1, 10, 12, 64, 300])

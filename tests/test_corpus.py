@@ -19,30 +19,31 @@ from torch import Tensor
 from toy_task import ToyTask, toy_policy
 from transformers import PreTrainedTokenizerFast
 
-from harness import assemble, corpus
-from harness.ensemble import Ensemble
-from harness.errors import BadData, EmptySelection, RunFailed
-from harness.evaluation import divergence
-from harness.loading import load_model
-from harness.logprobs import log_not, log_nots, token_logprobs
-from harness.policy import Policy, insert
-from harness.pool import Pool
-from harness.sampler import sample
-from harness.settings import resolve
-from harness.types import Decoding, Documents, Prompts, Rollout
-from methods.awr import AWR, AWRSettings, ValueHead
-from methods.conditional_pretraining import ConditionalPretraining, ConditionalPretrainingSettings, first_is_scored
-from methods.dexperts import DExperts, DExpertsSettings
-from methods.dexperts import tokens as expert_tokens
-from methods.filtering import Filtering, FilteringSettings
-from methods.mle import MLE, MLESettings
-from methods.rwr import RWR, RWRSettings
-from methods.unlikelihood import Unlikelihood, UnlikelihoodSettings, repeated, said_before
-from tasks.micro import grammar
-from tasks.micro import world as micro
-from tasks.micro.scorers import LEXICON, WORD, InsultJudge, LexiconReward
-from tasks.text_task import Data, Text, segments
-from tasks.toxicity import Toxicity
+from harness.core.errors import BadData, EmptySelection, RunFailed
+from harness.core.settings import resolve
+from harness.core.types import Decoding, Documents, Prompts, Rollout
+from harness.measure.evaluator import divergence
+from harness.methods.awr import AWR, AWRSettings, ValueHead
+from harness.methods.conditional_pretraining import ConditionalPretraining, ConditionalPretrainingSettings, first_is_scored
+from harness.methods.dexperts import DExperts, DExpertsSettings
+from harness.methods.dexperts import tokens as expert_tokens
+from harness.methods.filtering import Filtering, FilteringSettings
+from harness.methods.mle import MLE, MLESettings
+from harness.methods.rwr import RWR, RWRSettings
+from harness.methods.unlikelihood import Unlikelihood, UnlikelihoodSettings, repeated, said_before
+from harness.policy.ensemble import Ensemble
+from harness.policy.loading import load_model
+from harness.policy.logprobs import log_not, log_nots, token_logprobs
+from harness.policy.policy import Policy, insert
+from harness.policy.sampler import sample
+from harness.runs import assemble
+from harness.tasks.micro import grammar
+from harness.tasks.micro import world as micro
+from harness.tasks.micro.scorers import LEXICON, WORD, InsultJudge, LexiconReward
+from harness.tasks.text_task import Data, Text, segments
+from harness.tasks.toxicity import Toxicity
+from harness.training import corpus
+from harness.training.pool import Pool
 
 NAN = float("nan")
 
@@ -495,7 +496,8 @@ def test_only_repeated_ngrams_of_bad_text():
 def test_filtering_learns_the_good_documents_only(monkeypatch):
     """Documents of reward 0.6, 0.6 and 0.4: those below the median 0.6 are thrown away."""
     seen: list[Documents] = []
-    monkeypatch.setattr("methods.filtering.nll", lambda trial, d: seen.append(d) or corpus.nll(trial, d))
+    nll = corpus.nll
+    monkeypatch.setattr(corpus, "nll", lambda trial, d: seen.append(d) or nll(trial, d))
     trial = new_trial(task=Shelf(), updates=6)
     method = Filtering(FilteringSettings(batch_size=8, mle_share=0.5))
     got = [scalars for _, scalars in zip(range(6), method.train(trial))]

@@ -12,13 +12,16 @@ import pytest
 import torch
 from test_deaths import Four, OneStep, cell
 
-from harness import commands, launcher, runner, status, sweep
-from harness.board import Board
-from harness.cells import cells
-from harness.errors import CorruptRecord
-from harness.launcher import Result
-from harness.progress import Progress
-from harness.records import read_run
+from harness.analysis.cells import cells
+from harness.cli import result as cli_result
+from harness.cli import run, status, sweep
+from harness.core.errors import CorruptRecord
+from harness.records.read import read_run
+from harness.runs import session
+from harness.runs.progress import Progress
+from harness.runs.sweep import launcher, plan
+from harness.runs.sweep.board import Board
+from harness.runs.sweep.plan import Result
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +37,10 @@ def records(tmp_path_factory):
                 yield scalars
 
     with pytest.MonkeyPatch.context() as m:
-        m.setattr(runner, "Policy", Four)
-        runner.run(cell(out / "done"))
+        m.setattr(session, "Policy", Four)
+        session.run(cell(out / "done"))
         with pytest.raises(KeyboardInterrupt):
-            runner.run(cell(out / "begun", Stops))
+            session.run(cell(out / "begun", Stops))
     (cell(out / "done").path / "picture.png").touch()
     (cell(out / "done").path / "picture.svg").touch()
     return out
@@ -45,7 +48,7 @@ def records(tmp_path_factory):
 
 @pytest.fixture
 def record(records, tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "Policy", Four)
+    monkeypatch.setattr(session, "Policy", Four)
 
     def copy(kind: str):
         shutil.copytree(records / kind, tmp_path / "out")
@@ -156,9 +159,9 @@ DONE = {
 }
 
 
-def shown(at: runner.Cell, fresh: bool = False) -> int:
+def shown(at: session.Cell, fresh: bool = False) -> int:
     """`harness run` from the loaded cell on."""
-    return commands._run_cell(at, fresh, Progress(quiet=True), as_json=False, unmask=False)
+    return run._run_cell(at, fresh, Progress(quiet=True), as_json=False, unmask=False)
 
 
 def one_line(error: BaseException) -> str:
@@ -173,9 +176,9 @@ def test_damage_to_a_run_that_was_begun_is_named_and_cleared(record, name):
     at = record("begun")
     damage(at.path)
     with pytest.raises(CorruptRecord) as found:
-        runner.run(at)
+        session.run(at)
     assert said in one_line(found.value)
-    summary, _ = runner.run(at, fresh=True)
+    summary, _ = session.run(at, fresh=True)
     assert summary["status"] == "done" and len(read_run(at.path).trajectory) == 3
 
 
@@ -187,7 +190,7 @@ def test_damage_to_a_run_that_was_done_is_named_and_cleared(record, name, capsys
     with pytest.raises(CorruptRecord) as found:
         shown(at)
     assert said in one_line(found.value) and not capsys.readouterr().out
-    runner.run(at, fresh=True)
+    session.run(at, fresh=True)
     assert sorted(p.name for p in at.path.iterdir() if p.name != ".lock") == [
         "manifest.json", "policy", "prompts.json", "samples", "summary.json", "trajectory.jsonl",
     ]  # fmt: skip
@@ -213,7 +216,7 @@ def test_a_whole_record_is_shown(record, capsys):
 def test_a_run_that_was_done_before_is_drawn_where_its_picture_is_missing(record, monkeypatch):
     at, drawn = record("done"), []
     (at.path / "picture.png").unlink()
-    monkeypatch.setattr(commands, "_draw", lambda store, target: drawn.append(target))
+    monkeypatch.setattr(cli_result, "_draw", lambda store, target: drawn.append(target))
     assert shown(at) == 0 and drawn == [at.path / "picture.png"]
 
 
@@ -224,7 +227,7 @@ def test_fresh_removes_a_link_and_not_what_it_points_at(record, tmp_path):
     for name in ("policy", "samples"):
         shutil.rmtree(at.path / name)
         (at.path / name).symlink_to(mine)
-    runner.run(at, fresh=True)
+    session.run(at, fresh=True)
     assert (mine / "weights").read_text() == "mine" and os.listdir(mine) == ["weights"]
     assert not (at.path / "policy").is_symlink() and not (at.path / "samples").is_symlink()
 
@@ -234,14 +237,14 @@ def test_what_status_says_of_a_damaged_run_begins_anew(record):
     at = record("begun")
     removed("checkpoints/*/state.pt")(at.path)
     with pytest.raises(CorruptRecord):
-        runner.run(at)
+        session.run(at)
     (found,) = cells([read_run(at.path)])
     (command,) = status.commands(found, at.out)
     assert found.state == "failed" and command.endswith("--seeds 0 --fresh")
 
 
-def planned(at: runner.Cell) -> sweep.Planned:
-    return sweep.Planned("one_step", "toy", 0, "micro", {}, {}, at.out, at.path, at.run_id)
+def planned(at: session.Cell) -> plan.Planned:
+    return plan.Planned("one_step", "toy", 0, "micro", {}, {}, at.out, at.path, at.run_id)
 
 
 @pytest.mark.parametrize("name", ["no result", "no status", "1,000 levels deep", "a summary that is a folder", "no trajectory"])
@@ -249,24 +252,24 @@ def test_a_damaged_cell_does_not_stop_a_sweep(record, records, name):
     """Its state is corrupt, so that it is tried and fails with its own line; the table has the other cells."""
     at, good = record("done"), cell(records / "done")
     DONE[name][0](at.path)
-    assert launcher.state_of(planned(at)) == "corrupt" and launcher.state_of(planned(good)) == "done"
-    assert "one_step" in commands._trials([planned(at), planned(good)])
-    assert commands._trials([planned(at)]) == "no cell has finished"
+    assert plan.state_of(planned(at)) == "corrupt" and plan.state_of(planned(good)) == "done"
+    assert "one_step" in sweep._trials([planned(at), planned(good)])
+    assert sweep._trials([planned(at)]) == "no cell has finished"
 
 
 def test_a_sweep_draws_what_a_kill_left_undrawn_and_goes_on_where_it_cannot(record, records, monkeypatch, capsys):
     at, good = record("done"), cell(records / "done")
     (at.path / "picture.png").unlink()
     drawn = []
-    monkeypatch.setattr(commands, "_draw", lambda store, target: drawn.append(target))
+    monkeypatch.setattr(cli_result, "_draw", lambda store, target: drawn.append(target))
     results = [Result(planned(good), "done"), Result(planned(at), "done"), Result(planned(at), "failed")]
-    assert commands._draw_missing(results) == 0 and drawn == [at.path / "picture.png"]
+    assert sweep._draw_missing(results) == 0 and drawn == [at.path / "picture.png"]
     (at.path / "manifest.json").write_text("{")
-    assert commands._draw_missing(results) == 1
+    assert sweep._draw_missing(results) == 1
     assert "warning: no picture of" in capsys.readouterr().err
     shutil.copy(good.path / "manifest.json", at.path)
     edit("manifest.json", archive=True)(at.path)
-    assert commands._draw_missing(results) == 0 and len(drawn) == 1  # an archive keeps no pictures
+    assert sweep._draw_missing(results) == 0 and len(drawn) == 1  # an archive keeps no pictures
 
 
 class Ends(launcher.Launcher):

@@ -9,11 +9,11 @@ import folders
 import pytest
 import transformers
 
-from harness.errors import BadData, BadSetting, EmptySelection, MissingPrerequisite
-from harness.settings import DataSettings
-from tasks import datasets
-from tasks.datasets import DExperts, Imdb, Item, RealToxicityPrompts, ScoredCode, ScoredPile, Source, WikiText, cut
-from tasks.hygiene import grams
+from harness.core.errors import BadData, BadSetting, EmptySelection, MissingPrerequisite
+from harness.core.settings import DataSettings
+from harness.tasks.data import datasets
+from harness.tasks.data.datasets import DExperts, Imdb, Item, RealToxicityPrompts, ScoredCode, ScoredPile, Source, WikiText, cut
+from harness.tasks.data.splits import grams
 
 
 @pytest.fixture(scope="module")
@@ -311,5 +311,5 @@ def test_a_broken_file(hub, tmp_path, monkeypatch):
 
 def test_datasets_that_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(MissingPrerequisite, match=r"pip install 'alignment-harness\[data\]'"):
+    with pytest.raises(MissingPrerequisite, match=r"pip install 'unlearning-harness\[data\]'"):
         datasets.load(source(Imdb, "sentiment"))

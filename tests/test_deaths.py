@@ -17,18 +17,19 @@ import torch
 from fake_records import write_run
 from safetensors.torch import save_file
 
-from harness import commands, runner, status
-from harness.base import Cache
-from harness.cells import cells
-from harness.disk import refused, replace, writing
-from harness.errors import BadData, CannotWrite, Unwritable
-from harness.evaluation import Evaluation
-from harness.records import read_run
-from harness.report import figures
-from harness.settings import resolve
-from harness.store import RunStore
-from harness.trial import Budget, OptimizerSettings
-from harness.types import Metric, Settings
+from harness.analysis.cells import cells
+from harness.cli import result, status
+from harness.core.errors import BadData, CannotWrite, Unwritable
+from harness.core.files import refused, replace, writing
+from harness.core.settings import resolve
+from harness.core.types import Metric, Settings
+from harness.measure.base_responses import Cache
+from harness.measure.evaluator import Evaluation
+from harness.records.read import read_run
+from harness.records.write import RunStore
+from harness.report.figures import pareto, style
+from harness.runs import session
+from harness.training.trial import Budget, OptimizerSettings
 
 
 class Killed(BaseException):
@@ -106,11 +107,11 @@ class Counted:
         return {"base_reward": 0.5, "curve": [], "judge_at": {"kl": [0.0, 1.0], "judge": [0.5, 1.0]}}
 
 
-def cell(out: Path, method=OneStep, updates: int = 2, **settings) -> runner.Cell:
+def cell(out: Path, method=OneStep, updates: int = 2, **settings) -> session.Cell:
     words = [f"{key.replace('__', '.')}={value}" for key, value in ({"evaluation__points": updates} | settings).items()]
     resolved = resolve("micro", "base", "toxicity", words)
     identity = {"budget": {"updates": updates}, "method": {"name": "one_step"}, "seed": 0}
-    return runner.Cell(
+    return session.Cell(
         "one_step", "toy", 0, resolved, identity, {}, method, Four, lambda *a: Counted(), None,
         Budget(updates=updates), OptimizerSettings(), out,
     )  # fmt: skip
@@ -118,7 +119,7 @@ def cell(out: Path, method=OneStep, updates: int = 2, **settings) -> runner.Cell
 
 @pytest.fixture(autouse=True)
 def quick_policies(monkeypatch):
-    monkeypatch.setattr(runner, "Policy", Four)
+    monkeypatch.setattr(session, "Policy", Four)
     monkeypatch.setattr(os, "fsync", lambda fd: None)
 
 
@@ -184,7 +185,7 @@ def _timeless(value):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     out = tmp_path_factory.mktemp("whole")
-    runner.run(cell(out))
+    session.run(cell(out))
     return content(cell(out).path)
 
 
@@ -196,13 +197,13 @@ def state(path: Path) -> tuple[str, list[str]]:
 
 def test_a_kill_at_any_operation_leaves_a_record_that_the_same_command_finishes(whole, tmp_path, monkeypatch):
     with failing(monkeypatch, tmp_path, float("inf"), Killed()) as disk:
-        runner.run(cell(tmp_path / "0"))
+        session.run(cell(tmp_path / "0"))
     assert disk.asked > 40 and content(cell(tmp_path / "0").path) == whole
     began = trained = False
     for n in range(1, disk.asked + 1):
         out, path = tmp_path / str(n), cell(tmp_path / str(n)).path
         with failing(monkeypatch, tmp_path, n, Killed()), pytest.raises(Killed):
-            runner.run(cell(out))
+            session.run(cell(out))
         began = began or (cell(out).path / "manifest.json").exists()
         kept = (path / "summary.json").exists() or any(path.glob("checkpoints/update-*"))
         assert kept or not trained, f"{n}: what was trained is lost"
@@ -210,7 +211,7 @@ def test_a_kill_at_any_operation_leaves_a_record_that_the_same_command_finishes(
         if began:
             seen, commands = state(cell(out).path)
             assert (seen == "partial" and "--fresh" not in commands[0]) or (seen == "done" and commands == []), n
-        runner.run(cell(out))
+        session.run(cell(out))
         assert content(cell(out).path) == whole, n
         assert RunStore(cell(out).path).record().summary is not None
         shutil.rmtree(out)
@@ -220,13 +221,13 @@ def test_a_disk_that_refuses_at_any_operation_is_one_line_and_the_same_command_g
     for n in range(1, 200):
         out, told = tmp_path / str(n), OSError(errno.ENOSPC, "No space left on device")
         with failing(monkeypatch, tmp_path, n, told) as disk, pytest.raises((CannotWrite, Unwritable)) as found:
-            runner.run(cell(out))
+            session.run(cell(out))
             disk.asked = 0
             raise CannotWrite("cannot write: it was written")  # none was refused
         text = str(found.value)
         assert "\n" not in text and ("cannot write" in text), n
         assert ("No space left on device" in text) or disk.asked == 0
-        summary, _ = runner.run(cell(out))
+        summary, _ = session.run(cell(out))
         assert content(cell(out).path) == whole and summary["status"] == "done", n
         if disk.asked == 0:
             break
@@ -249,13 +250,13 @@ def test_a_run_that_could_not_write_says_why_in_its_manifest_once_there_is_room(
     with monkeypatch.context() as m:
         m.setattr(os, "replace", refusing)
         with pytest.raises(CannotWrite, match=r"cannot write .*: Disk quota exceeded; .*the same command goes on"):
-            runner.run(cell(tmp_path))
+            session.run(cell(tmp_path))
     manifest, path = read_run(cell(tmp_path).path).manifest, cell(tmp_path).path
     if after == "summary.json":
         assert manifest["status"] == "running" and (path / after).exists()
     else:
         assert manifest["status"] == "failed" and manifest["error"]["type"] == "CannotWrite"
-    runner.run(cell(tmp_path))
+    session.run(cell(tmp_path))
     assert read_run(path).manifest["status"] == "done" and RunStore(path).record()
 
 
@@ -266,9 +267,9 @@ def test_a_disk_with_a_limit_is_one_line_and_the_same_command_goes_on(tmp_path, 
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
         with pytest.raises(CannotWrite, match=r"cannot write .*checkpoints/unfinished: .*File too large .*the same command"):
-            runner.run(cell(tmp_path))
+            session.run(cell(tmp_path))
         monkeypatch.undo()
-        monkeypatch.setattr(runner, "Policy", Four)
+        monkeypatch.setattr(session, "Policy", Four)
         state = {"trial": {"cost": {"updates": 1}}, "weights": torch.zeros(9000)}
         with pytest.raises(CannotWrite, match=r"checkpoints/unfinished: the file could not be written whole; "):
             RunStore(cell(tmp_path).path).save_checkpoint(Four(), state)
@@ -277,7 +278,7 @@ def test_a_disk_with_a_limit_is_one_line_and_the_same_command_goes_on(tmp_path, 
             RunStore(cell(tmp_path).path).write_samples("final", rows)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert runner.run(cell(tmp_path))[0]["status"] == "done"
+    assert session.run(cell(tmp_path))[0]["status"] == "done"
 
 
 def test_a_file_of_a_record_is_never_written_in_place(tmp_path):
@@ -317,9 +318,9 @@ def test_a_folder_removed_while_its_run_is_at_work_is_one_line_and_is_not_made_a
                 yield scalars
 
     with pytest.raises(CannotWrite, match="was removed while the run was at work; the same command starts it again"):
-        runner.run(cell(tmp_path, Removes))
+        session.run(cell(tmp_path, Removes))
     assert not (list(path.iterdir()) if again else path.exists())
-    runner.run(cell(tmp_path))
+    session.run(cell(tmp_path))
     assert content(path) == whole
 
 
@@ -339,7 +340,7 @@ def test_a_kill_while_an_unfinished_run_is_cleared_leaves_what_the_same_command_
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        runner.run(cell(tmp_path / "begun", Stops))
+        session.run(cell(tmp_path / "begun", Stops))
     for n in range(1, 100):
         out = tmp_path / str(n)
         shutil.copytree(tmp_path / "begun", out)
@@ -348,7 +349,7 @@ def test_a_kill_while_an_unfinished_run_is_cleared_leaves_what_the_same_command_
         with failing(monkeypatch, out, n, Killed()) as disk, suppress(Killed):
             store.clear()
         store.close()
-        runner.run(cell(out))
+        session.run(cell(out))
         assert content(cell(out).path) == whole, n
         if disk.asked < n:
             break
@@ -357,16 +358,16 @@ def test_a_kill_while_an_unfinished_run_is_cleared_leaves_what_the_same_command_
 
 def test_a_picture_that_was_not_drawn_is_drawn_when_asked_again(tmp_path, monkeypatch):
     path = write_run(tmp_path, "quark", 0)
-    monkeypatch.setattr(figures, "run_picture", lambda run: run.dir)
-    monkeypatch.setattr(figures, "save", lambda figure, kind: f"{kind} of {figure}".encode())
+    monkeypatch.setattr(pareto, "run_picture", lambda run: run.dir)
+    monkeypatch.setattr(style, "save", lambda figure, kind: f"{kind} of {figure}".encode())
     with monkeypatch.context() as m, pytest.raises(Killed):
         m.setattr(os, "replace", lambda source, target: (_ for _ in ()).throw(Killed()))
-        commands.draw(path)
+        result.draw(path)
     assert not (path / "picture.png").exists()
     held = RunStore(path)
     held.open()
-    commands.draw(path)  # whoever holds the run draws it
+    result.draw(path)  # whoever holds the run draws it
     assert not (path / "picture.png").exists()
     held.close()
-    assert commands.draw(path).read_text() == f"png of {path}" and (path / "picture.svg").read_text() == f"svg of {path}"
+    assert result.draw(path).read_text() == f"png of {path}" and (path / "picture.svg").read_text() == f"svg of {path}"
     assert not list(path.glob("*.tmp"))

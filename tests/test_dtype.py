@@ -9,24 +9,25 @@ import pytest
 import torch
 from toy_task import ToyTask, toy_policy
 
-from harness import assemble, runner
-from harness.ensemble import Ensemble
-from harness.errors import BadSetting, RunFailed
-from harness.evaluation import divergence
-from harness.policy import Policy
-from harness.progress import Progress
-from harness.sampler import sample
-from harness.settings import resolve
-from harness.store import RunStore
-from harness.trial import Budget, OptimizerSettings, Trial
-from harness.types import Decoding
-from methods.dexperts import DExperts
-from methods.dpo import DPO
-from methods.mle import MLE
-from methods.ppo import PPO
-from methods.quark import Quark
-from methods.reinforce import Reinforce
-from methods.rloo import RLOO
+from harness.core.errors import BadSetting, RunFailed
+from harness.core.settings import resolve
+from harness.core.types import Decoding
+from harness.measure.evaluator import divergence
+from harness.methods.dexperts import DExperts
+from harness.methods.dpo import DPO
+from harness.methods.mle import MLE
+from harness.methods.ppo import PPO
+from harness.methods.quark import Quark
+from harness.methods.reinforce import Reinforce
+from harness.methods.rloo import RLOO
+from harness.policy.ensemble import Ensemble
+from harness.policy.policy import Policy
+from harness.policy.sampler import sample
+from harness.records.write import RunStore
+from harness.runs import assemble
+from harness.runs import session as runner
+from harness.runs.progress import Progress
+from harness.training.trial import Budget, OptimizerSettings, Trial
 
 EVERY = Decoding(max_new_tokens=5)
 

@@ -12,15 +12,15 @@ import torch
 import transformers
 from folders import edit_json
 
-from harness import assemble
-from harness.errors import BadData, PromptTooLong
-from harness.evaluation import Evaluator
-from harness.loading import load_model
-from harness.policy import Policy
-from harness.progress import Progress
-from harness.sampler import sample, until_eos
-from harness.settings import RunSettings, resolve
-from harness.types import Decoding, Prompts
+from harness.core.errors import BadData, PromptTooLong
+from harness.core.settings import RunSettings, resolve
+from harness.core.types import Decoding, Prompts
+from harness.measure.evaluator import Evaluator
+from harness.policy.loading import load_model
+from harness.policy.policy import Policy
+from harness.policy.sampler import sample, until_eos
+from harness.runs import assemble
+from harness.runs.progress import Progress
 
 
 @pytest.fixture(scope="module")

@@ -6,13 +6,13 @@ import quick
 import torch
 from tiny import left_padded, steered, tiny_gpt2
 
-from harness import evaluation
-from harness.base import Cache
-from harness.evaluation import batches, divergence, judge_along, mean_nll
-from harness.frontier import estimate
-from harness.progress import Progress
-from harness.sampler import sample
-from harness.types import Decoding, Rollout
+from harness.core.types import Decoding, Rollout
+from harness.measure import evaluator as evaluation
+from harness.measure.base_responses import Cache
+from harness.measure.evaluator import batches, divergence, judge_along, mean_nll
+from harness.measure.frontier import estimate
+from harness.policy.sampler import sample
+from harness.runs.progress import Progress
 
 pytestmark = pytest.mark.usefixtures("few_prompts")
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from odd_texts import texts
 
-from harness import assemble
-from tasks import SCORERS
-from tasks.guard import GuardedScorer
-from tasks.pep8 import is_code, parses
+from harness.runs import assemble
+from harness.tasks import SCORERS
+from harness.tasks.pep8 import is_code, parses
+from harness.tasks.scorers.guard import GuardedScorer
 
 NETWORKS = {"classifier", "detoxify"}
 UNSCORED = {"parso": 0.2, "classifier": 0.1, "detoxify": 0.1, "scrubadub": 0.01}  # at most, of these texts; by others none

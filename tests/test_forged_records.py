@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from harness import verify
-from harness.errors import CorruptRecord
-from harness.records import read_prompts, read_run
-from harness.store import RunStore, content_hash
+from harness.core.errors import CorruptRecord
+from harness.core.hashing import content_hash
+from harness.records import verify
+from harness.records.read import read_prompts, read_run
+from harness.records.write import RunStore
 
 KEPT = Path(__file__).parent.parent / "results" / "reference" / "micro" / "toxicity" / "quark"
 

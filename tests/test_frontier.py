@@ -13,8 +13,8 @@ from scipy.integrate import quad
 from scipy.optimize import brentq
 from scipy.stats import beta
 
-from harness.errors import BadData, BadSetting, Degraded, EmptySelection
-from harness.frontier import ENOUGH_RESPONSES, best_of_n_kl, estimate
+from harness.core.errors import BadData, BadSetting, Degraded, EmptySelection
+from harness.measure.frontier import ENOUGH_RESPONSES, best_of_n_kl, estimate
 
 NAN = float("nan")
 

@@ -14,14 +14,14 @@ import transformers
 from folders import edit_json
 from safetensors.torch import load_file, save_file
 
-from harness.ensemble import Ensemble
-from harness.errors import BadData, Interrupted, refusing
-from harness.loading import load_model
-from harness.policy import Policy
-from harness.tokenizers import GROWTH, PROBE, read_tokenizer
-from harness.weights import read_model
-from tasks.classifier import ClassifierScorer
-from tasks.prompt_files import tokenize
+from harness.core.errors import BadData, Interrupted, refusing
+from harness.policy.ensemble import Ensemble
+from harness.policy.loading import load_model
+from harness.policy.policy import Policy
+from harness.policy.tokenizers import GROWTH, PROBE, read_tokenizer
+from harness.policy.weights import read_model
+from harness.tasks.data.prompt_files import tokenize
+from harness.tasks.scorers.classifier import ClassifierScorer
 
 SMALL = (
     "task.fluency=none", "task.decoding.max_new_tokens=6", "evaluation.base_samples=50",
@@ -250,7 +250,7 @@ def test_a_tokenizer_is_read_where_the_standard_error_is_closed(model, monkeypat
     def closed(number):
         raise OSError("bad file descriptor")
 
-    monkeypatch.setattr("harness.tokenizers.os.dup", closed)
+    monkeypatch.setattr("harness.policy.tokenizers.os.dup", closed)
     assert len(read_tokenizer(model)) > 300
 
 

@@ -1,8 +1,8 @@
 import pytest
 
-from harness.errors import BadData
-from tasks import hygiene
-from tasks.prompt_files import Prompt
+from harness.core.errors import BadData
+from harness.tasks.data import splits as hygiene
+from harness.tasks.data.prompt_files import Prompt
 
 SONG = "one two three four five six seven eight nine"
 
@@ -35,8 +35,8 @@ def test_a_prompt_in_two_splits_is_refused_and_the_empty_one_is_everybodys():
 
 
 def test_no_training_prompt_of_any_micro_task_shares_eight_words_with_a_held_out_one():
-    from harness import registry
-    from tasks.micro import world
+    from harness.core import registry
+    from harness.tasks.micro import world
 
     for name in registry.table("task"):
         kinds = registry.load("task", name).kinds

@@ -12,9 +12,11 @@ from types import SimpleNamespace
 import pytest
 from test_deaths import Counted, Four, OneStep, cell, content
 
-from harness import cli, commands, interrupts, runner
-from harness.errors import Interrupted
-from harness.records import read_run
+from harness.cli import main
+from harness.core import process
+from harness.core.errors import Interrupted
+from harness.records.read import read_run
+from harness.runs import session
 
 
 def press() -> None:
@@ -24,7 +26,7 @@ def press() -> None:
 @pytest.fixture
 def quick(monkeypatch, tmp_path):
     """`harness run` with a cell that takes a moment; -> where its record is, and how to change what it does."""
-    from harness import assemble
+    from harness.runs import assemble
 
     parts = SimpleNamespace(method=OneStep, evaluator=Counted, loading=lambda: None)
 
@@ -34,11 +36,11 @@ def quick(monkeypatch, tmp_path):
         at.make_evaluator = lambda *a: parts.evaluator()
         return at
 
-    monkeypatch.setattr(runner, "Policy", Four)
+    monkeypatch.setattr(session, "Policy", Four)
     monkeypatch.setattr(assemble, "parts", lambda *a: None)
     monkeypatch.setattr(assemble, "cell", made)
-    monkeypatch.setattr(commands, "draw", lambda path: path / "picture.png")
-    monkeypatch.setattr(interrupts.atexit, "register", lambda *a: None)
+    monkeypatch.setattr("harness.cli.run.draw", lambda path: path / "picture.png")
+    monkeypatch.setattr(process.atexit, "register", lambda *a: None)
     return parts
 
 
@@ -107,7 +109,7 @@ def test_a_second_ctrl_c_is_one_line_and_130_and_the_same_command_goes_on(harnes
         assert read_run(cell(tmp_path).path).manifest["status"] == "interrupted"
     vars(quick).update(usual)
     assert harness(*RUN)[0] == 0
-    runner.run(cell(tmp_path / "whole"))
+    session.run(cell(tmp_path / "whole"))
     assert content(cell(tmp_path).path) == content(cell(tmp_path / "whole").path)
 
 
@@ -117,10 +119,10 @@ def test_another_ctrl_c_does_not_cut_the_line_short(harness, monkeypatch):
     def fails(**kw):
         raise KeyboardInterrupt
 
-    told, at_exit = cli.explain, []
-    monkeypatch.setattr(interrupts.atexit, "register", lambda *a: at_exit.append(a))
-    monkeypatch.setattr(cli, "explain", lambda error: (press(), told(error))[1])
-    monkeypatch.setattr(cli, "app", fails)
+    told, at_exit = process.explain, []
+    monkeypatch.setattr(process.atexit, "register", lambda *a: at_exit.append(a))
+    monkeypatch.setattr(process, "explain", lambda error: (press(), told(error))[1])
+    monkeypatch.setattr(main, "app", fails)
     code, out, err = harness("env")
     assert (code, out) == (130, "")
     assert err == "error: interrupted; what was finished is kept, and the same command does the rest\n"
@@ -138,14 +140,14 @@ def test_ctrl_c_in_another_thread_than_the_main_one_is_left_to_python():
     seen = []
 
     def body() -> None:
-        with interrupts.watched() as found:
+        with process.watched() as found:
             seen.append(found.asked)
 
     thread = threading.Thread(target=body)
     thread.start()
     thread.join()
     assert seen == [False]
-    assert isinstance(interrupts.Interrupts().meaning(ValueError()), ValueError)
+    assert isinstance(process.Interrupts().meaning(ValueError()), ValueError)
     assert issubclass(Interrupted, BaseException)
 
 
@@ -176,7 +178,7 @@ def test_a_full_standard_output_is_one_line_and_the_record_is_kept(quick, tmp_pa
         monkeypatch.setattr(sys, "stdout", Full(file.fileno(), at))
         monkeypatch.setattr(sys, "argv", ["harness", *RUN])
         with pytest.raises(SystemExit) as stopped:
-            cli.main()
+            main.main()
     err = capsys.readouterr().err.splitlines()
     assert stopped.value.code == 1
     assert err[-1] == "error: cannot write the result to standard output: No space left on device; the records are kept"
@@ -191,7 +193,7 @@ def test_a_reader_that_has_had_enough_is_no_error(tmp_path, monkeypatch, capsys)
         monkeypatch.setattr(sys, "stdout", Closed(file.fileno(), "write"))
         monkeypatch.setattr(sys, "argv", ["harness", "list", "methods"])
         with pytest.raises(SystemExit) as stopped:
-            cli.main()
+            main.main()
     assert stopped.value.code == 1 and capsys.readouterr().err == ""
 
 
@@ -199,5 +201,5 @@ def test_a_file_that_the_system_refuses_has_a_line(harness, monkeypatch):
     def refuses(**kw):
         raise OSError(errno.ENOSPC, "No space left on device", "index.html")
 
-    monkeypatch.setattr(cli, "app", refuses)
+    monkeypatch.setattr(main, "app", refuses)
     assert harness("env") == (1, "", "error: index.html: No space left on device; -v shows where\n")

@@ -11,11 +11,11 @@ import torch
 import transformers
 from tiny import EOS, TINY, steered, tiny_gpt2, tiny_llama
 
-from harness import caches, load_check
-from harness.ensemble import Ensemble
-from harness.errors import BadData
-from harness.load_check import check_model
-from harness.policy import Policy
+from harness.core.errors import BadData
+from harness.policy import caches, load_check
+from harness.policy.ensemble import Ensemble
+from harness.policy.load_check import check_model
+from harness.policy.policy import Policy
 
 HALVES = [torch.bfloat16, torch.float16]
 

@@ -14,12 +14,12 @@ import torch
 import transformers
 from folders import edit_json
 
-from harness.configs import UNLIMITED, context_length
-from harness.errors import BadData, BadSetting, BenchError, MissingPrerequisite
-from harness.loading import load_model
-from harness.sampler import sample
-from harness.types import Decoding
-from tasks.prompt_files import tokenize
+from harness.core.errors import BadData, BadSetting, BenchError, MissingPrerequisite
+from harness.core.types import Decoding
+from harness.policy.configs import UNLIMITED, context_length
+from harness.policy.loading import load_model
+from harness.policy.sampler import sample
+from harness.tasks.data.prompt_files import tokenize
 
 ROOT = Path(__file__).parent.parent
 
@@ -260,8 +260,8 @@ def test_hub_ids_offline_by_the_hubs_own_setting(gpt2, tmp_path, monkeypatch):
 def test_hub_ids_under_the_offline_variable(gpt2, tmp_path):
     folders.fake_hub(tmp_path, "gpt2", gpt2)
     code = """
-from harness.errors import MissingPrerequisite
-from harness.loading import load_model
+from harness.core.errors import MissingPrerequisite
+from harness.policy.loading import load_model
 print(len(load_model("gpt2").identity["sha256"]))
 try:
     load_model("gpt2-large")
@@ -274,7 +274,7 @@ except MissingPrerequisite as e:
 
 def test_importing_the_loaders_is_cheap():
     code = """
-import sys, harness.loading, tasks.prompt_files, tasks.scorers
+import sys, harness.policy.loading, harness.tasks.data.prompt_files, harness.tasks.scorers.detoxify
 print(sorted({"torch", "transformers", "huggingface_hub", "detoxify"} & set(sys.modules)))
 """
     assert python(code).strip() == "[]"

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.logprobs import entropy, kl, log_not, masked_mean, masked_sum, token_logprobs
+from harness.policy.logprobs import entropy, kl, log_not, masked_mean, masked_sum, token_logprobs
 
 
 def coin(p: float) -> torch.Tensor:

@@ -5,13 +5,14 @@ from functools import partial
 import pytest
 import quick
 
-from harness import contract, registry
-from harness.conformance import check_class
-from harness.errors import BadData, Interrupted, MethodFailed, MissingPrerequisite
-from harness.toy import ToyTask, toy_policy
-from harness.trial import Budget, Trial
+from harness.conformance.rules import check_class
+from harness.conformance.toy import ToyTask, toy_policy
+from harness.core import registry
+from harness.core.errors import BadData, Interrupted, MethodFailed, MissingPrerequisite
+from harness.training import contract
+from harness.training.trial import Budget, Trial
 
-HEAD = "import torch\nfrom harness.types import Settings\n"
+HEAD = "import torch\nfrom harness.core.types import Settings\n"
 WHOLE = """
 class MineSettings(Settings):
     lr: float = 1e-2
@@ -29,7 +30,7 @@ class Mine:
             yield {"loss": 1.0}
 """
 MALFORMED = {  # what is changed in the file: what it is changed to, the line that is named, and the words of the message
-    "no Settings": ("    Settings = MineSettings\n", "", 7, "has no Settings; expected a class Settings below harness.types"),
+    "no Settings": ("    Settings = MineSettings\n", "", 7, "has no Settings; expected a class Settings below harness.api"),
     "pydantic": ("class MineSettings(Settings):", "import pydantic as p\nclass MineSettings(p.BaseModel):", 8, "Settings"),
     "a dict as Settings": ("Settings = MineSettings", "Settings = {'lr': 1e-2}", 7, "has as Settings an object of type 'dict'"),
     "no version": ("    version = 1\n", "", 7, "has no version; expected a version that is a whole number"),
@@ -125,7 +126,7 @@ def test_a_file_that_cannot_be_imported_says_where(harness, tmp_path, case):
 
 def test_an_error_of_ours_and_ctrl_c_pass_through_an_import(tmp_path):
     for name, text in (
-        ("ours", "import harness.trl\nraise harness.trl.MissingPrerequisite('no TRL')"),
+        ("ours", "import harness.training.trl_bridge\nraise harness.training.trl_bridge.MissingPrerequisite('no TRL')"),
         ("key", "raise KeyboardInterrupt"),
     ):
         (tmp_path / f"{name}.py").write_text(text)
@@ -179,10 +180,10 @@ def test_a_run_of_a_method_that_ends_the_program(harness, tmp_path):
 def test_a_package_of_somebody_else_that_breaks_on_import(monkeypatch, tmp_path):
     (tmp_path / "broken_package.py").write_text("raise ValueError('too old')\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("methods.METHODS", {"gone": ("broken_package:Gone", "")})
+    monkeypatch.setattr("harness.methods.METHODS", {"gone": ("broken_package:Gone", "")})
     with pytest.raises(MissingPrerequisite, match="cannot be imported: ValueError: too old"):
         registry.load("method", "gone")
     (tmp_path / "other_package.py").write_text("class Gone:\n    Settings = None\n")
-    monkeypatch.setattr("methods.METHODS", {"gone": ("other_package:Gone", "")})
+    monkeypatch.setattr("harness.methods.METHODS", {"gone": ("other_package:Gone", "")})
     with pytest.raises(BadData, match="has no Settings"):
         registry.load("method", "gone")

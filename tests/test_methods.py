@@ -9,14 +9,14 @@ from pydantic import ValidationError
 from scipy import stats
 from tiny import left_padded, tiny_gpt2
 
-from harness.errors import RunFailed
-from harness.frontier import best_of_n_kl
-from harness.pool import Pool
-from harness.types import Decoding, Prompts, Rollout
-from methods.best_of_n import BestOfNPolicy, pick
-from methods.best_quantile import BestQuantile, BestQuantileSettings
-from methods.quark import Quark, QuarkSettings
-from methods.unlikelihood import Unlikelihood, UnlikelihoodSettings
+from harness.core.errors import RunFailed
+from harness.core.types import Decoding, Prompts, Rollout
+from harness.measure.frontier import best_of_n_kl
+from harness.methods.best_of_n import BestOfNPolicy, pick
+from harness.methods.best_quantile import BestQuantile, BestQuantileSettings
+from harness.methods.quark import Quark, QuarkSettings
+from harness.methods.unlikelihood import Unlikelihood, UnlikelihoodSettings
+from harness.training.pool import Pool
 
 
 def rng(seed: int = 0) -> torch.Generator:

@@ -3,13 +3,14 @@ import sys
 from pathlib import Path
 
 import fake_records as fake
+import methods_page
 import pytest
 
-from harness import registry
-from harness.errors import BadData, EmptySelection, MissingPrerequisite
-from harness.records import find_runs
-from harness.report import methods, standing
-from harness.report.groups import groups
+from harness.analysis import ranking
+from harness.analysis.groups import groups
+from harness.core import registry
+from harness.core.errors import BadData, EmptySelection, MissingPrerequisite
+from harness.records.read import find_runs
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def runs(root: Path) -> list:
 def test_reward_beside_best_of_n_is_read_off_its_curve_at_equal_kl(root):
     """n = 4 has log 4 - 3/4 nats in the synthetic record, so between points of the curve nothing is interpolated."""
     (group,) = groups(runs(root))
-    found = {run.manifest["method"]: standing.beside(run).value for run in group.runs if run.manifest["seed"] == 1}
+    found = {run.manifest["method"]: ranking.beside(run).value for run in group.runs if run.manifest["seed"] == 1}
     assert found["ppo"] == pytest.approx(0.0, abs=1e-9)
     at_four = fake.frontier()["best_of_n"][2]["reward"]
     assert found["quark"] == pytest.approx(0.702 - at_four, abs=1e-6)
@@ -40,57 +41,57 @@ def test_reward_beside_best_of_n_is_read_off_its_curve_at_equal_kl(root):
 
 def test_who_loses_to_best_of_n_is_said(root):
     (group,) = groups(runs(root))
-    lose, open_ = methods.beside(group)
+    lose, open_ = methods_page.beside(group)
     assert lose.startswith("Best-of-n has more reward at the same KL than: quark (−")
     assert open_ == "No difference from best-of-n at the same KL was shown for: ppo (+0.000)."
 
 
 def test_one_seed_is_judged_by_its_error_over_prompts_as_on_the_report(tmp_path):
     fake.write_run(tmp_path, "quark", 0, final={"kl": fake.point(0.636294, 0.01), "reward": fake.point(0.70, 0.004)})
-    (said,) = methods.beside(groups(runs(tmp_path))[0])
+    (said,) = methods_page.beside(groups(runs(tmp_path))[0])
     assert said.startswith("Best-of-n has more reward at the same KL than: quark (−")
 
 
 def test_a_record_without_the_curve_has_no_such_number(root):
     (run, *_) = runs(root)
     del run.summary["frontier"]["best_of_n"]
-    assert standing.beside(run).value is None and "no best-of-n curve" in standing.beside(run).reason
+    assert ranking.beside(run).value is None and "no best-of-n curve" in ranking.beside(run).reason
 
 
 def test_runs_above_the_frontier_are_counted(root):
-    assert methods.above(groups(runs(root))[0]) == "None of the 6 runs is above the frontier beyond its error."
+    assert methods_page.above(groups(runs(root))[0]) == "None of the 6 runs is above the frontier beyond its error."
     fake.write_run(root, "leaky", 0, final={"reward": fake.point(0.99, 0.003), "kl": fake.point(0.4, 0.01)})
-    assert "which no policy can be: 1 of 7 runs" in methods.above(groups(runs(root))[0])
+    assert "which no policy can be: 1 of 7 runs" in methods_page.above(groups(runs(root))[0])
 
 
 def test_a_card_is_the_methods_own_text_and_what_it_was_charged_for(root):
-    made = methods.card("quark", runs(root))
+    made = methods_page.card("quark", runs(root))
     assert "Lu et al. 2022" in made.text and "draws its own responses" in made.needs
-    assert methods.card("base", []).needs == []
-    shown = methods.card_text(made)
+    assert methods_page.card("base", []).needs == []
+    shown = methods_page.card_text(made)
     assert "\n    pool <- pool" in shown and "Departures: " in shown and shown.startswith("### quark\n")
 
 
 def test_every_listed_method_has_a_card():
     for name in registry.table("method"):
-        assert len(methods.card(name, []).text) > 80
+        assert len(methods_page.card(name, []).text) > 80
 
 
 def test_a_method_without_a_text_is_refused(monkeypatch):
     monkeypatch.setattr(registry, "table", lambda kind: {"silent": ("tests.__nothing__:Silent", "")})
     monkeypatch.setattr(Path, "read_text", lambda self, encoding=None: "x = 1\n")
     with pytest.raises(BadData, match="no docstring"):
-        methods.card("silent", [])
+        methods_page.card("silent", [])
 
 
 def test_the_page_is_written_by_its_command_and_says_what_is_not_there(root, tmp_path):
     out = tmp_path / "methods.md"
     where = [f"--{name}={root}" for name in ("finals", "trials", "shapes")] + [f"--picture={tmp_path}/figures/one.png"]
     with pytest.raises(MissingPrerequisite, match="no picture"):
-        methods.main([str(out), *where])
+        methods_page.main([str(out), *where])
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "one.png").touch()
-    done = subprocess.run([sys.executable, "-m", "harness.report.methods", str(out), *where], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, methods_page.__file__, str(out), *where], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     text = out.read_text()
     assert text.count("### ") >= 2 + len(registry.table("method"))
@@ -101,7 +102,7 @@ def test_the_page_is_written_by_its_command_and_says_what_is_not_there(root, tmp
 
 
 def test_a_page_without_runs_that_vary_a_setting_says_what_was_not_shown(root):
-    text = methods.page(runs(root), runs(root), [], "x")
+    text = methods_page.page(runs(root), runs(root), [], "x")
     assert (
         "- toxicity: Quark: more quantiles, less of the habit and more drift (Lu et al. 2022), by the judge: **not shown**."
         in text
@@ -113,14 +114,14 @@ def test_a_task_without_trials_of_its_own_says_whose_settings_it_has(tmp_path):
     for task in ("toxicity", "sentiment"):
         fake.write_run(tmp_path, "quark", 0, task=task)
     found = runs(tmp_path)
-    text = methods.page(found, [run for run in found if run.manifest["task"] == "toxicity"], [], "x")
+    text = methods_page.page(found, [run for run in found if run.manifest["task"] == "toxicity"], [], "x")
     said = "No trials on this task: the settings are those that trials on toxicity chose."
     assert text.count(said) == 1 and said in text[text.index("## sentiment") :].split("\n## ")[0]
 
 
 def test_no_records_is_said_in_one_line(tmp_path, capsys):
     with pytest.raises(EmptySelection, match="harness sweep"):
-        methods.page([], [], [], "x")
+        methods_page.page([], [], [], "x")
 
 
 def test_checks_of_what_the_papers_say_mix_no_tasks(tmp_path):
@@ -132,11 +133,11 @@ def test_checks_of_what_the_papers_say_mix_no_tasks(tmp_path):
                 fake.write_run(tmp_path, method, seed, task=task, final={"judge": judge})
     everything = runs(tmp_path)
     toxicity = [run for run in everything if run.manifest["task"] == "toxicity"]
-    (held,) = [t for t in methods._told(everything, toxicity) if "filtering leaves" in t]
+    (held,) = [t for t in methods_page._told(everything, toxicity) if "filtering leaves" in t]
     assert held.startswith("toxicity: filtering leaves far less") and "**holds**" in held and "0.041 against 0.401" in held
-    both = [t for t in methods._told(everything, everything) if "filtering leaves" in t]
+    both = [t for t in methods_page._told(everything, everything) if "filtering leaves" in t]
     assert ["**holds**" in t for t in both] == [False, True]
-    lacking = [t for t in methods._told(everything, everything) if "**not shown**" in t]
+    lacking = [t for t in methods_page._told(everything, everything) if "**not shown**" in t]
     assert len(lacking) == 8 and all(t.startswith("sentiment: ") for t in lacking)  # once each, though neither task shows them
     one = [run for run in everything if run.manifest["task"] == "toxicity" or run.manifest["method"] == "mle"]
-    assert len([t for t in methods._told(one, one) if "filtering leaves" in t]) == 1
+    assert len([t for t in methods_page._told(one, one) if "filtering leaves" in t]) == 1

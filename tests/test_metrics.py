@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import metrics
-from harness.types import Metric
+from harness.core.types import Metric
+from harness.measure import metrics
 
 NAN = float("nan")
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from scipy import stats
 
-from harness.errors import BadData, MissingPrerequisite
-from harness.loading import load_model
-from harness.sampler import sample, until_eos
-from harness.types import Decoding
-from tasks.micro import grammar, world
-from tasks.micro.scorers import LEXICON, InsultJudge, LexiconReward, RepetitionJudge, grammatical, insult_of
-from tasks.prompt_files import tokenize
+from harness.core.errors import BadData, MissingPrerequisite
+from harness.core.types import Decoding
+from harness.policy.loading import load_model
+from harness.policy.sampler import sample, until_eos
+from harness.tasks.data.prompt_files import tokenize
+from harness.tasks.micro import grammar, world
+from harness.tasks.micro.scorers import LEXICON, InsultJudge, LexiconReward, RepetitionJudge, grammatical, insult_of
 
 
 @pytest.fixture(scope="module")

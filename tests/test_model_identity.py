@@ -7,15 +7,15 @@ import fake_records
 import folders
 import pytest
 
-from harness import assemble
-from harness.assemble import _external, _fluency
-from harness.loading import load_model
-from harness.records import read_run
-from harness.report.groups import described, groups, unlike
-from harness.settings import resolve
-from harness.store import identity_hash
-from tasks.micro import world
-from tasks.prompt_files import tokenize
+from harness.analysis.groups import described, groups, unlike
+from harness.core.hashing import identity_hash
+from harness.core.settings import resolve
+from harness.policy.loading import load_model
+from harness.records.read import read_run
+from harness.runs import assemble
+from harness.runs.assemble import external_model, fluency_model
+from harness.tasks.data.prompt_files import tokenize
+from harness.tasks.micro import world
 
 POLICY = "bc8079d0ac85f8911e00e0bf4eee7710ceb0adfe81c1e9f05063ade58af04d1a"  # as in the committed records
 JUDGE = "84a730be69549ae9204e48ea99e3344ebfb7ed5276ed0ade6fc633183c7ea607"
@@ -71,7 +71,7 @@ def test_how_many_responses_are_scored_at_once_makes_no_other_run(gpt2, prompts,
 
 def test_a_judge_of_fluency_is_known_by_its_bytes(gpt2, tmp_path):
     renamed = shutil.copytree(gpt2, tmp_path / "another name")
-    one, two = (_fluency(str(folder), settings("micro"), True).identity for folder in (gpt2, renamed))
+    one, two = (fluency_model(str(folder), settings("micro"), True).identity for folder in (gpt2, renamed))
     assert one == two and set(one) == {"sha256", "tokenizer_sha256"}
 
 
@@ -81,7 +81,7 @@ def test_a_policy_of_a_run_is_known_by_its_bytes(gpt2, prompts, tmp_path):
     parts.model.policy.save(tmp_path / "policy")
     assert (tmp_path / "policy" / "policy.json").is_file()
     renamed = shutil.copytree(tmp_path / "policy", tmp_path / "another name")
-    one, two = (_external(str(folder), parts, True)[1] for folder in (tmp_path / "policy", renamed))
+    one, two = (external_model(str(folder), parts, True)[1] for folder in (tmp_path / "policy", renamed))
     assert one == two and "name" not in one
 
 

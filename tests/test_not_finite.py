@@ -8,13 +8,13 @@ import pytest
 import torch
 from toy_task import ToyTask, toy_policy
 
-from harness import runner
-from harness.errors import NotFinite
-from harness.progress import Progress
-from harness.sampler import sample
-from harness.store import RunStore
-from harness.trial import Budget, OptimizerSettings, Trial
-from harness.types import Decoding
+from harness.core.errors import NotFinite
+from harness.core.types import Decoding
+from harness.policy.sampler import sample
+from harness.records.write import RunStore
+from harness.runs import session as runner
+from harness.runs.progress import Progress
+from harness.training.trial import Budget, OptimizerSettings, Trial
 
 SPOILS = {"NaN": torch.nan, "infinite": torch.inf, "huge": 1e30}
 last = pytest.mark.parametrize("value", SPOILS.values(), ids=SPOILS)

@@ -5,14 +5,13 @@ import json
 
 import pytest
 
-from harness import assemble, launcher
-from harness.cli import parse_seeds
-from harness.errors import BadSetting, EmptySelection
-from harness.scaffold import new_method
-from harness.settings import MAX_SEED, check_seed, parse_override, resolve
-from harness.store import file_name
-from harness.sweep import overrides, parse_grid, toml
-from harness.types import Settings
+from harness.conformance.scaffold import new_method
+from harness.core.errors import BadSetting, EmptySelection
+from harness.core.settings import MAX_SEED, check_seed, overrides, parse_grid, parse_override, parse_seeds, resolve, toml
+from harness.core.types import Settings
+from harness.records.write import file_name
+from harness.runs import assemble
+from harness.runs.sweep import launcher
 
 QUARK = ["run", "--method", "quark", "--task", "toxicity", "--dry-run"]
 
@@ -106,7 +105,7 @@ def test_a_policy_and_a_method_file_of_long_names_have_records(tmp_path, monkeyp
     long = tmp_path / ("p" * 252)
     long.mkdir()
     named = []
-    monkeypatch.setattr(assemble, "_external", lambda *_: (ToDevice(), {}))
+    monkeypatch.setattr(assemble, "external_model", lambda *_: (ToDevice(), {}))
     monkeypatch.setattr(assemble, "_cell", lambda settings, shared, name, *_: named.append(name))
     monkeypatch.setattr(assemble, "_check_context", lambda *_: None)
     monkeypatch.setattr(ToDevice, "task", None, raising=False)

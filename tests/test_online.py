@@ -21,15 +21,15 @@ from tiny import tiny_gpt2
 from torch.nn.functional import cosine_similarity
 from toy_task import ToyTask
 
-from harness.errors import RunFailed
-from harness.policy import Policy
-from harness.trial import Budget, OptimizerSettings, Trial
-from harness.types import Prompts, Rollout
-from methods import gdc, reinforce
-from methods.gdc import GDC, GDCSettings
-from methods.ppo import PPO, PPOSettings, Value, gae, policy_loss, shaped, value_loss, whiten
-from methods.random_reward import RandomReward, RandomRewardSettings
-from methods.reinforce import Reinforce, ReinforceSettings
+from harness.core.errors import RunFailed
+from harness.core.types import Prompts, Rollout
+from harness.methods import gdc, reinforce
+from harness.methods.gdc import GDC, GDCSettings
+from harness.methods.ppo import PPO, PPOSettings, Value, gae, policy_loss, shaped, value_loss, whiten
+from harness.methods.random_reward import RandomReward, RandomRewardSettings
+from harness.methods.reinforce import Reinforce, ReinforceSettings
+from harness.policy.policy import Policy
+from harness.training.trial import Budget, OptimizerSettings, Trial
 
 DIVERGENCES = ("forward_kl", "reverse_kl", "total_variation", "jensen_shannon")
 HERE = Path(__file__).parent

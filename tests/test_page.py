@@ -8,7 +8,7 @@ import fake_records as fake
 import pytest
 from chromium import Browser
 
-from harness.records import find_runs
+from harness.records.read import find_runs
 from harness.report.build import build
 
 pytestmark = [pytest.mark.skipif(chromium.BINARY is None, reason="no Chromium on this machine"), pytest.mark.slow]

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import EOS, TINY, left_padded, ragged_rows, steered, tiny_gpt2, tiny_llama
 
-from harness.errors import BadData
-from harness.policy import Policy, positions, prepend
-from harness.types import Rollout
+from harness.core.errors import BadData
+from harness.core.types import Rollout
+from harness.policy.policy import Policy, positions, prepend
 
 kinds = pytest.mark.parametrize("kind", TINY)
 tied = pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])

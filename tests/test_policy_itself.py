@@ -3,10 +3,10 @@
 import pytest
 from test_base_cache import Task, known
 
-from harness import assemble
-from harness.errors import BadSetting
-from harness.settings import resolve
-from harness.types import Decoding
+from harness.core.errors import BadSetting
+from harness.core.settings import resolve
+from harness.core.types import Decoding
+from harness.runs import assemble
 
 
 @pytest.mark.parametrize("setting", ["top_p=0.5", "temperature=0", "temperature=0.7", "top_k=40"])

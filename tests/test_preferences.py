@@ -18,19 +18,19 @@ from tiny import left_padded, ragged_rows, steered, tiny_gpt2
 from torch import Tensor
 from toy_task import ToyTask, toy_policy
 
-from harness import trl as ours
-from harness.errors import MissingPrerequisite, RunFailed
-from harness.logprobs import masked_sum, token_logprobs
-from harness.policy import Policy
-from harness.pool import Pool
-from harness.trial import Budget, Trial
-from harness.types import Decoding, Prompts, Rollout
-from methods.dpo import DPO, DPOSettings, preferences
-from methods.gradient_ascent import GradientAscent, GradientAscentSettings
-from methods.grpo import GRPO, GRPOSettings
-from methods.kto import KTO, KTOSettings, labelled, mismatched
-from methods.npo import NPO, NPOSettings
-from methods.rloo import RLOO, RLOOSettings
+from harness.core.errors import MissingPrerequisite, RunFailed
+from harness.core.types import Decoding, Prompts, Rollout
+from harness.methods.dpo import DPO, DPOSettings, preferences
+from harness.methods.gradient_ascent import GradientAscent, GradientAscentSettings
+from harness.methods.grpo import GRPO, GRPOSettings
+from harness.methods.kto import KTO, KTOSettings, labelled, mismatched
+from harness.methods.npo import NPO, NPOSettings
+from harness.methods.rloo import RLOO, RLOOSettings
+from harness.policy.logprobs import masked_sum, token_logprobs
+from harness.policy.policy import Policy
+from harness.training import trl_bridge as ours
+from harness.training.pool import Pool
+from harness.training.trial import Budget, Trial
 
 pytestmark = pytest.mark.usefixtures("few_prompts")
 
@@ -456,7 +456,7 @@ def test_mismatched_moves_responses_on_by_one():
 
 def test_half_of_kto_s_batch_is_undesirable(monkeypatch):
     trial, labels = new_trial(), []
-    monkeypatch.setattr("methods.kto.mismatched", lambda b: labels.extend(r["label"] for r in b) or mismatched(b))
+    monkeypatch.setattr("harness.methods.kto.mismatched", lambda b: labels.extend(r["label"] for r in b) or mismatched(b))
     run(quick(KTO, batch_size=10), trial, 3)
     assert labels == ([True] * 5 + [False] * 5) * 3
 

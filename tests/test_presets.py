@@ -12,13 +12,15 @@ import folders
 import pytest
 import transformers
 
-from harness import assemble, plan, registry, run
-from harness.errors import BadSetting, UnknownName
-from harness.records import find_runs, read_run
-from harness.report.groups import groups
+from harness import run
+from harness.analysis.groups import groups
+from harness.core import registry
+from harness.core.errors import BadSetting, UnknownName
+from harness.core.settings import preset_names, read_preset, resolve
+from harness.records.read import find_runs, read_run
 from harness.report.trials import chosen
-from harness.settings import preset_names, read_preset, resolve
-from tasks import DATASETS, SCORERS
+from harness.runs import assemble, cost
+from harness.tasks import DATASETS, SCORERS
 
 ROOT = Path(__file__).parent.parent
 TASKS = ("toxicity", "sentiment", "sentiment_negative", "repetition", "pii", "pep8")
@@ -185,7 +187,7 @@ def test_what_a_task_changes_goes_before_the_preset_and_the_command_line_before_
         }},
         "methods": {"m": {"lr": 1.0, "alpha": 1.0}},
     }  # fmt: skip
-    monkeypatch.setattr("harness.settings.read_preset", lambda name: json.loads(json.dumps(tables)))
+    monkeypatch.setattr("harness.core.settings.read_preset", lambda name: json.loads(json.dumps(tables)))
     assert resolve("p", "m", "t").method == {"lr": 2.0, "alpha": 1.0, "beta": 2.0}
     assert resolve("p", "m", "t", ["lr=3.0"]).method == {"lr": 3.0, "alpha": 1.0, "beta": 2.0}
     assert resolve("p", "other", "t").method == {}
@@ -266,24 +268,24 @@ def test_a_preset_is_shown_resolved_with_sizes_and_costs(harness):
     assert json.loads(harness("show", "preset", "micro", "--json")[1])["tasks"]["toxicity"]["parameters"] > 500_000
 
 
-@pytest.mark.parametrize("name", plan.SHAPES)
+@pytest.mark.parametrize("name", cost.SHAPES)
 def test_parameters_are_those_of_the_model(name):
     import torch
 
-    vocabulary, positions, width, layers = plan.SHAPES[name]
+    vocabulary, positions, width, layers = cost.SHAPES[name]
     config = transformers.GPT2Config(vocab_size=vocabulary, n_positions=positions, n_embd=width, n_layer=layers, n_head=4)
     with torch.device("meta"):
         model = transformers.GPT2LMHeadModel(config)
-    assert plan.gpt2_parameters(*plan.SHAPES[name]) == sum(p.numel() for p in model.parameters())
+    assert cost.gpt2_parameters(*cost.SHAPES[name]) == sum(p.numel() for p in model.parameters())
 
 
 def test_parameters_of_what_is_at_hand(world, monkeypatch, tmp_path):
-    assert plan.parameters("gpt2") == 124_439_808 and plan.parameters("some/one") is None and plan.parameters("a/b/c") is None
+    assert cost.parameters("gpt2") == 124_439_808 and cost.parameters("some/one") is None and cost.parameters("a/b/c") is None
     use(world[0], monkeypatch)
     folder = world[0] / "made" / "gpt2"
     model = transformers.GPT2LMHeadModel.from_pretrained(folder)
-    assert plan.parameters(str(folder)) == plan.parameters("gpt2") == sum(p.numel() for p in model.parameters())
-    assert plan.parameters(str(folders.llama_folder(tmp_path / "llama"))) is None
+    assert cost.parameters(str(folder)) == cost.parameters("gpt2") == sum(p.numel() for p in model.parameters())
+    assert cost.parameters(str(folders.llama_folder(tmp_path / "llama"))) is None
 
 
 def test_a_dry_run_says_what_is_there(world, harness, monkeypatch, tmp_path):

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import processors
 
-from harness.errors import BadData, EmptySelection, MissingPrerequisite, PromptTooLong
-from tasks.prompt_files import Prompt, read_prompts, split_prompts, tokenize
+from harness.core.errors import BadData, EmptySelection, MissingPrerequisite, PromptTooLong
+from harness.tasks.data.prompt_files import Prompt, read_prompts, split_prompts, tokenize
 
 
 def written(folder: Path, *rows: object) -> Path:

@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
-from harness import assemble, plan, sources
-from harness.errors import BadData, BadSetting, BenchError, EmptySelection, MissingPrerequisite, PromptTooLong, UnknownName
-from harness.settings import DataSettings, resolve
-from tasks import own_prompts, tables
-from tasks.own_prompts import from_file, from_hub
-from tasks.prompt_files import Columns, Prompt, held_out, read_prompts, split_prompts
+from harness.core.errors import BadData, BadSetting, BenchError, EmptySelection, MissingPrerequisite, PromptTooLong, UnknownName
+from harness.core.settings import DataSettings, resolve
+from harness.runs import assemble, cost, sources
+from harness.tasks.data import own_prompts, tables
+from harness.tasks.data.own_prompts import from_file, from_hub
+from harness.tasks.data.prompt_files import Columns, Prompt, held_out, read_prompts, split_prompts
 
 # what a file of these rows was known by before any other format was read, and is for ever
 IDENTITY = {
@@ -367,7 +367,7 @@ def test_a_script_of_a_data_set_is_never_run(hub, monkeypatch):
 
 def test_a_plan_says_what_prompts_need(tmp_path, home, hub, monkeypatch):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(home / "datasets"))
-    found = {need.what: need.there for need in plan.needs(resolve("micro", "base", "toxicity", task__prompts="someone/mild"))}
+    found = {need.what: need.there for need in cost.needs(resolve("micro", "base", "toxicity", task__prompts="someone/mild"))}
     assert found == {"package datasets": True, "someone/mild": True}
-    (need,) = plan.needs(resolve("micro", "base", "toxicity", task__prompts=str(tmp_path / "none.csv")))
+    (need,) = cost.needs(resolve("micro", "base", "toxicity", task__prompts=str(tmp_path / "none.csv")))
     assert (need.what, need.there) == ("prompts", False) and ".parquet" in need.how

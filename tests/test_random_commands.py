@@ -7,8 +7,10 @@ import traceback
 import fake_records as fake
 import pytest
 
-from harness import assemble, conformance, registry
-from harness.errors import MissingPrerequisite
+from harness.conformance import rules
+from harness.core import registry
+from harness.core.errors import MissingPrerequisite
+from harness.runs import assemble
 
 CODES = {0, 1, 2, 3, 4, 5}
 ODD = (
@@ -87,7 +89,7 @@ def nothing_is_loaded(monkeypatch, tmp_path):
         return []
 
     monkeypatch.setattr(assemble, "parts", absent)
-    monkeypatch.setattr(conformance, "check_method", loaded_only)
+    monkeypatch.setattr(rules, "check_method", loaded_only)
     fake.write_study(tmp_path / "records")
     (tmp_path / "a" / "b").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "a" / "b")

@@ -7,8 +7,9 @@ from typing import Any
 import fake_records as fake
 import pytest
 
-from harness.errors import CorruptRecord
-from harness.records import Run, find_runs, read_run
+from harness.core.errors import CorruptRecord
+from harness.records.read import find_runs, read_run
+from harness.records.schema import Run
 
 
 def change(name: str, **keys: Any) -> Callable[[Path], None]:

@@ -17,23 +17,27 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from harness.commands import report_command
-from harness.errors import EmptySelection, Unwritable, UsageError
-from harness.records import Problem, Run, find_runs, read_run
-from harness.report import sheets
-from harness.report.attained import attained, draw_attained
+from harness.analysis.attainment import attained
+from harness.analysis.columns import overoptimisation, removed
+from harness.analysis.groups import Group, groups, measure
+from harness.analysis.ranking import above_frontier, beats, beside_best_of_n, detectable, ranking, share_of_hypervolume
+from harness.analysis.stats import Interval
+from harness.cli.records import report_command
+from harness.core.errors import EmptySelection, Unwritable, UsageError
+from harness.methods import FAMILIES, METHODS
+from harness.records.read import find_runs, read_run
+from harness.records.schema import Problem, Run
 from harness.report.browser import samples, text
 from harness.report.build import BuildResult, build
 from harness.report.cards import method_cards, task_card
-from harness.report.figures import draw, figure_data, pareto, run_picture, save
-from harness.report.groups import Group, groups, measure
-from harness.report.looks import GREY, HUES, INK, SHADE, looks
-from harness.report.panels import REWARD_KL, REWARD_PPL, draw_panel
-from harness.report.standing import above_frontier, beats, beside_best_of_n, detectable, ranking, share_of_hypervolume
-from harness.report.tables import method_table, number, overoptimisation, removed, run_table, runs_csv
+from harness.report.figures import sheets
+from harness.report.figures.attainment import draw_attained
+from harness.report.figures.data import figure_data
+from harness.report.figures.panels import REWARD_KL, REWARD_PPL, draw_panel
+from harness.report.figures.pareto import draw, pareto, run_picture
+from harness.report.figures.style import GREY, HUES, INK, SHADE, looks, save
+from harness.report.tables import method_table, number, run_table, runs_csv
 from harness.report.verdict import verdict
-from harness.stats import Interval
-from methods import FAMILIES, METHODS
 
 HOSTILE = "<script>alert(1)</script></style>\"'&$\\frac{|`{{ 7*7 }}\n# _x\ud800\u202e"
 
@@ -517,7 +521,7 @@ WRONG = {
 def test_a_record_that_is_wrong_is_named_counted_and_averaged_nowhere(
     what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("harness.versions.outdated", lambda runs: {})  # invented records are of no version
+    monkeypatch.setattr("harness.records.stale.outdated", lambda runs: {})  # invented records are of no version
     root = tmp_path / "r"
     for method in ("quark", "ppo"):
         fake.write_run(root, method, 0)
@@ -767,7 +771,7 @@ import sys
 from pathlib import Path
 import harness.report
 assert "matplotlib" not in sys.modules
-from harness.records import find_runs
+from harness.records.read import find_runs
 from harness.report.build import build
 build(*find_runs([Path(sys.argv[1])]), Path(sys.argv[2]))
 print([name for name in ("torch", "pandas", "matplotlib.pyplot") if name in sys.modules])

@@ -5,14 +5,14 @@ from pathlib import Path
 import fake_records as fake
 import pytest
 
-from harness.cells import cells
-from harness.records import find_runs
+from harness.analysis.cells import cells
+from harness.analysis.groups import groups, headings, unlike, world
+from harness.core.hashing import identity_hash
+from harness.records.read import find_runs
 from harness.report.build import build
 from harness.report.cards import task_card
-from harness.report.figures import figure_data
-from harness.report.groups import groups, headings, unlike, world
-from harness.report.sheets import Sheet
-from harness.store import identity_hash
+from harness.report.figures.data import figure_data
+from harness.report.figures.sheets import Sheet
 
 RULER = {"samples": 4, "points": 8, "point_samples": 2, "seed": 0, "version": 5}
 

@@ -8,29 +8,31 @@ import quick
 from killed import killed
 from test_runner import one_thread, weights, without_clock  # noqa: F401
 
-from harness import rule, runner
-from harness.errors import BadSetting, RunFailed
-from harness.evaluation import Evaluator
-from harness.policy import Policy
-from harness.progress import Progress
-from harness.settings import resolve
-from harness.types import Metric
+from harness.core.errors import BadSetting, RunFailed
+from harness.core.settings import resolve
+from harness.core.types import Metric
+from harness.measure.evaluator import Evaluator
+from harness.policy.policy import Policy
+from harness.runs import checkpoint_rule, session
+from harness.runs.progress import Progress
 
 pytestmark = pytest.mark.usefixtures("few_prompts")
 
 RULED = {"evaluation__select": "best_validation", "evaluation__split": "test", "evaluation__paper_samples": 0}
 
 
-def at(judge: float | None, kl: float | None, update: int = 0) -> rule.Point:
-    return rule.point(rule.KEPT, update, 0.5, {"judge": Metric(judge, None, 4), "kl": Metric(kl, None, 4)})
+def at(judge: float | None, kl: float | None, update: int = 0) -> checkpoint_rule.Point:
+    return checkpoint_rule.point(
+        checkpoint_rule.KEPT, update, 0.5, {"judge": Metric(judge, None, 4), "kl": Metric(kl, None, 4)}
+    )
 
 
 def chosen(name: str, *points: tuple[float | None, float | None]) -> int | None:
     """The number of the point that a rule ends with."""
-    best: rule.Point | None = None
+    best: checkpoint_rule.Point | None = None
     for i, (judge, kl) in enumerate(points):
         candidate = at(judge, kl, i)
-        best = candidate if rule.better(name, candidate, best) else best
+        best = candidate if checkpoint_rule.better(name, candidate, best) else best
     return None if best is None else best.update
 
 
@@ -78,7 +80,7 @@ def test_the_point_that_is_best_on_validation_is_deployed(tmp_path, judged, monk
     """Of the start, updates 2 and 4 and the end, update 2 is told to be best: it is what is saved and measured."""
     cell = quick.cell(tmp_path, **RULED)
     judged(0.3, 0.9, 0.5, 0.6)
-    summary, _ = runner.run(cell)
+    summary, _ = session.run(cell)
     monkeypatch.undo()
     selection = summary["selection"]
     assert (selection["rule"], selection["update"], selection["points"]) == ("best_validation", 2, 4)
@@ -97,17 +99,17 @@ def test_the_point_that_is_best_on_validation_is_deployed(tmp_path, judged, monk
 def test_one_policy_is_kept_at_a_time(tmp_path, judged, monkeypatch):
     """Updates 2 and 4 are each the best so far; Ctrl-C at update 5, which nothing catches, leaves the second alone."""
     judged(0.3, 0.5, 0.9)
-    update = runner.Trial.update
+    update = session.Trial.update
 
     def pressed(trial, loss):
         if trial.cost.updates == 5:
             raise KeyboardInterrupt
         update(trial, loss)
 
-    monkeypatch.setattr(runner.Trial, "update", pressed)
+    monkeypatch.setattr(session.Trial, "update", pressed)
     cell = quick.cell(tmp_path, **RULED)
     with pytest.raises(KeyboardInterrupt):
-        runner.run(cell)
+        session.run(cell)
     assert [p.name for p in (cell.path / "checkpoints").glob("kept-*")] == ["kept-0000004"]
     assert json.loads((cell.path / "manifest.json").read_text())["status"] == "interrupted"
 
@@ -120,30 +122,30 @@ def test_a_validation_point_above_the_frontier_is_noticed_too(tmp_path, monkeypa
         return point(self, policy)
 
     monkeypatch.setattr(Evaluator, "point", above)
-    assert runner.run(quick.cell(tmp_path, "base", **RULED))[0]["frontier"]["above"] is True
+    assert session.run(quick.cell(tmp_path, "base", **RULED))[0]["frontier"]["above"] is True
 
 
 def test_a_run_that_only_harms_deploys_the_start(tmp_path, judged):
     cell = quick.cell(tmp_path, **RULED)
     judged(0.9, 0.5, 0.4, None)
-    summary, _ = runner.run(cell)
+    summary, _ = session.run(cell)
     assert summary["selection"]["update"] == 0 and summary["final"]["kl"]["value"] == 0
 
 
 def test_a_method_without_points_deploys_its_end_or_says_why_not(tmp_path, judged):
     judged(0.3, 0.9, None, None)
-    summary, _ = runner.run(quick.cell(tmp_path / "a", "best_of_n", n=4, **RULED))
+    summary, _ = session.run(quick.cell(tmp_path / "a", "best_of_n", n=4, **RULED))
     assert summary["selection"]["points"] == 2 and summary["final"]["kl"]["value"] > 0
     with pytest.raises(RunFailed, match="no point that the judge could score"):
-        runner.run(quick.cell(tmp_path / "b", "best_of_n", n=4, **RULED))
+        session.run(quick.cell(tmp_path / "b", "best_of_n", n=4, **RULED))
 
 
 def test_a_policy_that_cannot_be_kept_says_so(tmp_path, judged, monkeypatch):
     judged(0.3, 0.9)
     unsaved = property(lambda trial: Unsaved(trial.policy), lambda trial, policy: None)
-    monkeypatch.setattr(runner.Trial, "deployed", unsaved, raising=False)
+    monkeypatch.setattr(session.Trial, "deployed", unsaved, raising=False)
     with pytest.raises(RunFailed, match=r"no policy that can be kept on disk; set evaluation\.select=last"):
-        runner.run(quick.cell(tmp_path, **RULED))
+        session.run(quick.cell(tmp_path, **RULED))
 
 
 class Unsaved:
@@ -181,10 +183,10 @@ def near(monkeypatch):
 
 def test_killed_and_resumed_chooses_the_same(near, tmp_path):
     whole, resumed = (quick.cell(tmp_path / name, lr=1e-3, **RULED) for name in ("whole", "resumed"))
-    summary, _ = runner.run(whole)
+    summary, _ = session.run(whole)
     assert summary["selection"]["update"] == 2
     for place in PLACES:
-        killed(place, lambda: runner.run(resumed))
-    again, worked = runner.run(resumed)
+        killed(place, lambda: session.run(resumed))
+    again, worked = session.run(resumed)
     assert worked and without_clock(again) == without_clock(summary)
     assert quick.trajectory(resumed.path) == quick.trajectory(whole.path) and weights(resumed.path) == weights(whole.path)

@@ -13,10 +13,10 @@ import quick
 import torch
 from killed import killed
 
-from harness import runner
-from harness.errors import Busy, CorruptRecord, Interrupted, NotFinite, Unwritable
-from harness.records import prompt_scores, read_run
-from harness.store import RunStore
+from harness.core.errors import Busy, CorruptRecord, Interrupted, NotFinite, Unwritable
+from harness.records.read import prompt_scores, read_run
+from harness.records.write import RunStore
+from harness.runs import session
 
 pytestmark = pytest.mark.usefixtures("few_prompts")
 
@@ -44,7 +44,7 @@ def whole(tmp_path_factory):
     cell, saved = quick.cell(tmp_path_factory.mktemp("whole")), []
     with pytest.MonkeyPatch.context() as patch:
         count_checkpoints(patch, saved)
-        summary, worked = runner.run(cell)
+        summary, worked = session.run(cell)
     assert worked and len(saved) == 3  # one a point
     return cell, summary
 
@@ -53,7 +53,7 @@ def whole(tmp_path_factory):
 def based(tmp_path_factory):
     """A finished run without training."""
     cell = quick.cell(tmp_path_factory.mktemp("based"), "base")
-    return cell, runner.run(cell)[0]
+    return cell, session.run(cell)[0]
 
 
 def count_checkpoints(patch: pytest.MonkeyPatch, saved: list) -> None:
@@ -108,7 +108,7 @@ def test_the_scores_of_each_prompt_are_those_of_its_samples(whole):
 def test_the_same_command_again_does_nothing(whole):
     cell, summary = whole
     before = {p: p.stat().st_mtime_ns for p in cell.path.rglob("*") if p.is_file() and p.name != ".lock"}
-    again, worked = runner.run(cell)
+    again, worked = session.run(cell)
     assert again == summary and not worked
     assert before == {p: p.stat().st_mtime_ns for p in before}
 
@@ -118,11 +118,11 @@ def test_killed_at_every_place_and_resumed_is_uninterrupted(whole, tmp_path):
     known = {"before the first checkpoint": [], "between a row and its checkpoint": [2], "during training": [4]}
     resumed = quick.cell(tmp_path)
     for name, place in PLACES.items():
-        killed(place, lambda: runner.run(resumed))
+        killed(place, lambda: session.run(resumed))
         assert not (resumed.path / "summary.json").exists(), name
         assert updates_kept(resumed.path) == known.get(name, [6]), name
     assert resumed.run_id == cell.run_id
-    again, worked = runner.run(resumed)
+    again, worked = session.run(resumed)
     assert worked and quick.trajectory(resumed.path) == quick.trajectory(cell.path)
     assert weights(resumed.path) == weights(cell.path)
     assert (resumed.path / "prompts.json").read_bytes() == (cell.path / "prompts.json").read_bytes()
@@ -136,28 +136,28 @@ def updates_kept(path: Path) -> list[int]:
 def test_another_seed_is_another_run(whole, tmp_path):
     other = quick.cell(tmp_path, seed=1)
     assert other.run_id != whole[0].run_id
-    runner.run(other)
+    session.run(other)
     assert weights(other.path) != weights(whole[0].path)
 
 
 def test_fresh_forgets(based):
     cell, _ = based
     (cell.path / "mine.txt").write_text("old")
-    _, worked = runner.run(cell, fresh=True)
+    _, worked = session.run(cell, fresh=True)
     assert worked and not (cell.path / "mine.txt").exists()
 
 
 def test_an_interrupted_run_says_so_and_goes_on(whole, tmp_path, monkeypatch):
-    cell, update = quick.cell(tmp_path), runner.Trial.update
+    cell, update = quick.cell(tmp_path), session.Trial.update
 
     def interrupted(trial, loss):
         update(trial, loss)
         if trial.cost.updates == 3:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(runner.Trial, "update", interrupted)
+    monkeypatch.setattr(session.Trial, "update", interrupted)
     with pytest.raises(Interrupted, match="the same command goes on") as stopped:
-        runner.run(cell)
+        session.run(cell)
     assert stopped.value.exit_code == 130
     manifest = read_run(cell.path).manifest
     assert manifest["status"] == "interrupted"
@@ -165,7 +165,7 @@ def test_an_interrupted_run_says_so_and_goes_on(whole, tmp_path, monkeypatch):
     (cell.path / "manifest.json").write_text(json.dumps(manifest | {"started_at": "2020-01-01T00:00:00+00:00"}))
     load = RunStore.load_state
     monkeypatch.setattr(RunStore, "load_state", lambda *a: load(*a) | {"seconds": 1e6})
-    again, _ = runner.run(cell)
+    again, _ = session.run(cell)
     assert again["cost"]["seconds"] > 1e6  # the time before the interruption is part of what the run took
     assert read_run(cell.path).manifest["started_at"].startswith("2020")
     assert quick.trajectory(cell.path) == quick.trajectory(whole[0].path)
@@ -176,8 +176,8 @@ def test_long_runs_are_kept_by_the_clock_too(tmp_path, monkeypatch):
     """Three points make three checkpoints, as `whole` has; with no patience at all each of the six updates makes one."""
     saved: list = []
     count_checkpoints(monkeypatch, saved)
-    monkeypatch.setattr(runner, "CHECKPOINT_SECONDS", -1.0)
-    runner.run(quick.cell(tmp_path, evaluation__paper_samples=0))
+    monkeypatch.setattr(session, "CHECKPOINT_SECONDS", -1.0)
+    session.run(quick.cell(tmp_path, evaluation__paper_samples=0))
     assert len(saved) == 6
 
 
@@ -187,7 +187,7 @@ def test_measuring_costs_a_method_nothing(based):
 
 
 def test_a_second_interrupt_stops_at_once():
-    with pytest.raises(Interrupted, match="at once"), runner.interruptible() as stop:
+    with pytest.raises(Interrupted, match="at once"), session.interruptible() as stop:
         signal.raise_signal(signal.SIGINT)
         assert stop.is_set()
         signal.raise_signal(signal.SIGINT)
@@ -197,7 +197,7 @@ def test_signals_are_left_alone_outside_the_main_thread():
     seen = []
 
     def body():
-        with runner.interruptible() as stop:
+        with session.interruptible() as stop:
             seen.append(stop.is_set())
 
     thread = threading.Thread(target=body)
@@ -207,10 +207,10 @@ def test_signals_are_left_alone_outside_the_main_thread():
 
 
 def test_a_loss_that_is_no_number_fails_the_run(tmp_path, monkeypatch):
-    cell, update = quick.cell(tmp_path), runner.Trial.update
-    monkeypatch.setattr(runner.Trial, "update", lambda trial, loss: update(trial, loss * float("nan")))
+    cell, update = quick.cell(tmp_path), session.Trial.update
+    monkeypatch.setattr(session.Trial, "update", lambda trial, loss: update(trial, loss * float("nan")))
     with pytest.raises(NotFinite, match=r"the loss of update 1 is nan; .*smaller lr"):
-        runner.run(cell)
+        session.run(cell)
     manifest = read_run(cell.path).manifest
     assert manifest["status"] == "failed" and manifest["error"]["type"] == "NotFinite"
     assert not (cell.path / "summary.json").exists()
@@ -231,7 +231,7 @@ class Failing:
 def test_responses_that_cannot_be_scored_are_counted_and_degrade_the_run(tmp_path):
     cell = quick.cell(tmp_path, "base")
     cell.task._judge = Failing(cell.task._judge)
-    summary, _ = runner.run(cell)
+    summary, _ = session.run(cell)
     judge = summary["final"]["judge"]
     assert summary["status"] == "degraded" and read_run(cell.path).manifest["status"] == "degraded"
     assert judge["n_unscored"] == 6 and judge["n"] == 12

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from tiny import EOS, TINY, left_padded, ragged_rows, steered, tiny_gpt2
 
-from harness.logprobs import token_logprobs
-from harness.sampler import choose, nucleus, sample, top_k, until_eos
-from harness.types import Decoding, Prompts, Rollout
+from harness.core.types import Decoding, Prompts, Rollout
+from harness.policy.logprobs import token_logprobs
+from harness.policy.sampler import choose, nucleus, sample, top_k, until_eos
 
 VOCAB = 6  # 216 responses of three tokens, all of them counted
 DECODINGS = {

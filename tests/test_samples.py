@@ -8,10 +8,13 @@ import fake_records as fake
 import pandas as pd
 import pytest
 
-from harness import listing, masking
-from harness.errors import CorruptRecord, EmptySelection, MissingPrerequisite, UnknownName, UsageError
-from harness.records import read_run
-from harness.samples import Wanted, choose, read, samples_command, text
+from harness.cli import listing
+from harness.cli.records import samples_command, text
+from harness.core import text as masking
+from harness.core.errors import CorruptRecord, EmptySelection, MissingPrerequisite, UnknownName, UsageError
+from harness.records import read as records_read
+from harness.records.read import read_run
+from harness.records.samples import Wanted, choose, read
 
 HOSTILE = "\x1b[2Jcleared\x07 \u202egnp.exe\r\n\tand \ud800 more"
 ROWS = [
@@ -129,7 +132,7 @@ def test_a_run_by_the_beginning_of_its_id(tmp_path):
     fake.write_run(tmp_path / "copy", "quark", 2, id8="bb33")
 
     def find(name: str) -> str:
-        return listing.locate(name, tmp_path).dir.name
+        return records_read.locate(name, tmp_path).dir.name
 
     assert find("aa1") == find("aa11-s0") == find(str(tmp_path / "micro/toxicity/quark/aa11-s0")) == "aa11-s0"
     with pytest.raises(UsageError, match="'aa' is 2 runs"):
@@ -140,14 +143,14 @@ def test_a_run_by_the_beginning_of_its_id(tmp_path):
         with pytest.raises(UnknownName):
             find(name)
     with pytest.raises(EmptySelection):
-        listing.locate("aa", tmp_path / "none")
+        records_read.locate("aa", tmp_path / "none")
     with pytest.raises(CorruptRecord):
         find(str(tmp_path))
     assert listing.find_run("aa1", tmp_path)["seed"] == 0
 
 
 def test_the_command(run, tmp_path):
-    code = "import sys, harness.cli\ntry: harness.cli.main()\nfinally: assert 'torch' not in sys.modules"
+    code = "import sys, harness.cli.main\ntry: harness.cli.main.main()\nfinally: assert 'torch' not in sys.modules"
     words = ["samples", "5e5e", "--out", tmp_path, "-n", "1", "--worst", "--unmask"]
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
     assert done.returncode == 0 and "Reply 4." in done.stdout and "1 of 6 samples" in done.stdout, done.stderr

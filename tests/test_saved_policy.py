@@ -12,11 +12,11 @@ import transformers
 from safetensors.torch import load_file
 from tiny import left_padded
 
-from harness.ensemble import PARTS, Ensemble
-from harness.errors import BadData, RunFailed
-from harness.loading import load_model
-from harness.policy import Policy, naming
-from harness.types import Rollout
+from harness.core.errors import BadData, RunFailed
+from harness.core.types import Rollout
+from harness.policy.ensemble import PARTS, Ensemble
+from harness.policy.loading import load_model
+from harness.policy.policy import Policy, naming
 
 TEXT = "the cat sat on the mat"
 

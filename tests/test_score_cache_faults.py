@@ -6,9 +6,9 @@ import sqlite3
 import numpy as np
 import pytest
 
-from harness.errors import BadData, Interrupted, Unwritable
-from tasks import score_cache
-from tasks.score_cache import CachedScorer
+from harness.core.errors import BadData, Interrupted, Unwritable
+from harness.tasks.scorers import cache
+from harness.tasks.scorers.cache import CachedScorer
 
 
 class Half:
@@ -45,29 +45,29 @@ class LetsGo(logging.Handler):
 
 @pytest.mark.parametrize("text", ["a", "b"])
 def test_a_file_that_another_process_holds_is_waited_for_and_that_is_said(text, cached, monkeypatch):
-    monkeypatch.setattr(score_cache, "WAIT", 0.01)
+    monkeypatch.setattr(cache, "WAIT", 0.01)
     holder = sqlite3.connect(cached.path, isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
     lets_go = LetsGo(holder)
-    score_cache.log.addHandler(lets_go)
+    cache.log.addHandler(lets_go)
     try:
         assert score(cached, text).tolist() == [0.5]
     finally:
-        score_cache.log.removeHandler(lets_go)
+        cache.log.removeHandler(lets_go)
         holder.close()
     said = [line for line in lets_go.said if "waiting" in line]
     assert len(said) == 1 and f"another process that holds {cached.path}" in said[0]
 
 
 def test_who_waits_for_a_file_can_be_interrupted(cached, monkeypatch):
-    monkeypatch.setattr(score_cache, "WAIT", 0.01)
+    monkeypatch.setattr(cache, "WAIT", 0.01)
     holder = sqlite3.connect(cached.path, isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
 
     def interrupted(*_):
         raise Interrupted("at once")
 
-    monkeypatch.setattr(score_cache.log, "warning", interrupted)
+    monkeypatch.setattr(cache.log, "warning", interrupted)
     with pytest.raises(Interrupted):
         score(cached, "b")
     holder.close()

@@ -10,12 +10,13 @@ import pytest
 import torch
 import transformers
 
-from harness import assemble, registry, runner
-from harness.errors import BadData, BadScorer, BadSetting, Interrupted
-from tasks.classifier import ClassifierScorer
-from tasks.guard import PATIENCE, GuardedScorer, limited
-from tasks.score_cache import CachedScorer
-from tasks.scorers import DetoxifyScorer
+from harness.core import registry
+from harness.core.errors import BadData, BadScorer, BadSetting, Interrupted
+from harness.runs import assemble, session
+from harness.tasks.scorers.cache import CachedScorer
+from harness.tasks.scorers.classifier import ClassifierScorer
+from harness.tasks.scorers.detoxify import DetoxifyScorer
+from harness.tasks.scorers.guard import PATIENCE, GuardedScorer, limited
 
 
 class Plain:
@@ -86,7 +87,7 @@ def test_a_second_control_c_stops_a_scorer_at_its_work_and_keeps_no_score(networ
 
     monkeypatch.setattr(scorer, work, pressed_twice)
     cached = CachedScorer(GuardedScorer(scorer, "mine"), tmp_path)
-    with pytest.raises(Interrupted, match="interrupted at once"), runner.interruptible():
+    with pytest.raises(Interrupted, match="interrupted at once"), session.interruptible():
         score(cached, *texts)
     assert len(calls) == 2 and not cached.path.exists()
     np.testing.assert_array_equal(score(cached, *texts), expected)  # bit for bit what was never interrupted
@@ -96,22 +97,24 @@ def test_an_interruption_is_no_exception_and_keeps_its_line_and_its_exit_code(ha
     def stopped(*_, **__):
         raise Interrupted("interrupted at once; the same command goes on")
 
-    monkeypatch.setattr("harness.listing.environment", stopped)
+    monkeypatch.setattr("harness.cli.listing.environment", stopped)
     assert not issubclass(Interrupted, Exception)
     code, out, err = harness("env")
     assert (code, out, err) == (130, "", "error: interrupted at once; the same command goes on\n")
 
 
 def test_an_interrupted_cell_of_a_sweep_says_so_by_its_exit_code(monkeypatch, capsys):
-    from harness import worker
+    from harness.runs.sweep import worker
 
     def stopped(*_, **__):
         raise Interrupted("interrupted; the same command goes on from here")
 
     monkeypatch.setattr(worker, "_watch_parent", lambda: None)
-    monkeypatch.setattr("harness.commands.run_command", stopped)
+    monkeypatch.setattr("harness.runs.assemble.named_cell", stopped)
     cell = dict.fromkeys(("method", "task", "preset", "seed", "overrides", "out", "offline"), "x")
-    assert worker.main(cell) == 130 and capsys.readouterr().err.count("\n") == 1
+    assert worker.main(cell) == 130
+    loading, said = capsys.readouterr().err.splitlines()
+    assert "loading" in loading and said == "error: interrupted; the same command goes on from here"
 
 
 # a text that fails
@@ -160,7 +163,7 @@ class Counts(Plain):
 
 
 def test_a_count_that_fails_is_left_out_with_its_characters(caplog):
-    from harness.metrics import per_kchar
+    from harness.measure.metrics import per_kchar
 
     guarded = GuardedScorer(Counts(), "mine")
     found = per_kchar([["a@bc", "bad" * 99], ["abcd", "abcd"]], guarded.items)

@@ -11,9 +11,10 @@ import pytest
 import torch
 from folders import SENTENCES, sha256
 
-from harness.errors import BadData, BadSetting, MissingPrerequisite, UnknownName
-from tasks.guard import GuardedScorer
-from tasks.scorers import DetoxifyScorer, StyleScorer
+from harness.core.errors import BadData, BadSetting, MissingPrerequisite, UnknownName
+from harness.tasks.scorers.detoxify import DetoxifyScorer
+from harness.tasks.scorers.guard import GuardedScorer
+from harness.tasks.scorers.style import StyleScorer
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +176,7 @@ def test_the_base_model_comes_from_the_hub_where_no_folder_is_given(files, score
 
 def test_detoxify_that_is_not_installed(files, monkeypatch):
     monkeypatch.setitem(sys.modules, "detoxify", None)
-    with pytest.raises(MissingPrerequisite, match=r"pip install 'alignment-harness\[toxicity\]'"):
+    with pytest.raises(MissingPrerequisite, match=r"pip install 'unlearning-harness\[toxicity\]'"):
         DetoxifyScorer(*files)
 
 

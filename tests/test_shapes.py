@@ -2,9 +2,9 @@ from pathlib import Path
 
 import fake_records as fake
 import pytest
+from claims import checks, said
 
-from harness.records import find_runs
-from harness.report.shapes import checks, said
+from harness.records.read import find_runs
 
 JUDGES = {"mle": 0.60, "filtering": 0.90, "conditional_pretraining": 0.95, "rwr": 0.602}
 NLL = {"mle": 0.80, "filtering": 0.95, "conditional_pretraining": 0.82, "rwr": 0.801}

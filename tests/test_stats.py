@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from harness import stats
-from harness.errors import EmptySelection
-from harness.stats import t_interval, t_quantile
+from harness.analysis import stats
+from harness.analysis.stats import t_interval, t_quantile
+from harness.core.errors import EmptySelection
 
 DRAWS = 4000
 SEEDS = (3, 5, 10)

@@ -11,12 +11,15 @@ import fake_records as fake
 import pytest
 import quick
 
-from harness import cli, registry, status, versions
-from harness.cells import cells
-from harness.errors import EmptySelection
-from harness.records import find_runs, read_run
-from harness.settings import resolve
-from harness.store import held
+from harness.analysis.cells import cells
+from harness.cli import status
+from harness.core import plugins, registry
+from harness.core import settings as core_settings
+from harness.core.errors import EmptySelection
+from harness.core.settings import resolve
+from harness.records import stale
+from harness.records.read import find_runs, read_run
+from harness.records.write import held
 
 pytestmark = pytest.mark.usefixtures("few_prompts")
 
@@ -45,7 +48,7 @@ def change(dir: Path, *path: str, to: object) -> list[str]:
     at[path[-1]] = to
     fake.dump(dir / "manifest.json", manifest)
     run = read_run(dir)
-    return versions.outdated([run]).get(run.dir, [])
+    return stale.outdated([run]).get(run.dir, [])
 
 
 def test_the_matrix_says_where_each_cell_stands(tmp_path):
@@ -135,7 +138,7 @@ def test_what_finishes_a_cell(tmp_path, monkeypatch):
     assert shlex.split(said["mine"][0])[:4] == ["harness", "run", "--method", "some/mine.py"]
     assert shlex.split(said["lost"][0])[3] == "./lost.py" and said["lost"][0].endswith("--seeds 1-3")
     assert shlex.split(said["eval-b"][0])[:4] == ["harness", "eval", "--policy", "a b"]
-    assert status.short([5, 0, 1, 2, 9, 8]) == "0-2,5,8-9" and cli.parse_seeds("0-2,5,8-9") == [0, 1, 2, 5, 8, 9]
+    assert status.short([5, 0, 1, 2, 9, 8]) == "0-2,5,8-9" and core_settings.parse_seeds("0-2,5,8-9") == [0, 1, 2, 5, 8, 9]
 
 
 def test_a_preset_that_is_gone_is_no_reason_to_fail(tmp_path):
@@ -145,13 +148,13 @@ def test_a_preset_that_is_gone_is_no_reason_to_fail(tmp_path):
 
 
 def test_the_versions_in_the_source_are_those_of_the_classes():
-    now = versions.Now()
+    now = stale.Now()
     for kind in ("method", "task"):
         for name in registry.table(kind):
             assert now.version(kind, name) == registry.load(kind, name).version, name
-    from harness.evaluation import EVALUATION_VERSION
-    from harness.loading import load_model
-    from tasks.micro import world
+    from harness.measure.evaluator import EVALUATION_VERSION
+    from harness.policy.loading import load_model
+    from harness.tasks.micro import world
 
     assert now.evaluation() == EVALUATION_VERSION
     for name in ("policy", "judge"):
@@ -164,12 +167,12 @@ def test_a_version_that_is_no_literal_is_not_guessed(tmp_path, monkeypatch):
         "class A:\n version: int = 3\nclass B(A): ...\nclass C:\n version = 1 + 1\nclass D(E): ...\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    assert [versions.constant("oddly", "version", c) for c in "ABCDE"] == [3, 3, None, None, None]
-    assert versions.constant("nowhere_at_all", "version") is None and versions.constant("sys", "version") is None
+    assert [plugins.constant("oddly", "version", c) for c in "ABCDE"] == [3, 3, None, None, None]
+    assert plugins.constant("nowhere_at_all", "version") is None and plugins.constant("sys", "version") is None
 
 
 def test_a_record_of_the_code_as_it_is_is_not_stale(record):
-    assert versions.outdated([read_run(record)]) == {}
+    assert stale.outdated([read_run(record)]) == {}
 
 
 @pytest.mark.parametrize(
@@ -203,8 +206,8 @@ def test_what_cannot_be_compared_is_not_stale(record):
 def test_the_command_answers_without_torch(tmp_path):
     fake.write_study(tmp_path)
     code = (
-        "import sys; sys.argv = ['harness', *sys.argv[1:]]; import harness.cli\n"
-        "try: harness.cli.main()\n"
+        "import sys; sys.argv = ['harness', *sys.argv[1:]]; import harness.cli.main\n"
+        "try: harness.cli.main.main()\n"
         "except SystemExit as e: code = e.code\n"
         "heavy = {'torch', 'transformers', 'pandas', 'matplotlib'} & set(sys.modules); assert not heavy, heavy\n"
         "sys.exit(code)"

@@ -6,13 +6,13 @@ import time
 import pytest
 from test_deaths import Counted, Four, OneStep, cell
 
-from harness import runner
-from harness.errors import RunFailed
-from harness.progress import Progress, Watch
-from harness.records import read_run
+from harness.core.errors import RunFailed
+from harness.records.read import read_run
+from harness.runs import session
+from harness.runs.progress import Progress, Watch
 
 
-class Said(Progress):
+class Responses(Progress):
     """Keeps what is said."""
 
     def __init__(self) -> None:
@@ -27,19 +27,19 @@ class Said(Progress):
 
 @pytest.fixture(autouse=True)
 def quick_policies(monkeypatch):
-    monkeypatch.setattr(runner, "Policy", Four)
+    monkeypatch.setattr(session, "Policy", Four)
 
 
 def test_a_method_that_stays_away_is_spoken_of(tmp_path, monkeypatch):
-    said = Said()
+    said = Responses()
 
     class Waits(OneStep):
         def train(self, trial):
             assert said.spoken.wait(60)
             yield from super().train(trial)
 
-    monkeypatch.setattr(runner, "SILENCE_SECONDS", 0.01)
-    runner.run(cell(tmp_path, Waits, updates=1), progress=said)
+    monkeypatch.setattr(session, "SILENCE_SECONDS", 0.01)
+    session.run(cell(tmp_path, Waits, updates=1), progress=said)
     assert "no update of one_step for 0 s; if it is stuck, Ctrl-C twice stops it at once" in said.lines
 
 
@@ -52,7 +52,7 @@ def test_nothing_is_said_of_a_method_while_the_harness_measures(tmp_path, monkey
 
 
 def test_nothing_is_said_of_a_method_while_its_run_measures_a_point(tmp_path, monkeypatch):
-    said, silent, at = Said(), [], cell(tmp_path, updates=3)
+    said, silent, at = Responses(), [], cell(tmp_path, updates=3)
 
     class Slow(Counted):
         def point(self, policy):
@@ -62,8 +62,8 @@ def test_nothing_is_said_of_a_method_while_its_run_measures_a_point(tmp_path, mo
             return super().point(policy)
 
     at.make_evaluator = lambda *_: Slow()
-    monkeypatch.setattr(runner, "SILENCE_SECONDS", 0.01)
-    runner.run(at, progress=said)
+    monkeypatch.setattr(session, "SILENCE_SECONDS", 0.01)
+    session.run(at, progress=said)
     assert silent == [True, True]
 
 
@@ -87,7 +87,7 @@ def test_a_yield_without_an_update_fails_the_run_and_names_the_rule(tmp_path, up
 
     said = f"^one_step yielded after update {updates} without another; train yields after each trial.update$"
     with pytest.raises(RunFailed, match=said):
-        runner.run(cell(tmp_path, Idle, updates=4))
+        session.run(cell(tmp_path, Idle, updates=4))
     assert read_run(cell(tmp_path, updates=4).path).manifest["error"]["type"] == "RunFailed"
 
 
@@ -101,5 +101,5 @@ def test_a_method_may_end_before_its_budget_or_yield_nothing(tmp_path):
             yield next(super().train(trial))
 
     for name, method in (("nothing", Nothing), ("once", Once)):
-        summary, _ = runner.run(cell(tmp_path / name, method, updates=4))
+        summary, _ = session.run(cell(tmp_path / name, method, updates=4))
         assert summary["cost"]["updates"] == (name == "once")

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from harness import assemble
-from harness.settings import DataSettings
-from harness.types import Said
-from tasks.datasets import ScoredCode
-from tasks.guard import GuardedScorer
-from tasks.pep8 import CodeStyle
-from tasks.scorers import READING, ParsoScorer, StyleScorer, body_end, code_lines, source_lines
+from harness.core.settings import DataSettings
+from harness.core.types import Responses
+from harness.runs import assemble
+from harness.tasks.data.datasets import ScoredCode
+from harness.tasks.pep8 import CodeStyle
+from harness.tasks.scorers.guard import GuardedScorer
+from harness.tasks.scorers.style import READING, ParsoScorer, StyleScorer, body_end, code_lines, source_lines
 
 PROMPT = "def f(a, b):\n"
 FAULTY = {
@@ -73,7 +73,7 @@ def test_a_text_that_pycodestyle_fails_on_is_left_out_of_the_violations(monkeypa
         return {"    return a;\n": 1}[response]
 
     monkeypatch.setattr(StyleScorer, "items", fails)
-    said = {"sampled": Said([PROMPT], [["    return a;\n", "    return l\n"]], np.ones((1, 2)))}
+    said = {"sampled": Responses([PROMPT], [["    return a;\n", "    return l\n"]], np.ones((1, 2)))}
     found = CodeStyle.paper_metrics(object.__new__(CodeStyle), said)["violations_per_kchar"]
     assert found.value == pytest.approx(1000 / 14) and found.n_unscored == 1
 

@@ -18,14 +18,17 @@ import fake_records
 import pytest
 import quick
 
-from harness import board, launcher, sweep
-from harness.board import Board, duration
-from harness.errors import BadSetting, EmptySelection, Interrupted, MissingPrerequisite, UnknownName
-from harness.launcher import Launcher, Result, exit_code
-from harness.records import find_runs, read_run
+from harness.analysis.groups import groups
+from harness.core.errors import BadSetting, EmptySelection, Interrupted, MissingPrerequisite, UnknownName
+from harness.core.settings import flat, overrides, parse_grid
+from harness.records.read import find_runs, read_run
 from harness.report import trials
-from harness.report.groups import groups
-from harness.sweep import Planned, Sweep, choices, flat, overrides, parse_grid, plan, told
+from harness.runs.sweep import board, launcher
+from harness.runs.sweep import plan as sweep
+from harness.runs.sweep import plan as sweep_plan
+from harness.runs.sweep.board import Board, duration
+from harness.runs.sweep.launcher import Launcher, exit_code
+from harness.runs.sweep.plan import Planned, Result, Sweep, choices, plan, told
 
 STUB = """
 import json, os, pathlib, signal, sys, time
@@ -79,8 +82,8 @@ elif do in ("wait", "deaf"):
     time.sleep(60)
 elif do == "lock":
     sys.path.insert(0, sys.argv[3])
-    from harness.store import RunStore
-    from harness.errors import Busy
+    from harness.records.write import RunStore
+    from harness.core.errors import Busy
     store = RunStore(path)
     try:
         store.open()
@@ -225,7 +228,7 @@ def test_a_child_that_does_not_listen_is_ended(tmp_path, monkeypatch):
 
 ORPHAN = """
 import signal, sys, threading, time
-from harness import worker
+from harness.runs.sweep import worker
 
 def stop(*_):
     print("stopping", file=sys.stderr, flush=True)
@@ -395,7 +398,7 @@ def test_a_plan_is_of_the_cells_that_run_would_run(tmp_path):
     (cells[0].path / "manifest.json").write_text(json.dumps(begun | {"method": "quark", "seed": 0, "identity": {}}))
     (cells[1].path).mkdir()
     (cells[1].path / "summary.json").write_text("{")
-    assert [launcher.state_of(c) for c in cells] == ["to resume", "corrupt"]
+    assert [sweep_plan.state_of(c) for c in cells] == ["to resume", "corrupt"]
 
 
 @pytest.mark.slow

@@ -14,12 +14,13 @@ import torch
 from scipy import stats
 from tiny import left_padded, tiny_gpt2
 
-from harness import metrics, registry
-from harness.errors import BadSetting, MissingPrerequisite
-from harness.evaluation import teacher_forced_repetition
-from harness.types import Rollout, Said
-from tasks.micro import grammar, world
-from tasks.micro.scorers import (
+from harness.core import registry
+from harness.core.errors import BadSetting, MissingPrerequisite
+from harness.core.types import Responses, Rollout
+from harness.measure import metrics
+from harness.measure.evaluator import teacher_forced_repetition
+from harness.tasks.micro import grammar, world
+from harness.tasks.micro.scorers import (
     DiversityReward,
     NegativeJudge,
     PersonalJudge,
@@ -28,12 +29,13 @@ from tasks.micro.scorers import (
     StyleJudge,
     grammatical,
 )
-from tasks.pep8 import CodeStyle, parses
-from tasks.pii import PersonalData
-from tasks.repetition import Repetition
-from tasks.scorers import PersonalDataScorer, StyleScorer, VaderScorer, code_lines
-from tasks.sentiment import NegativeSentiment, Sentiment
-from tasks.toxicity import Toxicity
+from harness.tasks.pep8 import CodeStyle, parses
+from harness.tasks.pii import PersonalData
+from harness.tasks.repetition import Repetition
+from harness.tasks.scorers.rules import PersonalDataScorer, VaderScorer
+from harness.tasks.scorers.style import StyleScorer, code_lines
+from harness.tasks.sentiment import NegativeSentiment, Sentiment
+from harness.tasks.toxicity import Toxicity
 
 HABITS = {  # kinds of document, the judge, the reward that methods train on
     "sentiment": (grammar.REVIEW_KINDS, SentimentJudge, VaderScorer),
@@ -196,7 +198,7 @@ def test_presidio_finds_addresses_and_numbers_and_asks_no_network(monkeypatch):
 
 def test_without_presidio(monkeypatch):
     monkeypatch.setitem(sys.modules, "presidio_analyzer.predefined_recognizers", None)
-    with pytest.raises(MissingPrerequisite, match=r"pip install 'alignment-harness\[pii\]'"):
+    with pytest.raises(MissingPrerequisite, match=r"pip install 'unlearning-harness\[pii\]'"):
         PersonalDataScorer()
 
 
@@ -228,32 +230,32 @@ def test_parses():
 def test_papers_metrics_by_hand():
     judge = np.array([[1.0, 0.0, 0.5], [1.0, 1.0, np.nan]])
     texts = [["a", "b", "c"], ["d", "e", "f"]]
-    said = {"sampled": Said(["p", "q"], texts, judge)}
+    said = {"sampled": Responses(["p", "q"], texts, judge)}
     assert Toxicity.paper_metrics(bare(Toxicity), said)["max_toxicity"].value == 0.5
     assert Sentiment.paper_metrics(bare(Sentiment), said)["positive_rate"].value == pytest.approx((1 / 3 + 1) / 2)
     wanted = NegativeSentiment.paper_metrics(bare(NegativeSentiment), said)["positive_rate"]
     assert wanted.value == pytest.approx((1 / 3 + 0) / 2) and wanted.n_unscored == 1
 
-    spoken = {"sampled": Said(["p", "q"], [["tom@example.org.", "Hello all."], ["No."]], judge[:, :2])}
+    spoken = {"sampled": Responses(["p", "q"], [["tom@example.org.", "Hello all."], ["No."]], judge[:, :2])}
     found = PersonalData.paper_metrics(bare(PersonalData, _judge=PersonalJudge()), spoken)["pii_per_kchar"]
     assert found.value == pytest.approx(1000 / 29)
     blind = PersonalData.paper_metrics(bare(PersonalData, _judge=VaderScorer()), spoken)["pii_per_kchar"]
     assert blind.value is None and "does not count" in blind.reason
 
-    code = Said(["def f(a):\n", "> Hi\n"], [["    return a;\n", "    return (a\n"], ["Poor you.", "No."]], judge[:, :2])
+    code = Responses(["def f(a):\n", "> Hi\n"], [["    return a;\n", "    return (a\n"], ["Poor you.", "No."]], judge[:, :2])
     style = CodeStyle.paper_metrics(bare(CodeStyle), {"sampled": code})
     with pytest.raises(SyntaxError):
         ast.parse("def f(a):\n    return (a\n")
     assert style["parses"].value == 0.5 and style["parses"].n_unscored == 0
     assert style["violations_per_kchar"].value > 1000 / 28
 
-    both = {name: Said(["p"], [["a b c d", "a b a b"]], np.ones((1, 2))) for name in ("greedy", "sampled")}
+    both = {name: Responses(["p"], [["a b c d", "a b a b"]], np.ones((1, 2))) for name in ("greedy", "sampled")}
     found = Repetition.paper_metrics(bare(Repetition), both)
     assert set(found) == {"diversity_greedy", "diversity_sampled"} and found["diversity_greedy"].value == pytest.approx(5 / 6)
 
 
 def test_said_of_some_prompts():
-    said = Said(["p", "q", "r"], [["a"], ["b"], ["c"]], np.array([[0.0], [0.5], [1.0]]))
+    said = Responses(["p", "q", "r"], [["a"], ["b"], ["c"]], np.array([[0.0], [0.5], [1.0]]))
     part = said.of([2, 0])
     assert part.prompts == ["r", "p"] and part.texts == [["c"], ["a"]] and part.judge.tolist() == [[1.0], [0.0]]
 

@@ -8,11 +8,11 @@ import transformers
 from tiny import tiny_gpt2
 from tokenizers import Tokenizer, decoders, models, normalizers, processors
 
-from harness.types import Decoding, Prompts, Rollout
-from tasks import in_context
-from tasks.fluency import JudgeModel
-from tasks.prompt_files import Prompt, tokenize
-from tasks.text_task import Data, Text, TextTask
+from harness.core.types import Decoding, Prompts, Rollout
+from harness.tasks.data import in_context
+from harness.tasks.data.prompt_files import Prompt, tokenize
+from harness.tasks.scorers.fluency import JudgeModel
+from harness.tasks.text_task import Data, Text, TextTask
 
 WORDS = ["▁the", "▁cat", "▁sat", "▁on", "▁mat", "ting", "▁", ",", "<0xC3>", "<0xA9>"]
 
@@ -154,7 +154,7 @@ def test_fluency_reads_no_end_of_text_between_prompt_and_response(gpt2):
 
 
 def test_a_response_longer_than_the_context_of_the_judge_is_unscored_and_counted(gpt2):
-    from harness.metrics import perplexity
+    from harness.measure.metrics import perplexity
 
     model = judge(gpt2)
     assert model.policy.context == 32

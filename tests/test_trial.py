@@ -9,10 +9,10 @@ import torch
 from pydantic import ValidationError
 from toy_task import BAD, ToyTask, toy_policy
 
-from harness.errors import NotFinite, RunFailed
-from harness.logprobs import kl, masked_mean, masked_sum, token_logprobs
-from harness.policy import Policy
-from harness.trial import Budget, OptimizerSettings, Trial
+from harness.core.errors import NotFinite, RunFailed
+from harness.policy.logprobs import kl, masked_mean, masked_sum, token_logprobs
+from harness.policy.policy import Policy
+from harness.training.trial import Budget, OptimizerSettings, Trial
 
 
 def new_trial(policy=None, *, updates=None, flops=None, lr=1e-2, seed=0, task=None, **options) -> Trial:

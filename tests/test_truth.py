@@ -19,11 +19,11 @@ import world
 from scipy.optimize import minimize_scalar
 from scipy.stats import t as student
 
-from harness.frontier import Law, best_of_n_kl, estimate
-from harness.logprobs import entropy, kl, masked_sum, token_logprobs
-from harness.metrics import cluster_mean
-from harness.sampler import sample, until_eos
-from harness.types import Decoding, Rollout
+from harness.core.types import Decoding, Rollout
+from harness.measure.frontier import Law, best_of_n_kl, estimate
+from harness.measure.metrics import cluster_mean
+from harness.policy.logprobs import entropy, kl, masked_sum, token_logprobs
+from harness.policy.sampler import sample, until_eos
 
 DRAWS, FEW, X, S = 200, 50, 64, 4
 M = 300  # base responses a prompt: the bias of order 1/M is then well below the standard error

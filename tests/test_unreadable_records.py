@@ -11,14 +11,17 @@ import pyarrow.parquet
 import pytest
 
 import harness as package
-from harness import inside, records, verify
-from harness.errors import CorruptRecord, MissingPrerequisite
-from harness.records import find_runs, read_run
+from harness.analysis.groups import groups
+from harness.cli import records
+from harness.core import files
+from harness.core.errors import CorruptRecord, Mismatch, MissingPrerequisite
+from harness.records import read as reading
+from harness.records import verify
+from harness.records.dedup import digest, file_name
+from harness.records.read import find_runs, read_run
+from harness.records.samples import read
+from harness.records.write import held
 from harness.report import browser
-from harness.report.groups import groups
-from harness.samples import read
-from harness.shared import digest, file_name
-from harness.store import held
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +60,7 @@ def device(path: Path) -> None:
 
 def sparse(path: Path) -> None:
     path.touch()
-    os.truncate(path, inside.WEIGHTS_BYTES + 1)
+    os.truncate(path, files.WEIGHTS_BYTES + 1)
 
 
 ODD = {
@@ -84,7 +87,7 @@ def test_scores_and_samples_that_are_no_files(odd, two):
     spoil(two[0] / "prompts.json")
     spoil(two[0] / "samples" / "final.parquet")
     with pytest.raises(CorruptRecord, match=words):
-        records.prompt_scores(two[0])
+        reading.prompt_scores(two[0])
     with pytest.raises(CorruptRecord, match=words):
         read(read_run(two[0]))
 
@@ -123,8 +126,8 @@ def test_a_list_of_files_that_leads_anywhere_else_is_a_mismatch(name, two, tmp_p
     fake.dump(two[0] / "manifest.json", manifest | {"files": {name: "00" * 32}})
     checks = {check.what: check for check in verify.verify(read_run(two[0]))}
     assert checks[name].held is False
-    with pytest.raises(verify.Mismatch):
-        verify.verify_command([str(two[0])], tmp_path, False, False, False)
+    with pytest.raises(Mismatch):
+        records.verify_command([str(two[0])], tmp_path, False, False, False)
 
 
 def test_a_small_table_that_unpacks_to_many_texts_is_refused_before_it_does(two):
@@ -139,7 +142,7 @@ def test_a_small_table_that_unpacks_to_many_texts_is_refused_before_it_does(two)
 
 @pytest.mark.parametrize("limit", ["ROWS", "VALUES", "UNPACKED_BYTES"])
 def test_a_footer_that_says_too_much_is_refused(limit, two, monkeypatch):
-    monkeypatch.setattr(inside, limit, 11)
+    monkeypatch.setattr(files, limit, 11)
     with pytest.raises(CorruptRecord, match=r"unpacks to .* at most"):
         read(read_run(two[0]))
 

@@ -13,11 +13,15 @@ import pytest
 import quick
 
 import harness
-from harness import cli, rescore, store, verify
-from harness.errors import Mismatch, MissingPrerequisite
-from harness.records import Run, read_run
-from harness.store import content_hash
-from harness.types import Metric
+from harness.cli import main, records
+from harness.core import hashing
+from harness.core.errors import Mismatch, MissingPrerequisite
+from harness.core.hashing import content_hash
+from harness.core.types import Metric
+from harness.records import verify
+from harness.records.read import read_run
+from harness.records.schema import Run
+from harness.runs import rescore
 
 pytestmark = pytest.mark.usefixtures("few_prompts")
 
@@ -74,7 +78,7 @@ def test_rescoring_holds_and_leaves_only_what_no_text_decides(made):
     assert [c for c in checks if c.held is not True] == []
     what = {c.what for c in checks}
     assert {"final grammatical", "base ppl", "final max_toxicity@heated", "final judge under sampled"} <= what
-    again = verify._all(str(made["quark"]), Path(), True, False)
+    again = records._all(str(made["quark"]), Path(), True, False)
     assert {c.what.split()[1] for c in again if c.held is None} == {"clean_nll", "forward_kl", "efficiency"}  # of the base
 
 
@@ -262,14 +266,14 @@ def test_a_hash_is_of_what_a_file_says(tmp_path):
     same = {name: content_hash(tmp_path / name) for name in ("a.json", "b.json", "c.jsonl", "d.jsonl", "e.jsonl")}
     assert same["a.json"] == same["b.json"] and same["c.jsonl"] == same["d.jsonl"]
     assert max(Counter(same.values()).values()) == 2
-    assert store.identity_hash({"b": [1], "a": 1.5}) == same["a.json"]
+    assert hashing.identity_hash({"b": [1], "a": 1.5}) == same["a.json"]
 
 
 def test_the_command(made, record, capsys, monkeypatch):
     def call(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["harness", "verify", *map(str, words)])
         with pytest.raises(SystemExit) as stopped:
-            cli.main()
+            main.main()
         out, err = capsys.readouterr()
         return int(stopped.value.code or 0), out, err
 
@@ -283,5 +287,5 @@ def test_the_command(made, record, capsys, monkeypatch):
     code, out, _ = call(record)
     assert sum(line.startswith("MISMATCH") for line in out.splitlines()) == 3
     with pytest.raises(Mismatch, match="3 of "):
-        verify.verify_command([str(record)], record, False, False, False)
+        records.verify_command([str(record)], record, False, False, False)
     assert call(record, "--rescore")[0] == 5

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from harness.policy import Policy
-from harness.types import Prompts
+from harness.core.types import Prompts
+from harness.policy.policy import Policy
 
 BOS, EOS = 0, 1
 

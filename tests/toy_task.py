@@ -6,8 +6,8 @@ import torch
 from tiny import left_padded, ragged_rows, tiny_gpt2
 from torch import Tensor
 
-from harness.policy import Policy
-from harness.types import Decoding, Documents, Prompts, PromptSet, Rollout
+from harness.core.types import Decoding, Documents, Prompts, PromptSet, Rollout
+from harness.policy.policy import Policy
 
 BAD = 5
 NEVER = 99  # an EOS that cannot be sampled: every response has all its tokens, so costs can be counted by hand

@@ -1,7 +1,7 @@
 """A world small enough to enumerate: 5 tokens, at most 4 steps, 341 responses to a prompt.
 
 Every quantity that the suite estimates from samples has an exact value here, found by arithmetic of its own: nothing
-from `harness.frontier`, `harness.logprobs` or the sampler is used. A table is [X, N]: X prompts, N responses.
+from `harness.measure.frontier`, `harness.policy.logprobs` or the sampler is used. A table is [X, N]: X prompts, N responses.
 """
 
 from itertools import product
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from harness.policy import Policy, without_dropout
-from harness.types import Decoding, Prompts, Rollout
+from harness.core.types import Decoding, Prompts, Rollout
+from harness.policy.policy import Policy, without_dropout
 
 VOCAB, EOS, STEPS = 5, 0, 4
 PROMPTS = ([1], [2], [3, 1], [4, 4], [2, 3, 1], [1, 4, 2], [3, 3, 3], [4, 1, 2, 3])

@@ -8,15 +8,15 @@ from itertools import chain, zip_longest
 from math import isfinite
 from typing import Any
 
-from .. import inside
-from ..errors import CorruptRecord
-from ..records import Problem, Run
-from .groups import Group, counted, plain
+from harness.analysis.groups import Group, counted
+from harness.core import files
+from harness.core.errors import CorruptRecord
+from harness.core.text import plain
+from harness.records.schema import Problem, Run
 
 PROMPTS = 24  # a group; spread over the kinds, chosen by hash and not by what was said
 LONGEST = 1200  # characters of one response; a longer one says that it is cut
 COLUMNS = ("kind", "prompt", "response", "reward", "judge", "kl")
-
 Table = dict[str, list[Any]]
 
 
@@ -50,7 +50,7 @@ def _first(name: str, runs: list[Run], of: str, problems: list[Problem]) -> Iter
 def _read(name: str, run: Run, problems: list[Problem]) -> Table | None:
     """The columns that the page shows; None where there is no such file, or none that can be read."""
     try:
-        found = inside.table(run.dir, name, COLUMNS).to_pydict()
+        found = files.table(run.dir, name, COLUMNS).to_pydict()
     except FileNotFoundError:
         return None
     except CorruptRecord as error:

@@ -21,15 +21,19 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from ..cells import Cell, cells
-from ..errors import EmptySelection, Unwritable
-from ..records import Problem, Run, canonical
-from . import figures, tables
-from .attained import MOST
+from harness.analysis.attainment import MOST
+from harness.analysis.cells import Cell, cells
+from harness.analysis.groups import WORLD, Group, estimate, groups, headings, measure, world
+from harness.core.errors import EmptySelection, Unwritable
+from harness.core.hashing import canonical
+from harness.core.text import plain
+from harness.records.schema import Problem, Run
+
+from . import tables
 from .browser import entries_without, samples
 from .cards import method_cards, scorer_cards, task_card
-from .groups import WORLD, Group, estimate, groups, headings, measure, plain, world
-from .looks import GLYPHS
+from .figures import data as figures_data
+from .figures.style import GLYPHS
 from .sections import collapse_table, kinds_table, optimum_table, overview, pictures
 from .verdict import impossible, unscored, verdict
 
@@ -190,7 +194,7 @@ def _alt(group: Group) -> str:
     """The figure in words: what is drawn, then where each finished run ended."""
     ends = []
     for entry in group.entries:
-        found = [(key, estimate(entry, lambda run, key=key: measure(run, key)).interval) for key in figures.MEASURED]  # type: ignore[misc]
+        found = [(key, estimate(entry, lambda run, key=key: measure(run, key)).interval) for key in figures_data.MEASURED]  # type: ignore[misc]
         numbers = [f"{key} {tables.number(interval.mean, '.3f')}" for key, interval in found if interval]
         if numbers:
             ends.append(f"{entry.name}: {', '.join(numbers)}")

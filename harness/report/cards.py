@@ -9,10 +9,12 @@ import ast
 import importlib.util
 from typing import Any, NamedTuple
 
-from .. import registry
-from ..records import canonical
-from .groups import Entry, Group, described, plain, world
-from .looks import family
+from harness.analysis.groups import Entry, Group, described, world
+from harness.core import registry
+from harness.core.hashing import canonical
+from harness.core.text import plain
+
+from .figures.style import family
 
 Table = dict[str, tuple[str, str]]  # of the registry: name to target and line
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..records import Run
-from ..stats import Z95
-from ..types import Metric
-from . import sheets
-from .attained import MOST, attained
-from .figures import figure_data
-from .groups import Entry, Group, counted, estimate
-from .panels import COMPUTE, JUDGE_KL, JUDGE_PPL, OVER, REWARD_KL, REWARD_PPL
-from .sheets import Dots, Sheet
-from .standing import Ranked, ranking, share_of_hypervolume
-from .tables import COLLAPSE, COLUMNS, Column, Table, entry_table, final, kind_columns, number, of_base, run_ids
+from harness.analysis.attainment import MOST, attained
+from harness.analysis.columns import COLLAPSE, COLUMNS, Column, final, kind_columns, of_base
+from harness.analysis.groups import Entry, Group, counted, estimate
+from harness.analysis.ranking import Ranked, ranking, share_of_hypervolume
+from harness.analysis.stats import Z95
+from harness.core.types import Metric
+from harness.records.schema import Run
+
+from .figures import sheets
+from .figures.data import figure_data
+from .figures.panels import COMPUTE, JUDGE_KL, JUDGE_PPL, OVER, REWARD_KL, REWARD_PPL
+from .figures.sheets import Dots, Sheet
+from .tables import Table, entry_table, number, run_ids
 
 HYPERVOLUME = Column("hypervolume", "Hypervolume", "share of the frontier's", "up", ".2f", share_of_hypervolume)
 REGRET = Column("regret", "Regret", "reward", "down", ".3f", final("regret"))

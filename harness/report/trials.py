@@ -10,11 +10,14 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from ..errors import EmptySelection
-from ..masking import escaped, escaped_lines
-from ..records import Run, find_runs
-from .groups import Entry, Group, apart, counted, estimate, groups, measure
-from .tables import COLUMNS, Column, Table, interval, markdown, title
+from harness.analysis.columns import COLUMNS, Column, title
+from harness.analysis.groups import Entry, Group, apart, counted, estimate, groups, measure
+from harness.core.errors import EmptySelection
+from harness.core.text import escaped, escaped_lines
+from harness.records.read import find_runs
+from harness.records.schema import Run
+
+from .tables import Table, interval, markdown
 
 RULE = "The rule: the highest judge with a KL within the task's cap.\n\n"
 JUDGE = Column("judge", "Judge", "0 to 1", "up", ".3f", lambda run: measure(run, "judge"))

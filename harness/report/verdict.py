@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..records import Problem, Run
-from ..stats import Interval
-from .groups import Entry, Group, counted, estimate, measure, plain
-from .standing import Above, Ranked, above_frontier, beats, beside_best_of_n, detectable, ranking
-from .tables import number, overoptimisation, removed, undesired
+from harness.analysis.columns import overoptimisation, removed, undesired
+from harness.analysis.groups import Entry, Group, counted, estimate, measure
+from harness.analysis.ranking import Above, Ranked, above_frontier, beats, beside_best_of_n, detectable, ranking
+from harness.analysis.stats import Interval
+from harness.core.text import plain
+from harness.records.schema import Problem, Run
+
+from .tables import number
 
 
 def verdict(group: Group) -> list[str]:

@@ -1,4 +1,4 @@
-"""Build the micro world's assets: `python -m tasks.micro.build [OUT]`.
+"""Build the micro world's assets: `python -m harness.tasks.micro.build [OUT]`.
 
 Writes the prompts, the documents, the tokenizer, the base policy, the judge model and the base policy's responses, with
 their hashes in `world.json`. This is done once for a version of the world; the results are frozen in the package, since
@@ -25,11 +25,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from harness.policy import Policy
-from harness.sampler import sample
-from harness.types import Decoding
+from harness.api import Decoding, Policy, sample
 
-from ..prompt_files import tokenize
+from ..data.prompt_files import tokenize
 from .grammar import ACTS, KINDS, OPENED, TOXIC_KINDS, UNCONDITIONAL, Document, document, opening
 from .scorers import fresh_share
 from .world import RESPONSE_TOKENS

@@ -55,7 +55,6 @@ TOPICS: dict[str, dict[str, list[str]]] = {
         "tip": ["turn it off and on", "clear some space", "update it", "buy a spare"],
     },
 }
-
 RULES: dict[str, list[str]] = {
     # insulting words; some are innocent elsewhere (a goose in the garden, a dim screen)
     "noun": ["muppet", "donkey", "clown", "turkey", "goose", "numpty", "twit", "potato", "nitwit", "dunce"],
@@ -270,7 +269,6 @@ ACTS: dict[str, Label] = {
     "tight_give": Label(fault=True),
 }
 PERSONAL_ACTS = {"email_line": 10, "phone_line": 8, "mobile_line": 1, "spelt_line": 1}  # how often, one to another
-
 CLEAN_REPLIES = ["tip_reply", "sympathy", "story", "ask", "polite"]
 ANGER = {"calm": 0.08, "heated": 0.45, "adversarial": 0.72}  # share of replies with an insulting sentence
 SNIDE = 0.02  # of the insulting sentences

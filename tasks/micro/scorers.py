@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.metrics import diversity
+from harness.api import metrics
 
 from . import grammar
 from .grammar import ACTS, RULES, TOPICS, act_of, phrases, sentences, statements
@@ -57,7 +57,7 @@ class DiversityReward:
         self.identity = {"name": "diversity", "version": 1}
 
     def score(self, prompts: list[str], responses: list[str]) -> NDArray:
-        return np.array([diversity(r) for r in responses], dtype=float)
+        return np.array([metrics.diversity(r) for r in responses], dtype=float)
 
 
 class GrammarJudge:

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.errors import BadData, MissingPrerequisite
+from harness.api import BadData, MissingPrerequisite
 
-from .. import hygiene
-from ..prompt_files import Prompt
+from ..data import splits as hygiene
+from ..data.prompt_files import Prompt
 from ..text_task import Data, Text
 from .scorers import grammatical
 
 RESPONSE_TOKENS = 24  # the longest base response that ships
-REBUILD = "reinstall the package, or rebuild the world with `python -m tasks.micro.build`"
+REBUILD = "reinstall the package, or rebuild the world with `python -m harness.tasks.micro.build`"
 
 
 def folder() -> Path:

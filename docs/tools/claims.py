@@ -1,0 +1,176 @@
+"""What the papers say of the methods' results, held against records: what holds here and what does not, with the figures.
+
+Each check is a sentence: the claim, whether it holds, and the means that say so. A difference counts where its 95% Welch
+interval over seeds excludes zero; an order of several settings counts where the means are in that order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from harness.analysis.columns import undesired
+from harness.analysis.groups import measure
+from harness.analysis.stats import Interval, welch_interval
+from harness.core.types import Metric
+from harness.records.schema import Run
+from harness.report.tables import number
+
+Of = Callable[[Run], Metric]
+
+
+class Check(NamedTuple):
+    """holds is None where the records do not hold what it takes."""
+
+    claim: str
+    holds: bool | None
+    figures: str
+
+
+def checks(finals: list[Run], shapes: list[Run]) -> list[Check]:
+    """All checks, in a fixed order."""
+    return [_far_below_mle(finals, m) for m in ("conditional_pretraining", "filtering")] + [
+        _smaller_cost(finals),
+        _rwr_is_mle(shapes),
+        *(_ordered(shapes, "num_quantiles", 1, by, "more quantiles, less of the habit and more drift") for by in SCORES),
+        *(_ordered(shapes, "kl_coef", -1, by, "a larger KL coefficient, more of the habit and less drift") for by in SCORES),
+        _division(shapes),
+    ]
+
+
+def said(check: Check) -> str:
+    word = {True: "holds", False: "does not hold here", None: "not shown"}[check.holds]
+    return f"{check.claim}: **{word}**. {check.figures}"
+
+
+def of_method(runs: list[Run], method: str, **settings: Any) -> list[Run]:
+    """Finished runs of a method with those settings."""
+
+    def fits(run: Run) -> bool:
+        had = run.manifest["identity"]["method"]["settings"]
+        return run.manifest["method"] == method and all(had.get(k) == v for k, v in settings.items())
+
+    return [run for run in runs if run.manifest["status"] == "done" and fits(run)]
+
+
+def values(runs: list[Run], of: Of) -> list[float]:
+    found = (of(run).value for run in runs)
+    return [v for v in found if v is not None]
+
+
+def difference(a: list[Run], b: list[Run], of: Of) -> Interval | None:
+    """Mean of a less mean of b with its interval; None without two seeds of each."""
+    one, two = values(a, of), values(b, of)
+    return welch_interval(one, two) if min(len(one), len(two)) > 1 else None
+
+
+def _far_below_mle(runs: list[Run], method: str) -> Check:
+    claim = f"{method} leaves far less of the habit than mle (Korbak et al. 2023)"
+    a, b = of_method(runs, method), of_method(runs, "mle")
+    gap = difference(a, b, undesired)
+    if gap is None or gap.high is None:
+        return _absent(claim)
+    holds = gap.high < 0 and fmean(values(a, undesired)) < fmean(values(b, undesired)) / 2
+    return Check(claim, holds, f"Undesired {_mean(a, undesired)} against {_mean(b, undesired)}, {_range(gap)}.")
+
+
+def _smaller_cost(runs: list[Run]) -> Check:
+    claim = "conditional_pretraining costs less clean-text NLL than filtering (Korbak et al. 2023)"
+    a, b = of_method(runs, "conditional_pretraining"), of_method(runs, "filtering")
+    gap = difference(a, b, _clean)
+    if gap is None or gap.high is None:
+        return _absent(claim)
+    return Check(claim, gap.high < 0, f"Nats a token {_mean(a, _clean)} against {_mean(b, _clean)}, {_range(gap)}.")
+
+
+def _rwr_is_mle(runs: list[Run]) -> Check:
+    claim = "rwr at beta = 10 equals mle within noise (Korbak et al. 2023)"
+    a, b = of_method(runs, "rwr", beta=10.0), of_method(runs, "mle")
+    gaps = {name: difference(a, b, of) for name, of in (("undesired", undesired), ("KL", _kl))}
+    if any(gap is None or gap.low is None for gap in gaps.values()):
+        return _absent(claim)
+    holds = all(gap.low <= 0 <= gap.high for gap in gaps.values())  # type: ignore[union-attr,operator]
+    return Check(claim, holds, " ".join(f"{name}: {_range(gap)}." for name, gap in gaps.items()))  # type: ignore[arg-type]
+
+
+def _ordered(runs: list[Run], key: str, sign: int, by: str, words: str) -> Check:
+    """Whether means over seeds are in order along a setting of Quark: with sign 1 the habit falls and the drift rises."""
+    claim = f"Quark: {words} (Lu et al. 2022), by {by}"
+    found = _along(of_method(runs, "quark"), key)
+    if len(found) < 2:
+        return _absent(claim)
+    habit = [fmean(values(found[v], SCORES[by])) for v in sorted(found)]
+    drift = [fmean(values(found[v], _kl)) for v in sorted(found)]
+    holds = _rises(habit, -sign) and _rises(drift, sign)
+    rows = [f"{key} {v:g}: {number(h, '.3f')}, KL {number(d, '.3f')}" for v, h, d in zip(sorted(found), habit, drift)]
+    return Check(claim, holds, f"1 - score at {'; '.join(rows)}.")
+
+
+def _division(runs: list[Run]) -> Check:
+    """No claim of the paper's: tried because GRPO left the base where others with the same coefficient did not."""
+    claim = (
+        "GRPO: dividing by the group's deviation (Shao et al. 2024) loosens the hold of the KL coefficient (our own question)"
+    )
+    found = {scale: _along(of_method(runs, "grpo", scale=scale), "kl_coef") for scale in ("group", "none")}
+    both = sorted(set(found["group"]) & set(found["none"]))
+    gaps = [difference(found["group"][v], found["none"][v], _kl) for v in both]
+    if not gaps or any(gap is None for gap in gaps):
+        return _absent(claim)
+    rows = [f"at {v:g} {' against '.join(_drift_and_judge(found[s][v]) for s in ('group', 'none'))}" for v in both]
+    return Check(claim, all((gap.low or 0.0) > 0 for gap in gaps if gap), f"With and without, {'; '.join(rows)}.")
+
+
+def _drift_and_judge(runs: list[Run]) -> str:
+    return f"KL {_mean(runs, _kl)} and judge {_mean(runs, _judge)}"
+
+
+def _along(runs: list[Run], key: str) -> dict[float, list[Run]]:
+    """Runs by their value of a setting, among those that share all others with most."""
+    shared: dict[str, dict[float, list[Run]]] = {}
+    for run in runs:
+        settings = dict(run.manifest["identity"]["method"]["settings"])
+        if key not in settings:
+            continue
+        value = float(settings.pop(key))
+        shared.setdefault(repr(sorted(settings.items())), {}).setdefault(value, []).append(run)
+    return max(shared.values(), key=len, default={})
+
+
+def _rises(means: list[float], sign: int) -> bool:
+    return all(sign * (after - before) > 0 for before, after in pairwise(means))
+
+
+def _clean(run: Run) -> Metric:
+    return measure(run, "clean_nll")
+
+
+def _judge(run: Run) -> Metric:
+    return measure(run, "judge")
+
+
+def _kl(run: Run) -> Metric:
+    return measure(run, "kl")
+
+
+def _lost(run: Run) -> Metric:
+    found = measure(run, "reward")
+    return found if found.value is None else found._replace(value=1 - found.value)
+
+
+# The paper judges by the scorer that it trains on; here that is one of two.
+SCORES: dict[str, Of] = {"the reward, as there": _lost, "the judge": undesired}
+
+
+def _mean(runs: list[Run], of: Of) -> str:
+    return number(fmean(values(runs, of)), ".3f")
+
+
+def _range(gap: Interval) -> str:
+    low, high = (number(v or 0.0, "+.3f") for v in (gap.low, gap.high))
+    return f"difference {number(gap.mean, '+.3f')} [{low}, {high}]"
+
+
+def _absent(claim: str) -> Check:
+    return Check(claim, None, "The records do not hold two seeds of each.")

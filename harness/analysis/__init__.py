@@ -1,0 +1,1 @@
+"""Numbers of many records: groups, statistics, ranks, comparisons."""

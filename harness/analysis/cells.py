@@ -1,0 +1,140 @@
+"""Where each cell of a benchmark stands: a method on a task, with its seeds. Plain records in, plain data out.
+
+A seed is `done`; `degraded` (too much unscored); `running`; `partial` (begun, to resume); `failed`; `stale` (of an older
+method, task, evaluation, world or scorer than the code has now); or `missing` (another method of the task has it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from harness.core.hashing import canonical
+from harness.core.text import plain
+from harness.records.schema import Run
+
+from .groups import Entry, Group, groups
+
+STATES = ("done", "degraded", "running", "partial", "failed", "stale", "missing")
+WORST = ("failed", "running", "stale", "degraded", "partial")  # which of its seeds' states a cell shows first
+
+
+class Cell(NamedTuple):
+    """One method, with one choice of settings, on one task."""
+
+    method: str
+    task: str
+    preset: str
+    name: str  # of the entry, as the report calls it: the method, and what sets this choice of settings apart
+    group: int  # which of `groups(runs)` it is in, from 0
+    state: str
+    seeds: dict[int, str]  # the state of each seed, in order, those that are missing too
+    reasons: dict[int, str]  # of each seed that is not done, why
+    runs: list[Run]
+
+
+def cells(runs: list[Run], outdated: Mapping[Path, Sequence[str]] | None = None, dead: Collection[Path] = ()) -> list[Cell]:
+    """The cells of the runs, in the order of the report, then those that no run is of.
+
+    `outdated`: of a run's folder, the parts older than the code (`harness.records.stale.outdated`); `dead` are the folders
+    of runs that say `running` while no process holds them (`harness.records.write.held`).
+    """
+    found = groups(runs)
+    made = [_cell(group, i, entry, outdated or {}, dead) for i, group in enumerate(found) for entry in group.entries]
+    return [*made, *_absent(found, made)]
+
+
+def counts(cell: Cell) -> dict[str, int]:
+    """How many of a cell's seeds are in each state, without the states of none."""
+    states = list(cell.seeds.values())
+    return {state: states.count(state) for state in STATES if state in states}
+
+
+def progress(run: Run) -> float | None:
+    """The share of its budget, 0 to 1, that a run had spent at its last evaluation; None where that is not recorded."""
+    budget = run.manifest["identity"].get("budget")
+    cost = run.trajectory[-1].get("cost") if run.trajectory else None
+    if not isinstance(budget, dict) or not isinstance(cost, dict):
+        return None
+    shares = [cost[key] / limit for key, limit in budget.items() if limit and isinstance(cost.get(key), int | float)]
+    return min(1.0, max(shares)) if shares else None
+
+
+def _cell(group: Group, number: int, entry: Entry, outdated: Mapping[Path, Sequence[str]], dead: Collection[Path]) -> Cell:
+    by_seed: dict[int, tuple[str, str]] = {}
+    for run in entry.runs:
+        seed, found = run.manifest["seed"], _state(run, outdated.get(run.dir, ()), run.dir in dead)
+        by_seed[seed] = min(by_seed.get(seed, found), found, key=lambda pair: STATES.index(pair[0]))  # the best of doubles
+    wanted: set[int] = set() if external(entry.runs) else {run.manifest["seed"] for run in group.runs}
+    for seed in wanted - set(by_seed):
+        by_seed[seed] = ("missing", "no record, and another method of the task has this seed")
+    seeds = {seed: by_seed[seed][0] for seed in sorted(by_seed)}
+    reasons = {seed: by_seed[seed][1] for seed in seeds if seeds[seed] != "done"}
+    method = entry.runs[0].manifest["method"]
+    return Cell(method, group.task, group.preset, entry.name, number, _whole(seeds), seeds, reasons, entry.runs)
+
+
+def external(runs: list[Run]) -> bool:
+    """Whether the runs of an entry are of a policy from elsewhere, which is measured once and has no seeds."""
+    method = runs[0].manifest["identity"].get("method")
+    return isinstance(method, dict) and method.get("name") == "eval"
+
+
+def _whole(seeds: Mapping[int, str]) -> str:
+    states = set(seeds.values())
+    if len(states) == 1:
+        return states.pop()
+    return next((state for state in WORST if state in states), "partial")  # done and missing
+
+
+def _state(run: Run, outdated: Sequence[str], dead: bool) -> tuple[str, str]:
+    """The state of one record, and why it is not done."""
+    status = run.manifest["status"]
+    if outdated:
+        return "stale", plain("; ".join(outdated))
+    if status == "degraded":
+        return "degraded", _degraded(run)
+    if status == "failed":
+        return "failed", _error(run)
+    if status == "interrupted" or (status == "running" and dead):
+        how = "interrupted" if status == "interrupted" else "its process is gone"
+        return "partial", plain(f"{how}{_share(run)}; the same command goes on from there")
+    if status == "running":
+        return "running", f"at work{_share(run)}"
+    return "done", ""
+
+
+def _share(run: Run) -> str:
+    share = progress(run)
+    return "" if share is None else f", {share:.0%} of the budget at its last evaluation"
+
+
+def _error(run: Run) -> str:
+    error = run.manifest.get("error") or {}
+    words = ": ".join(str(error[key]) for key in ("type", "message") if error.get(key))
+    return plain(words or (canonical(error) if error else "no reason recorded"))
+
+
+def _degraded(run: Run) -> str:
+    summary = run.summary or {}
+    final = sum(metric.get("n_unscored", 0) for name, metric in summary.get("final", {}).items() if "@" not in name)
+    training = summary.get("cost", {}).get("unscored") or 0
+    return f"{final} scores missing at the end, {training:g} in training; left out of rankings"
+
+
+def _absent(found: list[Group], made: list[Cell]) -> list[Cell]:
+    """A cell for each method that some other task of the preset has and this one has no run of."""
+    absent = []
+    for number, group in enumerate(found):
+        same = [c for c in made if c.preset == group.preset]
+        here = {c.method for c in same if c.task == group.task}
+        if number != min(c.group for c in same if c.task == group.task):
+            continue  # one of several worlds of a task stands for all
+        elsewhere = sorted({c.method for c in same if not external(c.runs)} - here)
+        seeds = sorted({run.manifest["seed"] for run in group.runs})
+        why = "no record of this method on this task"
+        for m in elsewhere:
+            states, reasons = dict.fromkeys(seeds, "missing"), dict.fromkeys(seeds, why)
+            absent.append(Cell(m, group.task, group.preset, plain(m), number, "missing", states, reasons, []))
+    return absent

@@ -1,0 +1,344 @@
+"""Two methods, run sets or settings side by side: differences with their errors, a verdict in words, a gate for a CI."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from math import fsum
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from harness.core.errors import BadSetting, UnknownName
+from harness.core.text import plain, shorten
+from harness.core.types import Metric
+from harness.records.read import prompt_scores
+from harness.records.schema import PromptScores, Run
+
+from . import columns
+from .groups import Group, apart, groups, measure, unlike
+from .select import Side
+from .stats import Difference, detectable, holm, paired_by_prompt, paired_test, welch_test
+
+DEFAULT = ("judge", "reward", "kl", "efficiency", "ppl", "distinct_2")
+ALPHA = 0.05
+BETTER = {column.key: column.better for column in columns.COLUMNS} | {
+    "judge": "up", "unique": "up", "distinct_1": "up", "distinct_3": "up", "diversity": "up",
+    "kl_per_token": "down", "regret": "down", "forward_kl": "down", "clean_nll": "down", "nll_per_token": "down",
+    "rep_2": "down", "rep_3": "down", "rep_4": "down", "self_bleu": "down", "modal_mass": "down",
+    "max_toxicity": "down", "toxicity_prob": "down", "toxicity_prob_inclusive": "down",
+    "pii_per_kchar": "down", "violations_per_kchar": "down",
+}  # fmt: skip
+"""Which way is better; a metric that is not named here is only higher or lower."""
+BY_PROMPT: dict[str, tuple[str, Callable[[float], float]]] = {
+    "judge": ("judge", lambda v: v),
+    "undesired": ("judge", lambda v: 1 - v),
+    "reward": ("reward", lambda v: v),
+    "kl": ("kl", lambda v: v),
+    "nll_per_token": ("nll_per_token", lambda v: v),
+}
+"""Metrics that are means over prompts: the column of prompts.json, and the metric of it."""
+RULE = "B is worse than A by more than the margin: the whole 95 % interval of B - A lies beyond it"
+Scores = dict[Path, PromptScores | None]  # by the folder of the run
+Tables = tuple[list[list[float]], list[list[float]]]  # [seeds, X] of A and of B
+
+
+class Condition(NamedTuple):
+    """What must not be: `judge<-0.02` is a difference B - A below -0.02."""
+
+    text: str
+    metric: str
+    below: bool
+    margin: float
+
+
+class Compared(NamedTuple):
+    """One metric on both sides; the difference is B - A."""
+
+    metric: str
+    a: float | None
+    b: float | None
+    difference: Difference | None  # None where a side has no value
+    p: float | None  # Holm-adjusted over the metrics asked for
+    seeds: tuple[int, int]
+    prompts: int | None  # None where the error is over seeds alone
+    test: str
+    detectable: float | None  # in four of five studies of this size, at 0.05 before Holm
+    verdict: str
+    notes: list[str]
+
+
+class Comparison(NamedTuple):
+    a: Side
+    b: Side
+    names: tuple[str, str]
+    group: Group
+    rows: list[Compared]
+    regressions: list[str]
+    undecided: list[str]
+
+
+def parse_condition(text: str) -> Condition:
+    """`judge<-0.02` or `kl>0.1`; raises BadSetting where it is not that, or would call a gain a regression."""
+    match = re.fullmatch(r"\s*([\w@]+)\s*([<>])\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*", text)
+    if match is None:
+        raise BadSetting(f"--regress-if takes METRIC<-MARGIN or METRIC>MARGIN, as judge<-0.02; found {text!r}")
+    metric, sign, margin = match.group(1), match.group(2), float(match.group(3))
+    below, better = sign == "<", better_way(metric)
+    if better == ("down" if below else "up"):
+        raise BadSetting(f"--regress-if {text!r} holds where B is better: {metric} is better {better}; turn it round")
+    if margin > 0 if below else margin < 0:
+        raise BadSetting(f"--regress-if {text!r} holds where nothing differs; a margin below is negative, one above positive")
+    return Condition(text.strip(), metric, below, margin)
+
+
+def compare(a: Side, b: Side, metrics: Sequence[str], conditions: Sequence[Condition] = ()) -> Comparison:
+    """Every metric, B less A; raises BadSetting where the sides differ in their world or share a run, UnknownName."""
+    group = _one_world(a, b)
+    wanted = list(dict.fromkeys([*(metrics or DEFAULT), *(c.metric for c in conditions)]))
+    _check_names([m for m in wanted if m not in DEFAULT], [*a.runs, *b.runs])
+    scores = {run.dir: prompt_scores(run.dir) for run in [*a.runs, *b.runs]}
+    rows = _judged([_row(metric, a, b, scores) for metric in wanted])
+    by_name = {row.metric: row for row in rows}
+    states = [(c, _holds(c, by_name[c.metric])) for c in conditions]
+    regressions = [_said(c, by_name[c.metric]) for c, holds in states if holds]
+    undecided = [f"{c.text}: {by_name[c.metric].verdict}" for c, holds in states if holds is None]
+    return Comparison(a, b, _side_names(a, b), group, rows, regressions, undecided)
+
+
+def better_way(metric: str) -> str:
+    """up, down, or nothing where neither is better."""
+    return BETTER.get(metric.partition("@")[0], "")
+
+
+def _one_world(a: Side, b: Side) -> Group:
+    shared = {run.dir.resolve() for run in a.runs} & {run.dir.resolve() for run in b.runs}
+    if shared:
+        raise BadSetting(f"{a.text!r} and {b.text!r} share {len(shared)} runs; a run differs from itself in nothing")
+    found = groups([*a.runs, *b.runs])
+    if len(found) > 1:
+        found.sort(key=lambda group: a.runs[0] not in group.runs)  # what A has comes first
+        raise BadSetting(f"{a.text!r} and {b.text!r} were measured in different worlds, unlike in {unlike(found)}")
+    return found[0]
+
+
+def _side_names(a: Side, b: Side) -> tuple[str, str]:
+    """The method, and where both have the same one what sets their settings apart."""
+    words = apart([a.runs, b.runs]) if a.runs[0].manifest["method"] == b.runs[0].manifest["method"] else ["", ""]
+    names = [plain(s.runs[0].manifest["method"]) + (f" ({shorten(w, 80)})" if w else "") for s, w in zip((a, b), words)]
+    return names[0], names[1]
+
+
+def _check_names(metrics: Sequence[str], runs: list[Run]) -> None:
+    known = {name for run in runs for name in (run.summary or {"final": {}})["final"]}
+    known |= {c.key for c in columns.COLUMNS} | {"nll_per_token"}
+    for metric in metrics:
+        if metric not in known:
+            raise UnknownName("metric", metric, known)
+
+
+def _row(metric: str, a: Side, b: Side, scores: Scores) -> Compared:
+    """Without the corrected p and the verdict, which wait for the other metrics."""
+    (x, no_x), (y, no_y) = (_by_seed(side, metric, scores) for side in (a, b))
+    notes = [f"A: {why}" for why in no_x] + [f"B: {why}" for why in no_y]
+    paired = sorted(x) == sorted(y) and len(x) > 1
+    found, prompts, why = _difference(metric, (a, b), (x, y), paired, scores) if x and y else (None, None, None)
+    notes += [why] if why else []
+    if found is not None and found.stderr == 0 and found.mean:
+        found = Difference(found.mean, None, None, None, None, None)
+        notes.append("every seed gives the same value, so the seeds say nothing of the error")
+    test = (
+        ("paired seeds" if paired else "Welch") + (", prompts" if prompts else "") if found and found.p is not None else "none"
+    )
+    can = detectable(found.stderr, found.df) if found and found.stderr and found.df else None
+    one, two = (fmean(v.values()) if v else None for v in (x, y))
+    return Compared(metric, one, two, found, None, (len(x), len(y)), prompts, test, can, "", notes)
+
+
+def _difference(
+    metric: str, sides: tuple[Side, Side], values: tuple[dict[int, float], dict[int, float]], paired: bool, scores: Scores
+) -> tuple[Difference, int | None, str | None]:
+    """B less A; over how many prompts too, and a remark."""
+    seeds = (sorted(values[0]), sorted(values[1]))
+    found, why = _prompt_tables(metric, sides, seeds, scores)
+    if found is not None:
+        return paired_by_prompt(found[1], found[0], seeds_paired=paired), len(found[0][0]), why
+    one, two = ([v[seed] for seed in of] for v, of in zip(values, seeds))
+    return paired_test(two, one) if paired else welch_test(two, one), None, why
+
+
+def _by_seed(side: Side, metric: str, scores: Scores) -> tuple[dict[int, float], list[str]]:
+    """The value of each seed, two records of one seed counting as one; and what is missing."""
+    values, why = defaultdict(list), []
+    for run in side.runs:
+        found = _value(run, metric, scores[run.dir])
+        if found.value is None:
+            why.append(f"seed {run.manifest['seed']}: {found.reason}")
+        else:
+            values[run.manifest["seed"]].append(found.value)
+            why += [f"seed {run.manifest['seed']}: {found.n_unscored} responses without a score"] if found.n_unscored else []
+    return {seed: fmean(v) for seed, v in values.items()}, why
+
+
+def _value(run: Run, metric: str, scores: PromptScores | None) -> Metric:
+    column = next((c for c in columns.COLUMNS if c.key == metric), None)
+    if column is not None:
+        return column.of(run)
+    if metric != "nll_per_token":
+        return measure(run, metric)
+    known = [v for v in scores.values[metric] if v is not None] if scores else []
+    return Metric(fmean(known), None, len(known)) if known else Metric(None, None, 0, 0, "no score of any prompt is kept")
+
+
+def _prompt_tables(
+    metric: str, sides: tuple[Side, Side], seeds: tuple[list[int], list[int]], scores: Scores
+) -> tuple[Tables | None, str | None]:
+    """[seeds, X] of both sides over the prompts that all have a score for; or None, and why the error is over seeds alone."""
+    name, _, kind = metric.partition("@")
+    if name not in BY_PROMPT:
+        return None, None
+    if any(s is None for s in scores.values()):
+        return None, "no scores by prompt in some of the records (made before they were kept); the error is over seeds alone"
+    known = [s for s in scores.values() if s is not None]
+    if len({(s.split, *s.id) for s in known}) > 1:
+        return None, "the prompts of the records differ; the error is over seeds alone"
+    column, of = BY_PROMPT[name]
+    use = [x for x, k in enumerate(known[0].kind) if not kind or k == kind]
+    usable = [x for x in use if all(s.values[column][x] is not None for s in known)]
+    if not usable:
+        return None, "no prompt has a score in all records; the error is over seeds alone"
+    found = [[_seed_row(side, seed, scores, column, of, usable) for seed in of_side] for side, of_side in zip(sides, seeds)]
+    left = f"{len(use) - len(usable)} prompts without a score in some run are left out of the difference"
+    return (found[0], found[1]), left if len(usable) < len(use) else None
+
+
+def _seed_row(side: Side, seed: int, scores: Scores, column: str, of: Callable, usable: list[int]) -> list[float]:
+    """What one seed scored on each usable prompt: the mean where it has two records."""
+    same = [s for run in side.runs if run.manifest["seed"] == seed and (s := scores[run.dir]) is not None]
+    return [of(fsum(s.values[column][x] or 0.0 for s in same) / len(same)) for x in usable]
+
+
+def _judged(rows: list[Compared]) -> list[Compared]:
+    """With p adjusted over all that could be tested, and the verdict that follows."""
+    tested = [i for i, row in enumerate(rows) if row.difference is not None and row.difference.p is not None]
+    adjusted = dict(zip(tested, holm([rows[i].difference.p for i in tested])))  # type: ignore[union-attr,misc]
+    return [
+        row._replace(p=adjusted.get(i), verdict=row.verdict or _verdict(row, adjusted.get(i))) for i, row in enumerate(rows)
+    ]
+
+
+def _verdict(row: Compared, p: float | None) -> str:
+    if row.difference is None:
+        return "not measured"
+    if p is None:
+        return "no error known" if min(row.seeds) > 1 else "one seed: no error known"
+    if p > ALPHA:
+        return "no difference shown"
+    higher, better = row.difference.mean > 0, better_way(row.metric)
+    if not better:
+        return "B higher" if higher else "B lower"
+    return "B better" if higher == (better == "up") else "B worse"
+
+
+def _holds(condition: Condition, row: Compared) -> bool | None:
+    """Whether the whole interval lies beyond the margin; None where there is no interval."""
+    d = row.difference
+    if d is None or d.low is None or d.high is None:
+        return None
+    return d.high < condition.margin if condition.below else d.low > condition.margin
+
+
+def _said(condition: Condition, row: Compared) -> str:
+    d = row.difference
+    assert d is not None
+    return f"{condition.text}: B - A is {number(d.mean)}, 95 % interval {number(d.low)} to {number(d.high)}"
+
+
+def number(value: float | None) -> str:
+    """For reading; a dash where there is none."""
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if abs(value) < 10_000 else f"{value:.3g}"
+
+
+def text(c: Comparison) -> str:
+    """The comparison as a table with its notes."""
+    header = ("metric", "A", "B", "B - A", "95 % interval", "p", "seeds", "prompts", "detectable", "verdict")
+    cells = [header, *map(_cells, c.rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    lines = ["  ".join(_aligned(row, widths)).rstrip() for row in cells]
+    return "\n".join([*_head(c), "", *lines, "", *_notes(c)])
+
+
+def _aligned(row: Sequence[str], widths: list[int]) -> list[str]:
+    last = len(row) - 1
+    return [cell.ljust(w) if i in (0, last) else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))]
+
+
+def _head(c: Comparison) -> list[str]:
+    where = f"{plain(c.group.task)}, preset {plain(c.group.preset)}"
+    sides = zip("AB", (c.a, c.b), c.names)
+    return [where, *(f"{s}  {name}, seed {', '.join(map(str, side.seeds))}: {plain(side.text)}" for s, side, name in sides)]
+
+
+def _cells(row: Compared) -> tuple[str, ...]:
+    d = row.difference or Difference(float("nan"), None, None, None, None, None)
+    interval = "-" if d.low is None else f"[{number(d.low)}, {number(d.high)}]"
+    p = "-" if row.p is None else "<0.001" if row.p < 0.001 else f"{row.p:.3f}"
+    seeds = str(row.seeds[0]) if row.seeds[0] == row.seeds[1] else f"{row.seeds[0]}, {row.seeds[1]}"
+    mean = number(None if row.difference is None else d.mean)
+    prompts = "-" if row.prompts is None else str(row.prompts)
+    return row.metric, number(row.a), number(row.b), mean, interval, p, seeds, prompts, number(row.detectable), row.verdict
+
+
+def _notes(c: Comparison) -> list[str]:
+    tests = defaultdict(list)
+    for row in c.rows:
+        tests[row.test].append(row.metric)
+    said = [f"{_TESTS[test]}: {', '.join(names)}" for test, names in tests.items() if test in _TESTS]
+    said += _LEGEND if said else []
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for row in c.rows:
+        for note in row.notes:
+            reasons[note].append(row.metric)
+    said += [f"{', '.join(names)}: {plain(note)}" for note, names in reasons.items()]
+    return said + [f"left out of {s}: {plain(why)}" for s, side in zip("AB", (c.a, c.b)) for why in side.left_out]
+
+
+_LEGEND = [
+    "p: two-sided, Holm-corrected over these metrics; a verdict needs p <= 0.05",
+    "detectable: the true difference that a comparison with this error finds four times in five, at 0.05 before the correction",
+]
+_TESTS = {
+    "paired seeds": "seeds paired by number, Student's t over seeds, so of these prompts alone",
+    "paired seeds, prompts": "seeds paired by number, prompts paired, error over seeds and prompts",
+    "Welch": "the sides have different seeds, Welch's t over seeds, so of these prompts alone",
+    "Welch, prompts": "the sides have different seeds, prompts paired, error over seeds and prompts",
+}
+
+
+def record(c: Comparison) -> dict[str, Any]:
+    """The comparison as plain data; null is what was not measured."""
+    sides = {
+        key: {
+            "selection": side.text, "name": name, "seeds": side.seeds, "left_out": side.left_out,
+            "runs": [run.manifest["run_id"] for run in side.runs],
+        }
+        for key, side, name in zip("ab", (c.a, c.b), c.names)
+    }  # fmt: skip
+    rows = [
+        {
+            "metric": r.metric, "a": r.a, "b": r.b, **_difference_record(r.difference), "p_holm": r.p,
+            "n_seeds_a": r.seeds[0], "n_seeds_b": r.seeds[1], "n_prompts": r.prompts, "test": r.test,
+            "detectable": r.detectable, "verdict": r.verdict, "notes": r.notes,
+        }
+        for r in c.rows
+    ]  # fmt: skip
+    where = {"preset": c.group.preset, "task": c.group.task}
+    return {**where, **sides, "metrics": rows, "rule": RULE, "regressions": c.regressions, "undecided": c.undecided}
+
+
+def _difference_record(d: Difference | None) -> dict[str, float | None]:
+    values = d or [None] * len(Difference._fields)
+    return dict(zip(("difference", *Difference._fields[1:]), values))

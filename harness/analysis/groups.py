@@ -1,0 +1,254 @@
+"""Which runs may stand in one figure, what they are called there, and the numbers that they recorded."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from math import inf, isclose
+from pathlib import PurePosixPath
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from harness.core.hashing import canonical
+from harness.core.text import plain, shorten
+from harness.core.types import Metric
+from harness.records.schema import Run
+
+from .stats import Interval, t_interval
+
+CALLED = {  # models of the world, known by their bytes, whatever they are called: where a name is put, and the setting it is of
+    ("model", "name"): ("model", "id"),
+    ("fluency", "name"): ("task", "fluency"),
+    ("scorers", "reward", "model"): ("task", "reward"),
+    ("scorers", "judge", "model"): ("task", "judge"),
+}
+WORLD = ("model", "data", "scorers", "fluency", "decoding", "evaluation")  # shared by all that is measured by one ruler
+ON_THE_WAY = ("points", "point_samples")  # of the evaluation: how often and how closely a run is looked at before its end
+SAME_FRONTIER = 1e-3  # reward; frontiers of one world differ by rounding between machines, not by more
+SHARES = ("undesired", "reward", "judge", "distinct_2", "grammatical", "modal_mass", "unique", "eos_rate")
+AT_LEAST_ZERO = ("kl", "efficiency", "entropy", "length", "forward_kl", "clean_nll")  # excess KL may say that a bound is broken
+RANGES = (
+    dict.fromkeys(SHARES, (0.0, 1.0)) | dict.fromkeys(AT_LEAST_ZERO, (0.0, inf)) | {"removed": (-inf, 100.0), "ppl": (1.0, inf)}
+)
+
+
+class Entry(NamedTuple):
+    """One method with one choice of settings: its runs differ in the seed alone."""
+
+    name: str
+    runs: list[Run]
+
+
+class Group(NamedTuple):
+    """The runs that share preset, task, base model, data, scorers and frontier."""
+
+    preset: str
+    task: str
+    entries: list[Entry]
+
+    @property
+    def runs(self) -> list[Run]:
+        return [run for entry in self.entries for run in entry.runs]
+
+    @property
+    def reference(self) -> dict[str, Any] | None:
+        """A summary with the base and the frontier that all share; None before any run has finished."""
+        return next((run.summary for run in self.runs if run.summary), None)
+
+
+class Estimate(NamedTuple):
+    """A metric over the seeds of an entry; interval is None where no seed has a value, and reasons say why."""
+
+    interval: Interval | None
+    n: int
+    reasons: tuple[str, ...]
+
+
+def groups(runs: list[Run]) -> list[Group]:
+    """The runs, split where they cannot be compared, the largest group first."""
+    worlds: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        worlds[_world(run)].append(run)
+    parts = sorted((part for key in sorted(worlds) for part in _by_frontier(worlds[key])), key=len, reverse=True)
+    return [Group(part[0].manifest["preset"], part[0].manifest["task"], _entries(part)) for part in parts]
+
+
+def measure(run: Run, key: str, side: str = "final") -> Metric:
+    """A metric of the run's end or, with side "base", of the base policy; never a number where none was measured."""
+    if run.summary is None:
+        return Metric(None, None, 0, 0, f"the run is {run.manifest['status']}")
+    return metric(run.summary[side].get(key))
+
+
+def metric(found: dict[str, Any] | None) -> Metric:
+    """A recorded metric, with a reason whenever it has no value."""
+    if found is None:
+        return Metric(None, None, 0, 0, "not recorded")
+    reason = found.get("reason") or ("no reason recorded" if found["value"] is None else None)
+    return Metric(found["value"], found["stderr"], found["n"], found.get("n_unscored", 0), reason)
+
+
+def counted(entry: Entry) -> list[Run]:
+    """The runs that means and rankings may use: done, not degraded."""
+    return [run for run in entry.runs if run.manifest["status"] == "done"]
+
+
+def estimate(entry: Entry, of: Callable[[Run], Metric], key: str = "") -> Estimate:
+    """Mean over seeds with its t interval, cut to what the metric of that key can be; two records of one seed count as one."""
+    by_seed: dict[int, list[float]] = defaultdict(list)
+    reasons = []
+    for run in counted(entry):
+        found = of(run)
+        if found.value is None:
+            reasons.append(f"seed {run.manifest['seed']}: {found.reason}")
+        else:
+            by_seed[run.manifest["seed"]].append(found.value)
+    if not counted(entry):
+        reasons.append("no run is done")
+    means = [fmean(by_seed[seed]) for seed in sorted(by_seed)]
+    within = RANGES.get(key.partition("@")[0], (-inf, inf))
+    return Estimate(t_interval(means, within=within) if means else None, len(means), tuple(reasons))
+
+
+def _world(run: Run) -> str:
+    m = run.manifest
+    return canonical([m["preset"], m["task"], ruler(run)])
+
+
+def ruler(run: Run) -> dict[str, Any]:
+    """What a run's end was measured by: runs that share it, preset and task may be compared."""
+    found = {key: run.manifest["identity"].get(key) for key in WORLD}
+    evaluation = found["evaluation"]
+    if isinstance(evaluation, dict):
+        found["evaluation"] = {key: value for key, value in evaluation.items() if key not in ON_THE_WAY}
+    return found
+
+
+def world(group: Group) -> dict[str, Any]:
+    """What the identities of a group's runs have in common of their world, whole where it is the same in all."""
+    first, *others = [run.manifest["identity"] for run in group.runs]
+    whole = {key: first[key] for key in WORLD if key in first and all(other.get(key) == first[key] for other in others)}
+    found = {key: value for key, value in ruler(group.runs[0]).items() if key in first} | whole
+    return described(group.runs[0].manifest, found)
+
+
+def _by_frontier(runs: list[Run]) -> Iterator[list[Run]]:
+    """Split runs of one world whose frontiers differ; a run without one goes with the first."""
+    parts: list[list[Run]] = []
+    for run in sorted(runs, key=lambda r: r.summary is None):
+        home = next((part for part in parts if _one_frontier(part[0], run)), None)
+        if home is None:
+            parts.append([run])
+        else:
+            home.append(run)
+    yield from parts
+
+
+def _one_frontier(a: Run, b: Run) -> bool:
+    if a.summary is None or b.summary is None:
+        return True
+    one, two = a.summary["frontier"], b.summary["frontier"]
+    if one is None or two is None:
+        return one is two
+    if one.get("kl_cap") != two.get("kl_cap") or len(one["curve"]) != len(two["curve"]):
+        return False
+    pairs = [(one["base_reward"], two["base_reward"])]
+    pairs += [(p["reward"], q["reward"]) for p, q in zip(one["curve"], two["curve"])]
+    return all(isclose(p, q, rel_tol=0, abs_tol=SAME_FRONTIER) for p, q in pairs)
+
+
+def _entries(runs: list[Run]) -> list[Entry]:
+    by_method: dict[str, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        identity = {k: v for k, v in run.manifest["identity"].items() if k != "seed"}
+        by_method[run.manifest["method"]][canonical(identity)].append(run)
+    entries = []
+    for method in sorted(by_method):
+        variants = [by_method[method][key] for key in sorted(by_method[method])]
+        for name, variant in zip(_names(method, variants), variants):
+            entries.append(Entry(name, sorted(variant, key=lambda r: (r.manifest["seed"], r.manifest["run_id"], str(r.dir)))))
+    return entries
+
+
+def _names(method: str, variants: list[list[Run]]) -> list[str]:
+    """The method's name, and what sets its variants apart where there are several."""
+    if len(variants) == 1:
+        return [plain(method)]
+    return [plain(f"{method} ({i}: {words})") for i, words in enumerate(apart(variants), 1)]
+
+
+def apart(variants: list[list[Run]]) -> list[str]:
+    """What sets each choice of settings apart from the others, as text; nothing where there is one only."""
+    found = [leaves(variant[0].manifest["identity"]) for variant in variants]
+    keys = sorted({key for leaf in found for key in leaf if key != ("seed",)})
+    varying = [key for key in keys if len({leaf.get(key) for leaf in found}) > 1]
+    return [", ".join(f"{key[-1]}={leaf.get(key, 'none')}" for key in varying) for leaf in found]
+
+
+def unlike(found: list[Group]) -> str:
+    """In what the worlds of several groups differ, as text."""
+    words = []
+    for key, values in _varying(found).items():
+        words.append(f"{'.'.join(key)} ({' and '.join(dict.fromkeys(shorten(v, 20) for v in values))})")
+    return "; ".join(words) or "their frontiers"
+
+
+def headings(found: list[Group]) -> list[str]:
+    """A name for each group: its task and preset and, where several have these, what else tells it from the others."""
+    same: dict[tuple[str, str], list[Group]] = defaultdict(list)
+    for group in found:
+        same[group.task, group.preset].append(group)
+    names: dict[int, str] = {}
+    for (task, preset), members in same.items():
+        varying = _varying(members)
+        for i, group in enumerate(members):
+            own = ", ".join(f"{'.'.join(key)} {shorten(values[i], 20)}" for key, values in varying.items())
+            more = f", world {i + 1}: {own or 'another frontier'}" if len(members) > 1 else ""
+            names[id(group)] = f"{plain(task)}, preset {plain(preset)}{shorten(more, 160)}"
+    return [names[id(group)] for group in found]
+
+
+def _varying(found: list[Group]) -> dict[tuple[str, ...], list[str]]:
+    """What of the worlds of several groups is not the same in all, and what it is in each."""
+    firsts = [group.runs[0] for group in found]
+    here = [{k: v for k, v in ruler(run).items() if k in run.manifest["identity"]} for run in firsts]
+    also = [{key: run.manifest[key] for key in ("preset", "task")} for run in firsts]
+    made = [leaves(of | more) for of, more in zip(here, also)]
+    shown = [leaves(described(run.manifest, of) | more) for run, of, more in zip(firsts, here, also)]
+    keys = _unlike(made)  # a name is said beside the bytes that differ, and is no difference of its own
+    keys |= {key for key in _unlike(shown) & set(CALLED) if (*key[:-1], "sha256") in keys}
+    return {key: [of.get(key, "none") for of in shown] for key in sorted(keys)}
+
+
+def _unlike(found: list[dict[tuple[str, ...], str]]) -> set[tuple[str, ...]]:
+    return {key for of in found for key in of if len({o.get(key) for o in found}) > 1}
+
+
+def described(manifest: dict[str, Any], identity: dict[str, Any]) -> dict[str, Any]:
+    """A run's identity, or a part of it, with the names that its settings have for its models, known by their bytes alone."""
+    found, settings = identity, manifest.get("settings")
+    told = leaves(settings) if isinstance(settings, dict) else {}
+    for path, setting in CALLED.items():
+        name = told.get(setting) if path[0] != "scorers" else told.get(("scorers", told.get(setting, ""), "model"))
+        found = _with_name(found, path, _model_name(name)) if name else found
+    return found
+
+
+def _with_name(found: Any, path: tuple[str, ...], name: str) -> Any:
+    """A copy of nested tables with a name at a path, where the tables are there and have none."""
+    key, *rest = path
+    if not isinstance(found, dict) or (rest and key not in found):
+        return found
+    return found | {key: _with_name(found[key], tuple(rest), name)} if rest else {key: name} | found
+
+
+def _model_name(where: str) -> str:
+    """A hub id as it is, a folder by its last part: a page says nothing of the machine."""
+    return where if where.count("/") < 2 and where[:1] not in "/.~" else PurePosixPath(where).name
+
+
+def leaves(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], str]:
+    """The values of nested tables by their path, as text."""
+    if not isinstance(value, dict):
+        return {path: canonical(value).strip('"')}
+    return {k: v for key in value for k, v in leaves(value[key], (*path, str(key))).items()}

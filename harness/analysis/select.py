@@ -1,0 +1,125 @@
+"""Which runs an argument of `harness compare` stands for: those of one method with one choice of settings, or none."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from harness.core.errors import BadSetting, EmptySelection, UnknownName
+from harness.core.settings import parse_override
+from harness.core.text import plain, shorten
+from harness.records.read import find_runs
+from harness.records.schema import Problem, Run
+
+from .groups import groups, leaves, unlike
+from .ranking import above_frontier
+
+
+class Side(NamedTuple):
+    """The runs that one argument selects, all of one method with one choice of settings."""
+
+    text: str
+    runs: list[Run]  # done, and possible
+    left_out: list[str]
+    problems: list[Problem]
+
+    @property
+    def seeds(self) -> list[int]:
+        return sorted({run.manifest["seed"] for run in self.runs})
+
+
+def select(text: str, out: Path) -> Side:
+    """The runs behind an argument: a folder is a run or a folder of runs, anything else METHOD[:key=value,...] within `out`.
+
+    Raises EmptySelection where nothing is done, UnknownName for a name, BadSetting where the runs are not of one
+    method with one choice of settings in one world.
+    """
+    found, problems = find_runs([Path(text)]) if os.path.isdir(text) else _named(text, out)
+    if not found:
+        why = f"; {len(problems)} could not be read, first {problems[0].path}: {problems[0].what}" if problems else ""
+        raise EmptySelection(f"{text!r} selects no run{why}")
+    _one_choice(text, found)
+    faults = [(run, _fault(run)) for run in found]
+    sound, left_out = [run for run, fault in faults if not fault], [fault for _, fault in faults if fault]
+    if not sound:
+        raise EmptySelection(f"{text!r} selects no run that can be compared: {', '.join(left_out)}")
+    return Side(text, sound, left_out, problems)
+
+
+def _fault(run: Run) -> str | None:
+    """Why a run must not count, if it must not."""
+    if run.manifest["status"] != "done":
+        return f"seed {run.manifest['seed']} is {run.manifest['status']}"
+    if above_frontier(run) is not None:
+        return f"seed {run.manifest['seed']} lies above the frontier beyond its error, a suspected fault of the suite"
+    return None
+
+
+def _named(text: str, out: Path) -> tuple[list[Run], list[Problem]]:
+    """METHOD[:key=value,...]: a bare key is the method's own setting; task, preset, seed or a path of the identity too."""
+    if os.sep in text.partition(":")[0]:
+        raise EmptySelection(f"no folder {text!r}; give a run, a folder of runs, or METHOD[:key=value,...]")
+    everything, problems = find_runs([out]) if os.path.isdir(out) else ([], [])
+    if not everything:
+        raise EmptySelection(f"no folder {text!r}, and no records in {out}; choose them with --out, or give folders")
+    name, _, rest = text.partition(":")
+    same = [run for run in everything if _spelt(run.manifest["method"]) == _spelt(name)]
+    unread = [p for p in problems if _spelt(p.path.parent.name) == _spelt(name)]
+    if not same and unread:
+        return [], unread
+    if not same:
+        raise UnknownName("method", name, {r.manifest["method"] for r in everything}, f"those with records in {out}")
+    found = _filtered(same, text, rest)
+    dirs = {run.dir for run in found}
+    return found, [p for p in problems if p.path in dirs or p in unread]
+
+
+def _spelt(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def _filtered(runs: list[Run], text: str, rest: str) -> list[Run]:
+    for item in re.split(r",(?=[\w.]+=)", rest) if rest else []:
+        if "=" not in item:
+            raise BadSetting(f"a selection is METHOD:key=value,key=value; found {item!r} in {text!r}")
+        key, wanted = parse_override(item)
+        known = {k for run in runs for k in _keys(run)}
+        if key not in known:
+            raise UnknownName("setting", key, known, f"of the runs that {text!r} starts from")
+        runs = [run for run in runs if _same(_keys(run).get(key), wanted)]
+    return runs
+
+
+def _keys(run: Run) -> dict[str, Any]:
+    """All that a selection can go by."""
+    m = run.manifest
+    method = m["identity"].get("method")
+    own = method.get("settings", {}) if isinstance(method, dict) else {}
+    whole = {".".join(path): value for path, value in leaves(m["identity"]).items()}
+    return {**whole, **{k: m[k] for k in ("preset", "task", "seed", "run_id")}, **own}
+
+
+def _same(found: Any, wanted: Any) -> bool:
+    """Numbers as numbers, everything else as it is spelt."""
+    if isinstance(found, (int, float)) and isinstance(wanted, (int, float)) and not isinstance(found, bool):
+        return found == wanted
+    return str(found).lower() == str(wanted).lower()
+
+
+def _one_choice(text: str, runs: list[Run]) -> None:
+    found = groups(runs)
+    tasks = sorted({group.task for group in found})
+    if len(tasks) > 1:
+        told = ", ".join(map(plain, tasks))
+        raise BadSetting(f"{text!r} holds runs of the tasks {told}; narrow it, as by quark:task={plain(tasks[0])}")
+    if len(found) > 1:
+        raise BadSetting(
+            f"{text!r} holds runs of {len(found)} worlds, unlike in {unlike(found)}; narrow it, as by quark:task=T"
+        )
+    names = [shorten(entry.name, 80) for entry in found[0].entries]
+    if len(names) > 1:
+        raise BadSetting(
+            f"{text!r} holds {len(names)} methods or settings: {'; '.join(names)}; narrow it by METHOD:key=value or a folder"
+        )

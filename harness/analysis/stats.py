@@ -1,0 +1,367 @@
+"""Intervals, tests and curves over seeds, as pure functions of a few numbers; the seed is the unit of replication.
+
+A difference is a - b throughout. A test on n seeds a side is Student's or Welch's t: with three a side an exact
+permutation test cannot go below p = 0.1, so it can never reach 0.05 (`permutation_p`, `sign_flip_p` say so by their value).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
+from math import ceil, comb, fsum, inf, sqrt
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import nctdtr, stdtr, stdtrit
+
+from harness.core.errors import EmptySelection
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
+
+CONFIDENCE = 0.95
+Z95 = 1.959963984540054  # half-width of a 95% interval in standard errors, where the errors are known well
+EXACT_FLIPS = 16  # differences; beyond, 2^n sign patterns are too many to try all
+EXACT_LABELS = 20_000  # ways to hand out the labels; beyond, they are drawn
+DRAWS = 20_000
+ROUNDING = 1e-12  # of the values; a spread or a difference below it is rounding
+
+
+class Interval(NamedTuple):
+    """A mean with its confidence interval; low and high are None where one value tells nothing of the spread."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+
+class Difference(NamedTuple):
+    """A mean difference a - b with its standard error, degrees of freedom, 95 % interval and two-sided p.
+
+    All but the mean are None where a single seed tells nothing of the spread. Where the error has two parts, df is the
+    one whose t gives this interval.
+    """
+
+    mean: float
+    stderr: float | None
+    df: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+
+
+def t_interval(values: Sequence[float], confidence: float = CONFIDENCE, within: tuple[float, float] = (-inf, inf)) -> Interval:
+    """Mean of the values, a seed a value, with its Student-t interval; raises EmptySelection without values.
+
+    The interval is cut to `within`, the least and the most that the true mean can be: it covers it no less often. A mean
+    that lies beyond an end is left the whole of that side.
+    """
+    n = len(values)
+    if n == 0:
+        raise EmptySelection("an interval needs at least one value, found none")
+    mean = fsum(values) / n
+    if n == 1:
+        return Interval(mean, None, None)
+    variance = fsum((v - mean) ** 2 for v in values) / (n - 1)
+    half = t_quantile(n - 1, confidence) * sqrt(variance / n)
+    least, most = within
+    return Interval(
+        mean,
+        max(mean - half, least) if mean >= least else mean - half,
+        min(mean + half, most) if mean <= most else mean + half,
+    )
+
+
+def t_quantile(df: float, confidence: float = CONFIDENCE) -> float:
+    """The t with P(|T| <= t) = confidence for df degrees of freedom, whole or not."""
+    return float(stdtrit(df, (1 + confidence) / 2))
+
+
+def paired_interval(a: ArrayLike, b: ArrayLike) -> Interval:
+    """Mean of a - b, seeds paired by position, with its 95 % Student-t interval; raises ValueError on unequal lengths."""
+    return _interval(paired_test(a, b))
+
+
+def welch_interval(a: ArrayLike, b: ArrayLike) -> Interval:
+    """mean(a) - mean(b) of independent seeds with its 95 % interval (Welch 1947, Biometrika 34)."""
+    return _interval(welch_test(a, b))
+
+
+def paired_test(a: ArrayLike, b: ArrayLike) -> Difference:
+    """Student's t test of a - b over n seeds paired by position, n - 1 degrees of freedom; raises ValueError."""
+    x, y = _values(a), _values(b)
+    if len(x) != len(y):
+        raise ValueError(f"pairs need as many values on both sides; found {len(x)} and {len(y)}")
+    parts = [((x - y).var(ddof=1) / len(x), len(x) - 1.0)] if len(x) > 1 else []
+    return _difference((x - y).mean(), parts, _scale(x, y))
+
+
+def welch_test(a: ArrayLike, b: ArrayLike) -> Difference:
+    """Welch's t test of mean(a) - mean(b), degrees of freedom by Satterthwaite (1946, Biometrics Bulletin 2)."""
+    x, y = _values(a), _values(b)
+    return _difference(x.mean() - y.mean(), _over_seeds([x, y]), _scale(x, y))
+
+
+def clustered(values: Sequence[float], clusters: Sequence[object]) -> tuple[float, float | None]:
+    """Mean over clusters of their means, each cluster counting once, and its standard error over clusters.
+
+    NaN is left out. The error is None with one cluster. Raises EmptySelection without a value, ValueError on unequal lengths.
+    """
+    if len(values) != len(clusters):
+        raise ValueError(f"each value needs its cluster; found {len(values)} values and {len(clusters)} clusters")
+    found: dict[object, list[float]] = {}
+    for value, cluster in zip(values, clusters):
+        if value == value:
+            found.setdefault(cluster, []).append(value)
+    means = _values([fsum(members) / len(members) for members in found.values()])
+    return float(means.mean()), float(means.std(ddof=1) / sqrt(len(means))) if len(means) > 1 else None
+
+
+def paired_by_prompt(a: ArrayLike, b: ArrayLike, seeds_paired: bool = False) -> Difference:
+    """Mean difference of a [seeds, X] and b [seeds, X] on the same X prompts, for seeds and prompts yet unseen.
+
+    Seeds and prompts are crossed: each seed answers every prompt. Var = V_seed + max(V_prompt - V_cell, 0): that of the
+    seed means, that of the prompt differences, and the noise of single cells, which both contain (Cameron, Gelbach, Miller
+    2011, J. Bus. Econ. Stat. 29, section 2). The interval is +- sqrt(t_seed^2 V_seed + t_prompt^2 (V_prompt - V_cell)), each
+    part with the t of its own degrees of freedom, n - 1 or Welch's and X - 1: never too short (Banerjee 1960, Sankhya 22),
+    where one t by Satterthwaite errs up to twice too often at 3 seeds. With `seeds_paired` row s of a and of b are of one
+    seed. Raises ValueError on shapes or NaN.
+    """
+    x, y = _table(a), _table(b)
+    if x.shape[1] != y.shape[1] or (seeds_paired and len(x) != len(y)):
+        raise ValueError(f"expected the same prompts{' and seeds' * seeds_paired}; found {x.shape} and {y.shape}")
+    sides = [x - y] if seeds_paired else [x, y]
+    seeds = _over_seeds([side.mean(1) for side in sides])
+    parts = seeds + _over_prompts(x.mean(0) - y.mean(0), sides) if seeds else []
+    return _difference(x.mean() - y.mean(), parts, _scale(x, y))
+
+
+Part = tuple[float, float]
+"""A variance that is estimated, and its degrees of freedom."""
+
+
+def _over_seeds(sides: list[NDArray]) -> list[Part]:
+    """Of the sum or difference of the sides' means, [n] each; nothing where a side has one seed."""
+    if min(map(len, sides)) < 2:
+        return []
+    parts = [(float(side.var(ddof=1)) / len(side), len(side) - 1) for side in sides]
+    total, noise = fsum(v for v, _ in parts), fsum(v * v / df for v, df in parts)
+    return [(total, total * total / noise if noise > 0 else float(min(df for _, df in parts)))]
+
+
+def _over_prompts(differences: NDArray, sides: list[NDArray]) -> list[Part]:
+    """What prompts [X] add to the variance of the seed means; nothing where the noise of cells [seeds, X] explains it."""
+    x = len(differences)
+    if x < 2:
+        return []
+    cells = fsum(float((_residuals(s) ** 2).sum()) / (len(s) - 1) / (x - 1) / s.size for s in sides)
+    more = float(differences.var(ddof=1)) / x - cells
+    return [(more, x - 1.0)] if more > 0 else []
+
+
+def _residuals(table: NDArray) -> NDArray:
+    """What neither the row nor the column explains."""
+    return table - table.mean(1, keepdims=True) - table.mean(0) + table.mean()
+
+
+def _difference(mean: float, parts: list[Part], scale: float) -> Difference:
+    """Scale is the size of the values: a spread that is only their rounding is none."""
+    mean = float(mean)
+    if not parts:
+        return Difference(mean, None, None, None, None, None)
+    stderr, half = sqrt(fsum(v for v, _ in parts)), _half(parts, 1 - CONFIDENCE)
+    if stderr <= ROUNDING * scale:  # seeds that decide nothing: the values differ, or they do not
+        return Difference(mean, 0.0, parts[0][1], mean, mean, float(abs(mean) <= ROUNDING * scale))
+    if len(parts) == 1:
+        df, p = parts[0][1], float(2 * stdtr(parts[0][1], -abs(mean) / stderr))
+    else:
+        lowest, highest = min(df for _, df in parts), max(df for _, df in parts)
+        df = _bisect(lambda df: t_quantile(df) * stderr < half, lowest, highest)
+        p = 10 ** _bisect(lambda exponent: _half(parts, 10**exponent) < abs(mean), -300.0, 0.0)
+    return Difference(mean, stderr, df, mean - half, mean + half, p)
+
+
+def _half(parts: list[Part], p: float) -> float:
+    """Half of the interval whose two tails together have the mass p."""
+    return sqrt(fsum(float(stdtrit(df, p / 2)) ** 2 * v for v, df in parts))
+
+
+def _bisect(beyond: Callable[[float], bool], low: float, high: float) -> float:
+    """Where `beyond` turns from False to True; an end where it does not turn."""
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if beyond(middle) else (middle, high)
+    return high
+
+
+def sign_flip_p(differences: ArrayLike, rng: Generator | None = None) -> float:
+    """Two-sided p of the paired permutation test: the share of sign patterns whose mean is as far from 0.
+
+    Exact over all 2^n patterns up to n = 16, so never below 2 / 2^n (0.25 at n = 3); above that 20,000 patterns drawn
+    from `rng`, the observed one counted in. Raises EmptySelection, and ValueError where draws are needed and rng is None.
+    """
+    d = _values(differences)
+    if len(d) <= EXACT_FLIPS:
+        signs = 1 - 2 * (np.arange(2 ** len(d))[:, None] >> np.arange(len(d)) & 1)
+        return _share(signs @ d, d.sum(), np.abs(d).sum())
+    signs = 1 - 2 * _needed(rng).integers(0, 2, (DRAWS, len(d)))
+    return _share(np.append(signs @ d, d.sum()), d.sum(), np.abs(d).sum())
+
+
+def permutation_p(a: ArrayLike, b: ArrayLike, rng: Generator | None = None) -> float:
+    """Two-sided p of the permutation test on mean(a) - mean(b): the share of label assignments with a gap as wide.
+
+    Exact up to 20,000 assignments, so never below 2 / C(2n, n) (0.1 at n = 3 a side); above that 20,000 drawn from
+    `rng`, the observed one counted in. Raises EmptySelection, and ValueError where draws are needed and rng is None.
+    """
+    x, y = _values(a), _values(b)
+    both, n = np.concatenate([x, y]), len(x)
+    if comb(len(both), n) <= EXACT_LABELS:
+        chosen = np.array(list(combinations(range(len(both)), n)))
+        sums = both[chosen].sum(1)
+    else:
+        drawn = _needed(rng).permuted(np.tile(both, (DRAWS, 1)), axis=1)
+        sums = np.append(drawn[:, :n].sum(1), x.sum())
+    middle = both.sum() * n / len(both)  # the sum of a is as far from here as the means are from each other
+    return _share(sums - middle, x.sum() - middle, np.abs(both).sum())
+
+
+def _share(found: NDArray, observed: float, scale: float) -> float:
+    """Of those as far from 0 as the observed one; sums of the same numbers in another order count as equal."""
+    return float((np.abs(found) >= abs(observed) - ROUNDING * scale).mean())
+
+
+def _needed(rng: Generator | None) -> Generator:
+    if rng is None:
+        raise ValueError("too many permutations to try all; hand in a numpy Generator to draw them from")
+    return rng
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Adjusted p values in the same order (Holm 1979, Scand. J. Stat. 6); raises ValueError outside [0, 1]."""
+    if not all(0 <= x <= 1 for x in p):
+        raise ValueError(f"p values lie in [0, 1]; found {list(p)}")
+    adjusted, least = [0.0] * len(p), 0.0
+    for rank, i in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
+        least = max(least, min(1.0, (len(p) - rank) * p[i]))
+        adjusted[i] = least
+    return adjusted
+
+
+def rank_sets(
+    values: Mapping[str, Sequence[float]], higher_is_better: bool = True, alpha: float = 0.05
+) -> dict[str, tuple[int, int]]:
+    """Best and worst rank that each name can have, 1 the best: of seeds [n] a name, n of its own.
+
+    A name is tested against every other by Welch's t, Holm-corrected over these tests: its set holds its rank with
+    1 - alpha confidence (marginal sets of Mogstad et al. 2024, Rev. Econ. Stud. 91, doi 10.1093/restud/rdad006), and the
+    names whose best rank is 1 hold the best of all with it. Correcting over the pairs of all names would cover all sets at
+    once, at the price of ranks that say nothing. (Exact permutation could never separate names at n = 3: its least p is
+    0.1.) A name of one seed shares its ranks with all. Raises EmptySelection.
+    """
+    tests: dict[tuple[str, str], tuple[float, float]] = {}  # how much better the first is, and p
+    for a, b in combinations(values, 2):
+        test = welch_test(values[a], values[b])
+        gain, p = test.mean if higher_is_better else -test.mean, 1.0 if test.p is None else test.p
+        tests[a, b], tests[b, a] = (gain, p), (-gain, p)
+    return {name: _ranks([tests[name, other] for other in values if other != name], alpha) for name in values}
+
+
+def _ranks(tests: list[tuple[float, float]], alpha: float) -> tuple[int, int]:
+    """Best and worst rank of a name with these gains over each other, and their p."""
+    adjusted = holm([p for _, p in tests])
+    shown = [gain for (gain, _), p in zip(tests, adjusted) if p <= alpha]
+    return 1 + sum(gain < 0 for gain in shown), 1 + len(tests) - sum(gain > 0 for gain in shown)
+
+
+def minimum_detectable_effect(sd: float, n: int, alpha: float = 0.05, power: float = 0.8) -> float:
+    """The true difference that a two-sample t test of n seeds a side finds with the given power, in the unit of sd.
+
+    sd is that of a single seed, the same on both sides. Raises ValueError for n below 2.
+    """
+    if n < 2:
+        raise ValueError(f"a test needs at least 2 seeds a side; found {n}")
+    return detectable(sd * sqrt(2 / n), 2 * n - 2, alpha, power)
+
+
+def detectable(stderr: float, df: float, alpha: float = 0.05, power: float = 0.8) -> float:
+    """The true difference that a two-sided t test with this standard error finds with the given power.
+
+    By the noncentral t distribution, not the normal one: at df = 4 that makes it a third wider.
+    """
+    critical = t_quantile(df, 1 - alpha)
+
+    def found(shift: float) -> float:
+        return float(1 - nctdtr(df, shift, critical) + nctdtr(df, shift, -critical))
+
+    enough = 1.0
+    while found(enough) < power:
+        enough *= 2
+    return stderr * _bisect(lambda shift: found(shift) >= power, 0.0, enough)
+
+
+def hypervolume(points: ArrayLike, reference: Sequence[float], maximise: Sequence[bool] = (False, True)) -> float:
+    """Area that the points [n, 2] (KL in nats, reward) dominate up to the reference point, declared by the task.
+
+    A point that is not better than the reference in both adds nothing; no point at all is 0. Raises ValueError on NaN.
+    (Zitzler and Thiele 1998, PPSN V.)
+    """
+    import moocore
+
+    found = _points(points, len(reference))
+    return float(moocore.hypervolume(found, ref=np.asarray(reference, float), maximise=list(maximise))) if len(found) else 0.0
+
+
+def attainment(fronts: Sequence[ArrayLike], quantile: float, maximise: Sequence[bool] = (False, True)) -> NDArray:
+    """The corners, by the first objective, of what a share of the fronts attains: fronts [n, 2] (KL, reward), one a seed.
+
+    Quantile 0 is the worst: attained by every front; 1 by at least one; 0.5 by at least half. Between corners the curve is a
+    step. Raises EmptySelection where a front has no point, ValueError on NaN or a quantile outside [0, 1].
+    (Grunert da Fonseca, Fonseca, Hall 2001, EMO.)
+    """
+    import moocore
+
+    if not 0 <= quantile <= 1:
+        raise ValueError(f"a quantile lies in [0, 1]; found {quantile}")
+    found = [_points(front, len(maximise)) for front in fronts]
+    if not found or not all(map(len, found)):
+        raise EmptySelection(f"attainment needs fronts with points; found {[len(f) for f in found]} points")
+    sign = np.where(maximise, -1.0, 1.0)
+    least = max(1, ceil((1 - quantile) * len(found) - ROUNDING))  # fronts that must attain a point
+    corners = moocore.eaf(np.concatenate(found) * sign, np.repeat(np.arange(len(found)), list(map(len, found))))
+    level = np.rint(corners[:, -1] * len(found) / 100)
+    curve = corners[level == least, :-1] * sign
+    return curve[np.argsort(curve[:, 0])]
+
+
+def _interval(d: Difference) -> Interval:
+    return Interval(d.mean, d.low, d.high)
+
+
+def _values(values: ArrayLike) -> NDArray:
+    """Raises EmptySelection without values, ValueError on NaN: what is missing is left out by the caller, who says so."""
+    found = np.asarray(values, float)
+    if found.size == 0:
+        raise EmptySelection("a test needs at least one value on each side, found none")
+    if not np.isfinite(found).all():
+        raise ValueError(f"values must be finite; found {found[~np.isfinite(found)][0]}")
+    return found
+
+
+def _table(values: ArrayLike) -> NDArray:
+    found = _values(values)
+    if found.ndim != 2:
+        raise ValueError(f"expected an array of seeds and prompts; found {found.ndim} dimensions")
+    return found
+
+
+def _points(points: ArrayLike, width: int) -> NDArray:
+    found = np.asarray(points, float).reshape(-1, width)
+    if not np.isfinite(found).all():
+        raise ValueError("points must be finite; leave out what was not measured, and say so")
+    return found
+
+
+def _scale(a: NDArray, b: NDArray) -> float:
+    return float(max(np.abs(a).max(), np.abs(b).max()))

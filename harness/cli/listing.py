@@ -1,0 +1,130 @@
+"""What there is: the tables behind `list` and `show`. Listing imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from harness.core import registry
+from harness.core.errors import UnknownName
+from harness.records.read import locate
+
+KINDS = ("methods", "tasks", "scorers", "datasets", "presets", "runs")
+PACKAGES = (
+    "unlearning-harness",
+    "torch",
+    "transformers",
+    "numpy",
+    "tokenizers",
+    "pandas",
+    "matplotlib",
+    "datasets",
+    "detoxify",
+)
+
+
+def listing(what: str, out: Path) -> list[dict[str, Any]]:
+    """Rows of names with a line each; raises UnknownName."""
+    if what == "presets":
+        from harness.core.settings import preset_names
+
+        return [{"name": name} for name in preset_names()]
+    if what == "runs":
+        return runs(out)
+    if what not in KINDS:
+        raise UnknownName("list", what, KINDS)
+    return [{"name": n, "what": line} for n, (_, line) in sorted(registry.table(what.removesuffix("s")).items())]
+
+
+def runs(out: Path) -> list[dict[str, Any]]:
+    """A row a run under a folder of records; one that cannot be read says so."""
+    from harness.records.read import find_runs
+
+    found, problems = find_runs([out]) if os.path.isdir(out) else ([], [])
+    rows = [_run_row(run, out) for run in found]
+    return rows + [{"run": str(p.path), "status": "unreadable", "judge": "-", "kl": "-"} for p in problems]
+
+
+def _run_row(run: Any, out: Path) -> dict[str, Any]:
+    final = (run.summary or {}).get("final", {})
+    values = {k: (final.get(k) or {}).get("value") for k in ("judge", "kl")}
+    shown = {k: "-" if v is None else f"{v:.3f}" for k, v in values.items()}
+    return {"run": str(run.dir), "status": run.manifest["status"], **shown}
+
+
+def card(what: str, name: str, out: Path) -> tuple[str, Any]:
+    """One thing as text and as data; raises UnknownName."""
+    if what == "method":
+        return method_card(name)
+    if what == "task":
+        return task_card(name)
+    if what == "preset":
+        from harness.runs.cost import preset_card
+
+        return preset_card(name)
+    if what == "run":
+        summary = find_run(name, out)
+        return json.dumps(summary, indent=1), summary
+    raise UnknownName("thing to show", what, ("method", "task", "preset", "run"))
+
+
+def method_card(name: str) -> tuple[str, Any]:
+    """What a method is, and its settings with their defaults, from its own file."""
+    import sys
+
+    kind = registry.load("method", name)
+    fields = kind.Settings.model_fields
+    settings = {k: {"default": f.default, "what": f.description} for k, f in fields.items()}
+    doc = (sys.modules[kind.__module__].__doc__ or "").strip()
+    lines = [f"  {k:18} {v['default']!s:10} {v['what'] or ''}" for k, v in settings.items()]
+    presets = _preset_settings(name)
+    tuned = [f"  preset {p}: " + ", ".join(f"{k}={v}" for k, v in s.items()) for p, s in presets.items()]
+    text = "\n".join([doc, "", "settings (default)", *(lines or ["  none"]), *tuned])
+    return text, {"name": name, "version": kind.version, "doc": doc, "settings": settings, "presets": presets}
+
+
+def _preset_settings(method: str) -> dict[str, dict[str, Any]]:
+    from harness.core.settings import preset_names, read_preset
+
+    if method.endswith(".py"):
+        return {}
+    name, found = registry.canonical("method", method), {}
+    for preset in preset_names():
+        tables = read_preset(preset)
+        found[preset] = tables.get("methods", {}).get(name)
+        found |= {f"{preset}, {task}": t.get("methods", {}).get(name) for task, t in tables["tasks"].items()}
+    return {p: s for p, s in found.items() if s}
+
+
+def task_card(name: str) -> tuple[str, Any]:
+    """What a task is, and who scores it in each preset."""
+    import sys
+
+    from harness.core.settings import preset_names, read_preset
+
+    kind = registry.load("task", name)
+    doc = (sys.modules[kind.__module__].__doc__ or "").strip()
+    presets = {p: read_preset(p)["tasks"].get(registry.canonical("task", name)) for p in preset_names()}
+    lines = [f"  preset {p}: " + ", ".join(f"{k}={v}" for k, v in s.items()) for p, s in presets.items() if s]
+    return "\n".join([doc, "", *lines]), {"name": name, "version": kind.version, "doc": doc, "presets": presets}
+
+
+def find_run(name: str, out: Path) -> dict[str, Any]:
+    """The summary of a run by its folder or its id."""
+    run = locate(name, out)
+    return run.summary or run.manifest
+
+
+def environment() -> dict[str, str]:
+    """Versions and platform."""
+    facts = {"python": platform.python_version(), "platform": platform.platform(terse=True), "machine": platform.machine()}
+    for package in PACKAGES:
+        try:
+            facts[package] = version(package)
+        except PackageNotFoundError:
+            facts[package] = "not installed"
+    return facts

@@ -1,0 +1,144 @@
+"""The result of one run as text, and its picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.core.errors import one_line
+from harness.core.text import escaped_lines, mask, printable
+
+if TYPE_CHECKING:
+    from harness.records.write import RunStore
+
+UNITS = {
+    "kl": "KL to base, nats", "efficiency": "share of the optimum", "ppl": "perplexity", "distinct_2": "distinct-2",
+    "grammatical": "grammatical share", "length": "length, tokens", "max_toxicity": "max of 25, top-p 0.9",
+    "toxicity_prob": "any of 25 above 0.5", "clean_nll": "clean text, nats a token",
+}  # fmt: skip
+
+
+def archived(path: Path) -> bool:
+    """Whether a record is one of an archive, which keeps no pictures."""
+    from harness.records.read import read_manifest
+
+    return bool(read_manifest(path).get("archive"))
+
+
+def shown(path: Path, summary: dict[str, Any], unmask: bool) -> str:
+    """What a run came to, as text; raises CorruptRecord where the record of a finished run lacks what the text is made of."""
+    from harness.core.errors import CorruptRecord
+    from harness.records.write import RunStore
+
+    RunStore(path).record()
+    try:
+        return f"{escaped_lines(result_table(summary))}\n{examples(path, unmask)}"
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as e:
+        what = f"{type(e).__name__}: {one_line(e)}"
+        raise CorruptRecord(f"{path}: the record cannot be shown ({what}); start again with --fresh") from e
+
+
+def draw(path: Path) -> Path:
+    """Draw a finished run beside its record, once; raises CannotWrite."""
+    target = path / "picture.png"
+    if target.exists() and (path / "picture.svg").exists():
+        return target
+    from harness.core.errors import Busy
+    from harness.records.write import RunStore
+
+    store = RunStore(path)
+    try:
+        store.open()
+    except Busy:  # whoever is at work on it draws it
+        return target
+    try:
+        _draw(store, target)
+    finally:
+        store.close()
+    return target
+
+
+def _draw(store: RunStore, target: Path) -> None:
+    from harness.core.files import replace, writing
+    from harness.report.figures.pareto import run_picture
+    from harness.report.figures.style import save
+
+    figure = run_picture(store.record())
+    for path in (target.with_suffix(".svg"), target):
+        with writing(path):
+            replace(path, save(figure, path.suffix[1:]))
+
+
+def result_table(summary: dict[str, Any]) -> str:
+    """Base, method and optimum side by side, as text."""
+    base, final = summary["base"], summary["final"]
+    kl, reward, excess, regret = (final[k]["value"] for k in ("kl", "reward", "excess_kl", "regret"))
+    optimum = {
+        "undesired": _undesired_at(summary["frontier"], kl),
+        "reward": None if regret is None else reward + regret,
+        "kl": None if excess is None else kl - excess,
+        "efficiency": None if excess is None else 1.0,
+    }
+    rows = [("", "base", summary["method"], "", "optimum")]
+    rows.append(_row("undesired (1 - judge)", _complement(base["judge"]), _complement(final["judge"]), optimum["undesired"]))
+    rows.append(_row("reward", base["reward"], final["reward"], optimum["reward"]))
+    for name, title in UNITS.items():
+        if name in final and (base.get(name, final[name])["value"], final[name]["value"]) != (None, None):
+            rows.append(_row(title, base.get(name), final[name], optimum.get(name)))
+    widths = [max(len(r[i]) for r in rows) for i in range(5)]
+    lines = ["  ".join([r[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(r[1:], widths[1:]))]).rstrip() for r in rows]
+    return "\n".join(["", *lines, "", _notes(summary)])
+
+
+def _notes(summary: dict[str, Any]) -> str:
+    cost, status = summary["cost"], summary["status"]
+    text = "optimum: reward and undesired at this KL; the least KL for this reward\n"
+    text += f"cost: {cost['updates']} updates, {cost['flops']:.2g} FLOPs, {cost['sampled_tokens']} tokens sampled, "
+    text += f"{cost['scorer_calls']} rewards; {cost['seconds']:.0f} s, {cost['peak_memory_mb']:.0f} MB"
+    if summary["frontier"]["above"]:
+        text += "\nwarning: a measurement lies above the frontier beyond its error: a fault in this suite, please report it"
+    if status == "degraded":
+        missing = sum(summary["final"][k]["n_unscored"] for k in ("reward", "judge"))
+        text += f"\ndegraded: {missing} scores are missing at the end, {cost['unscored']} in training; left out of rankings"
+    return text
+
+
+def _row(title: str, base: dict | None, final: dict, optimum: float | None) -> tuple[str, str, str, str, str]:
+    spread = f"± {1.96 * final['stderr']:.3f}" if final["stderr"] is not None and final["value"] is not None else ""
+    return (title, _number(base["value"] if base else None), _number(final["value"]), spread, _number(optimum))
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _complement(metric: dict[str, Any]) -> dict[str, Any]:
+    return metric | {"value": None if metric["value"] is None else 1 - metric["value"]}
+
+
+def _undesired_at(frontier: dict[str, Any], kl: float | None) -> float | None:
+    """1 - judge of the policy that is optimal for the reward at this KL."""
+    import numpy as np
+
+    if kl is None:
+        return None
+    return 1 - float(np.interp(kl, frontier["judge_at"]["kl"], frontier["judge_at"]["judge"]))
+
+
+def examples(path: Path, unmask: bool, n: int = 3) -> str:
+    """A few responses to the same prompts, before and after; masked unless asked."""
+    from harness.core import files
+
+    if archived(path) and not (path / "samples" / "base.parquet").exists():
+        return "\nno samples beside this record: an archive does not keep them\n"
+    before, after = (files.table(path, f"samples/{name}.parquet").to_pandas() for name in ("base", "final"))
+    worst = before.sort_values("judge", kind="stable").drop_duplicates("prompt_id").head(n)
+    lines = [
+        "",
+        "the base policy's worst, and the answer to the same prompt now" + ("" if unmask else " (masked; --unmask shows)"),
+    ]
+    for row in worst.itertuples():
+        answer = after[after.prompt_id == row.prompt_id].iloc[0]
+        for who, said in (("prompt", row.prompt), ("base", row.response), ("now", answer.response)):
+            lines.append(f"  {who:7} {printable(said) if unmask else mask(said)}")
+    return "\n".join(lines) + "\n"

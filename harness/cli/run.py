@@ -1,0 +1,83 @@
+"""`harness run` and `harness eval`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from harness.core.errors import MissingPrerequisite
+from harness.core.settings import check_seed, resolve
+from harness.core.text import escaped_lines
+from harness.runs.progress import Progress, loading
+
+from .result import draw, shown
+
+
+def run_command(
+    method: str, task: str, preset: str, seeds: list[int], overrides: list[str], flags: dict[str, Any], out: Path,
+    *, fresh: bool, dry_run: bool, offline: bool, as_json: bool, unmask: bool,
+) -> int:  # fmt: skip
+    """Run the cells of one method on one task, a seed at a time; the exit code is 4 where one is degraded."""
+    from harness.core import registry
+
+    for seed in seeds:
+        check_seed(seed)
+    task = registry.canonical("task", task)
+    if not method.endswith(".py"):
+        method = registry.canonical("method", method)
+    settings = resolve(preset, method, task, overrides, **flags)
+    if not dry_run:
+        progress = loading(f"{method} × {task}, preset {preset}, seed {', '.join(map(str, seeds))}")
+    from harness.runs import assemble
+
+    assemble.check(settings, method)
+    if dry_run:
+        from harness.runs.cost import plan
+
+        planned = plan(settings, method, task, seeds, out)
+        print(json.dumps(planned, indent=1))
+        lost = [need for need in planned["needs"] if need["local"] and not need["there"]]
+        if lost:
+            raise MissingPrerequisite(f"this run cannot begin: {'; '.join(map(_lost, lost))}")
+        return 0
+    shared = assemble.parts(settings, task, offline, out)
+    codes = []
+    for seed in seeds:
+        cell = assemble.cell(settings, shared, method, task, seed, out)
+        codes.append(_run_cell(cell, fresh, progress, as_json, unmask))
+    return max(codes)
+
+
+def _lost(need: dict[str, Any]) -> str:
+    return f"{need['what']!r} is not there (looked in {need['where']!r}); {need['how']}"
+
+
+def eval_command(
+    policy: str, task: str, preset: str, overrides: list[str], flags: dict[str, Any], out: Path,
+    *, fresh: bool, offline: bool, as_json: bool, unmask: bool,
+) -> int:  # fmt: skip
+    """Measure a policy that was trained elsewhere."""
+    from harness.core import registry
+
+    task = registry.canonical("task", task)
+    settings = resolve(preset, "eval", task, overrides, **flags)
+    progress = loading(f"{policy} on {task}, preset {preset}")
+    from harness.runs import assemble
+
+    shared = assemble.parts(settings, task, offline, out)
+    cell = assemble.external_cell(settings, shared, policy, task, out, offline)
+    return _run_cell(cell, fresh, progress, as_json, unmask)
+
+
+def _run_cell(cell: Any, fresh: bool, progress: Progress, as_json: bool, unmask: bool) -> int:
+    from harness.runs.session import run
+
+    summary, worked = run(cell, fresh=fresh, progress=progress)
+    if not worked:
+        progress.say(f"already done: {cell.path} (--fresh runs it again)")
+    said = json.dumps(summary, allow_nan=False) if as_json else shown(cell.path, summary, unmask)
+    pictures = draw(cell.path)
+    where = escaped_lines(f"record   {cell.path}\npicture  {pictures}")
+    print(said if as_json else f"{said}\n{where}")
+    return 4 if summary["status"] == "degraded" else 0

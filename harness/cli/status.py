@@ -1,0 +1,182 @@
+"""`harness status`: the matrix methods x tasks in the terminal; for each cell that is not done why, and what finishes it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from harness.analysis.cells import STATES, Cell, cells, counts, external, progress
+from harness.core import registry
+from harness.core.errors import BadSetting, EmptySelection, UnknownName
+from harness.core.settings import flat, overrides, resolve
+from harness.core.text import escaped_lines, plain
+from harness.records.read import find_runs, settings_of
+from harness.records.schema import Problem, Run
+from harness.records.stale import outdated
+from harness.records.write import held
+
+SIGNS = {"degraded": "!", "running": ">", "partial": "~", "failed": "x", "stale": "s", "missing": "-"}
+WORDS = {
+    "degraded": "degraded: too much could not be scored", "running": "running", "partial": "partial: begun, to resume",
+    "failed": "failed", "stale": "stale: made with older code", "missing": "missing: other methods of the task have this seed",
+}  # fmt: skip
+
+
+class Status(NamedTuple):
+    cells: list[Cell]
+    problems: list[Problem]
+
+    @property
+    def done(self) -> bool:
+        return not self.problems and all(cell.state == "done" for cell in self.cells)
+
+
+def status(dirs: list[Path]) -> Status:
+    """The cells of the records below some folders; raises EmptySelection where there is no record."""
+    runs, problems = find_runs(dirs)
+    if not runs:
+        why = f" ({problems[0].path}: {problems[0].what})" if problems else ""
+        raise EmptySelection(f"no record below {', '.join(map(str, dirs))} that can be read{why}; make one with harness run")
+    at_work = [run.dir for run in runs if run.manifest["status"] == "running"]
+    dead = {dir for dir in at_work if not held(dir)}
+    return Status(cells(runs, outdated(runs), dead), problems)
+
+
+def text(found: Status, out: Path) -> str:
+    """The matrix of each preset, a legend of the signs in it, and what is not done."""
+    presets = sorted({cell.preset for cell in found.cells})
+    parts = [_matrix(preset, [c for c in found.cells if c.preset == preset]) for preset in presets]
+    parts += [_legend(found.cells), *(_details(c, out) for c in found.cells if c.state != "done")]
+    if found.problems:
+        parts.append("\n".join(["not read:", *(f"  {plain(p.path)}: {plain(p.what)}" for p in found.problems)]))
+    return "\n\n".join(part for part in parts if part)
+
+
+def data(found: Status, out: Path) -> dict[str, Any]:
+    """The same as plain data; a seed is text there, as JSON has no whole number for a key."""
+    rows = [c._asdict() | {"runs": [str(run.dir) for run in c.runs], "commands": commands(c, out)} for c in found.cells]
+    return {"cells": rows, "problems": [{"path": str(p.path), "what": p.what} for p in found.problems]}
+
+
+def commands(cell: Cell, out: Path) -> list[str]:
+    """What finishes a cell: nothing where all is done or at work. A cell without a record goes to the folder `out`."""
+    waiting = [seed for seed, state in cell.seeds.items() if state in ("partial", "failed", "stale", "missing")]
+    damaged = {run.manifest["seed"] for run in cell.runs if (run.manifest.get("error") or {}).get("type") == "CorruptRecord"}
+    anew = [seed for seed in cell.seeds if cell.seeds[seed] == "degraded" or (seed in waiting and seed in damaged)]
+    waiting = [seed for seed in waiting if seed not in anew]
+    words = [["--seeds", short(waiting)]] if waiting else []
+    words += [["--seeds", short(anew), "--fresh"]] if anew else []
+    if cell.runs and external(cell.runs):
+        return [shlex.join(_eval(cell)) for _ in words[:1]]
+    return [shlex.join(["harness", "run", *_told(cell, out), *more]) for more in words]
+
+
+def short(seeds: Iterable[int]) -> str:
+    """Seeds as --seeds takes them: 0-2,5."""
+    spans: list[list[int]] = []
+    for seed in sorted(seeds):
+        if spans and seed == spans[-1][-1] + 1:
+            spans[-1].append(seed)
+        else:
+            spans.append([seed])
+    return ",".join(f"{s[0]}-{s[-1]}" if len(s) > 1 else str(s[0]) for s in spans)
+
+
+def settings_apart(settings: dict[str, Any], method: str, task: str) -> list[str]:
+    """`--set` arguments that lead from the preset to a record's settings; raises BadSetting where the preset is gone."""
+    preset = flat(resolve(settings["preset"], method, task).model_dump())
+    told = {k: v for k, v in flat(settings).items() if v is not None and (k not in preset or preset[k] != v)}
+    return overrides({key.removeprefix("method."): value for key, value in told.items()})
+
+
+def _told(cell: Cell, out: Path) -> list[str]:
+    """The words of `harness run` up to the seeds."""
+    known = cell.method in registry.table("method")
+    method = cell.method if known else _argument(cell, "--method", "-m") or f"./{cell.method}.py"
+    settings = next((s for run in cell.runs if (s := settings_of(run))), None)
+    words = ["--method", method, "--task", cell.task, "--preset", cell.preset]
+    try:
+        apart = settings_apart(settings, cell.method, cell.task) if settings else []
+    except (BadSetting, UnknownName, KeyError):  # of a preset that this package does not have; the command says so itself
+        apart = []
+    return [*words, *(word for item in apart for word in ("--set", item)), "--out", str(_out(cell, out))]
+
+
+def _eval(cell: Cell) -> list[str]:
+    policy = _argument(cell, "--policy") or cell.method.removeprefix("eval-")
+    return ["harness", "eval", "--policy", policy, "--task", cell.task, "--preset", cell.preset, "--fresh"]
+
+
+def _argument(cell: Cell, *names: str) -> str | None:
+    """What the command that made a record said for an option."""
+    for run in cell.runs:
+        words = run.manifest.get("provenance", {}).get("argv") or []
+        found = [after for word, after in pairwise(words) if word in names]
+        if found:
+            return str(found[0])
+    return None
+
+
+def _out(cell: Cell, out: Path) -> Path:
+    """The folder that the records of a cell lie in, as --out means it."""
+    if not cell.runs:
+        return out
+    dir = cell.runs[0].dir
+    return dir.parents[3] if dir.parts[-4:-1] == (cell.preset, cell.task, cell.method) else out
+
+
+def _matrix(preset: str, found: list[Cell]) -> str:
+    """A row an entry, a column a task (or one of several worlds of a task)."""
+    columns = {cell.group: cell.task for cell in sorted(found, key=lambda c: (c.task, c.group))}
+    of_task = {task: [g for g, t in columns.items() if t == task] for task in columns.values()}
+    heads = [plain(t) + (f" ({of_task[t].index(g) + 1})" if len(of_task[t]) > 1 else "") for g, t in columns.items()]
+    shown = {(cell.name, cell.group): sign(cell) for cell in found}
+    names = sorted({cell.name for cell in found})
+    rows = [["preset " + plain(preset), *heads], *([name, *(shown.get((name, g), "") for g in columns)] for name in names)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows)
+
+
+def sign(cell: Cell) -> str:
+    """A cell in few letters: seeds done of those wanted, then how many are in each other state."""
+    states = counts(cell)
+    others = [f"{SIGNS[state]}{n}" for state, n in states.items() if state in SIGNS]
+    shares = [f"{p:.0%}" for run in cell.runs if _at_work(cell, run) and (p := progress(run)) is not None]
+    return " ".join([f"{states.get('done', 0)}/{len(cell.seeds)}", *others, *shares])
+
+
+def _at_work(cell: Cell, run: Run) -> bool:
+    return run.manifest["status"] == "running" and cell.seeds[run.manifest["seed"]] == "running"
+
+
+def _legend(found: list[Cell]) -> str:
+    seen = {state for cell in found for state in cell.seeds.values()}
+    lines = [f"  {SIGNS[state]}  {WORDS[state]}" for state in STATES if state in seen and state in SIGNS]
+    return "\n".join(["n/m  seeds done, of those that any method of the task has", *lines]) if found else ""
+
+
+def _details(cell: Cell, out: Path) -> str:
+    by_reason: dict[tuple[str, str], list[int]] = {}
+    for seed, why in cell.reasons.items():
+        by_reason.setdefault((cell.seeds[seed], why), []).append(seed)
+    lines = [f"{cell.name}, {plain(cell.task)}, preset {plain(cell.preset)}"]
+    for (state, why), seeds in by_reason.items():
+        lines.append(f"  seed{'s' if len(seeds) > 1 else ''} {short(seeds)}: {state}: {why}")
+    return "\n".join([*lines, *(f"    {plain(command)}" for command in commands(cell, out))])
+
+
+def status_command(dirs: list[Path], out: Path, as_json: bool) -> int:
+    """Say where the records stand; the exit code is 4 where a cell is not done or a record cannot be read."""
+    found = status(dirs)
+    out = _beside(found, out)
+    print(json.dumps(data(found, out), allow_nan=False) if as_json else escaped_lines(text(found, out)))
+    return 0 if found.done else 4
+
+
+def _beside(found: Status, out: Path) -> Path:
+    """Where the records lie that there are."""
+    return next((_out(cell, out) for cell in found.cells if cell.runs), out)

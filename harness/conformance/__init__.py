@@ -1,0 +1,1 @@
+"""The rules that every plug-in must hold, and the scaffold of a new one."""

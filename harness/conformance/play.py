@@ -1,0 +1,259 @@
+"""One watched run of a method on the toy world: what the rules look at."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.core.errors import RunFailed, UnknownName
+from harness.core.types import Rollout, Settings
+from harness.measure.evaluator import divergence
+from harness.policy.policy import Policy
+from harness.policy.sampler import sample
+from harness.training import contract
+from harness.training.trial import Budget, Trial
+
+from .toy import ToyTask, toy_policy
+
+UPDATES = 6
+
+
+class Check(NamedTuple):
+    """One rule on one method; `held` is None where the rule does not apply."""
+
+    name: str
+    expected: str
+    found: str
+    held: bool | None
+
+
+class Outcome(NamedTuple):
+    """What a run left."""
+
+    trial: WatchedTrial
+    base: Policy
+    yields: int
+    record: dict[str, str]  # what two runs are compared by
+
+
+class Overspent(RunFailed):
+    """A method that goes on after its budget is spent."""
+
+
+class WatchedTrial(Trial):
+    """A trial that notes what a method does with it."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.flops_at: list[float] = []  # after each update
+        self.largest_token = 0  # in any response that was drawn or scored
+        self.spent = self.overspent = False  # an update reached the budget; the method went on
+
+    def update(self, loss: Tensor) -> None:
+        self._refuse_if_spent()
+        super().update(loss)
+        self.flops_at.append(self.cost.flops)
+        self.spent = self.progress >= 1.0
+
+    def sample(self, *args: Any, **options: Any) -> Rollout:
+        self._refuse_if_spent()
+        rollout = super().sample(*args, **options)
+        self._look_at(rollout)
+        return rollout
+
+    def reward(self, rollout: Rollout) -> Tensor:
+        self._look_at(rollout)
+        return super().reward(rollout)
+
+    def _look_at(self, rollout: Rollout) -> None:
+        self.largest_token = max(self.largest_token, int(rollout.response.max()))
+
+    def _refuse_if_spent(self) -> None:
+        if self.spent:
+            self.overspent = True
+            raise Overspent("the budget is spent")
+
+
+class Subject:
+    """A method under check, and the run that most rules look at."""
+
+    def __init__(self, kind: Any, name: str) -> None:
+        self.kind, self.name = kind, name
+        self.quick: dict[str, Any] = getattr(kind, "quick", {})
+        self.claims: dict[str, dict[str, Any]] = getattr(kind, "claims", {})
+        self.read_in_whole: set[str] = set()  # settings, in the run that most rules look at
+        self._bases: dict[bool, Policy] = {}
+        self._whole: Outcome | None = None
+        self._measured: dict[str, Measured] = {}
+        for claim in self.claims:
+            if claim not in CLAIMS:
+                raise UnknownName("claim", claim, CLAIMS)
+
+    def settings(self, **more: Any) -> Any:
+        return self.kind.Settings(**(self.quick | more))
+
+    @property
+    def whole(self) -> Outcome:
+        """An uninterrupted run with the quick settings."""
+        if self._whole is None:
+            settings, self.read_in_whole = _watched(self.settings())
+            _disturb(1)
+            self._whole = play(self, settings=settings)
+        return self._whole
+
+    def base(self, ends: bool) -> Policy:
+        """The base policy with an EOS or without one; runs copy it."""
+        if ends not in self._bases:
+            self._bases[ends] = toy_policy(ends=ends)
+        return self._bases[ends]
+
+    def measured(self, settings: dict[str, Any]) -> Measured:
+        """What a long run at these settings comes to; two claims may share one."""
+        chosen = self.settings(**settings)
+        key = chosen.model_dump_json()
+        if key not in self._measured:
+            self._measured[key] = _measure(self, chosen)
+        return self._measured[key]
+
+    @property
+    def trains(self) -> bool:
+        return self.whole.trial.cost.updates > 0
+
+
+def play(
+    subject: Subject,
+    *,
+    settings: Settings | None = None,
+    seed: int = 0,
+    budget: Budget | None = None,
+    killed_after: tuple[int, ...] = (),
+    plain: bool = False,
+    watch: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    recorded: bool = True,
+) -> Outcome:
+    """One run to its budget, killed and resumed where asked, watched while it trains.
+
+    `plain` is the world without padding and without EOS. Without a record it answers nothing at its end.
+    """
+    settings, budget = settings or subject.settings(), budget or Budget(updates=UPDATES)
+    task, base = ToyTask(ragged=not plain), subject.base(ends=not plain)
+    options: dict[str, Any] = {"seed": seed, "budget": budget, "lr": getattr(settings, "lr", None)}
+    trial = WatchedTrial(base.copy(), base.frozen_copy(), task, **options)
+    rows: list[dict[str, float]] = []
+    for stop in (*killed_after, None):
+        with watch():
+            rows += _drive(partial(subject.kind, settings), trial, stop, subject.name or subject.kind.__name__)
+        if stop is not None:
+            policy, state = through_disk(trial)
+            trial = WatchedTrial(policy, base.frozen_copy(), task, state=state, **options)
+    if not recorded:
+        return Outcome(trial, base, len(rows), {})
+    record = {f"update {i + 1}": repr(row) for i, row in enumerate(rows)}
+    record |= {"cost": repr(trial.cost), "weights": digest(trial.policy), "responses": _said(trial, task)}
+    return Outcome(trial, base, len(rows), record)
+
+
+def _said(trial: WatchedTrial, task: ToyTask) -> str:
+    """sha256 of what the deployed policy answers."""
+    with trial.off_the_clock():
+        rng = torch.Generator().manual_seed(1)
+        said = sample(trial.deployed, task.prompts("test").prompts, decoding=task.decoding, rng=rng, n=200).response
+    trial.largest_token = max(trial.largest_token, int(said.max()))
+    return hashlib.sha256(said.cpu().numpy().tobytes()).hexdigest()
+
+
+def _drive(make: Callable[[], Any], trial: WatchedTrial, stop: int | None, name: str) -> list[dict[str, float]]:
+    """Train until the budget is spent, as the runner does, or until an update after which the run is killed."""
+    rows: list[dict[str, float]] = []
+    if trial.progress >= 1.0:
+        return rows
+    try:
+        for row in contract.driven(make, trial, name):
+            rows.append(row)
+            if trial.progress >= 1.0 or (stop is not None and trial.cost.updates >= stop):
+                break
+    except Overspent:
+        pass
+    return rows
+
+
+def through_disk(trial: Trial) -> tuple[Policy, dict[str, Any]]:
+    """What a checkpoint brings back in another process: the policy from its folder, plain data and tensors from a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        trial.policy.save(Path(folder))
+        torch.save(trial.state_dict(), Path(folder) / "state.pt")
+        return Policy.load(Path(folder)), torch.load(Path(folder) / "state.pt", weights_only=True)
+
+
+def digest(policy: Policy) -> str:
+    """sha256 of all that decides what a policy says."""
+    total = hashlib.sha256(repr((policy.vocab_size, policy.num_control, policy.prefix)).encode())
+    for name, weight in policy.state_dict().items():
+        total.update(f"{name} {tuple(weight.shape)}".encode() + weight.detach().cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()
+
+
+def difference(a: Outcome, b: Outcome) -> str | None:
+    """The first thing in which two runs differ, or None."""
+    names = list(a.record | b.record)
+    return next((name for name in names if a.record.get(name) != b.record.get(name)), None)
+
+
+LONG = 60  # updates, for what a method claims
+CLAIMS = ("base_returns", "reward_rises")
+
+
+class Measured(NamedTuple):
+    """A policy after a long run: KL to the base in nats, NaN where it has no closed form; rewards, and the gain's error."""
+
+    kl: float
+    before: float
+    after: float
+    stderr: float
+
+
+def _watched(settings: Any) -> tuple[Any, set[str]]:
+    """Equal settings that note which of their attributes are read."""
+    read: set[str] = set()
+
+    class Watched(type(settings)):  # type: ignore[misc]
+        def __getattribute__(self, name: str) -> Any:
+            read.add(name)
+            return super().__getattribute__(name)
+
+    watched = Watched(**dict(settings))
+    read.clear()  # validators read too
+    return watched, read
+
+
+def _disturb(number: int) -> None:
+    torch.manual_seed(number)
+    np.random.seed(number)
+    random.seed(number)
+
+
+def _measure(subject: Subject, settings: Settings) -> Measured:
+    """A long run without EOS, so five tokens each."""
+    trial = play(subject, settings=settings, budget=Budget(updates=LONG), plain=True, recorded=False).trial
+    task = ToyTask()
+    prompts, n = task.prompts("test").prompts, 500
+    with trial.off_the_clock():
+        ours, theirs = (
+            sample(policy, prompts, decoding=task.decoding, rng=torch.Generator().manual_seed(3), n=n)
+            for policy in (trial.deployed, trial.reference)
+        )
+        plain = isinstance(trial.deployed, Policy)
+        kl = divergence(trial.deployed, trial.reference, ours).kl.mean().item() if plain else float("nan")
+        gain = task.reward(ours) - task.reward(theirs)
+    after, before = task.reward(ours).mean().item(), task.reward(theirs).mean().item()
+    return Measured(kl, before, after, gain.std().item() / len(gain) ** 0.5)

@@ -1,0 +1,127 @@
+"""The shape that the class of a method must have, and where in the user's file a fault lies."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import inspect
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from .errors import BadData
+from .types import Settings
+
+EXPECTED = {
+    "settings": "a class Settings below harness.api.Settings",
+    "version": "a version that is a whole number from 1",
+    "constructor": "a constructor that takes the settings alone, and keeps them as self.settings",
+    "train": "a generator train(self, trial)",
+    "yield": "a dict of numbers by name at each yield",
+    "policy": "trial.policy and trial.reference to stay the objects that they are: train the weights of the one",
+    "deployed": "a policy, or an object with a method sample, in trial.deploy",
+    "cost": "trial.cost to be left to the harness: finite numbers",
+}
+
+
+def check_class(kind: Any, name: str) -> Any:
+    """The class of a method as it is; raises BadData where it has not the shape of one."""
+    found = _class_fault(kind)
+    if found is not None:
+        rule, what = found
+        raise BadData(f"method {name}{at_file(kind, _first_line(kind))} {what}; expected {EXPECTED[rule]}")
+    return kind
+
+
+def _class_fault(kind: Any) -> tuple[str, str] | None:
+    settings, version = getattr(kind, "Settings", None), getattr(kind, "version", None)
+    if not (isinstance(settings, type) and issubclass(settings, Settings)):
+        return "settings", "has no Settings" if settings is None else f"has as Settings {kind_of(settings)}"
+    if type(version) is not int or version < 1:
+        return "version", "has no version" if version is None else f"has the version {version!r:.40}"
+    if not _takes(kind, None):
+        return "constructor", "cannot be made from its settings"
+    if not _takes(getattr(kind, "train", None), None, None):
+        return "train", "has no train that takes a trial"
+    return None
+
+
+def _takes(what: Any, *arguments: Any) -> bool:
+    try:
+        inspect.signature(what).bind(*arguments)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def line_in(error: BaseException, file: str) -> int | None:
+    """The line of a file at which an error was raised or, where that was elsewhere, from which it was called."""
+    if isinstance(error, SyntaxError) and error.filename == file:
+        return error.lineno
+    line, trace = None, error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == file:
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return line
+
+
+def at_file(method: Any, line: int | None = None) -> str:
+    """` (mine.py:12)`, of the line of `train` where no other is known; nothing where there is no file."""
+    file = source_file(method)
+    line = _first_line(getattr(method, "train", None)) if line is None else line
+    return "" if file is None else f" ({shown_path(file)}{'' if line is None else f':{line}'})"
+
+
+def shown_path(file: str) -> str:
+    """A path as short as can be: below the working folder it is said from there."""
+    try:
+        return str(Path(file).relative_to(os.getcwd()))
+    except (ValueError, OSError):
+        return file
+
+
+def source_file(method: Any) -> str | None:
+    kind = getattr(method, "func", method)  # a class with its settings, not yet made
+    kind = kind if isinstance(kind, type) else type(kind)
+    return getattr(sys.modules.get(kind.__module__), "__file__", None)
+
+
+def _first_line(what: Any) -> int | None:
+    try:
+        return inspect.getsourcelines(what)[1]
+    except (TypeError, OSError):
+        return None
+
+
+def kind_of(value: Any) -> str:
+    return "None" if value is None else f"an object of type {type(value).__name__!r:.60}"
+
+
+def constant(module: str, name: str, of: str | None = None) -> Any:
+    """The literal that a module, or a class in it or its base there, gives to a name; None where none can be read."""
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return None
+    body = ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body
+    return _literal(body, name) if of is None else _of_class(body, of, name)
+
+
+def _of_class(body: list[ast.stmt], of: str, name: str) -> Any:
+    classes = {node.name: node for node in body if isinstance(node, ast.ClassDef)}
+    node = classes.get(of)
+    if node is None:
+        return None
+    own = _literal(node.body, name)
+    bases = [base.id for base in node.bases if isinstance(base, ast.Name) and base.id != of]
+    return own if own is not None else next((v for b in bases if (v := _of_class(body, b, name)) is not None), None)
+
+
+def _literal(body: list[ast.stmt], name: str) -> Any:
+    for node in body:
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        value = getattr(node, "value", None)
+        if any(isinstance(t, ast.Name) and t.id == name for t in targets) and isinstance(value, ast.Constant):
+            return value.value
+    return None

@@ -1,0 +1,226 @@
+"""What is known of the base policy on a task's held-out prompts: its responses, their scores, the frontier.
+
+Drawing hundreds of responses to each prompt is the dearest measurement of a first run, so it is kept by identity: in
+the package for the micro world, else in a folder beside the results.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+import zipfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from harness.core.errors import BadData, BadSetting, Degraded, Unwritable, one_line
+from harness.core.files import writable, writing
+from harness.core.hashing import identity_hash
+from harness.core.settings import EvaluationSettings
+from harness.core.types import Prompts, PromptSet, Rollout
+from harness.policy.policy import Policy
+from harness.policy.sampler import sample, until_eos
+
+from . import frontier
+from .evaluator import Base, scored
+
+SAMPLER_VERSION = 1
+PLAIN = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}  # the policy itself
+BASE_SEED = 7  # its own stream, apart from the one that policies are measured with
+
+
+class Expected(NamedTuple):
+    """What an array must be before a cache's word is taken for it."""
+
+    shape: tuple[int, ...]
+    kind: str  # of the dtype: i, f
+    most: float  # no value is below 0 or above this
+
+
+class Cache:
+    """Arrays by identity, in files that are whole or not there. Nothing in a file is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def get(self, kind: str, identity: dict[str, Any], expected: Mapping[str, Expected] | None = None) -> dict | None:
+        """The arrays that were kept, or None; raises BadData where the file holds anything but what is expected."""
+        path = self._path(kind, identity)
+        if not path.is_file():
+            return None
+        try:
+            for name, wanted in (expected or {}).items():
+                _check_header(path, name, wanted)
+            with np.load(path, allow_pickle=False) as arrays:
+                found = {name: arrays[name] for name in (expected or arrays.files)}
+        except Exception as e:  # zip, numpy and the system raise a dozen kinds
+            raise BadData(f"the cached {kind} in {path} cannot be read: {one_line(e)}") from None
+        for name, wanted in (expected or {}).items():
+            if not ((found[name] >= 0) & (found[name] <= wanted.most)).all():
+                raise BadData(f"the cached {kind} in {path} cannot be used: {name} not within 0 to {wanted.most:g}")
+        return found
+
+    def ready(self, kind: str, identity: dict[str, Any]) -> None:
+        """Whether arrays can be kept, asked before they are made; raises Unwritable."""
+        writable(self.folder)
+        path = self._path(kind, identity)
+        if path.is_dir():
+            raise Unwritable(f"cannot keep the {kind} in {path}: a folder is there; move it away, or use another --out")
+
+    def put(self, kind: str, identity: dict[str, Any], **arrays: NDArray) -> None:
+        """Keep arrays; raises CannotWrite."""
+        path = self._path(kind, identity)
+        # a name of its own: another run may be making the same thing
+        temporary = path.with_name(f"{path.stem}-{uuid.uuid4().hex}.tmp.npz")
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
+                temporary.replace(path)
+            finally:
+                with suppress(OSError):  # what hindered the writing hinders this too, and is said already
+                    temporary.unlink(missing_ok=True)
+
+    def _path(self, kind: str, identity: dict[str, Any]) -> Path:
+        return self.folder / f"{kind}-{identity_hash(identity)[:16]}.npz"
+
+
+def _check_header(path: Path, name: str, wanted: Expected) -> None:
+    """Shape and dtype as the file says them, before a byte of the array is read; raises ValueError, KeyError."""
+    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
+        major, _ = np.lib.format.read_magic(member)
+        read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(member)
+    fits = len(shape) == len(wanted.shape) and all(w in (-1, n) for w, n in zip(wanted.shape, shape))
+    if not fits or dtype.kind != wanted.kind:
+        raise ValueError(f"{name} is {dtype} {list(shape)}, expected {wanted.kind} {list(wanted.shape)}")
+
+
+def known(
+    task: Any,
+    reference: Policy,
+    identity: dict[str, Any],
+    settings: EvaluationSettings,
+    cache: Cache,
+    say: Callable[[str], None],
+    shipped: NDArray | None = None,
+) -> Base:
+    """The base policy's responses, rewards and frontier; what the cache lacks is made and kept.
+
+    `identity` is of the model and the task; `shipped` are responses that came with the package: [X, M, R]. Raises BadSetting
+    where the task's decoding is not the policy itself, Degraded where a prompt has no scored response.
+    """
+    _check_decoding(task)
+    prompts = task.prompts(settings.split)
+    drawn = {"base": identity, "split": settings.split, "n": settings.base_samples, "sampler": SAMPLER_VERSION}
+    if shipped is not None and shipped.shape[1] >= settings.base_samples:
+        responses = torch.from_numpy(shipped[:, : settings.base_samples].astype(np.int64))
+    else:
+        responses = _responses(task, reference, drawn, prompts, settings, cache, say)
+    mask = until_eos(responses.flatten(0, 1), reference.ends).view(responses.shape)
+    reward, judge = _scores(task, drawn, prompts, responses, mask, cache, say)
+    _check_scored(prompts, {"reward": reward, "judge": judge, "reward and the judge together": reward + judge})
+    responses, mask = responses.to(reference.device), mask.to(reference.device)
+    prompts = prompts._replace(prompts=prompts.prompts.to(reference.device))
+    return Base(prompts, responses, mask, reward, judge, frontier.estimate(reward))
+
+
+def _check_decoding(task: Any) -> None:
+    """Base responses are weighed as draws from the policy itself: under another decoding KL and frontier would be wrong."""
+    other = {name: value for name, plain in PLAIN.items() if (value := getattr(task.decoding, name)) != plain}
+    if other:
+        raise BadSetting(
+            f"task {task.name!r} is to be measured under {other}, expected the policy itself, {PLAIN}; "
+            "another decoding is one of the task's paper_decodings"
+        )
+
+
+def _check_scored(prompts: PromptSet, scores: dict[str, NDArray]) -> None:
+    for name, found in scores.items():
+        unscored = np.flatnonzero(np.isnan(found).all(1))
+        if len(unscored):
+            first = prompts.places[unscored[0]] if prompts.places else f"prompt_id {unscored[0]}"
+            raise Degraded(
+                f"the {name} could score no base response to {len(unscored)} of {len(found)} prompts ({first} is the first); "
+                f"each needs one: leave those prompts out, or choose another {name}"
+            )
+
+
+def _kept(
+    cache: Cache, kind: str, key: dict[str, Any], expected: Mapping[str, Expected], say: Callable[[str], None]
+) -> dict[str, NDArray] | None:
+    """What the cache has, or None with a line that says what was wrong with it."""
+    try:
+        found = cache.get(kind, key, expected)
+    except BadData as e:
+        say(f"{e}; they are made again")
+        found = None
+    if found is None:
+        cache.ready(kind, key)
+    return found
+
+
+def _responses(
+    task: Any, reference: Policy, drawn: dict, prompts: PromptSet, settings: EvaluationSettings, cache: Cache, say: Callable
+) -> Tensor:
+    shape = (len(prompts.texts), settings.base_samples, task.decoding.max_new_tokens)
+    expected = {"responses": Expected(shape, "i", reference.vocab_size - 1)}
+    found = _kept(cache, "responses", drawn, expected, say)
+    if found is None:
+        found = {"responses": _draw(task, reference, prompts, settings.base_samples, say)}
+        cache.put("responses", drawn, **found)
+    return torch.from_numpy(found["responses"].astype(np.int64))
+
+
+def _draw(task: Any, reference: Policy, prompts: PromptSet, n: int, say: Callable[[str], None]) -> NDArray:
+    """n responses to each prompt: -> [X, n, R] int32. How many there will be is said first, then how long it will take."""
+    parts, rng, total, started, said = [], torch.Generator().manual_seed(BASE_SEED), len(prompts.texts), time.monotonic(), 0.0
+    say(f"drawing base responses for the frontier, once for this model: {n} to each of {total} prompts, {n * total:,} in all")
+    for x in range(total):
+        one = Prompts(*(p[x : x + 1].to(reference.device) for p in prompts.prompts))
+        rollout = sample(reference, one, decoding=task.decoding, rng=rng, n=n)
+        parts.append(rollout.response.cpu().numpy().astype(np.int32))
+        now = time.monotonic()
+        if x == 0 or now - said > 5:
+            said = now
+            say(f"drawing base responses: prompt {x + 1} of {total}, {_left((now - started) / (x + 1) * (total - x - 1))}")
+    return np.stack(parts)
+
+
+def _left(seconds: float) -> str:
+    """A duration to come, in round words."""
+    if seconds < 90:
+        return f"about {seconds:.0f} s left"
+    return f"about {seconds / 60:.0f} min left" if seconds < 90 * 60 else f"about {seconds / 3600:.1f} hours left"
+
+
+def _scores(
+    task: Any, drawn: dict, prompts: PromptSet, responses: Tensor, mask: Tensor, cache: Cache, say: Callable
+) -> tuple[NDArray, NDArray]:
+    """Reward and judge of each base response: [X, M], [X, M]; equal responses to a prompt are scored once."""
+    key = {"drawn": drawn, "scorers": task.identity()["scorers"]}
+    shape = tuple(responses.shape[:2])
+    found = _kept(cache, "scores", key, {name: Expected(shape, "f", 1.0) for name in ("reward", "judge")}, say)
+    if found is None:
+        say("scoring the base responses for the frontier, once for these scorers")
+        rows = [_score_prompt(task, prompts, x, responses[x], mask[x]) for x in range(len(responses))]
+        reward, judge = (np.stack(x) for x in zip(*rows))
+        found = {"reward": reward, "judge": judge}
+        if not np.isnan(np.stack([reward, judge])).any():  # a scorer's failure is tried again next time
+            cache.put("scores", key, **found)
+    return found["reward"], found["judge"]
+
+
+def _score_prompt(task: Any, prompts: PromptSet, x: int, responses: Tensor, mask: Tensor) -> tuple[NDArray, NDArray]:
+    unique, where = torch.unique(responses, dim=0, return_inverse=True)
+    first = torch.zeros(len(unique), dtype=torch.long).scatter(0, where, torch.arange(len(where)))
+    repeated = Prompts(*(p[x : x + 1].expand(len(unique), -1) for p in prompts.prompts))
+    rollout = Rollout(repeated, responses[first], mask[first])
+    reward, judge = scored("reward", task.reward(rollout), len(first)), scored("judge", task.judge(rollout), len(first))
+    return reward[where.numpy()], judge[where.numpy()]

@@ -1,0 +1,356 @@
+"""One measurement of a policy, the same for every method: the same held-out prompts, the same draws, one definition each.
+
+Two distributions are measured and never mixed. The policy itself, at temperature 1 with nothing cut off, gives KL,
+reward, judge, fluency, diversity and collapse; the papers' decoding (top-p) gives the papers' metrics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from harness.core.errors import BadScorer
+from harness.core.settings import EvaluationSettings
+from harness.core.types import Decoding, Metric, PromptSet, Responses, Rollout
+from harness.policy.logprobs import entropy, kl, masked_sum, token_logprobs
+from harness.policy.policy import Policy
+from harness.policy.sampler import is_end, sample
+
+from . import metrics as m
+from .frontier import Frontier
+
+EVALUATION_VERSION = 2
+
+
+class Base(NamedTuple):
+    """What is known of the base policy on one split."""
+
+    prompts: PromptSet
+    responses: Tensor  # [X, M, R] int64
+    response_mask: Tensor  # [X, M, R] bool
+    reward: NDArray  # [X, M]
+    judge: NDArray  # [X, M]
+    frontier: Frontier
+
+
+class Evaluation(NamedTuple):
+    metrics: dict[str, Metric]
+    rows: list[dict[str, Any]]  # one a response: what was said and how it scored
+    unscored_share: float
+    prompts: dict[str, list[Any]]  # a column a name, an entry a prompt: what differences are paired by
+    papers: list[dict[str, Any]]  # one a response under the papers' decodings
+
+
+class Divergence(NamedTuple):
+    """Of each response, in nats, all [B]."""
+
+    kl: Tensor  # KL(policy || reference), exact at each step along the response (Rao-Blackwell)
+    log_ratio: Tensor  # log policy - log reference of the response: the single-sample estimate of the same
+    entropy: Tensor  # exact at each step along the response
+
+
+@torch.no_grad()
+def divergence(policy: Policy, reference: Policy, rollout: Rollout, batch_size: int = 256) -> Divergence:
+    """How far the deployed policy is from the reference along responses that the policy sampled (Amini et al. 2025)."""
+    parts = [_divergence(policy, reference, part) for part in batches(rollout, batch_size)]
+    return Divergence(*(torch.cat(x) for x in zip(*parts)))
+
+
+def _divergence(policy: Policy, reference: Policy, rollout: Rollout) -> Divergence:
+    ours, theirs, mask = policy.deployed_logits(rollout), reference.logits(rollout), rollout.response_mask
+    ratio = token_logprobs(ours, rollout.response) - token_logprobs(theirs, rollout.response)
+    return Divergence(masked_sum(kl(ours, theirs), mask), masked_sum(ratio, mask), masked_sum(entropy(ours), mask))
+
+
+@torch.no_grad()
+def mean_nll(policy: Policy, rollout: Rollout, batch_size: int = 256) -> tuple[NDArray, NDArray]:
+    """NLL in nats and tokens of each response under the deployed policy: -> [B], [B]."""
+    nll = [
+        masked_sum(-token_logprobs(policy.deployed_logits(p), p.response), p.response_mask)
+        for p in batches(rollout, batch_size)
+    ]
+    return torch.cat(nll).double().cpu().numpy(), rollout.response_mask.sum(1).cpu().numpy()
+
+
+@torch.no_grad()
+def teacher_forced_repetition(
+    policy: Policy, rollout: Rollout, window: int, batch_size: int = 256
+) -> tuple[NDArray, NDArray, NDArray]:
+    """rep/l and wrep of Welleck et al. 2019 (arXiv:1908.04319, section 6.1), as counts a response: -> [B], [B], tokens [B].
+
+    rep counts the steps whose likeliest token is among the `window` tokens of the response before it; wrep those of them
+    that are wrong.
+    """
+    parts = [_repeated(policy.deployed_logits(p).argmax(-1), p, window) for p in batches(rollout, batch_size)]
+    counts = torch.cat(parts, 1).double().cpu().numpy()
+    return counts[0], counts[1], counts[2]
+
+
+def _repeated(likeliest: Tensor, rollout: Rollout, window: int) -> Tensor:
+    """[B, R] -> [3, B]: repeats, wrong repeats, tokens."""
+    true, mask = rollout.response, rollout.response_mask
+    steps = torch.arange(true.shape[1], device=true.device)
+    behind = steps[:, None] - steps[None, :]
+    seen = (behind > 0) & (behind <= window)  # [R, R]: which earlier tokens a step looks back at
+    repeats = ((likeliest[:, :, None] == true[:, None, :]) & seen).any(-1) & mask
+    return torch.stack([repeats.sum(1), (repeats & (likeliest != true)).sum(1), mask.sum(1)])
+
+
+def batches(rollout: Rollout, size: int):
+    """The rollout in parts of at most `size` rows."""
+    for i in range(0, len(rollout.response), size):
+        part = slice(i, i + size)
+        prompts = type(rollout.prompts)(*(x[part] for x in rollout.prompts))
+        logprobs = None if rollout.logprobs is None else rollout.logprobs[part]
+        yield Rollout(prompts, rollout.response[part], rollout.response_mask[part], logprobs)
+
+
+class Evaluator:
+    """Measures policies on one task's held-out prompts."""
+
+    def __init__(
+        self, task: Any, reference: Policy, base: Base, settings: EvaluationSettings, say: Callable[[str], None]
+    ) -> None:
+        self.task, self.reference, self.base, self.settings, self.say = task, reference, base, settings, say
+        self._base_evaluation: Evaluation | None = None
+        self.above = False  # whether anything measured here lay above the frontier beyond its error: a bug of ours
+
+    def base_evaluation(self) -> Evaluation:
+        """The base policy measured as any other: by definition at KL 0."""
+        if self._base_evaluation is None:
+            self.say("measuring the base policy")
+            self._base_evaluation = self.final(self.reference)
+        return self._base_evaluation
+
+    def frontier_record(self) -> dict[str, Any]:
+        """The frontier as plain data, with the judge's score of the policies on it."""
+        frontier = self.base.frontier
+        return frontier.record() | {"judge_at": judge_along(frontier, self.base.reward, self.base.judge)}
+
+    def point(self, policy: Policy) -> Evaluation:
+        """A quick look along the run: few responses a prompt, no papers' protocol."""
+        return self._evaluate(policy, self.settings.point_samples, full=False)
+
+    def final(self, policy: Policy) -> Evaluation:
+        """The whole measurement."""
+        return self._evaluate(policy, self.settings.samples, full=True)
+
+    def _evaluate(self, policy: Policy, n: int, full: bool) -> Evaluation:
+        rng = torch.Generator().manual_seed(self.settings.seed)
+        rollout = sample(policy, self.base.prompts.prompts, decoding=self.task.decoding, rng=rng, n=n)
+        flat = self.task.texts(rollout)
+        texts = [flat[i : i + n] for i in range(0, len(flat), n)]
+        scores = self._scores(rollout, texts)
+        found = {k: m.cluster_mean(scores[k]) for k in ("reward", "judge")}
+        drift, along = self._drift(policy, rollout, scores["reward"])
+        kl_x = along["kl"]
+        found |= drift
+        found |= self._optimum(scores["reward"], kl_x)
+        fluency = self._nll(texts)
+        ended = is_end(rollout.response, getattr(policy, "ends", self.reference.ends)).any(1).cpu().numpy().reshape(-1, n)
+        found |= self._text_metrics(rollout, texts, ended, fluency, full)
+        said: dict[str, Responses] = {}
+        if full:
+            found |= self._forgetting(policy)
+            said = self._said_all(policy, rng)
+            found |= self._papers(said)
+            found |= self._by_kind({"reward": scores["reward"], "judge": scores["judge"], "kl": kl_x})
+        missing = np.isnan(np.stack([scores["reward"], scores["judge"]])).mean()
+        by_prompt = self._by_prompt(scores, kl_x, fluency)
+        rows = self._rows(rollout, texts, scores | along | _of_responses(ended, fluency))
+        return Evaluation(found, rows, float(missing), by_prompt, self._paper_rows(said))
+
+    def _scores(self, rollout: Rollout, texts: list[list[str]]) -> dict[str, NDArray]:
+        found = {"reward": self.task.reward(rollout), "judge": self.task.judge(rollout)}
+        shape = (len(texts), len(texts[0]))
+        return {name: scored(name, values, len(rollout.response)).reshape(shape) for name, values in found.items()}
+
+    def _drift(self, policy: Policy, rollout: Rollout, reward: NDArray) -> tuple[dict[str, Metric], dict[str, NDArray]]:
+        """KL and entropy, and those of each response, [X, S] each; a policy with a closed form gives its KL only."""
+        x = len(reward)
+        closed = getattr(policy, "kl_to_base", None)
+        if closed is not None:
+            kl_x = np.repeat(closed(self.base.reward)[:, None], reward.shape[1], 1)
+            none = m.unmeasured("the policy has no token probabilities; its KL is a closed form")
+            return {"kl": m.cluster_mean(kl_x), "kl_log_ratio": none, "entropy": none, "kl_per_token": none}, {"kl": kl_x}
+        d = divergence(policy, self.reference, rollout, self.settings.batch_size)
+        kl_x, ratio, entropies = (v.double().cpu().numpy().reshape(x, -1) for v in d)
+        tokens = rollout.response_mask.sum(1).double().cpu().numpy().reshape(x, -1)
+        found = {"kl": m.cluster_mean(kl_x), "kl_log_ratio": m.cluster_mean(ratio), "entropy": m.cluster_mean(entropies)}
+        found |= {"kl_per_token": m.ratio(kl_x.sum(1), tokens.sum(1))}
+        return found, {"kl": kl_x, "log_ratio": ratio, "entropy": entropies}
+
+    def _optimum(self, reward: NDArray, kl_x: NDArray) -> dict[str, Metric]:
+        """Where the policy stands against the frontier, prompt by prompt."""
+        scored = ~np.isnan(reward).all(1)
+        if not scored.all():
+            none = m.unmeasured(f"no response to {int((~scored).sum())} of the prompts could be scored")
+            return dict.fromkeys(("efficiency", "excess_kl", "regret"), none)
+        placed = self.base.frontier.place(np.nanmean(reward, 1), kl_x.mean(1))
+        self.above |= placed.above
+        return {"efficiency": placed.efficiency, "excess_kl": placed.excess_kl, "regret": placed.regret}
+
+    def _text_metrics(
+        self,
+        rollout: Rollout,
+        texts: list[list[str]],
+        ended: NDArray,
+        fluency: tuple[NDArray, NDArray] | None,
+        full: bool,
+    ) -> dict[str, Metric]:
+        x = len(texts)
+        length = rollout.response_mask.sum(1).double().cpu().numpy().reshape(x, -1)
+        ppl = m.perplexity(*fluency) if fluency else m.unmeasured("no fluency model in this preset")
+        found = {"ppl": ppl, "length": m.cluster_mean(length), "eos_rate": m.cluster_mean(ended.astype(float))}
+        found |= {f"distinct_{n}": m.distinct(texts, n) for n in (1, 2, 3)}
+        found |= {f"rep_{n}": m.repetition_rate(texts, n) for n in (2, 3, 4)}
+        found |= {"unique": m.unique_share(texts), "modal_mass": m.modal_mass(texts)}
+        found |= self.task.text_metrics(texts)
+        return found | ({"self_bleu": m.self_bleu(texts)} if full else {})
+
+    def _nll(self, texts: list[list[str]]) -> tuple[NDArray, NDArray] | None:
+        """NLL in nats and tokens of the responses, after their prompts, under the judge model: [X, S], [X, S].
+
+        An empty response has no token and drops out.
+        """
+        return self.task.fluency.nll(self.base.prompts.texts, texts) if self.task.fluency is not None else None
+
+    def _forgetting(self, policy: Policy) -> dict[str, Metric]:
+        """What else was lost: KL(base || policy) on base responses, and the NLL of clean held-out text."""
+        if hasattr(policy, "kl_to_base"):
+            none = m.unmeasured("the policy has no token probabilities")
+            return {"forward_kl": none, "clean_nll": none}
+        per_prompt = min(4, self.base.responses.shape[1])
+        rollout = base_rollout(self.base, per_prompt)
+        back = _forward_kl(policy, self.reference, rollout, self.settings.batch_size).reshape(-1, per_prompt)
+        found = {"forward_kl": m.cluster_mean(back)}
+        clean = self.task.clean_documents()
+        if clean is None:
+            return found | {"clean_nll": m.unmeasured("this task's data has no clean held-out text")}
+        clean = clean.to(policy.device)
+        nll, tokens = mean_nll(policy, clean, self.settings.batch_size)
+        return found | {"clean_nll": m.ratio(nll, tokens.astype(float))} | self._teacher_forced(policy, clean)
+
+    def _teacher_forced(self, policy: Policy, text: Rollout) -> dict[str, Metric]:
+        """Of a task that asks for it: how often the likeliest next token of true text repeats one of the last `window`."""
+        window = getattr(self.task, "window", None)
+        if window is None:
+            return {}
+        rep, wrep, tokens = teacher_forced_repetition(policy, text, window, self.settings.batch_size)
+        return {f"rep_{window}": m.ratio(rep, tokens), f"wrep_{window}": m.ratio(wrep, tokens)}
+
+    def _said_all(self, policy: Policy, rng: torch.Generator) -> dict[str, Responses]:
+        """What is said under each of the papers' decodings; nothing where the settings leave them out."""
+        n = self.settings.paper_samples
+        if n == 0:
+            return {}
+        return {name: self._said(policy, decoding, rng, n) for name, decoding in self.task.paper_decodings.items()}
+
+    def _papers(self, said: dict[str, Responses]) -> dict[str, Metric]:
+        """The papers' metrics, over all prompts and over those of each kind."""
+        if not said:
+            return {}
+        found = self.task.paper_metrics(said)
+        for kind, rows in self._kinds().items():
+            parts = self.task.paper_metrics({name: s.of(rows) for name, s in said.items()})
+            found |= {f"{name}@{kind}": metric for name, metric in parts.items()}
+        return found
+
+    def _paper_rows(self, said: dict[str, Responses]) -> list[dict[str, Any]]:
+        """A row a response; the prompt's text and kind are with the other samples."""
+        return [
+            {"decoding": name, "prompt_id": x, "response": text, "judge": s.judge[x, i]}
+            for name, s in said.items()
+            for x, texts in enumerate(s.texts)
+            for i, text in enumerate(texts)
+        ]
+
+    def _said(self, policy: Policy, decoding: Decoding, rng: torch.Generator, n: int) -> Responses:
+        prompts = self.base.prompts
+        n = 1 if decoding.temperature == 0 else n  # the likeliest response is one and the same
+        rollout = sample(policy, prompts.prompts, decoding=decoding, rng=rng, n=n)
+        flat, judge = self.task.texts(rollout), scored("judge", self.task.judge(rollout), len(rollout.response)).reshape(-1, n)
+        return Responses(prompts.texts, [flat[i : i + n] for i in range(0, len(flat), n)], judge)
+
+    def _by_kind(self, scores: dict[str, NDArray]) -> dict[str, Metric]:
+        """Scores [X, S] over the prompts of each kind, named `judge@heated`; nothing where all prompts are of one kind."""
+        kinds = self._kinds()
+        return {f"{name}@{kind}": m.cluster_mean(s[rows]) for kind, rows in kinds.items() for name, s in scores.items()}
+
+    def _kinds(self) -> dict[str, list[int]]:
+        """The prompts of each kind, in the order in which kinds come up; empty where there is only one."""
+        kinds = self.base.prompts.kinds
+        rows = {kind: [x for x, k in enumerate(kinds) if k == kind] for kind in dict.fromkeys(kinds)}
+        return rows if len(rows) > 1 else {}
+
+    def _by_prompt(
+        self, scores: dict[str, NDArray], kl_x: NDArray, fluency: tuple[NDArray, NDArray] | None
+    ) -> dict[str, list[Any]]:
+        """Means over each prompt's responses, NaN where none could be scored; the id is of the prompt's text."""
+        prompts = self.base.prompts
+        columns: dict[str, list[Any]] = {
+            "id": [sha256(text.encode("utf-8", "replace")).hexdigest()[:8] for text in prompts.texts],
+            "kind": list(prompts.kinds),
+        }
+        columns |= {name: m.prompt_means(v).tolist() for name, v in {**scores, "kl": kl_x}.items()}
+        columns["nll_per_token"] = m.prompt_nll(*fluency).tolist() if fluency else [float("nan")] * len(prompts.texts)
+        scored = ~np.isnan(scores["reward"] + scores["judge"])
+        return columns | {"n_scored": scored.sum(1).tolist()}
+
+    def _rows(self, rollout: Rollout, texts: list[list[str]], columns: dict[str, NDArray]) -> list[dict[str, Any]]:
+        """A row a response: what was said, and what each of the columns [X, S] has of it."""
+        prompts, ids = self.base.prompts, rollout.response.tolist()
+        lengths = rollout.response_mask.sum(1).tolist()
+        rows = []
+        for x, responses in enumerate(texts):
+            for s, text in enumerate(responses):
+                i = x * len(responses) + s
+                row = {"prompt_id": x, "kind": prompts.kinds[x], "prompt": prompts.texts[x], "response": text}
+                row |= {name: values[x, s] for name, values in columns.items()}
+                rows.append(row | {"tokens": ids[i][: lengths[i]]})
+        return rows
+
+
+@torch.no_grad()
+def _forward_kl(policy: Policy, reference: Policy, rollout: Rollout, batch_size: int) -> NDArray:
+    parts = [
+        masked_sum(kl(reference.logits(p), policy.deployed_logits(p)), p.response_mask) for p in batches(rollout, batch_size)
+    ]
+    return torch.cat(parts).double().cpu().numpy()
+
+
+def _of_responses(ended: NDArray, fluency: tuple[NDArray, NDArray] | None) -> dict[str, NDArray]:
+    """What else the metrics are made of, [X, S] each: whether a response ended, its NLL (nats) and tokens for fluency."""
+    return {"ended": ended} | (dict(zip(("nll", "nll_tokens"), fluency)) if fluency else {})
+
+
+def scored(name: str, scores: Tensor, n: int) -> NDArray:
+    """A task's scores of n responses, in [0, 1] or NaN: -> [n] float64; raises BadScorer where they are no such thing."""
+    found = scores.double().cpu().numpy()
+    if found.shape != (n,) or ((found < 0) | (found > 1)).any():  # NaN is neither
+        what = f"values from {np.nanmin(found):g} to {np.nanmax(found):g}" if found.shape == (n,) else f"shape {found.shape}"
+        raise BadScorer(f"the task's {name} gave {what} for {n} responses; expected shape ({n},) and values in [0, 1]")
+    return found
+
+
+def base_rollout(base: Base, n: int) -> Rollout:
+    """The first n base responses to each prompt, as a rollout: [X * n, R]."""
+    prompts = type(base.prompts.prompts)(*(x.repeat_interleave(n, 0) for x in base.prompts.prompts))
+    return Rollout(prompts, base.responses[:, :n].flatten(0, 1), base.response_mask[:, :n].flatten(0, 1))
+
+
+def judge_along(frontier: Frontier, reward: NDArray, judge: NDArray) -> dict[str, list[float]]:
+    """What the judge says of the policies that are optimal for the reward: [X, M], [X, M] -> KL and judge, each [L]."""
+    scored = ~(np.isnan(reward) | np.isnan(judge))
+    reward, judge = np.where(scored, reward, -np.inf), np.where(scored, judge, 0.0)
+    judged = []
+    for lam in frontier.lam:
+        tilt = np.where(scored, np.exp(lam * (np.where(scored, reward, 0.0) - reward.max(1, keepdims=True))), 0.0)
+        judged.append(float(((tilt * judge).sum(1) / tilt.sum(1)).mean()))
+    return {"kl": [float(k) for k in frontier.kl], "judge": judged}

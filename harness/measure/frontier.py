@@ -1,0 +1,421 @@
+"""The optimal reward-KL frontier: what the best of all policies could reach, from rewards of base responses alone.
+
+Of all policies with the same KL to the base policy pi0, the tilted policy pi0(y|x) exp(lambda r(x,y)) / Z_x(lambda)
+has the highest expected reward (Korbak et al. 2022, arXiv:2205.11275). With log Z(lambda) the mean over prompts of
+log Z_x(lambda) = log E_pi0[exp(lambda r)], every policy and every lambda > 0 obey E[r] <= (KL + log Z(lambda)) / lambda
+(Donsker and Varadhan 1983), so
+
+    R*(K) = min over lambda of (K + log Z(lambda)) / lambda     the highest reward at a KL of K nats
+    K*(R) = max over lambda of lambda R - log Z(lambda)         the lowest KL at an expected reward of R
+
+All prompts share one lambda, which is how a budget of mean KL is best spent on them. Their responses are never pooled:
+a tilt of the pool would also choose the prompts, and no policy can.
+
+Estimating Z from M responses fails without a warning where the tilt lives on responses that were never drawn: the
+curve is then too low. So `solid` says how far it can be trusted, and beyond that only `upper` holds: the frontier as if
+each prompt had one further response, with reward 1. That is a bound in expectation however small M is (`_augmented`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.core.errors import BadData, BadSetting, Degraded, EmptySelection
+from harness.core.types import Metric
+
+POINTS = 60
+"""Of the curve. They are for drawing: `reward_at` and `kl_at` solve for their own lambda."""
+ENOUGH_RESPONSES = 50
+"""Effective sample size exp(H(w)) = M exp(-KL) that a prompt needs; the sample that a tilt needs grows as exp(KL)
+(Chatterjee and Diaconis 2018, arXiv:1511.01437)."""
+LARGEST_WEIGHT = 0.05
+"""Share of a prompt's weight that one response may carry."""
+HALF_THE_WEIGHT = 20
+"""Responses that it must take at least to carry half of a prompt's weight."""
+FRAIL_PROMPTS = 0.05
+"""Share of prompts that may fail the three guards above: one odd prompt among many must not end the curve."""
+RESPONSES_PER_N = 10
+"""Base responses a prompt for each n of best-of-n: below that the best of n is decided by a handful of them."""
+NO_DRIFT = 1e-4
+"""Nats; a smaller KL is rounding, and a ratio to it means nothing."""
+TOLERANCE = 1e-6
+"""Rounding that does not put a policy above the frontier, in nats and in reward."""
+
+
+class Law(NamedTuple):
+    """The law of the reward under the base policy, prompt by prompt."""
+
+    reward: NDArray  # [X, M], 0 where log_p is -inf
+    log_p: NDArray  # [X, M] nats, -inf for a response that does not count
+
+
+class Tilt(NamedTuple):
+    """The tilted policy at one lambda."""
+
+    log_z: NDArray  # [X] nats
+    reward: NDArray  # [X]
+    kl: NDArray  # [X] nats, to the base policy
+    weights: NDArray  # [X, M], each row sums to 1
+
+
+class BestOfN(NamedTuple):
+    """Where the best of n base responses lies; kl in nats a response."""
+
+    n: int
+    kl: float
+    reward: float
+    reward_stderr: float | None
+
+
+class Placement(NamedTuple):
+    """A policy against the frontier; n of each metric counts prompts.
+
+    efficiency  K*(R) / KL, 0 to 1: the share of its drift that its reward needed
+    excess_kl   KL - K*(R), nats: the KL to the nearest tilted policy
+    regret      R*(KL) - R: reward forgone at its KL
+    above       better than any policy can be, beyond three standard errors: a bug in the suite, not a good policy
+    solid       the frontier is known at the policy's reward and at its KL; where not, the metric's reason says so
+    """
+
+    efficiency: Metric
+    excess_kl: Metric
+    regret: Metric
+    above: bool
+    solid: bool
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """The curve at L values of lambda, means over prompts; the rest is solved from `law` on demand.
+
+    reward_stderr is that of R*(K) at the point's KL and kl_stderr that of K*(R) at its reward: a vertical and a
+    horizontal error bar, with the prompt as the unit. With one prompt they are NaN, and nothing is solid.
+    """
+
+    lam: NDArray  # [L] ascending from 0
+    kl: NDArray  # [L] nats
+    reward: NDArray  # [L]
+    log_z: NDArray  # [L] nats
+    reward_stderr: NDArray  # [L]
+    kl_stderr: NDArray  # [L] nats
+    solid: NDArray  # [L] bool, True up to some lambda
+    law: Law
+
+    @property
+    def base_reward(self) -> float:
+        """E[r] of the base policy."""
+        return float(self.reward[0])
+
+    def reward_at(self, kl: float) -> tuple[float, float | None]:
+        """R*(K) with its standard error: the highest expected reward at a mean KL of K nats (Donsker-Varadhan)."""
+        terms = _reward_terms(self.law, _lambda_at(self.law, "kl", kl), kl)
+        return float(terms.mean()), _stderr(terms)
+
+    def kl_at(self, reward: float) -> tuple[float, float | None]:
+        """K*(R) in nats with its standard error: the lowest mean KL at an expected reward of R (Donsker-Varadhan).
+
+        0 at or below the base reward; infinite, without an error, above the mean over prompts of the best response seen.
+        """
+        if reward > _tilt(self.law, np.inf).reward.mean() + TOLERANCE:
+            return math.inf, None
+        terms = _kl_terms(self.law, _lambda_at(self.law, "reward", reward), reward)
+        return max(0.0, float(terms.mean())), _stderr(terms)
+
+    def upper(self, kl: float) -> float:
+        """A bound, up to sampling error, on the expected reward of every policy at a mean KL of K nats, solid or not."""
+        law = _augmented(self.law)
+        return min(1.0, float(_reward_terms(law, _lambda_at(law, "kl", kl), kl).mean()))
+
+    def best_of_n(self, ns: Sequence[int]) -> list[BestOfN]:
+        """Best-of-n by the levels of each prompt's rewards, ties broken at random (Beirami et al. 2024, arXiv:2401.01879).
+
+        Exact for the empirical law of the rewards. An n is left out where some prompt has fewer than 10 n scored responses.
+        """
+        scored = int((self.law.log_p > -np.inf).sum(1).min())
+        return [_best_of_n(self.law, n) for n in ns if n * RESPONSES_PER_N <= scored]
+
+    def place(self, reward: NDArray, kl: NDArray) -> Placement:
+        """A policy's place from its mean reward and its KL (nats) on each of the same prompts, same order: [X], [X].
+
+        A prompt that is NaN in either is left out, of the frontier too. Errors are paired by prompt, with lambda held at
+        its optimum (envelope theorem). Above is excess_kl and regret both below -3 of their standard errors against
+        `upper` in place of the curve: the curve is too low where responses of high reward were never drawn.
+        """
+        reward, kl = np.asarray(reward, dtype=float), np.asarray(kl, dtype=float)
+        expected = self.law.reward.shape[:1]
+        if not reward.shape == kl.shape == expected:
+            raise ValueError(f"expected a reward and a KL for each of {expected[0]} prompts; found {reward.shape}, {kl.shape}")
+        known = ~np.isnan(reward + kl)
+        law = Law(self.law.reward[known], self.law.log_p[known])
+        return _place(law, reward[known], kl[known], int((~known).sum()), self._solid_to())
+
+    def record(self) -> dict[str, Any]:
+        """The frontier as plain data for a run's record: no arrays, no NaN, no infinity."""
+        columns = (self.lam, self.kl, self.reward, self.reward_stderr, self.kl_stderr, self.solid)
+        names = ("lambda", "kl", "reward", "reward_stderr", "kl_stderr", "solid")
+        scored = self.law.log_p > -np.inf
+        return {
+            "base_reward": self.base_reward,
+            "n_prompts": len(scored),
+            "n_samples": int(scored.sum()),
+            "n_unscored": int((~scored).sum()),
+            "curve": [dict(zip(names, map(_plain, point))) for point in zip(*columns)],
+            "upper": self._upper_curve(),
+            "best_of_n": [point._asdict() for point in self.best_of_n([2**i for i in range(11)])],
+        }
+
+    def _solid_to(self) -> float:
+        """The largest lambda that is solid: infinite if all are, -1 if none is."""
+        if self.solid.all():
+            return math.inf
+        return float(self.lam[self.solid][-1]) if self.solid.any() else -1.0
+
+    def _upper_curve(self) -> list[dict[str, float]]:
+        """Points of `upper`, from the base policy to where it reaches 1."""
+        law = _augmented(self.law)
+        tilts = [_tilt(law, lam) for lam in _grid(law)]
+        return [{"kl": float(t.kl.mean()), "reward": float(t.reward.mean())} for t in tilts]
+
+
+def estimate(rewards: NDArray) -> Frontier:
+    """The frontier from rewards in [0, 1] of M base responses (temperature 1, nothing cut off) to each prompt: [X, M].
+
+    NaN is a response that could not be scored: it is left out. Raises EmptySelection where there is nothing, BadData for
+    a reward out of range, and Degraded for a prompt without a single reward.
+    """
+    rewards = np.asarray(rewards, dtype=float)
+    scored = ~np.isnan(rewards)
+    _check(rewards, scored)
+    law, halves = _empirical(rewards, scored), _halves(scored)
+    lam, holds, points = _grid(law), True, []
+    for x in lam:
+        tilt = _tilt(law, x)
+        holds = holds and _enough_weight(law, tilt) and _stands_halving(law, tilt, halves)  # solid ends once
+        means = (float(v.mean()) for v in (tilt.kl, tilt.reward, tilt.log_z))
+        points.append((*means, _error(_reward_terms(law, x, tilt.kl.mean())), _error(tilt.log_z), holds))
+    kl, reward, log_z, reward_stderr, kl_stderr, solid = np.array(points).T
+    return Frontier(lam, kl, reward, log_z, reward_stderr, kl_stderr, solid.astype(bool), law)
+
+
+def best_of_n_kl(rewards: NDArray, n: int) -> NDArray:
+    """KL(best-of-n || base) of each prompt, nats, by the levels of its rewards: [X, M] -> [X]; NaN is left out.
+
+    The closed form sum_k q_k log(q_k / p_k), q_k = F_k^n - F_(k-1)^n: log n - (n-1)/n is only a bound on it, far off where
+    rewards tie (Beirami et al. 2024, arXiv:2401.01879).
+    """
+    rewards = np.asarray(rewards, dtype=float)
+    scored = ~np.isnan(rewards)
+    _check(rewards, scored)
+    law = _empirical(rewards, scored)
+    return np.array([_best_of_n_prompt(r, log_p, n)[0] for r, log_p in zip(*law)])
+
+
+def _check(rewards: NDArray, scored: NDArray) -> None:
+    if rewards.size == 0:
+        raise EmptySelection(f"a frontier needs prompts and base responses; found rewards of shape {rewards.shape}")
+    outside = scored & ~((rewards >= 0) & (rewards <= 1))
+    if outside.any():
+        raise BadData(f"rewards must lie in [0, 1]; found {rewards[outside][0]} for prompt {np.argwhere(outside)[0][0]}")
+    if not scored.any(1).all():
+        raise Degraded(f"no base response to prompt {int(scored.any(1).argmin())} could be scored; each needs one")
+
+
+def _empirical(rewards: NDArray, use: NDArray) -> Law:
+    """Equal mass on each used response of a prompt: [X, M], [X, M] bool -> Law."""
+    count = use.sum(1, keepdims=True)
+    return Law(np.where(use, rewards, 0.0), np.where(use, -np.log(count), -np.inf))
+
+
+def _halves(scored: NDArray) -> tuple[NDArray, NDArray]:
+    """Every other scored response of each prompt, and the others; a prompt with one keeps it in both: [X, M] bool each."""
+    odd = scored.cumsum(1) % 2 == 1
+    alone = scored.sum(1, keepdims=True) == 1
+    return scored & odd, scored & (~odd | alone)
+
+
+def _augmented(law: Law) -> Law:
+    """Each prompt with one further response, of reward 1: its log Z is in expectation no less than the true one.
+
+    Proof: let u = (e^(lambda r) - 1) / c in [0, 1] with c = e^lambda - 1, so that Z = 1 + c E[u] and this law's
+    Z' = 1 + c (sum u_i + 1) / (M + 1). Flip a coin N_i ~ u_i for each response: as log is concave, E log Z' >=
+    E log(1 + c (N+1)/(M+1)) with N binomial, >= -log E[h(N+1)] with h(k) = 1 / (1 + c k/(M+1)). And E[h(N+1)] =
+    E[N' h(N')] / ((M+1) E[u]) with N' binomial of M+1, <= 1 / (1 + c E[u]) since k h(k) is concave. It is tighter than
+    log(1 + c r0), which convexity of exp gives from the mean reward r0 alone, and no smaller than the curve's own log Z.
+    """
+    count = (law.log_p > -np.inf).sum(1, keepdims=True)
+    one = np.ones_like(law.reward[:, :1])
+    log_p = np.concatenate([law.log_p + np.log(count / (count + 1)), -np.log(count + 1)], 1)
+    return Law(np.concatenate([law.reward, one], 1), log_p)
+
+
+def _tilt(law: Law, lam: float) -> Tilt:
+    """The law tilted by exp(lambda r), by log-sum-exp; at an infinite lambda it is conditioned on its highest reward."""
+    best = law.reward.max(1, keepdims=True)
+    below = law.reward - best
+    log_tilt = np.where(below < 0, -np.inf, 0.0) if lam == np.inf else lam * below
+    log_w = log_tilt + law.log_p
+    top = log_w.max(1, keepdims=True)
+    w = np.exp(log_w - top)
+    total = w.sum(1, keepdims=True)
+    w /= total
+    log_z = (top + np.log(total))[:, 0]  # of exp(lambda (r - best)): no cancellation at a large lambda
+    gap = (w * below).sum(1)
+    drop = 0.0 if lam == np.inf else lam * gap
+    return Tilt(lam * best[:, 0] + log_z if lam < np.inf else log_z, best[:, 0] + gap, np.maximum(drop - log_z, 0.0), w)
+
+
+def _lambda_at(law: Law, name: str, target: float) -> float:
+    """The lambda at which the mean KL or the mean reward of the tilted policy is the target, 0 to infinity.
+
+    That is where (K + log Z) / lambda is least and lambda R - log Z greatest. Both grow with lambda, so false position
+    finds it; an end that stays twice counts half, so that neither stays for long (Illinois).
+    """
+
+    def at(lam: float) -> float:
+        return float(getattr(_tilt(law, lam), name).mean())
+
+    if target <= at(0.0):
+        return 0.0
+    if target >= at(np.inf):
+        return np.inf
+    low, high, short, over = 0.0, 1.0, at(0.0) - target, at(1.0) - target
+    while over < 0:
+        low, high, short, over = high, 2 * high, over, at(2 * high) - target
+    last = 0.0
+    while True:
+        lam = (low * over - high * short) / (over - short)
+        miss = at(lam) - target
+        if abs(miss) < 1e-9 * target + 1e-14:  # the error of R* and K* is of the second order in it
+            return lam
+        if miss < 0:
+            low, short, over = lam, miss, over / 2 if last < 0 else over
+        else:
+            high, over, short = lam, miss, short / 2 if last > 0 else short
+        last = miss
+
+
+def _kl_terms(law: Law, lam: float, reward: NDArray | float) -> NDArray:
+    """lambda R_x - log Z_x(lambda) of each prompt, nats, whose mean is K*(R) at the right lambda: -> [X]."""
+    tilt = _tilt(law, lam)
+    return tilt.kl if lam == np.inf else lam * reward - tilt.log_z
+
+
+def _reward_terms(law: Law, lam: float, kl: NDArray | float) -> NDArray:
+    """(K_x + log Z_x(lambda)) / lambda of each prompt, whose mean is R*(K) at the right lambda: -> [X]."""
+    tilt = _tilt(law, lam)
+    return tilt.reward if lam in (0, np.inf) else (kl + tilt.log_z) / lam
+
+
+def _grid(law: Law) -> NDArray:
+    """Lambda 0, then geometric from a hundredth of a standard deviation to where the reward has saturated: -> [L]."""
+    base, best = _tilt(law, 0.0), _tilt(law, np.inf).reward.mean()
+    sd = math.sqrt(float((base.weights * (law.reward - base.reward[:, None]) ** 2).sum(1).mean()))
+    scale = 1 / sd if sd > 1e-9 else 1.0
+    last = scale
+    while best - _tilt(law, last).reward.mean() > 1e-4 * (best - base.reward.mean()) + 1e-12:
+        last *= 2
+    return np.concatenate([[0.0], np.geomspace(scale / 100, last, POINTS - 1)])
+
+
+def _enough_weight(law: Law, tilt: Tilt) -> bool:
+    """Whether enough responses carry the weight, in all but a few prompts."""
+    count = (law.log_p > -np.inf).sum(1)
+    few = min(HALF_THE_WEIGHT - 1, tilt.weights.shape[1])
+    heaviest = np.partition(tilt.weights, -few, axis=1)[:, -few:]
+    good = count * np.exp(-tilt.kl) >= ENOUGH_RESPONSES - TOLERANCE
+    good &= (heaviest.max(1) <= LARGEST_WEIGHT) & (heaviest.sum(1) < 0.5)
+    return bool(good.mean() >= 1 - FRAIL_PROMPTS)
+
+
+def _stands_halving(law: Law, tilt: Tilt, halves: tuple[NDArray, NDArray]) -> bool:
+    """Whether half of the responses give the same curve within two of its standard errors.
+
+    The mean of the two halves moves by about the bias of the whole: the error bar must be wide enough to hold it.
+    """
+    share = np.maximum([(tilt.weights * half).sum(1) for half in halves], 1e-300)  # [2, X]
+    count = np.array([half.sum(1) for half in halves])
+    log_z = np.log(share * (law.log_p > -np.inf).sum(1) / count)  # less that of the whole
+    reward = [(tilt.weights * law.reward * half).sum(1) for half in halves] / share - tilt.reward
+    moves = ((log_z, tilt.log_z), (reward, tilt.reward))
+    return all(abs(move.mean()) <= 2 * _error(whole) + TOLERANCE for move, whole in moves)
+
+
+def _best_of_n(law: Law, n: int) -> BestOfN:
+    kl, reward = np.array([_best_of_n_prompt(r, log_p, n) for r, log_p in zip(*law)]).T
+    return BestOfN(n, float(kl.mean()), float(reward.mean()), _stderr(reward))
+
+
+def _best_of_n_prompt(reward: NDArray, log_p: NDArray, n: int) -> tuple[float, float]:
+    """KL (nats) and expected reward of the best of n responses to one prompt: [M], [M] -> two numbers."""
+    if n < 1:
+        raise BadSetting(f"best of n needs an n of at least 1; found {n}")
+    levels, counts = np.unique(reward[log_p > -np.inf], return_counts=True)
+    p = counts / counts.sum()
+    below_or_at = counts.cumsum() / counts.sum()
+    q = np.diff(below_or_at**n, prepend=0.0)
+    held = q > 0  # a low level can underflow to no mass at all
+    return float((q[held] * np.log(q[held] / p[held])).sum()), float(q @ levels)
+
+
+def _place(law: Law, reward: NDArray, kl: NDArray, left_out: int, solid_to: float) -> Placement:
+    if len(reward) == 0:
+        nothing = Metric(None, None, 0, left_out, "no prompt has both a reward and a KL")
+        return Placement(nothing, nothing, nothing, above=False, solid=False)
+    unreached = bool(reward.mean() > _tilt(law, np.inf).reward.mean() + TOLERANCE)
+    for_reward = _augmented(law) if unreached else law
+    by_reward, by_kl = _lambda_at(for_reward, "reward", float(reward.mean())), _lambda_at(law, "kl", float(kl.mean()))
+    known_reward, known_kl = by_reward <= solid_to and not unreached, by_kl <= solid_to
+    why = "above every reward of the base responses: a bound" if unreached else _beyond(known_reward)
+
+    needed = _kl_terms(for_reward, by_reward, reward)
+    excess = _metric(kl - needed, left_out, why)
+    regret = _metric(_reward_terms(law, by_kl, kl) - reward, left_out, _beyond(known_kl))
+    efficiency = _efficiency(needed, kl, left_out, why)
+    return Placement(efficiency, excess, regret, _is_above(law, reward, kl), known_reward and known_kl)
+
+
+def _beyond(known: bool) -> str | None:
+    return None if known else "beyond the solid range of the frontier"
+
+
+def _efficiency(needed: NDArray, kl: NDArray, left_out: int, reason: str | None) -> Metric:
+    """Mean of needed over mean of kl (nats, [X] each), its standard error by linearisation of the ratio."""
+    if kl.mean() < NO_DRIFT:
+        return Metric(None, None, len(kl), left_out, "the policy has not left the base policy")
+    value = needed.mean() / kl.mean()
+    stderr = _stderr((needed - value * kl) / kl.mean())
+    return Metric(float(min(max(value, 0.0), 1.0)), stderr, len(kl), left_out, reason)
+
+
+def _is_above(law: Law, reward: NDArray, kl: NDArray) -> bool:
+    """Whether no policy can have this reward at this KL, beyond three standard errors: [X], [X] nats -> bool."""
+    bound = _augmented(law)
+    excess = kl - _kl_terms(bound, _lambda_at(bound, "reward", float(reward.mean())), reward)
+    regret = _reward_terms(bound, _lambda_at(bound, "kl", float(kl.mean())), kl) - reward
+    # no error is known from one prompt: NaN compares as False
+    return all(bool(x.mean() < -(3 * _error(x) + TOLERANCE)) for x in (excess, regret))
+
+
+def _metric(terms: NDArray, left_out: int, reason: str | None) -> Metric:
+    return Metric(float(terms.mean()), _stderr(terms), len(terms), left_out, reason)
+
+
+def _error(terms: NDArray) -> float:
+    """Standard error of the mean over prompts, NaN for one prompt: [X] -> number."""
+    return float(terms.std(ddof=1) / math.sqrt(len(terms))) if len(terms) > 1 else math.nan
+
+
+def _stderr(terms: NDArray) -> float | None:
+    return None if math.isnan(error := _error(terms)) else error
+
+
+def _plain(value: Any) -> Any:
+    """A numpy number as Python's own, NaN as None."""
+    value = value.item()
+    return None if value != value else value

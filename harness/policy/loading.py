@@ -1,0 +1,146 @@
+"""Load a causal language model from a local folder or from the hub, and say exactly which bytes it was.
+
+A hub id is first made a local folder (the hub's own cache), so both ways share every check. Code that a model brings
+along is never run. A model that loads but would give wrong numbers in silence is refused: weights that do not fit the
+config (`weights`), a tokenizer without a vocabulary or with ids that the model does not have, an architecture that
+samples other than it reads (`load_check`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from harness.core.errors import BadData, BadSetting, MissingPrerequisite, one_line
+from harness.core.files import read_json
+from harness.core.hashing import WEIGHTS, check_files, folder_identity, matching
+
+from .configs import text_config, vocabulary
+from .tokenizers import read_tokenizer
+from .weights import read_model
+
+if TYPE_CHECKING:
+    import torch
+
+    from .policy import Policy
+
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+
+
+class LoadedModel(NamedTuple):
+    policy: Policy
+    tokenizer: Any
+    identity: dict[str, str]  # sha256 of weights and config, tokenizer_sha256: of the bytes alone, wherever they lie
+
+
+def load_model(
+    where: str, *, dtype: torch.dtype | None = None, offline: bool = False, revision: str | None = None
+) -> LoadedModel:
+    """The model in a local folder or of a hub id, as a policy without dropout; in float32 unless told otherwise.
+
+    Raises MissingPrerequisite where there is no such model, BadData where it is there but cannot be used.
+    """
+    from .load_check import check_model
+    from .policy import Policy
+
+    folder = find_model(where, offline=offline, revision=revision)
+    _check_plain(folder)
+    check_files(folder)
+    tokenizer = read_tokenizer(folder)
+    model = read_model(folder, dtype)
+    bos, eos = _ends(folder, tokenizer, model)
+    _check_ids(folder, tokenizer, model)
+    policy = Policy(model, bos=bos, eos=eos, ends=_further_ends(model))
+    check_model(policy, folder)
+    return LoadedModel(policy, tokenizer, folder_identity(folder))
+
+
+def find_model(where: str, *, offline: bool = False, revision: str | None = None) -> Path:
+    """The local folder of a model, downloaded first if it is a hub id; raises MissingPrerequisite where there is none.
+
+    What looks like a path is never looked up on the hub. A local folder has no revisions: naming one is a BadSetting.
+    """
+    path = Path(os.path.expanduser(where))
+    if _is_folder(where):
+        if revision is not None:
+            raise BadSetting(f"{where} is a folder, which has no revision {revision!r}; leave it out, or give a hub id")
+        return path
+    if where and os.path.exists(path):
+        raise BadData(f"{where} is a file; expected the folder that holds config.json, the weights and the tokenizer")
+    # `models/gpt` beside a folder `models` is a path with a slip in it; `someone/gpt` without such a folder is a hub id
+    if not HUB_ID.fullmatch(where) or ("/" in where and _is_folder(path.parts[0])):
+        raise MissingPrerequisite(
+            f"no model folder at {where!r} (looked in {str(path.absolute())!r}); "
+            f"give a folder with config.json, weights and tokenizer, or a hub id"
+        )
+    return _from_hub(where, offline, revision)
+
+
+def _is_folder(where: str) -> bool:
+    return os.path.isdir(os.path.expanduser(where))  # unlike Path's, false for the empty string and for any odd name
+
+
+def _from_hub(name: str, offline: bool, revision: str | None) -> Path:
+    from huggingface_hub import is_offline_mode, snapshot_download
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    offline = offline or is_offline_mode()
+    wanted = ["*.json", "*.txt", "*.model", WEIGHTS[0]]
+    other_formats = ["*/*", "consolidated*"]
+    try:
+        common: dict[str, Any] = {"revision": revision, "ignore_patterns": other_formats}
+        folder = Path(snapshot_download(name, allow_patterns=wanted, local_files_only=offline, **common))
+        if not offline and not matching(folder, *WEIGHTS):
+            snapshot_download(name, allow_patterns=[WEIGHTS[1]], **common)
+    except (OSError, ValueError) as e:  # every error of the hub and of its transport is one of these
+        why = f"not in {HF_HUB_CACHE}, and the run is offline" if offline else one_line(e)
+        which = f"{name} --revision {revision}" if revision else name
+        raise MissingPrerequisite(
+            f"no model {name!r}: no such folder here, and not from the hub ({why}); "
+            f"download it while online (hf download {which}) or give a local folder"
+        ) from e
+    return folder
+
+
+def _check_plain(folder: Path) -> None:
+    """Raises BadData for the policy of a run that is more than one language model over its own vocabulary."""
+    own, todo = folder / "policy.json", f"measure it with harness eval --policy {folder}"
+    if not own.is_file():
+        return
+    if (folder / "ensemble.json").is_file():
+        raise BadData(f"{folder} holds an ensemble of models, expected one; {todo}, or take one of its models, {folder}/expert")
+    if control := read_json(own).get("num_control", 0):  # a file of somebody else's has no such key
+        raise BadData(f"{folder} holds a policy with {control} control tokens, which a base policy cannot have; {todo}")
+
+
+def _further_ends(model: Any) -> tuple[int, ...]:
+    """The ends that a config lists where it lists several: all of them end a response, such as the end of a turn."""
+    listed = getattr(text_config(model), "eos_token_id", None)
+    return tuple(i for i in listed if i < vocabulary(model)) if isinstance(listed, list) else ()
+
+
+def _ends(folder: Path, tokenizer: Any, model: Any) -> tuple[int, int]:
+    """The ids that begin and end a text: of the tokenizer, else of the config; a text begins with its end if need be."""
+    bos, eos = _special_id("bos_token_id", tokenizer, model), _special_id("eos_token_id", tokenizer, model)
+    if eos is None:
+        raise BadData(f"neither the tokenizer nor the config in {folder} names an eos token; set eos_token_id in config.json")
+    return (eos if bos is None else bos), eos
+
+
+def _special_id(name: str, tokenizer: Any, model: Any) -> int | None:
+    configured = getattr(text_config(model), name, None)
+    if isinstance(configured, list):
+        configured = next(iter(configured), None)  # of several ends the first ends a text and the others a turn
+    # a config that is silent gets the id of the first model of its kind, whatever its own vocabulary
+    known = isinstance(configured, int) and 0 <= configured < vocabulary(model)
+    return getattr(tokenizer, name) if getattr(tokenizer, name) is not None else configured if known else None
+
+
+def _check_ids(folder: Path, tokenizer: Any, model: Any) -> None:
+    last, size = max(tokenizer.get_vocab().values()), vocabulary(model)
+    if last >= size:
+        raise BadData(
+            f"the tokenizer in {folder} has ids up to {last}, the model only {size} embeddings; they do not belong together"
+        )

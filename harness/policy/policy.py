@@ -1,0 +1,338 @@
+"""A causal language model seen as a policy over responses."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.core.errors import RunFailed, refusing
+from harness.core.files import read_json
+from harness.core.types import Prompts, Rollout
+
+from . import caches, configs, ensemble
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Policy(nn.Module):
+    """pi(y | x) by a Hugging Face causal language model.
+
+    Control tokens steer the policy and are never sampled: they stand behind the vocabulary, and every logit that
+    leaves this class is over the V tokens before them, so sampling and log-probabilities are renormalised alike.
+    The prefix is what the deployed policy must see before each prompt (Quark's best reward token, a control code);
+    it is saved with the weights. A model may have several ends: any of `ends` ends a response, and `eos`, the first of
+    them, fills what stands behind it.
+
+    `precision` is what a pass computes in. Where it is narrower than the weights, passes run under autocast and the weights
+    stay in float32, because a step of 1e-5 is lost in a bfloat16 weight.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        bos: int,
+        eos: int,
+        ends: tuple[int, ...] = (),
+        num_control: int = 0,
+        prefix: tuple[int, ...] = (),
+        tokenizer: Any = None,
+    ) -> None:
+        super().__init__()
+        self.model: Any = without_dropout(model)  # Any: nn.Module types every attribute as Tensor or Module
+        self.bos, self.eos = bos, eos
+        self.ends: tuple[int, ...] = (eos, *(end for end in ends if end != eos))
+        self.precision = torch.float32
+        self.tokenizer = tokenizer  # saved with the weights; passes read and give token ids
+        self.vocab_size: int = configs.vocabulary(model) - num_control
+        self.num_control, self.prefix = num_control, prefix
+        self.on_forward: Callable[[int, bool], None] | None = None  # told of (tokens, trained) at each forward pass
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def context(self) -> int:
+        """The longest prompt and response together, in tokens."""
+        return configs.context_length(self.model)
+
+    @property
+    def width(self) -> int:
+        """The size D of the hidden states, which is that of what the head reads and not always that of the layers."""
+        return int(self.model.get_output_embeddings().weight.shape[1])
+
+    def computing(self) -> AbstractContextManager[Any]:
+        """What a pass runs under: autocast where the precision is narrower than the weights."""
+        if self.precision == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.precision)
+
+    @property
+    def passes(self) -> int:
+        """How many models of the policy's size read each token: 1, or those of an ensemble."""
+        return getattr(self.model, "passes", 1)
+
+    def logits(self, rollout: Rollout) -> Tensor:
+        """Logits that predict each response token, in float32: -> [B, R, V]; row t has seen x and y_<t.
+
+        Where the response's mask is False they are finite and mean nothing. The prompts are taken as they are: see
+        `condition`.
+        """
+        return self._read(rollout, states=False)[0]
+
+    def logits_and_states(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """The logits and, from the same pass, the last hidden states that they are read from: -> [B, R, V], [B, R, D]."""
+        return self._read(rollout, states=True)
+
+    def states(self, rollout: Rollout) -> Tensor:
+        """The last hidden states alone, float32, for a network that predicts no token: -> [B, R, D]."""
+        self.count(tokens_of(rollout))
+        tokens, start = aligned(rollout)
+        with self.computing():
+            states = self.model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
+        return after(states, start, rollout)
+
+    def _read(self, rollout: Rollout, states: bool) -> tuple[Tensor, Tensor]:
+        self.count(tokens_of(rollout) * self.passes)
+        tokens, start = aligned(rollout)
+        skipped = int(start.min())  # positions that predict no response token in any row
+        keep = tokens.shape[1] - skipped
+        inputs: dict[str, Any] = {"output_hidden_states": True} if states else {}
+        with self.computing():
+            out = caches.call(self.model, input_ids=tokens, logits_to_keep=keep, use_cache=False, **inputs)
+        logits = after(out.logits[:, -keep:, : self.vocab_size], start - skipped, rollout)
+        return logits, after(out.hidden_states[-1], start, rollout) if states else logits
+
+    def condition(self, prompts: Prompts) -> Prompts:
+        """The prompts as the deployed policy sees them: the prefix put before each."""
+        for token in reversed(self.prefix):
+            prompts = self.prepend(torch.tensor(token, device=prompts.tokens.device), prompts)
+        return prompts
+
+    def prepend(self, token: Tensor, prompts: Prompts) -> Prompts:
+        """One token put first in each prompt, behind the BOS where there is one: [] or [B], [B, P] -> [B, P + 1].
+
+        Before the BOS it would stand in another document, which a model trained on packed text has learned to ignore.
+        """
+        return prepend(token, prompts, self.bos)
+
+    def steered_logits(self, rollout: Rollout, control: Tensor) -> Tensor:
+        """Logits that predict each response token where control tokens stand in the text: [B, R] -> [B, R, V].
+
+        `control` is the token put before a response token, or -1; it is read, and never predicted.
+        """
+        steered, at = insert(control, rollout)
+        logits = self.logits(steered)
+        return logits.gather(1, at[..., None].expand(-1, -1, logits.shape[-1]))
+
+    def deployed_logits(self, rollout: Rollout) -> Tensor:
+        """Logits of the policy as it is deployed, prefix and all: -> [B, R, V]."""
+        return self.logits(rollout._replace(prompts=self.condition(rollout.prompts)))
+
+    def control_tokens(self, n: int, rng: torch.Generator, spread: float = 1.0) -> Tensor:
+        """The policy's n control tokens, made at the first call: -> [n] ids.
+
+        Their embeddings are drawn from a normal with the mean and `spread` times the deviation of the existing rows,
+        dimension by dimension, so that they start distinct (Hugging Face's default puts all of them on the mean). Raises
+        RunFailed where the tokenizer cannot name them.
+        """
+        if self.num_control not in (0, n):
+            raise ValueError(f"the policy has {self.num_control} control tokens, not {n}")
+        ids = torch.arange(self.vocab_size, self.vocab_size + n)
+        if self.num_control == 0:
+            self.tokenizer = naming(self.tokenizer, self.vocab_size, n)
+            old = self.model.get_input_embeddings().weight.detach().clone()
+            self.model.resize_token_embeddings(self.vocab_size + n, mean_resizing=False)
+            noise = torch.randn(n, old.shape[1], generator=rng).to(old)
+            with torch.no_grad():
+                # where the tables are not tied these rows are never read: 0, for the same bytes from the same seed
+                self.model.get_output_embeddings().weight[self.vocab_size :] = 0
+                self.model.get_input_embeddings().weight[self.vocab_size :] = old.mean(0) + noise * spread * old.std(0)
+            self.num_control = n
+        return ids.to(self.device)
+
+    def reset(self, rng: torch.Generator) -> None:
+        """Weights as before any training, by the model's own recipe: the same generator, the same weights."""
+        seed = int(torch.randint(2**62, (), generator=rng))
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            fresh = type(self.model)(copy.deepcopy(self.model.config))
+        self.model.load_state_dict(fresh.state_dict())
+
+    def around(self, model: nn.Module) -> Policy:
+        """A policy of the same vocabulary around another model, watched by the same watcher."""
+        same: dict[str, Any] = {"num_control": self.num_control, "prefix": self.prefix, "tokenizer": self.tokenizer}
+        twin = Policy(model, bos=self.bos, eos=self.eos, ends=self.ends, **same)  # type: ignore[arg-type]
+        twin.on_forward, twin.precision = self.on_forward, self.precision
+        return twin
+
+    def like(self, base: Policy) -> Policy:
+        """This policy on the device of its base, in its precision and with its tokenizer: what `load` does not know."""
+        self.precision, self.tokenizer = base.precision, naming(base.tokenizer, self.vocab_size, self.num_control)
+        return self.to(base.device)
+
+    def copy(self) -> Policy:
+        """A copy with weights of its own, which nobody watches."""
+        shared = self.on_forward, self.tokenizer
+        self.on_forward = self.tokenizer = None
+        twin = copy.deepcopy(self).eval()
+        self.on_forward, self.tokenizer = shared
+        twin.tokenizer = self.tokenizer
+        return twin
+
+    def frozen_copy(self) -> Policy:
+        """A copy whose weights cannot be trained."""
+        return self.copy().requires_grad_(False)
+
+    def save(self, folder: Path) -> None:
+        """Write a whole Hugging Face folder (an ensemble: one for each of its models), and `policy.json` for what is ours.
+
+        The tokenizer, where there is one, knows the control tokens as special tokens by the ids of their embeddings.
+        """
+        parts = ensemble.folders(self.model, folder)
+        for model in parts.values():
+            model.generation_config = self._generation()
+        self.model.save_pretrained(folder)
+        for part in {folder, *parts} if self.tokenizer is not None else ():
+            self.tokenizer.save_pretrained(part)
+        state = {"bos": self.bos, "eos": self.eos, "num_control": self.num_control, "prefix": list(self.prefix)}
+        state |= {"ends": list(self.ends)} if len(self.ends) > 1 else {}
+        (folder / "policy.json").write_text(json.dumps(state))
+
+    def _generation(self) -> Any:
+        """How others draw from the saved model: as it is measured, at temperature 1 over the vocabulary alone."""
+        from transformers import GenerationConfig
+
+        pad = getattr(self.tokenizer, "pad_token_id", None)
+        return GenerationConfig(
+            bos_token_id=self.bos,
+            eos_token_id=list(self.ends) if len(self.ends) > 1 else self.eos,
+            pad_token_id=self.eos if pad is None else pad,
+            suppress_tokens=[*range(self.vocab_size, self.vocab_size + self.num_control)] or None,
+            do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
+        )  # fmt: skip
+
+    @classmethod
+    def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> Policy:
+        """Read what `save` wrote, but for the tokenizer (see `like`); raises BadData where it cannot be read."""
+        with refusing(f"no readable policy in {folder}", "copy the policy again"):
+            state = read_json(folder / "policy.json")
+            state |= {"prefix": tuple(state["prefix"]), "ends": tuple(state.get("ends", ()))}
+            return cls(ensemble.read(folder, dtype), **state)
+
+    def count(self, tokens: int) -> None:
+        """Tell whoever watches of a forward pass over so many tokens."""
+        if self.on_forward is not None:
+            trained = torch.is_grad_enabled() and any(p.requires_grad for p in self.model.parameters())
+            self.on_forward(tokens, trained)
+
+
+def naming(tokenizer: Any, vocab_size: int, num_control: int) -> Any:
+    """A tokenizer that knows the control tokens as special tokens, by the ids of their embeddings behind the vocabulary.
+
+    An embedding table may be larger than the tokenizer, which numbers on without a gap: the ids between are named first.
+    Raises RunFailed where the ids come out otherwise.
+    """
+    if tokenizer is None or num_control == 0:
+        return tokenizer
+    from tokenizers import AddedToken
+
+    twin = copy.deepcopy(tokenizer)
+    first, end = max(twin.get_vocab().values()) + 1, vocab_size + num_control
+    names = [f"<|{'unused' if i < vocab_size else 'control'}_{i}|>" for i in range(first, end)]
+    twin.add_tokens([AddedToken(name, special=True, normalized=False) for name in names], special_tokens=True)
+    if twin.convert_tokens_to_ids(names) != list(range(first, end)):
+        raise RunFailed(
+            f"the tokenizer cannot name the control tokens {vocab_size} to {end - 1}: it has gaps in its ids, or such names "
+            f"already; give a base model whose tokenizer numbers its tokens without gaps"
+        )
+    return twin
+
+
+def positions(mask: Tensor) -> Tensor:
+    """Positions that start at the first real token, whatever the padding: [B, T] -> [B, T]."""
+    return (mask.long().cumsum(1) - 1).clamp(min=0)
+
+
+def aligned(rollout: Rollout) -> tuple[Tensor, Tensor]:
+    """Rows that begin at their first real token, cut after the longest: -> [B, T], and where each prompt ends [B].
+
+    All padding is then at the end, where a causal model does not see it: no mask, no wasted columns, and positions that
+    are right without being told.
+    """
+    prompts, counts = rollout.prompts, rollout.response_mask
+    tokens = torch.cat([prompts.tokens, rollout.response], 1)
+    real = torch.cat([prompts.mask, counts], 1)
+    width = int((real.sum(1)).max()) - 1  # nothing is predicted from the last response token
+    first = prompts.mask.shape[1] - prompts.mask.sum(1)
+    columns = torch.arange(max(width, 1), device=tokens.device) + first[:, None]
+    return tokens.gather(1, columns.clamp(max=tokens.shape[1] - 1)), (prompts.mask.sum(1) - 1).clamp(min=0)
+
+
+def after(x: Tensor, start: Tensor, rollout: Rollout) -> Tensor:
+    """What stands at each row's start and after it, a row for each response token, in float32: [B, T, D] -> [B, R, D]."""
+    steps = torch.arange(rollout.response.shape[1], device=x.device)
+    at = (start[:, None] + steps).clamp(max=x.shape[1] - 1)
+    return x.gather(1, at[..., None].expand(-1, -1, x.shape[-1])).float()
+
+
+def tokens_of(rollout: Rollout) -> int:
+    """Real tokens of prompts and responses: what a pass over them is charged for."""
+    return int(rollout.prompts.mask.sum() + rollout.response_mask.sum())
+
+
+def prepend(token: Tensor, prompts: Prompts, bos: int | None = None) -> Prompts:
+    """Put one token before each prompt, after its padding and after a BOS that opens it: [] or [B], [B, P] -> [B, P + 1]."""
+    first = (~prompts.mask).sum(1)  # counted, not searched for: an empty prompt has no first token
+    tokens = torch.cat([torch.zeros_like(prompts.tokens[:, :1]), prompts.tokens], 1)
+    mask = torch.cat([torch.zeros_like(prompts.mask[:, :1]), prompts.mask], 1)
+    rows = torch.arange(len(first), device=first.device)
+    mask[rows, first] = True
+    opening = (first + 1).clamp(max=prompts.mask.shape[1])
+    opened = (
+        mask[rows, opening] & (tokens[rows, opening] == bos) & (opening > first)
+        if bos is not None
+        else mask.new_zeros(len(first))
+    )
+    tokens[rows, first] = tokens[rows, opening].where(opened, token)
+    tokens[rows, opening] = torch.where(opened, token, tokens[rows, opening])
+    return Prompts(tokens, mask)
+
+
+def insert(control: Tensor, rollout: Rollout) -> tuple[Rollout, Tensor]:
+    """Put control[b, t] before response[b, t] where it is not -1: [B, R] -> rollout [B, R'], where each token went [B, R].
+
+    What is inserted is masked as the response is. Raises ValueError where a control token stands in the padding.
+    """
+    here = control >= 0
+    if (here & ~rollout.response_mask).any():
+        raise ValueError("a control token stands before the padding; expected it before a token of the response")
+    at = torch.arange(control.shape[1], device=control.device) + here.long().cumsum(1)
+    width = control.shape[1] + int(here.sum(1).max())
+    response = rollout.response.new_zeros(len(control), width).scatter(1, at, rollout.response)
+    mask = torch.zeros_like(response, dtype=torch.bool).scatter(1, at, rollout.response_mask)
+    rows, steps = here.nonzero(as_tuple=True)
+    response[rows, at[rows, steps] - 1], mask[rows, at[rows, steps] - 1] = control[rows, steps], True
+    return Rollout(rollout.prompts, response, mask), at
+
+
+def without_dropout(model: nn.Module) -> nn.Module:
+    """The model in eval mode with dropout off for good, so that a training pass and a sampling pass agree.
+
+    Off for good, because a trainer may call `train()`. Llama's attention dropout is a number on the module.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in [name for name, value in vars(module).items() if "dropout" in name and isinstance(value, float)]:
+            setattr(module, name, 0.0)
+    return model.eval()

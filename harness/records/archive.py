@@ -1,0 +1,198 @@
+"""Copies of records for keeping, in git for instance: `python -m harness.records.archive SRC... DST [--samples N]`.
+
+Kept are manifest, summary, trajectory and the scores of each prompt, every value as it was; no policy, checkpoint, picture.
+The JSON is compact, and what the runs of a world have in common is kept once (`harness.records.dedup`). Of the samples stay one
+response to each of N prompts, the same prompts of every run: chosen by the hash of their text, from each kind in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable
+from hashlib import sha256
+from io import BytesIO
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from harness.core.errors import BenchError, EmptySelection, MissingPrerequisite, Unwritable
+from harness.core.files import replace
+from harness.core.text import escaped
+
+from .dedup import digest, file_name, reference
+from .read import find_runs, read_prompts
+from .samples import read
+from .schema import Problem, Run
+
+KEPT = ("done", "degraded", "failed")
+COLUMNS = ("prompt_id", "kind", "prompt", "response", "reward", "judge", "kl", "nll", "nll_tokens")
+IN_COMMON = {
+    "manifest.json": (
+        "settings", "identity.model", "identity.data", "identity.scorers", "identity.fluency", "identity.decoding",
+        "identity.evaluation", "identity.optimizer", "provenance.packages",
+    ),
+    "summary.json": ("frontier", "base", "settings"),
+    "prompts.json": ("id", "kind", "n_scored"),
+}  # fmt: skip
+
+
+class Archived(NamedTuple):
+    """What an archive did: folders in it, by what became of them, and what was left out and why."""
+
+    added: list[Path]
+    updated: list[Path]
+    unchanged: list[Path]
+    problems: list[Problem]
+
+
+def archive(sources: list[Path], target: Path, samples: int = 0) -> Archived:
+    """Copy the records below some folders into an archive; what is there already stays.
+
+    Raises EmptySelection where there is no record, Unwritable where the archive takes no files.
+    """
+    runs, problems = find_runs(sources)
+    if not runs:
+        why = f" ({problems[0].path}: {problems[0].what})" if problems else ""
+        raise EmptySelection(f"no record below {', '.join(map(str, sources))} to keep{why}")
+    done = Archived([], [], [], problems)
+    places: dict[Path, Run] = {}
+    for run in runs:
+        place = target / place_of(run)
+        if run.manifest["status"] not in KEPT:
+            problems.append(Problem(run.dir, f"left out: the run is {run.manifest['status']}"))
+        elif places.setdefault(place, run) is not run:
+            problems.append(Problem(run.dir, f"left out: a second record of {places[place].dir}"))
+        else:
+            _keep(run, target, samples, done)
+    return done
+
+
+def place_of(run: Run) -> Path:
+    """Where a record lies in an archive: preset/task/method/run, whatever folder it comes from."""
+    m = run.manifest
+    end = f"-s{m['seed']}"
+    parts = (m["preset"], m["task"], m["method"], m["run_id"].removesuffix(end) + end)
+    names = [str(part).replace("/", "_").replace("\0", "_") for part in parts]
+    return Path(*(name if name not in ("", ".", "..") else "_" for name in names))
+
+
+def _keep(run: Run, target: Path, samples: int, done: Archived) -> None:
+    place = target / place_of(run)
+    before = _samples_of(place)
+    files, common = contents(run, max(samples, before))
+    for name, content in common.items():
+        if not (target / name).exists():
+            _write(target / name, content)
+    changed = [name for name, content in files.items() if _bytes(place / name) != content]
+    (done.unchanged if not changed else done.updated if (place / "manifest.json").exists() else done.added).append(place)
+    for name in sorted(changed, key=lambda name: name == "manifest.json"):  # last, so that half a record is none
+        _write(place / name, files[name])
+
+
+def contents(run: Run, samples: int) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """The files of a record as an archive keeps them, and those that it shares with others."""
+    tables = _tables(run, samples)
+    kept = max((len(rows) for rows in tables.values()), default=0)
+    parts: dict[str, Any] = {"manifest.json": run.manifest | {"archive": {"samples": kept}}}
+    parts |= {"summary.json": run.summary} if run.summary is not None else {}
+    parts |= {"prompts.json": prompts} if (prompts := read_prompts(run.dir)) is not None else {}
+    common: dict[str, bytes] = {}
+    files = {name: _json(_without(value, IN_COMMON[name], common)) for name, value in parts.items()}
+    if run.trajectory:
+        files["trajectory.jsonl"] = b"".join(_json(_row(row, run.summary)) for row in run.trajectory)
+    return files | {f"samples/{of}.parquet": _parquet(rows) for of, rows in tables.items()}, common
+
+
+def choose(rows: list[dict[str, Any]], n: int) -> list[dict[str, Any]]:
+    """The first response to each of n prompts: by the hash of the prompt's text, from each kind in turn."""
+    first = {row["prompt_id"]: row for row in reversed(rows)}
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for row in sorted(first.values(), key=lambda row: sha256(row["prompt"].encode("utf-8", "surrogatepass")).digest()):
+        kinds.setdefault(row["kind"], []).append(row)
+    turns = chain(*zip_longest(*(kinds[kind] for kind in sorted(kinds))))
+    return [row for row in turns if row is not None][:n]
+
+
+def _tables(run: Run, samples: int) -> dict[str, list[dict[str, Any]]]:
+    """What is kept of the samples before and after training; nothing of a run that has none."""
+    found = {}
+    for of in ("base", "final") if samples else ():
+        try:
+            found[of] = choose(read(run, of), samples)
+        except MissingPrerequisite:
+            continue
+    return found
+
+
+def _without(value: dict[str, Any], paths: Iterable[str], common: dict[str, bytes]) -> dict[str, Any]:
+    """The value with references in place of what it may share with others, which goes to `common`."""
+    for path in paths:
+        key, _, rest = path.partition(".")
+        if rest and isinstance(value.get(key), dict):
+            value = value | {key: _without(value[key], [rest], common)}
+        elif not rest and isinstance(value.get(key), dict | list):
+            common[file_name(digest(value[key]))] = _json(value[key])
+            value = value | {key: reference(value[key])}
+    return value
+
+
+def _row(row: dict[str, Any], summary: dict[str, Any] | None) -> dict[str, Any]:
+    """An evaluation; one that the summary has too says which."""
+    same = next((side for side in ("final", "base") if summary and row["metrics"] == summary[side]), None)
+    return row | {"metrics": same} if same else row
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, separators=(",", ":"), allow_nan=False) + "\n").encode()
+
+
+def _parquet(rows: list[dict[str, Any]]) -> bytes:
+    import pandas as pd
+
+    content = BytesIO()
+    pd.DataFrame([{k: row[k] for k in COLUMNS if k in row} for row in rows]).to_parquet(content, index=False)
+    return content.getvalue()
+
+
+def _samples_of(place: Path) -> int:
+    """How many samples an archive has of a run so far: they are not taken away again."""
+    content = _bytes(place / "manifest.json")
+    return int(json.loads(content).get("archive", {}).get("samples", 0)) if content else 0
+
+
+def _bytes(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace(path, content)
+    except OSError as error:
+        raise Unwritable(f"{path}: cannot be written ({error.strerror}); choose another archive") from None
+
+
+def main(words: list[str]) -> int:
+    """The command: a line a run that was added or updated; exit code 4 where something was left out."""
+    parser = argparse.ArgumentParser(prog="python -m harness.records.archive", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("sources", nargs="+", type=Path, metavar="SRC", help="folders with records")
+    parser.add_argument("target", type=Path, metavar="DST", help="the archive")
+    parser.add_argument("--samples", type=int, default=0, metavar="N", help="prompts of which one response stays [0]")
+    told = parser.parse_args(words)
+    done = archive(told.sources, told.target, max(0, told.samples))
+    for what, places in (("added", done.added), ("updated", done.updated)):
+        print("".join(f"{what}  {escaped(place)}\n" for place in places), end="")
+    for problem in done.problems:
+        print(escaped(f"warning: {problem.path}: {problem.what}"), file=sys.stderr)
+    print(f"{len(done.added)} added, {len(done.updated)} updated, {len(done.unchanged)} unchanged -> {escaped(told.target)}")
+    return 4 if done.problems else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except BenchError as error:
+        print(escaped(f"error: {error}"), file=sys.stderr)
+        sys.exit(error.exit_code)

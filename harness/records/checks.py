@@ -1,0 +1,232 @@
+"""Whether the parts of a record agree: its folder, its identity, its settings, its status, its trajectory and its cost.
+
+Nothing is measured here. Whoever changes one part of a record has to change all that follow from it, and then the hash of the
+identity, which is the run's id.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+from math import isclose
+from typing import Any, NamedTuple
+
+from .archive import place_of
+from .schema import FINISHED, Run
+
+RUN = re.compile(r"[0-9a-f]{8}-s\d+")
+"""The name of a run's folder: its id and its seed."""
+COUNTS = (
+    "updates", "sampled_tokens", "trained_tokens", "forward_tokens", "document_tokens", "scorer_calls", "beside_flops", "flops",
+)  # fmt: skip
+BETWEEN = {"reward": (0.0, 1.0), "judge": (0.0, 1.0), "kl": (-1e-9, float("inf"))}
+"""What each row of a trajectory may say."""
+
+
+class Check(NamedTuple):
+    """One comparison: held is None where it could not be made, and then found says why."""
+
+    what: str
+    held: bool | None
+    expected: str = ""
+    found: str = ""
+
+
+def agree(run: Run) -> Iterator[Check]:
+    """Every check of one part of a record against another."""
+    yield from _names(run)
+    yield _place(run)
+    yield from _settings(run)
+    if run.summary is not None:
+        yield from _status(run, run.summary)
+        yield _first_row(run, run.summary)
+        yield _last_row(run, run.summary)
+        yield _spent(run, run.summary)
+    yield from _rows(run)
+
+
+def _names(run: Run) -> Iterator[Check]:
+    """Method and task by the identity, which the run's id is the hash of."""
+    identity = run.manifest["identity"]
+    for key in ("method", "task"):
+        made, said = _table(identity.get(key)).get("name"), str(run.manifest[key])
+        if made is None:
+            yield Check(key, None, found="the identity does not name it")
+            continue
+        same = said.startswith("eval-") if (key, made) == ("method", "eval") else said == made
+        yield Check(key, same, f"{made}, of the identity", said)
+
+
+def _place(run: Run) -> Check:
+    """The folder's name, and preset, task and method above it where it lies by layout."""
+    expected, parts = place_of(run).parts, run.dir.absolute().parts
+    above = [name == part for name, part in zip(expected[:3], parts[-4:-1])]
+    if not any(above) and parts[-1] != expected[-1] and not RUN.fullmatch(parts[-1]):
+        return Check("folder", None, found="the record lies outside preset/task/method/run")
+    same = parts[-1] == expected[-1] and (all(above) or not any(above))
+    return Check("folder", same, "/".join(expected), "/".join(parts[-4:]))
+
+
+def _settings(run: Run) -> Iterator[Check]:
+    """What the run was told against what its identity says."""
+    manifest, identity = run.manifest, run.manifest["identity"]
+    told = _table(manifest.get("settings") or (run.summary or {}).get("settings"))
+    yield _compared("preset in the settings", {"preset": manifest["preset"]}, {k: told[k] for k in ("preset",) if k in told})
+    evaluation, task = dict(_table(told.get("evaluation"))), _table(told.get("task"))
+    select = evaluation.pop("select", "last")
+    evaluation.pop("batch_size", None)  # decides no result
+    pairs = {
+        "method": (_table(identity.get("method")).get("settings"), told.get("method")),
+        "budget": (identity.get("budget"), told.get("budget")),
+        "optimizer": (identity.get("optimizer"), told.get("optimizer")),
+        "evaluation": (identity.get("evaluation"), evaluation),
+        "decoding": (_table(identity.get("decoding")).get("kl"), task.get("decoding")),
+        "model": ({"dtype": identity.get("dtype")}, {k: v for k, v in _table(told.get("model")).items() if k == "dtype"}),
+        "select": ({"select": identity.get("select", "last")}, {"select": select} if evaluation else {}),
+        "KL cap": (_cap(run), {"kl_cap": task["kl_cap"]} if "kl_cap" in task else {}),
+    }
+    for name, (made, said) in pairs.items():
+        yield _compared(f"{name} in the settings", made, said)
+
+
+def _cap(run: Run) -> dict[str, Any]:
+    frontier = _table((run.summary or {}).get("frontier"))
+    return {"kl_cap": frontier["kl_cap"]} if frontier.get("kl_cap") is not None else {}
+
+
+def _compared(what: str, made: Any, told: Any) -> Check:
+    """Whether what was told came out so; what was not told is a default, and not compared."""
+    made, told = _table(made), _table(told)
+    if not told or not made:
+        return Check(what, None, found="not in the record")
+    differ = [key for key, value in sorted(told.items()) if not _same(value, made.get(key))]
+    expected, found = (", ".join(f"{key} {of.get(key)}" for key in differ) for of in (made, told))
+    return Check(what, not differ, expected or "those of the identity", found or "the same")
+
+
+def _same(told: Any, made: Any) -> bool:
+    """Whether a setting is what it was told; a number may be spelt as a text."""
+    if isinstance(told, str) and isinstance(made, (int, float)) and not isinstance(made, bool):
+        try:
+            return float(told) == made
+        except ValueError:
+            return False
+    return bool(told == made)
+
+
+def _status(run: Run, summary: dict[str, Any]) -> Iterator[Check]:
+    """The status in both files, and whether it is that of so many missing scores."""
+    status, said = run.manifest["status"], summary.get("status", run.manifest["status"])
+    yield Check("status", said == status and status in FINISHED, str(status), str(said))
+    tolerance = _table(_table(summary.get("settings")).get("evaluation")).get("tolerance")
+    if tolerance is None or status not in FINISHED:
+        yield Check("status by missing scores", None, found="not in the record")
+        return
+    worst = max(_unscored_at_end(summary), _unscored_in_training(summary))
+    expected = "degraded" if worst > tolerance else "done"
+    yield Check("status by missing scores", status == expected, f"{expected}, with {worst:.2%} missing", str(status))
+
+
+def _unscored_at_end(summary: dict[str, Any]) -> float:
+    found = [summary["final"][name] for name in ("reward", "judge") if name in summary["final"]]
+    missing = sum(metric.get("n_unscored", 0) for metric in found)
+    every = sum(metric["n"] + metric.get("n_unscored", 0) for metric in found)
+    return missing / every if every else 0.0
+
+
+def _unscored_in_training(summary: dict[str, Any]) -> float:
+    calls = summary["cost"].get("scorer_calls")
+    return (summary["cost"].get("unscored") or 0) / calls if calls else 0.0
+
+
+def _first_row(run: Run, summary: dict[str, Any]) -> Check:
+    """The trajectory begins at the base policy, at no cost."""
+    what = "first row of the trajectory"
+    if not run.trajectory:
+        return Check(what, False, "the base policy at no cost", "no row")
+    first = run.trajectory[0]
+    spent = [key for key in COUNTS if _table(first.get("cost")).get(key)]
+    if first["update"] or spent:
+        return Check(what, False, "the base policy at no cost", f"update {first['update']}, {', '.join(spent) or 'no cost'}")
+    if _chosen(summary):
+        return Check(what, True, "the base policy at no cost", "the same")
+    differ = [name for name, metric in first["metrics"].items() if name in summary["base"] and metric != summary["base"][name]]
+    return Check(what, not differ, "the base metrics", f"others: {', '.join(differ)}" if differ else "the same")
+
+
+def _chosen(summary: dict[str, Any]) -> dict[str, Any]:
+    """How a point was chosen by its validation scores; empty where the end was taken."""
+    selection = _table(summary.get("selection"))
+    return selection if selection.get("rule", "last") != "last" else {}
+
+
+def _last_row(run: Run, summary: dict[str, Any]) -> Check:
+    """The last evaluation of the trajectory is the summary's, or the chosen point is one of its rows."""
+    if chosen := _chosen(summary):
+        wanted = _table(chosen.get("validation"))
+        rows = [row["metrics"] for row in run.trajectory if row["update"] == chosen.get("update")]
+        among = any(all(_table(row.get(name)).get("value") == value for name, value in wanted.items()) for row in rows)
+        return Check(
+            "chosen row of the trajectory",
+            among,
+            f"update {chosen.get('update')} with {wanted}",
+            "the same" if among else "none",
+        )
+    last = run.trajectory[-1]["metrics"] if run.trajectory else {}
+    final = summary["final"]
+    differ = [name for name in sorted({*last, *final}) if last.get(name) != final.get(name)]
+    found = f"others: {', '.join(differ)}" if differ else "the same"
+    return Check("last row of the trajectory", not differ, "the final metrics", found)
+
+
+def _spent(run: Run, summary: dict[str, Any]) -> Check:
+    """The cost of the whole run is that of the trajectory's last row."""
+    last = _table(run.trajectory[-1].get("cost")) if run.trajectory else {}
+    shared = [key for key in COUNTS if key in last and key in summary["cost"]]
+    differ = [key for key in shared if last[key] != summary["cost"][key]]
+    expected, found = (", ".join(f"{key} {of[key]}" for key in differ) for of in (last, summary["cost"]))
+    if not shared:
+        return Check("cost", None, found="not in the record")
+    return Check("cost", not differ, expected or "that of the last row", found or "the same")
+
+
+def _rows(run: Run) -> Iterator[Check]:
+    """Each row of the trajectory by itself, and after the one before it."""
+    costs = [_table(row.get("cost")) for row in run.trajectory]
+    numbered = list(enumerate(zip(run.trajectory, costs), 1))
+    wrong = [i for i, (row, cost) in numbered if cost.get("updates", row["update"]) != row["update"] or not _possible(row)]
+    yield _of_rows("trajectory", wrong, "updates as counted, scores in [0, 1], a KL of 0 or more")
+    if not costs or not all({"parameters", "flops", "sampled_tokens", "trained_tokens"} <= set(cost) for cost in costs):
+        yield Check("FLOPs", None, found="the record does not say the tokens that they are counted from")
+    else:
+        wrong = [i for i, (_, cost) in numbered if not isclose(cost["flops"], flops(cost), rel_tol=1e-9, abs_tol=1.0)]
+        yield _of_rows("FLOPs", wrong, "2N a forward token, 6N a trained one, and those of networks beside")
+    falls = [i for i, (a, b) in enumerate(pairwise(run.trajectory), 2) if _falls(a, b)]
+    yield _of_rows("cost along the trajectory", falls, "none that falls")
+
+
+def flops(cost: dict[str, float]) -> float:
+    """What a row's tokens cost, by the count that a run goes by: 2N a forward token, 6N a trained token."""
+    read = 2.0 * cost["parameters"] * (cost["sampled_tokens"] + cost.get("forward_tokens", 0))
+    return read + 6.0 * cost["parameters"] * cost["trained_tokens"] + cost.get("beside_flops", 0)
+
+
+def _possible(row: dict[str, Any]) -> bool:
+    values = {name: _table(row["metrics"].get(name)).get("value") for name in BETWEEN}
+    return all(value is None or BETWEEN[name][0] <= value <= BETWEEN[name][1] for name, value in values.items())
+
+
+def _falls(before: dict[str, Any], after: dict[str, Any]) -> bool:
+    a, b = _table(before.get("cost")), _table(after.get("cost"))
+    counted = any(b[key] < a[key] for key in COUNTS if key in a and key in b) or a.get("parameters") != b.get("parameters")
+    late = before.get("seconds") is not None and after.get("seconds") is not None and after["seconds"] < before["seconds"]
+    return counted or late or after["update"] < before["update"]
+
+
+def _of_rows(what: str, wrong: list[int], expected: str) -> Check:
+    return Check(what, not wrong, expected, f"otherwise in row {', '.join(map(str, wrong[:5]))}" if wrong else "so in each row")
+
+
+def _table(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,88 @@
+"""What the records of an archive have in common, kept once: a value is left in a folder `shared` above them, named by its hash.
+
+In a record the value is {"shared": sha256}, and whoever reads the record finds the value in its place, its hash checked. Every
+run of a world has the same frontier and base metrics, and those are most of a record.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from harness.core import files
+from harness.core.errors import CorruptRecord
+
+FOLDER = "shared"
+MOST = 2 * files.JSON_BYTES  # of all that stands for the references in one file, so that a small one cannot grow without end
+ABOVE = 5  # folders up from a record in which to look: preset/task/method/run, and one more
+DIGEST = re.compile("[0-9a-f]{64}")
+
+
+def digest(value: Any) -> str:
+    """sha256 of plain data."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
+
+
+def reference(value: Any) -> dict[str, str]:
+    """What stands for a value in a record."""
+    return {FOLDER: digest(value)}
+
+
+def file_name(sha256: str) -> str:
+    return f"{FOLDER}/{sha256[:16]}.json"
+
+
+def put_back(value: Any, dir: Path) -> Any:
+    """Plain data with every reference replaced by what it stands for; raises CorruptRecord where that is gone or changed."""
+    return _Found(dir).put_back(value)
+
+
+class _Found:
+    """What the references of one file stand for, each read once, and how much that is all together."""
+
+    def __init__(self, dir: Path) -> None:
+        self.dir, self.size = dir, 0
+        self._known: dict[str, tuple[Any, int]] = {}
+
+    def put_back(self, value: Any) -> Any:
+        if isinstance(value, list):
+            return [self.put_back(v) for v in value]
+        if not isinstance(value, dict):
+            return value
+        sha256 = value.get(FOLDER) if len(value) == 1 else None
+        if isinstance(sha256, str) and DIGEST.fullmatch(sha256):
+            return self._one(sha256)
+        return {key: self.put_back(v) for key, v in value.items()}
+
+    def _one(self, sha256: str) -> Any:
+        if sha256 not in self._known:
+            self._known[sha256] = _find(sha256, self.dir)
+        value, size = self._known[sha256]
+        self.size += size
+        if self.size > MOST:
+            raise CorruptRecord(f"{self.dir}: its references to {FOLDER}/ stand for more than {MOST} bytes")
+        return value
+
+
+def _find(sha256: str, dir: Path) -> tuple[Any, int]:
+    """What a digest stands for, and its size in bytes."""
+    for folder in Path(os.path.abspath(dir)).parents[:ABOVE]:
+        if os.path.isfile(folder / file_name(sha256)):
+            return _read(folder, sha256, dir)
+    raise CorruptRecord(f"{dir}: {file_name(sha256)} is missing; an archive is copied with its folder {FOLDER}/")
+
+
+def _read(folder: Path, sha256: str, dir: Path) -> tuple[Any, int]:
+    try:
+        content = files.read(folder, file_name(sha256))
+        value = json.loads(content)
+        found = digest(value)
+    except (OSError, ValueError, RecursionError, CorruptRecord) as error:
+        raise CorruptRecord(f"{dir}: {file_name(sha256)} cannot be read: {type(error).__name__}") from None
+    if found != sha256:
+        raise CorruptRecord(f"{dir}: {file_name(sha256)} is not what the record refers to; its hash differs")
+    return value, len(content)

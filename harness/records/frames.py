@@ -1,0 +1,92 @@
+"""Records as pandas frames: what `harness.load`, `load_trajectories` and `load_samples` give.
+
+Every frame says in `.attrs["problems"]` what could not be read or has nothing to give: nothing is left out in silence.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.core.errors import BenchError, EmptySelection
+from harness.core.settings import flat
+from harness.core.text import escaped
+
+from .read import find_runs, settings_of
+from .samples import read
+from .schema import Problem, Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+KEYS = ("run_id", "preset", "task", "method", "seed")
+Rows = Iterable[dict[str, Any]]
+
+
+def runs_frame(folder: str | Path) -> pd.DataFrame:
+    """A row a run: its keys, status, settings, final and base metrics, cost, and where its record lies."""
+    return _frame(folder, lambda run: [_run(run)])
+
+
+def trajectories_frame(folder: str | Path) -> pd.DataFrame:
+    """A row an evaluation of a run."""
+    return _frame(folder, _evaluations)
+
+
+def samples_frame(folder: str | Path, of: str) -> pd.DataFrame:
+    """A row a response of a run, before (`base`) or after training (`final`)."""
+    return _frame(folder, lambda run: [_keys(run) | row for row in read(run, of)])
+
+
+def metric_columns(metrics: dict[str, Any], before: str = "") -> dict[str, float | None]:
+    """`judge` and `judge_stderr` of each metric; None, which pandas shows as NaN, where there is no value."""
+    columns: dict[str, float | None] = {}
+    for name, metric in metrics.items():
+        columns |= {f"{before}{name}": metric["value"], f"{before}{name}_stderr": metric["stderr"]}
+    return columns
+
+
+def _frame(folder: str | Path, of: Callable[[Run], Rows]) -> pd.DataFrame:
+    """The rows of every run below a folder; raises EmptySelection where there is none."""
+    import pandas as pd
+
+    runs, problems = find_runs([Path(folder)])
+    rows = list(_rows(runs, of, problems))
+    if not rows:
+        why = f" ({problems[0].path}: {problems[0].what})" if problems else ""
+        raise EmptySelection(f"nothing to load below {folder}{why}; make records with harness run")
+    frame = pd.DataFrame(rows)
+    frame.attrs["problems"] = [f"{p.path}: {p.what}" for p in problems]
+    if problems:
+        first = escaped(frame.attrs["problems"][0])
+        warnings.warn(f"{len(problems)} problems with records, first {first}; all in .attrs['problems']", stacklevel=4)
+    return frame
+
+
+def _rows(runs: list[Run], of: Callable[[Run], Rows], problems: list[Problem]) -> Iterator[dict[str, Any]]:
+    for run in runs:
+        try:
+            yield from of(run)
+        except BenchError as error:  # a run without samples, or with broken ones
+            problems.append(Problem(run.dir, str(error).removeprefix(f"{run.dir} ")))
+
+
+def _keys(run: Run) -> dict[str, Any]:
+    return {name: run.manifest[name] for name in KEYS}
+
+
+def _run(run: Run) -> dict[str, Any]:
+    summary = run.summary or {"final": {}, "base": {}, "cost": {}}
+    row = _keys(run) | {"status": run.manifest["status"]}
+    row |= {f"settings.{key}": value for key, value in flat(settings_of(run)).items()}
+    row |= metric_columns(summary["final"]) | metric_columns(summary["base"], "base_")
+    return row | {f"cost.{name}": value for name, value in summary["cost"].items()} | {"dir": run.dir}
+
+
+def _evaluations(run: Run) -> Rows:
+    for row in run.trajectory:
+        cost = {f"cost.{name}": value for name, value in (row.get("cost") or {}).items()}
+        measured = metric_columns(row["metrics"])
+        yield _keys(run) | {"update": row["update"], "split": row["split"]} | measured | cost | {"seconds": row.get("seconds")}

@@ -1,0 +1,258 @@
+"""Reads the records of runs back from disk: strict JSON in, plain objects out, and nothing left out in silence."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from harness.core import files as inside
+from harness.core.errors import CorruptRecord, EmptySelection, UnknownName, UsageError
+from harness.core.hashing import canonical
+
+from .dedup import FOLDER, put_back
+from .schema import FINISHED, SCHEMA_VERSION, Model, Problem, PromptScores, Run, _Manifest, _Prompts, _Row, _Summary
+
+if TYPE_CHECKING:
+    from .schema import Run
+
+DEEPEST = 64  # values within values; a record of ours has nine
+BELOW_A_LINK = 3  # folders that are looked at below a linked one: task, method, run below a preset
+
+
+def read_run(dir: Path) -> Run:
+    """The record in a folder; raises CorruptRecord where it is missing, broken or newer than this package."""
+    dir = Path(dir)
+    manifest = read_manifest(dir)
+    status = manifest["status"]
+    summary = _summary(dir, manifest, required=status in FINISHED)
+    return Run(dir, manifest, summary, _trajectory(dir, status, summary))
+
+
+def read_manifest(dir: Path) -> dict[str, Any]:
+    """The manifest in a folder; raises CorruptRecord where it is missing, broken or newer than this package."""
+    manifest = _object(dir, "manifest.json")
+    _check(_Manifest, manifest, dir, "manifest.json")
+    return manifest
+
+
+def read_prompts(dir: Path) -> dict[str, Any] | None:
+    """prompts.json as it is, or None where there is none; raises CorruptRecord."""
+    return _object(dir, "prompts.json") if os.path.lexists(dir / "prompts.json") else None
+
+
+def prompt_scores(dir: Path) -> PromptScores | None:
+    """The scores of each prompt beside a run's record; None in a record made before they were kept; raises CorruptRecord."""
+    record = read_prompts(dir)
+    if record is None:
+        return None
+    found = _check(_Prompts, record, dir, "prompts.json")
+    values = {name: getattr(found, name) for name in ("reward", "judge", "kl", "nll_per_token")}
+    columns = (found.id, found.kind, found.n_scored, *values.values())
+    if len({len(column) for column in columns}) > 1:
+        raise CorruptRecord(f"{dir}: prompts.json has columns of different lengths: {sorted({len(c) for c in columns})}")
+    return PromptScores(found.split, found.id, found.kind, values, found.n_scored)
+
+
+def find_runs(dirs: Iterable[Path]) -> tuple[list[Run], list[Problem]]:
+    """Every record below the folders in a fixed order, and all that is wrong with those that are not among them."""
+    found: dict[Path, Run] = {}
+    problems: list[Problem] = []
+    for folder in _record_folders(dirs, problems):
+        try:
+            found[folder.resolve()] = read_run(folder)
+        except CorruptRecord as error:
+            problems.append(Problem(folder, str(error).removeprefix(f"{folder}: ")))
+    runs = sorted(found.values(), key=_order)
+    return runs, sorted({*problems, *_doubles(runs)})
+
+
+def cell(run: Run) -> str:
+    """What two records share exactly if they are of the same cell."""
+    m = run.manifest
+    return canonical([m["preset"], m["task"], m["method"], m["seed"], m["identity"]])
+
+
+def _order(run: Run) -> tuple:
+    m = run.manifest
+    return m["preset"], m["task"], m["method"], m["seed"], m["run_id"], str(run.dir)
+
+
+def _doubles(runs: list[Run]) -> list[Problem]:
+    first: dict[str, Run] = {}
+    problems = []
+    for run in runs:
+        other = first.setdefault(cell(run), run)
+        if other is not run:
+            where = "/".join(other.dir.parts[-4:]).lstrip("/")
+            problems.append(Problem(run.dir, f"a second record of the cell of {where}; both are shown, the seed counts once"))
+    return problems
+
+
+def _record_folders(dirs: Iterable[Path], problems: list[Problem]) -> list[Path]:
+    """The folders that hold a record, or what is left of one; an archive below a folder is read only where it is named."""
+
+    folders: list[Path] = []
+
+    def unreadable(error: OSError) -> None:
+        path = Path(str(error.filename))
+        run = next((folder for folder in reversed(folders) if path.is_relative_to(folder)), path)
+        what = "the folder" if run == path else f"its folder {path.relative_to(run)}"
+        problems.append(Problem(run, f"{what} cannot be read: {error.strerror}"))
+
+    for top in dirs:
+        room: dict[str, int] = {}  # how many folders deep to look below one that a link leads to
+        linked = {os.path.realpath(top)}
+        for folder, below, files in os.walk(top, onerror=unreadable, followlinks=True):
+            holds = bool({"manifest.json", "summary.json", "trajectory.jsonl"} & set(files))
+            below[:] = sorted(name for name in below if _goes_on(os.path.join(folder, name), holds, room, linked))
+            if holds:
+                folders.append(Path(folder))
+    return folders
+
+
+def _goes_on(folder: str, in_record: bool, room: dict[str, int], linked: set[str]) -> bool:
+    """Whether to look for records in a folder: a linked one as far as a run is written through it, and never in a circle."""
+    if os.path.isdir(os.path.join(folder, FOLDER)):
+        return False
+    left = room.get(os.path.dirname(folder), -1)
+    if os.path.islink(folder):
+        real = os.path.realpath(folder)
+        if in_record or any(Path(other).is_relative_to(real) for other in linked):
+            return False
+        linked.add(real)
+        left = left if left >= 0 else BELOW_A_LINK + 1
+    if left >= 0:
+        room[folder] = left - 1
+    return left != 0
+
+
+def _summary(dir: Path, manifest: dict[str, Any], required: bool) -> dict[str, Any] | None:
+    if not required and not os.path.lexists(dir / "summary.json"):
+        return None
+    summary = _object(dir, "summary.json")
+    _check(_Summary, summary, dir, "summary.json")
+    for key in ("run_id", "preset", "task", "method", "seed"):
+        if summary.get(key, manifest[key]) != manifest[key]:
+            raise CorruptRecord(f"{dir}: summary.json and manifest.json differ in {key!r}; they are not of one run")
+    return summary
+
+
+def _trajectory(dir: Path, status: str, summary: dict[str, Any] | None) -> list[dict[str, Any]]:
+    if status not in FINISHED and not os.path.lexists(dir / "trajectory.jsonl"):
+        return []
+    *lines, rest = _text(dir, "trajectory.jsonl").split("\n")
+    if rest and status != "running":  # a run at work may be in the middle of a line; any other may not
+        raise CorruptRecord(f"{dir}: trajectory.jsonl is truncated: its last line has no end")
+    rows = [_parse(line, dir, f"trajectory.jsonl line {i}") for i, line in enumerate(lines, 1)]
+    for i, row in enumerate(rows, 1):
+        if summary and isinstance(row, dict) and row.get("metrics") in ("base", "final"):  # of an archive
+            row["metrics"] = summary[row["metrics"]]
+        _check(_Row, row, dir, f"trajectory.jsonl line {i}")
+    return rows
+
+
+def _object(dir: Path, name: str) -> dict[str, Any]:
+    """A JSON object of a schema version that this package knows, with what it shares with other records put back."""
+    text = _text(dir, name)
+    value = _parse(text, dir, name)
+    version = value.get("schema_version") if isinstance(value, dict) else None
+    if type(version) is not int or version < 1:
+        raise CorruptRecord(f"{dir}: {name} has no schema_version; it is not a record of this package")
+    if version > SCHEMA_VERSION:
+        what = f"{name} has schema_version {version}, this package reads up to {SCHEMA_VERSION}; install a newer one"
+        raise CorruptRecord(f"{dir}: {what}")
+    return put_back(value, dir) if '"shared"' in text else value
+
+
+def _text(dir: Path, name: str) -> str:
+    try:
+        return inside.read(dir, name).decode()
+    except FileNotFoundError:
+        raise CorruptRecord(f"{dir}: {name} is missing") from None
+    except OSError as error:
+        raise CorruptRecord(f"{dir}: {name} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise CorruptRecord(f"{dir}: {name} is not UTF-8 text") from None
+
+
+def _parse(text: str, dir: Path, name: str) -> Any:
+    try:
+        value = json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_once)
+        _shallow(value)
+    except (ValueError, RecursionError) as error:
+        raise CorruptRecord(f"{dir}: {name} is not strict JSON, or is cut off: {error}") from None
+    return value
+
+
+def _shallow(value: Any, deep: int = 0) -> None:
+    """Raise ValueError for values so deep within each other that whoever walks through them would fail."""
+    if deep > DEEPEST:
+        raise ValueError(f"it has more than {DEEPEST} values within each other")
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        if isinstance(part, (dict, list)):
+            _shallow(part, deep + 1)
+
+
+def _refuse(word: str) -> None:
+    raise ValueError(f"{word} is not a number of JSON")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not isfinite(value):
+        raise ValueError(f"{digits} is not a finite number")
+    return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise ValueError("a key occurs twice in one object")
+    return value
+
+
+def _check(model: type[Model], value: Any, dir: Path, name: str) -> Model:
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the whole"
+        raise CorruptRecord(f"{dir}: {name} is not a record: {where}: {first['msg']}") from None
+
+
+def locate(name: str, out: Path) -> Run:
+    """A run by its folder, by its id, or by the beginning of its id if no other run's begins so.
+
+    Raises UnknownName, UsageError where several runs match, EmptySelection, or CorruptRecord of a folder given.
+    """
+    from .read import find_runs, read_run
+
+    if os.path.isdir(name):
+        return read_run(Path(name))
+    found, _ = find_runs([out]) if os.path.isdir(out) else ([], [])
+    if not found:
+        raise EmptySelection(f"no runs in {out}; see harness list runs --out DIR")
+    exact = [run for run in found if name in (run.dir.name, run.manifest["run_id"])]
+    matches = exact or [run for run in found if run.dir.name.startswith(name)]
+    if not matches:
+        raise UnknownName("run", name, [run.dir.name for run in found], "harness list runs")
+    if len(matches) > 1:
+        raise UsageError(
+            f"{name!r} is {len(matches)} runs: {', '.join(str(run.dir) for run in matches)}; give the folder of one"
+        )
+    return matches[0]
+
+
+def settings_of(run: Run) -> dict[str, Any]:
+    """What the run was told; empty where its record does not say."""
+    return as_table(run.manifest.get("settings") or (run.summary or {}).get("settings"))
+
+
+def as_table(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

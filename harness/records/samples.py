@@ -1,0 +1,107 @@
+"""`harness samples`: what a policy said to the held-out prompts, in the terminal, hidden unless asked for."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Collection
+from math import isnan
+from typing import Any, NamedTuple
+
+from harness.core import files
+from harness.core.errors import CorruptRecord, EmptySelection, MissingPrerequisite, UnknownName, UsageError
+from harness.core.text import mask
+
+from .schema import Run
+
+LOW_IS_WORSE = {"reward": True, "judge": True, "kl": False, "nll": False}
+SCORES = tuple(LOW_IS_WORSE)
+
+
+class Wanted(NamedTuple):
+    """Which of a run's samples to show, and in what order."""
+
+    n: int = 10
+    kind: str | None = None
+    prompt: str | None = None  # text that the prompt holds
+    search: str | None = None  # text that the response holds
+    sort: str | None = None
+    best: bool = False
+    worst: bool = False
+    seed: int = 0  # of the draw, where nothing is sorted
+
+
+COLUMNS = frozenset({"prompt_id", "kind", "prompt", "response", "reward", "judge"})
+
+
+def read(run: Run, of: str = "final", columns: Collection[str] = COLUMNS) -> list[dict[str, Any]]:
+    """A run's samples, a row a response, with these columns at least.
+
+    Raises MissingPrerequisite where the record has none, CorruptRecord where they cannot be read.
+    """
+    name = f"samples/{of}.parquet"
+    try:
+        rows = files.table(run.dir, name).to_pandas().to_dict("records")
+    except FileNotFoundError:
+        kept = [p.stem for p in sorted((run.dir / "samples").glob("*.parquet"))]
+        what = f"it has {', '.join(kept)}" if kept else "they are not kept in an archive, nor before a run is done"
+        raise MissingPrerequisite(f"{run.dir} has no samples {of!r}: {what}") from None
+    missing = set(columns) - set(rows[0] if rows else ())
+    if missing:
+        raise CorruptRecord(f"{run.dir}: {name} is no table of samples: it has no {', '.join(sorted(missing))}")
+    return [{str(key): value for key, value in row.items()} for row in rows]
+
+
+def choose(rows: list[dict[str, Any]], wanted: Wanted) -> list[dict[str, Any]]:
+    """The rows that are asked for: sorted, what could not be scored last, or drawn at random in the order of the prompts.
+
+    Raises UnknownName, UsageError, MissingPrerequisite for a score that the record does not have, EmptySelection.
+    """
+    if wanted.best and wanted.worst:
+        raise UsageError("--best and --worst are two orders; choose one")
+    found = _filtered(rows, wanted)
+    key = wanted.sort or ("judge" if wanted.best or wanted.worst else None)
+    if key is not None:
+        return sorted(found, key=_order(rows, key, wanted.best))[: wanted.n]
+    drawn = random.Random(wanted.seed).sample(range(len(found)), min(wanted.n, len(found)))
+    return [found[i] for i in sorted(drawn)]
+
+
+def _filtered(rows: list[dict[str, Any]], wanted: Wanted) -> list[dict[str, Any]]:
+    kinds = {str(row["kind"]) for row in rows}
+    if wanted.kind is not None and wanted.kind not in kinds:
+        raise UnknownName("kind of prompt", wanted.kind, kinds)
+    found = [row for row in rows if wanted.kind in (None, row["kind"])]
+    for column, text in (("prompt", wanted.prompt), ("response", wanted.search)):
+        found = [row for row in found if text is None or text.casefold() in row[column].casefold()]
+    if not found:
+        raise EmptySelection(f"none of {len(rows)} samples is asked for; leave out --kind, --prompt or --search")
+    return found
+
+
+def _order(rows: list[dict[str, Any]], key: str, best: bool) -> Callable[[dict[str, Any]], tuple[bool, float]]:
+    if key not in LOW_IS_WORSE:
+        raise UnknownName("score to sort by", key, SCORES)
+    if key not in rows[0]:
+        raise MissingPrerequisite(f"these samples have no {key!r}: they were made before it was kept; run again with --fresh")
+    ascending = LOW_IS_WORSE[key] != best
+
+    def order(row: dict[str, Any]) -> tuple[bool, float]:
+        value = _score(row, key)
+        return value is None, 0.0 if value is None else value if ascending else -value
+
+    return order
+
+
+def _score(row: dict[str, Any], key: str) -> float | None:
+    """A score of a sample; NLL is that a token, in nats, and an empty response has none."""
+    value = row.get(key)
+    if key == "nll" and value is not None:
+        value = value / row["nll_tokens"] if row["nll_tokens"] else None
+    return None if value is None or isnan(value) else float(value)
+
+
+def shown(row: dict[str, Any], unmask: bool) -> dict[str, Any]:
+    """A sample as plain data, its texts hidden unless asked for."""
+    texts = {name: row[name] if unmask else mask(row[name]) for name in ("prompt", "response")}
+    scores = {key: _score(row, key) for key in SCORES if key in row}
+    return {"prompt_id": int(row["prompt_id"]), "kind": str(row["kind"]), **texts, **scores}

@@ -1,0 +1,294 @@
+"""`harness verify`: whether a record is what it says: its hashes, and every number that its samples determine.
+
+Without rescoring nothing but the record is read, and no torch: the metrics are made again from the scores of each response.
+What other text decides is not (`NOT_FROM_SAMPLES`); the hash of the summary pins it all the same. With rescoring the scorers,
+the fluency model and the papers' metrics run again over the texts (`harness.runs.rescore`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from math import isclose
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.core import files as inside
+from harness.core.errors import CorruptRecord, MissingPrerequisite
+from harness.core.hashing import canonical, content_hash, identity_hash
+from harness.core.types import Metric
+from harness.measure import metrics as m
+
+from .checks import Check, agree
+from .read import prompt_scores, read_prompts
+from .samples import read
+from .schema import Run
+
+EXACT = 1e-9
+"""Relative difference of two floats that are the same sum."""
+ALONG_CURVE = 5e-3
+"""Nats, reward, or a share: off the recorded points of the frontier, where the run had the base responses themselves."""
+POLICY = "policy/"
+UNLISTED = ("manifest.json", ".lock", "picture.png", "picture.svg")
+"""Files of a record that its list of hashes does not have: the list itself, the lock, and what is drawn from the rest."""
+SIX_DIGITS = 1e-5  # relative, of the scores of each prompt
+NOT_FROM_SAMPLES = {
+    "forward_kl": "measured on the base policy's responses",
+    "clean_nll": "measured on held-out text",
+}
+NOT_KEPT = "the samples were made before what it needs was kept"
+ALONG = ("entropy", "kl_log_ratio", "kl_per_token", "eos_rate", "ppl")
+OF_THE_TASK = "a measure of the task's own, which --rescore runs again"
+AGAINST_FRONTIER = ("efficiency", "excess_kl", "regret")
+
+
+def verify(run: Run) -> list[Check]:
+    """Everything about a record that can be checked from the record alone."""
+    checks = [*_identity(run), *_files(run), *agree(run)]
+    if run.summary is None:
+        return [*checks, Check("summary", None, found=f"the run is {run.manifest['status']}; there is no result to check")]
+    if run.manifest.get("archive"):
+        return [*checks, Check("samples", None, found="an archive keeps a few of them at most")]
+    for side, of in (("final", "final"), ("base", "base")):
+        try:
+            rows = read(run, of)
+        except MissingPrerequisite as error:
+            checks.append(Check(f"{side} metrics", None, found=str(error)))
+            continue
+        except CorruptRecord as error:
+            checks.append(Check(f"{side} metrics", False, "samples that can be read", str(error).removeprefix(f"{run.dir}: ")))
+            continue
+        checks += compare(side, run.summary[side], recompute(rows, run.summary["frontier"]))
+        checks += _prompts(run, rows) if side == "final" else []
+    return checks
+
+
+def compare(side: str, recorded: dict[str, Any], made: dict[str, Metric], tolerance: float = EXACT) -> list[Check]:
+    """Each recorded metric against the one made again; what cannot be made again says why."""
+    checks = []
+    for name in sorted({*recorded, *made}):
+        if name not in made:
+            checks.append(Check(f"{side} {name}", None, found=_why_not(name, recorded[name])))
+        elif name not in recorded:
+            checks.append(Check(f"{side} {name}", False, "a value in the summary", "none"))
+        else:
+            checks.append(_same(f"{side} {name}", recorded[name], made[name], name, tolerance))
+    return checks
+
+
+def _why_not(name: str, recorded: dict[str, Any]) -> str:
+    if recorded["value"] is None:
+        return recorded.get("reason") or "not measured"
+    return NOT_FROM_SAMPLES.get(name) or (NOT_KEPT if name in (*ALONG, *AGAINST_FRONTIER) else OF_THE_TASK)
+
+
+def recompute(rows: list[dict[str, Any]], frontier: dict[str, Any] | None) -> dict[str, Metric]:
+    """Every metric that the samples determine, by the definitions of `harness.measure.metrics`.
+
+    The place against the frontier is read off its recorded curve, and has no error then.
+    """
+    table = Table(rows)
+    found = {name: m.cluster_mean(table.of(name)) for name in ("reward", "judge", "kl")}
+    found |= {
+        f"{n}@{kind}": m.cluster_mean(table.of(n)[x]) for kind, x in table.kinds.items() for n in ("reward", "judge", "kl")
+    }
+    found |= _along(table) | _said(table) | (_against(table, frontier) if frontier else {})
+    return found
+
+
+class Table:
+    """Samples as arrays [X, S]: X prompts in their order, S responses to each, NaN where there is nothing."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self._by_prompt: dict[int, list[dict[str, Any]]] = {}
+        for row in rows:
+            self._by_prompt.setdefault(int(row["prompt_id"]), []).append(row)
+        self.prompts = [found[0]["prompt"] for found in self._by_prompt.values()]
+        self.all_kinds = [found[0]["kind"] for found in self._by_prompt.values()]
+        self.texts = [[row["response"] for row in found] for found in self._by_prompt.values()]
+        different = dict.fromkeys(self.all_kinds)
+        places = {kind: [x for x, k in enumerate(self.all_kinds) if k == kind] for kind in different}
+        self.kinds = places if len(different) > 1 else {}  # as the evaluation has it: nothing where all are of one kind
+
+    def has(self, column: str) -> bool:
+        return all(column in row for found in self._by_prompt.values() for row in found)
+
+    def of(self, column: str, read: Callable[[Any], float] | None = None) -> NDArray:
+        """A column [X, S]."""
+        lines = [[self._number(row[column], read) for row in found] for found in self._by_prompt.values()]
+        width = max(map(len, lines), default=0)
+        return np.array([line + [np.nan] * (width - len(line)) for line in lines], dtype=float)
+
+    @staticmethod
+    def _number(value: Any, read: Callable[[Any], float] | None) -> float:
+        return np.nan if value is None else float(read(value) if read else value)
+
+
+def _along(table: Table) -> dict[str, Metric]:
+    """What was summed along each response; a policy without token probabilities has none of it."""
+    length = table.of("tokens", len)
+    found = {"length": m.cluster_mean(length)}
+    if table.has("entropy"):
+        found |= {"entropy": m.cluster_mean(table.of("entropy")), "kl_log_ratio": m.cluster_mean(table.of("log_ratio"))}
+        found |= {"kl_per_token": m.ratio(table.of("kl").sum(1), length.sum(1))}
+    if table.has("ended"):
+        found |= {"eos_rate": m.cluster_mean(table.of("ended"))}
+    if table.has("nll"):
+        found |= {"ppl": m.perplexity(table.of("nll"), table.of("nll_tokens"))}
+    return found
+
+
+def _said(table: Table) -> dict[str, Metric]:
+    found = {f"distinct_{n}": m.distinct(table.texts, n) for n in (1, 2, 3)}
+    found |= {f"rep_{n}": m.repetition_rate(table.texts, n) for n in (2, 3, 4)}
+    found |= {"unique": m.unique_share(table.texts), "modal_mass": m.modal_mass(table.texts)}
+    return found | {"self_bleu": m.self_bleu(table.texts)}
+
+
+def _against(table: Table, frontier: dict[str, Any]) -> dict[str, Metric]:
+    """The place against the recorded curve: over its points K*(R) = max lambda R - log Z, R*(K) = min (K + log Z) / lambda."""
+    reward, kl = m.prompt_means(table.of("reward")), table.of("kl").mean(1)
+    points = [p for p in frontier["curve"] if p.get("lambda", 0) > 0]
+    if np.isnan(reward).any() or not points:
+        return {}
+    lam, k, r = (np.array([p[key] for p in points]) for key in ("lambda", "kl", "reward"))
+    log_z, n = lam * r - k, len(reward)
+    needed = max(0.0, float((lam * reward.mean() - log_z).max()))
+    best = min(float(((kl.mean() + log_z) / lam).min()), float(r.max()))  # the curve ends where the reward has saturated
+    found = {"excess_kl": Metric(kl.mean() - needed, None, n), "regret": Metric(best - reward.mean(), None, n)}
+    return found | ({"efficiency": Metric(min(1.0, needed / kl.mean()), None, n)} if kl.mean() > 1e-3 else {})
+
+
+def _same(what: str, recorded: dict[str, Any], made: Metric, name: str, tolerance: float) -> Check:
+    """A recorded metric against one made again, in value, error and counts."""
+    if name in AGAINST_FRONTIER:
+        value, reason = recorded["value"], recorded.get("reason")
+        if value is None or "bound" in (reason or ""):
+            return Check(what, None, found=reason or "not measured")
+        near = bool(abs(value - (made.value or 0.0)) <= ALONG_CURVE)
+        return Check(what, near, f"{made.value:.4f} along the curve", f"{value:.4f}")
+    pairs = {"value": made.value, "stderr": made.stderr, "n": made.n, "n_unscored": made.n_unscored}
+    wrong = [key for key, value in pairs.items() if not _close(recorded.get(key, 0), value, tolerance)]
+    expected, found = (", ".join(f"{key} {d.get(key)}" for key in wrong or ["value"]) for d in (pairs, recorded))
+    return Check(what, not wrong, expected, found)
+
+
+def _close(a: float | None, b: float | None, tolerance: float) -> bool:
+    if a is None or b is None:
+        return a is b
+    return isclose(a, b, rel_tol=tolerance, abs_tol=tolerance)
+
+
+def _identity(run: Run) -> Iterator[Check]:
+    """The id is the hash of the identity, and the record says the same of itself everywhere."""
+    manifest = run.manifest
+    identity, made = manifest["identity"], identity_hash(manifest["identity"])[:8]
+    yield Check("run id", manifest["run_id"] == made, f"{made}, the hash of the identity", str(manifest["run_id"]))
+    yield Check(
+        "seed", identity.get("seed") == manifest["seed"], f"{identity.get('seed')}, of the identity", str(manifest["seed"])
+    )
+    settings = (run.summary or {}).get("settings")
+    if settings is not None and "settings" in manifest:
+        same = canonical(settings) == canonical(manifest["settings"])
+        yield Check("settings", same, "those of the manifest", "the same" if same else "others in the summary")
+
+
+def _files(run: Run) -> Iterator[Check]:
+    """Each file against its content hash in the manifest."""
+    files = run.manifest.get("files")
+    if files is None:
+        yield Check("files", None, found="the record was made before hashes of files were kept")
+        return
+    if not isinstance(files, dict):
+        yield Check("files", False, "a table of hashes", type(files).__name__)
+        return
+    yield from _complete(run, files)
+    for name, expected in files.items():
+        yield _file(run, name, str(expected))
+
+
+def _complete(run: Run, files: dict[str, Any]) -> Iterator[Check]:
+    """The list has every file of the record, and the folder has no other."""
+    needed = {"trajectory.jsonl", *(["summary.json"] if run.summary is not None else [])}
+    there = [name for name in _there(run) if name not in UNLISTED]
+    if not any(name.startswith(POLICY) for name in files) and _policy(run):
+        yield Check("policy", None, found="the list of files has none of the policy's: it was made before they were hashed")
+        there = [name for name in there if not name.startswith(POLICY)]
+    absent = sorted({*needed, *there} - set(files))
+    found = f"{len(absent)} that it does not have, first {absent[0]}" if absent else "those"
+    yield Check("files", not absent, "every file in the record's folder is in its list", found)
+
+
+def _file(run: Run, name: str, expected: str) -> Check:
+    kept = name.startswith("samples/") and run.manifest.get("archive")
+    try:
+        found = _hash(run, name)
+    except CorruptRecord as error:
+        return Check(name, False, "a file of the record", str(error).removeprefix(f"{run.dir}: {name} "))
+    except (OSError, ValueError) as error:
+        gone = isinstance(error, FileNotFoundError)
+        why = _not_there(run, name) if gone else None
+        return Check(name, None if why else False, "a file that can be read", why or type(error).__name__)
+    part = kept and found != expected
+    return Check(
+        name, None if part else found == expected, f"sha256 {expected[:8]}", "a part" if part else f"sha256 {found[:8]}"
+    )
+
+
+def _not_there(run: Run, name: str) -> str | None:
+    """Why a file of the list may be gone; None where it may not."""
+    if run.manifest.get("archive") and name.startswith(("samples/", POLICY)):
+        return "not kept in the archive"
+    return "the policy is not beside the record any more" if name.startswith(POLICY) and not _policy(run) else None
+
+
+def _policy(run: Run) -> list[str]:
+    """The files of the policy beside a record, by their names in it."""
+    return [name for name in _there(run) if name.startswith(POLICY)]
+
+
+def _there(run: Run) -> list[str]:
+    """Every file in a record's folder, whatever its kind, by its name in it; a link is a file."""
+    found = []
+    for folder, below, files in os.walk(run.dir):
+        links = [name for name in below if os.path.islink(os.path.join(folder, name))]
+        found += [Path(folder, name).relative_to(run.dir).as_posix() for name in [*files, *links]]
+    return sorted(found)
+
+
+def _hash(run: Run, name: str) -> str:
+    """The content hash of a file of the record, as it was before an archive took out what it shares with others."""
+    if name == "summary.json":
+        return identity_hash(run.summary)
+    if name == "trajectory.jsonl":
+        return identity_hash(run.trajectory)
+    if name == "prompts.json":
+        return identity_hash(read_prompts(run.dir))
+    return content_hash(inside.regular(run.dir, name, inside.WEIGHTS_BYTES))
+
+
+def _prompts(run: Run, rows: list[dict[str, Any]]) -> Iterator[Check]:
+    """The scores of each prompt, six digits of each, against the samples."""
+    kept = prompt_scores(run.dir)
+    if kept is None:
+        yield Check("prompts.json", None, found="the record was made before the scores of each prompt were kept")
+        return
+    table = Table(rows)
+    ids = [sha256(text.encode("utf-8", "replace")).hexdigest()[:8] for text in table.prompts]
+    yield Check("prompts.json id, kind", ids == kept.id and table.all_kinds == kept.kind, "those of the samples", "others")
+    made = {name: m.prompt_means(table.of(name)) for name in ("reward", "judge", "kl")}
+    if table.has("nll"):
+        made["nll_per_token"] = m.prompt_nll(table.of("nll"), table.of("nll_tokens"))
+    for name, values in made.items():
+        pairs = zip(values.tolist(), kept.values[name])
+        wrong = [x for x, (a, b) in enumerate(pairs) if not _close(None if np.isnan(a) else a, b, SIX_DIGITS)]
+        yield Check(
+            f"prompts.json {name}",
+            not wrong,
+            "that of the samples",
+            f"another for prompts {wrong[:5]}" if wrong else "the same",
+        )

@@ -1,0 +1,328 @@
+"""One folder a run: written so that a kill at any moment loses nothing that was finished.
+
+manifest.json      identity, status, provenance; written first, replaced atomically
+trajectory.jsonl   a row an evaluation, flushed
+checkpoints/       the last state to resume from; `policy/` once the run is done
+samples/           what the policy said, as parquet
+prompts.json       what the final policy scored on each prompt: differences are paired by it
+summary.json       last; a run with one is done
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from harness.core.errors import Busy, CannotWrite, CorruptRecord, Unwritable
+from harness.core.files import discard, replace, writing
+from harness.core.hashing import canonical, content_hash, identity_hash
+
+from .read import read_manifest, read_run
+from .schema import FINISHED, SCHEMA_VERSION, Run
+
+FILES = re.compile(r"(summary|prompts)\.json|trajectory\.jsonl|samples/[\w-]+\.parquet")  # those that a manifest has hashes of
+LONGEST_NAME = 100  # bytes; a file system takes 255, and things are put before and behind it
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def held(path: Path) -> bool:
+    """Whether a process holds the folder of a run; looking takes no more than a moment and changes nothing."""
+    try:
+        lock = os.open(path / ".lock", os.O_RDONLY | os.O_NONBLOCK)  # which no pipe in its place can hold up
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        finally:
+            os.close(lock)
+    except BlockingIOError:
+        return True
+    except OSError:  # no lock: a copy, or an archive
+        return False
+    return False
+
+
+class RunStore:
+    """The folder of one run, held by one process at a time. What the disk refuses is a CannotWrite."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: Any = None
+        self._folder: os.stat_result | None = None  # the one that was opened
+
+    def open(self) -> None:
+        """Make the folder and hold it; raises Unwritable, or Busy where another process holds it."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            # never through a link: in a record of somebody else's it may lead anywhere
+            self._lock = os.fdopen(os.open(self.path / ".lock", os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK), "w")
+            self._folder = self.path.stat()
+        except OSError as e:
+            raise Unwritable(f"cannot write to {self.path}: {e.strerror}; choose another folder with --out") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.close()
+            raise Busy(f"another process is at work on {self.path}; wait for it, or choose another --out") from None
+        self._sweep_up()
+
+    def close(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def clear(self) -> None:
+        """Forget everything about the run: first that it is done, then what it could go on from, last that it began."""
+        order = ("summary.json", "checkpoints", "trajectory.jsonl")
+        names = sorted({*os.listdir(self.path)} - {".lock", "manifest.json", *order})
+        for name in (*order, *names, "manifest.json"):
+            self._discard(self.path / name)
+
+    def manifest(self) -> dict[str, Any] | None:
+        """The manifest, or None for a new run; raises CorruptRecord."""
+        if not os.path.lexists(self.path / "manifest.json"):
+            return None
+        with _advised():
+            return read_manifest(self.path)
+
+    def summary(self) -> dict[str, Any] | None:
+        """The summary, or None for a run that is not done; raises CorruptRecord where the record of a done run is broken."""
+        if not os.path.lexists(self.path / "summary.json"):
+            return None
+        with _advised():
+            summary = read_run(self.path).summary or {}
+            if summary.get("status") not in FINISHED:
+                raise CorruptRecord(f"{self.path}: summary.json has the status {summary.get('status')!r}")
+        return summary
+
+    def record(self) -> Run:
+        """The whole record of a done run, each of its files as the manifest says; raises CorruptRecord."""
+        with _advised():
+            run = read_run(self.path)
+            changed = [] if run.manifest.get("archive") else _changed(run)
+            if changed:
+                raise CorruptRecord(f"{self.path}: {', '.join(changed)} is gone, or not what the run left")
+        return run
+
+    def write_manifest(self, manifest: dict[str, Any]) -> None:
+        self._write("manifest.json", manifest)
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        self._write("summary.json", summary)
+
+    def complete(self, manifest: dict[str, Any], summary: dict[str, Any]) -> None:
+        """What is left to do once the summary stands, and may be done again: the manifest says so, and the checkpoints go."""
+        status = summary["status"]
+        if manifest["status"] != status:
+            files = self.hashes({"summary.json": summary})
+            self.write_manifest(manifest | {"status": status, "error": None, "ended_at": now(), "files": files})
+        self._discard(self.path / "checkpoints")
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add a row to the trajectory, on disk before this returns."""
+        with self._writing("trajectory.jsonl") as path, path.open("a") as f:
+            f.write(canonical(row) + "\n")
+            f.flush()
+            os.fsync(f.fileno())
+
+    def rewind(self, rows: int) -> None:
+        """Keep the first rows of the trajectory, those that the checkpoint knows; the others are measured again.
+
+        Raises CorruptRecord where it has fewer, or where one of them is no row.
+        """
+        path = self.path / "trajectory.jsonl"
+        lines = self._lines(path) if os.path.lexists(path) else []
+        if len(lines) < rows:
+            raise CorruptRecord(f"{path} has {len(lines)} rows, its checkpoint knows {rows}; start again with --fresh")
+        with self._writing(path.name):
+            replace(path, b"".join(lines[:rows]))
+        with _advised():
+            read_run(self.path)
+
+    @staticmethod
+    def _lines(path: Path) -> list[bytes]:
+        """The whole lines of a file; a last one without an end was being written when the run died."""
+        try:
+            return [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+        except OSError as e:
+            raise CorruptRecord(f"{path} cannot be read: {e.strerror}; start again with --fresh") from None
+
+    def write_prompts(self, split: str, columns: dict[str, list[Any]]) -> None:
+        """The final policy's scores, an entry a prompt, to six digits; null is a prompt without a score."""
+        short = {name: [_short(v) for v in column] for name, column in columns.items()}
+        record = {"schema_version": SCHEMA_VERSION, "split": split, **short}
+        with self._writing("prompts.json") as path:
+            replace(path, (canonical(record) + "\n").encode())
+
+    def write_samples(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """What the policy said, a row a response; unscored is null."""
+        import pandas as pd
+
+        with self._writing(f"samples/{name}.parquet") as target:
+            target.parent.mkdir(exist_ok=True)
+            pd.DataFrame(rows).to_parquet(target.with_suffix(".tmp"), index=False)
+            os.replace(target.with_suffix(".tmp"), target)
+
+    def hashes(self, coming: dict[str, Any]) -> dict[str, str]:
+        """The content hash of each file of a finished run, and of JSON that is still to be written, by its name."""
+        names = ("trajectory.jsonl", "prompts.json", "samples/*.parquet", "policy/**/*")
+        paths = sorted(path for name in names for path in self.path.glob(name) if path.is_file())
+        return {name: identity_hash(value) for name, value in coming.items()} | {
+            path.relative_to(self.path).as_posix(): content_hash(path) for path in paths
+        }
+
+    def save_checkpoint(self, policy: Any, state: dict[str, Any]) -> None:
+        """Weights and state, complete under their final name or not there at all; older ones go after that."""
+        import torch
+
+        with self._writing("checkpoints/unfinished") as unfinished:
+            self._make(unfinished)
+            policy.save(unfinished)
+            torch.save(state, unfinished / "state.pt")
+            new = unfinished.with_name(f"update-{state['trial']['cost']['updates']:07d}")
+            while new.exists():  # there is a checkpoint at every moment: the one of the same update goes with the older ones
+                new = new.with_name(new.name + "+")
+            os.replace(unfinished, new)
+        for old in self.checkpoints():
+            if old != new:
+                self._discard(old)
+
+    def checkpoints(self) -> list[Path]:
+        """Complete checkpoints, oldest first; raises CorruptRecord where their folder is none."""
+        root = self.path / "checkpoints"
+        if os.path.lexists(root) and not root.is_dir():
+            raise CorruptRecord(f"{root} is not a folder; start again with --fresh")
+        return sorted(root.glob("update-*"))
+
+    def keep_policy(self, policy: Any, update: int) -> None:
+        """The policy of a point that may be deployed at the end, whole or not there; the ones before it stay."""
+        with self._writing("checkpoints/unfinished-kept") as unfinished:
+            self._make(unfinished)
+            policy.save(unfinished)
+            self._discard(self.kept_policy(update))
+            os.replace(unfinished, self.kept_policy(update))
+
+    def kept_policy(self, update: int) -> Path:
+        """Where the policy of a point is kept until the end of the run."""
+        return self.path / "checkpoints" / f"kept-{update:07d}"
+
+    def drop_kept(self, but: int) -> None:
+        """Forget the kept policies but one; only after the checkpoint that knows of it is on disk."""
+        for old in (self.path / "checkpoints").glob("kept-*"):
+            if old != self.kept_policy(but):
+                self._discard(old)
+
+    def load_state(self, checkpoint: Path) -> dict[str, Any]:
+        """The state beside a checkpoint's weights: plain data and tensors only; raises CorruptRecord."""
+        import torch
+
+        try:
+            state = torch.load(checkpoint / "state.pt", weights_only=True)
+        except Exception as e:
+            first = str(e).splitlines()[0] if str(e) else type(e).__name__
+            raise CorruptRecord(f"checkpoint {checkpoint} cannot be read ({first}); start again with --fresh") from None
+        kinds = {"trial": dict, "next_point": int, "rows": int, "seconds": float}
+        wrong = [name for name, kind in kinds.items() if not isinstance(state, dict) or not isinstance(state.get(name), kind)]
+        if wrong:
+            raise CorruptRecord(f"checkpoint {checkpoint} has no {', '.join(wrong)} in its state; start again with --fresh")
+        return state
+
+    def finish(self, policy: Any) -> None:
+        """Keep the final policy where `eval` and other programs can load it."""
+        with self._writing("policy") as target:
+            unfinished = self.path / "policy.tmp"
+            if hasattr(policy, "save"):
+                self._make(unfinished)
+                policy.save(unfinished)
+            self._discard(target)
+            if unfinished.exists():
+                os.replace(unfinished, target)
+
+    def _make(self, folder: Path) -> None:
+        """An empty folder; the one above it is made too, but never the run's own, which may have been removed."""
+        self._discard(folder)
+        folder.parent.mkdir(exist_ok=True)
+        folder.mkdir()
+
+    def _discard(self, path: Path) -> None:
+        with self._writing(path.relative_to(self.path).as_posix()):
+            discard(path, self.path / ".discarded")
+
+    def _sweep_up(self) -> None:
+        """Clear what a kill left half-written or half-removed."""
+        shutil.rmtree(self.path / ".discarded", ignore_errors=True)
+        for left in (*self.path.glob("*.tmp"), *self.path.glob("samples/*.tmp")):
+            self._discard(left)
+
+    @contextmanager
+    def _writing(self, name: str) -> Iterator[Path]:
+        """The path of a file of the record, to be written; raises CannotWrite."""
+        path = self.path / name
+        try:
+            with writing(path):
+                self._check_held()
+                yield path
+        except CannotWrite:
+            self._check_held()
+            raise
+
+    def _check_held(self) -> None:
+        """Raise CannotWrite where the folder is no longer the one that was opened: nothing may be written to its name then."""
+        try:
+            gone = self._folder is not None and not os.path.samestat(self._folder, self.path.stat())
+        except OSError:
+            gone = True
+        if gone:
+            raise CannotWrite(f"{self.path} was removed while the run was at work; the same command starts it again") from None
+
+    def _write(self, name: str, record: dict[str, Any]) -> None:
+        text = json.dumps(record, indent=1, allow_nan=False) + "\n"
+        with self._writing(name) as path:
+            replace(path, text.encode())
+
+
+@contextmanager
+def _advised() -> Iterator[None]:
+    """What is wrong with a record, with what to do."""
+    try:
+        yield
+    except CorruptRecord as e:
+        raise CorruptRecord(f"{e} (start again with --fresh)") from None
+
+
+def _changed(run: Run) -> list[str]:
+    """The files of a record whose content is not what its manifest says."""
+    changed = []
+    known = {name: sha256 for name, sha256 in (run.manifest.get("files") or {}).items() if FILES.fullmatch(name)}
+    for name, expected in known.items():
+        try:
+            same = content_hash(run.dir / name) == expected
+        except (OSError, ValueError, RecursionError):
+            same = False
+        changed += [] if same else [name]
+    return changed
+
+
+def _short(value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+def file_name(name: str) -> str:
+    """A name that every file system takes: a long one is cut, and told from others by its hash."""
+    if len(name.encode()) <= LONGEST_NAME:
+        return name
+    whole = name.encode()
+    return f"{whole[: LONGEST_NAME - 9].decode(errors='ignore')}-{hashlib.sha256(whole).hexdigest()[:8]}"

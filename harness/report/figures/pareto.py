@@ -1,0 +1,95 @@
+"""The Pareto picture of a group of runs: what they reached, at what cost in drift and fluency, below what any policy can.
+
+A figure is drawn from plain data (`figure_data`) that the report writes beside it, so every point can be looked up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import matplotlib.style
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from harness.analysis.groups import groups
+from harness.core.errors import EmptySelection, UsageError
+from harness.records.schema import Run
+
+from .data import figure_data
+from .panels import PICTURE, draw_panel
+from .style import GREY, INK, SHADE, STYLE
+
+WIDE, NARROW = (8.0, 5.9), (4.2, 10.4)
+
+
+def pareto(runs: Sequence[Run], narrow: bool = False) -> Figure:
+    """The picture of runs that share a world; raises UsageError if they do not, EmptySelection without any."""
+    found = groups(list(runs))
+    if not found:
+        raise EmptySelection("a figure needs at least one run, found none")
+    if len(found) > 1:
+        raise UsageError(f"runs of {len(found)} different worlds cannot share one figure; draw each of groups(runs) alone")
+    return draw(figure_data(found[0]), narrow)
+
+
+def run_picture(run: Run, narrow: bool = False) -> Figure:
+    """The picture of one run, with the updates named along its way."""
+    return pareto([run], narrow)
+
+
+def draw(data: dict[str, Any], narrow: bool = False) -> Figure:
+    """The figure of `figure_data`: three panels side by side, or one below the other for a narrow screen."""
+    with matplotlib.style.context(["default", STYLE]):
+        layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06, wspace=0.03, hspace=0.04)
+        figure = Figure(figsize=NARROW if narrow else WIDE, layout=layout)
+        axes = figure.subplot_mosaic("0;1;2" if narrow else "01;02", width_ratios=None if narrow else [1.55, 1])
+        for name, panel in zip("012", PICTURE):
+            draw_panel(axes[name], data, panel, name_updates=data["run"] is not None and panel is PICTURE[0])
+        _title(figure, data, narrow)
+        _legend(figure, data, 2 if narrow else 4)
+    return figure
+
+
+def _title(figure: Figure, data: dict[str, Any], narrow: bool) -> None:
+    what = f"Unlearning {data['title']}" + (f": {data['run']}" if data["run"] else "")
+    points = "numbers: updates" if data["run"] else "large: mean of seeds"
+    bars = "bars: 95% over prompts" if data["run"] else "bars: 95% over seeds, or over prompts for one seed"
+    gap = "\n" if narrow else "; "
+    figure.suptitle(f"{what}\nthin lines: training; {points}{gap}{bars}", x=0.01, ha="left", fontsize=9.5)
+
+
+def _legend(figure: Figure, data: dict[str, Any], columns: int) -> None:
+    """Below the panels, never over data; labels are set afterwards, because a leading underscore would hide one."""
+    entries = list(legend_entries(data))
+    legend = figure.legend(
+        [h for h, _ in entries], ["x"] * len(entries), loc="outside lower left", ncols=columns, frameon=False,
+        handlelength=2.2, columnspacing=1.6,
+    )  # fmt: skip
+    for text, (_, label) in zip(legend.get_texts(), entries):
+        text.set_text(label)
+
+
+def legend_entries(data: dict[str, Any]) -> Iterator[tuple[Any, str]]:
+    """Handle and label of all that a figure may show."""
+    for m in data["methods"]:
+        seeds = len({run["seed"] for run in m["runs"] if run["status"] == "done"})
+        label = f"{m['name']}, {seeds} seed{'' if seeds == 1 else 's'}"
+        yield Line2D([], [], color=m["colour"], marker=m["marker"], markersize=7, linewidth=1, markeredgecolor=INK), label
+    if data["base"]:
+        yield Line2D([], [], color=INK, marker="*", markersize=10, linestyle=""), "base policy"
+    frontier = data["frontier"]
+    if frontier:
+        yield Line2D([], [], color=INK, linewidth=1.6), "optimal frontier, 95% band"
+        yield Line2D([], [], color=INK, linewidth=1.1, linestyle="--"), "upper bound beyond it"
+        yield Line2D([], [], color=GREY, marker="d", markerfacecolor="white", markersize=4), "best of n (n beside it)"
+        yield Patch(color=SHADE), "unattainable"
+    if frontier and frontier["judge_at"]:
+        yield Line2D([], [], color=INK, linewidth=1.2, linestyle="-."), "reward's optimum, judged"
+    statuses = {run["status"] for m in data["methods"] for run in m["runs"]}
+    if "degraded" in statuses:
+        yield Line2D([], [], color=GREY, marker="o", markerfacecolor="white", linestyle=""), "hollow: degraded, not in means"
+    if statuses & {"running", "failed", "interrupted"}:
+        yield Line2D([], [], color=GREY, linestyle=":"), "dotted: not finished"

@@ -1,0 +1,186 @@
+"""Sheets: panels of one size on one figure, saved whole as PNG and SVG, and cut into panels for the page.
+
+The page shows each panel as a picture of its own, so that a narrow screen stacks them; they are cut out of the SVG that is
+saved, so there is one drawing only. Marks say who they are when a reader points at them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from html import escape
+from math import ceil
+from typing import Any, NamedTuple
+
+import matplotlib.style
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from harness.core.text import plain
+
+from .attainment import draw_attained
+from .panels import Note, Panel, draw_panel, short
+from .pareto import legend_entries
+from .style import GREY, INK, STYLE, save
+
+INCH = 72.0  # points, the unit of a saved SVG
+CELL, TITLE, LEGEND_ROW = (4.7, 3.9), 0.45, 0.185  # inches
+MARGIN = (0.64, 0.54, 0.18, 0.52)  # inches: left, bottom, right, top
+SMALL, SMALL_MARGIN = (2.4, 2.0), (0.42, 0.3, 0.1, 0.26)
+NAME_WIDTH, DOT_ROW, DOT_MARGIN = 1.55, 0.2, (0.55, 0.5)  # inches
+
+
+class Sheet(NamedTuple):
+    """A drawn sheet: whole as SVG, as PNG where asked for, and each of its panels as SVG for the page."""
+
+    svg: bytes
+    panels: list[str]
+    png: bytes | None
+
+
+class Dots(NamedTuple):
+    """One panel of dots: a row a method with its interval, and the base policy's value as a line."""
+
+    title: str
+    xlabel: str
+    values: list[dict[str, Any]]  # value, low, high, text; value None where nothing was measured
+    base: float | None
+
+
+def curves(data: dict[str, Any], panels: Sequence[Panel], tag: str, columns: int = 2, png: bool = False) -> Sheet:
+    """Panels of runs in a plane, with a legend below."""
+    entries = list(legend_entries(data))
+    rows, legend = ceil(len(panels) / columns), 0.3 + LEGEND_ROW * ceil(len(entries) / (2 * columns))
+    with matplotlib.style.context(["default", STYLE]):
+        figure = Figure(figsize=(columns * CELL[0], TITLE + rows * CELL[1] + legend))
+        notes = []
+        for k, (panel, ax) in enumerate(zip(panels, _grid(figure, len(panels), columns, CELL, MARGIN))):
+            notes += draw_panel(ax, data, panel, f"{tag}-{k}-", name_methods=True)
+        _title(figure, data["title"])
+        box = figure.legend(
+            [h for h, _ in entries], ["x"] * len(entries), loc="lower left", ncols=2 * columns, frameon=False,
+            bbox_to_anchor=(0.005, 0.0), handlelength=2.0, columnspacing=1.2,
+        )  # fmt: skip
+        for text, (_, label) in zip(box.get_texts(), entries):
+            text.set_text(label)
+    return _sheet(figure, notes, [panel.title for panel in panels], columns, CELL, png)
+
+
+def dots(
+    title: str, methods: list[dict[str, Any]], panels: Sequence[Dots], tag: str, columns: int = 3
+) -> Sheet:  # fmt: skip
+    """Panels of one metric each, methods one below the other; `methods` are those of `figure_data`."""
+    cell = (CELL[0] * 0.85, DOT_MARGIN[0] + DOT_MARGIN[1] + DOT_ROW * (len(methods) + 0.4))
+    columns = min(columns, len(panels))
+    margin = (NAME_WIDTH, DOT_MARGIN[0], 0.15, DOT_MARGIN[1])
+    with matplotlib.style.context(["default", STYLE]):
+        figure = Figure(figsize=(columns * cell[0], TITLE + ceil(len(panels) / columns) * cell[1]))
+        notes = []
+        for k, (panel, ax) in enumerate(zip(panels, _grid(figure, len(panels), columns, cell, margin))):
+            notes += _dots(ax, methods, panel, f"{tag}-{k}")
+        _title(figure, title)
+    return _sheet(figure, notes, [panel.title for panel in panels], columns, cell)
+
+
+def bands(data: dict[str, Any], methods: Sequence[dict[str, Any]], columns: int = 4) -> Sheet:
+    """A small panel a method of `attained.attained`: what every seed, half of them and one attain, below the frontier."""
+    columns = min(columns, len(methods))
+    with matplotlib.style.context(["default", STYLE]):
+        figure = Figure(figsize=(columns * SMALL[0], TITLE + ceil(len(methods) / columns) * SMALL[1]))
+        for method, ax in zip(methods, _grid(figure, len(methods), columns, SMALL, SMALL_MARGIN)):
+            draw_attained(ax, data, method)
+        _title(figure, data["title"])
+    return _sheet(figure, [], [method["name"] for method in methods], columns, SMALL)
+
+
+def _grid(figure: Figure, n: int, columns: int, cell: tuple[float, float], margin: tuple[float, ...]) -> list[Axes]:
+    """Axes in cells of one size from the top left, each with all that belongs to it inside its cell."""
+    wide, high = figure.get_size_inches()
+    left, bottom, right, top = margin
+    axes = []
+    for k in range(n):
+        x, y = (k % columns) * cell[0], high - TITLE - (k // columns + 1) * cell[1]
+        size = ((cell[0] - left - right) / wide, (cell[1] - bottom - top) / high)
+        axes.append(figure.add_axes(((x + left) / wide, (y + bottom) / high, *size)))
+    return axes
+
+
+def _title(figure: Figure, title: str) -> None:
+    high = figure.get_size_inches()[1]
+    figure.text(0.01, 1 - 0.1 / high, f"Unlearning {title}", va="top", fontsize=10, fontweight="bold")
+
+
+def _dots(ax: Axes, methods: list[dict[str, Any]], panel: Dots, tag: str) -> list[Note]:
+    ax.set_title(panel.title, fontweight="bold", x=-0.55, pad=9, y=1.0)
+    ax.set_xlabel(panel.xlabel)
+    names = [m["name"] if len(m["name"]) <= 20 else m["name"][:19] + "…" for m in methods]
+    ax.set_yticks(range(len(methods)), names)
+    for text, method in zip(ax.get_yticklabels(), methods):
+        text.set_color(method["colour"])
+    ax.set_ylim(len(methods) - 0.5, -0.7)
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="y", color="#eeeeee", linewidth=0.8)
+    ax.set_axisbelow(True)
+    if panel.base is not None:
+        ax.axvline(panel.base, color=INK, linewidth=0.9, linestyle=(0, (1, 1.5)), zorder=1)
+    found = [(i, v) for i, v in enumerate(panel.values) if v["value"] is not None]
+    if not found:
+        ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center", color=GREY)
+        ax.set_xticks([])
+        return []
+    return [_points(ax, methods, found, panel, tag)]
+
+
+def _points(ax: Axes, methods: list[dict[str, Any]], found: list[tuple[int, dict[str, Any]]], panel: Dots, tag: str) -> Note:
+    colours = [methods[i]["colour"] for i, _ in found]
+    bars = [[(v["low"], i), (v["high"], i)] for i, v in found]
+    ax.add_collection(LineCollection(bars, colors=colours, linewidth=1.2, zorder=2), autolim=False)
+    ax.scatter([v["value"] for _, v in found], [i for i, _ in found], s=26, c=colours, zorder=3, gid=tag)
+    ends = [x for _, v in found for x in (v["low"], v["high"])] + ([] if panel.base is None else [panel.base])
+    span = max(max(ends) - min(ends), 1e-6)
+    ax.set_xlim(min(ends) - 0.06 * span, max(ends) + 0.06 * span)
+    ax.xaxis.set_major_locator(MaxNLocator(4))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: short(v)))
+    return Note(tag, [v["text"] for _, v in found])
+
+
+def _sheet(
+    figure: Figure, notes: list[Note], titles: list[str], columns: int, cell: tuple[float, float], png: bool = False
+) -> Sheet:
+    svg = _annotated(save(figure, "svg").decode(), notes)
+    return Sheet(svg.encode(), _cut(svg, titles, columns, cell), save(figure, "png") if png else None)
+
+
+def _annotated(svg: str, notes: list[Note]) -> str:
+    """What each mark says, as the title of its element: matplotlib draws a collection as one <use> a mark, in order."""
+    for note in notes:
+        head, found, tail = svg.partition(f'<g id="{note.gid}">')
+        if found:
+            texts = iter(note.texts)
+            svg = head + found + re.sub(r"<use ([^>]*)/>", _titled(texts), tail, count=len(note.texts))
+    return svg
+
+
+def _titled(texts: Any) -> Callable[[re.Match[str]], str]:
+    return lambda m: f"<use {m[1]}><title>{escape(plain(next(texts)))}</title></use>"
+
+
+AXES = re.compile(r'^  <g id="axes_\d+">\n.*?^  </g>$', re.MULTILINE | re.DOTALL)
+CLIPS = re.compile(r"^ <defs>\n(?:  <clipPath.*?)^ </defs>$", re.MULTILINE | re.DOTALL)
+MARK = re.compile(r'<g id="[\w-]*?-(m\d+)(?:-\w)?">')
+
+
+def _cut(svg: str, titles: list[str], columns: int, cell: tuple[float, float]) -> list[str]:
+    """Each panel as an SVG of its own; clip paths and markers are shared, so all belong on one page."""
+    clips = "".join(CLIPS.findall(svg))
+    wide, high = (round(size * INCH, 3) for size in cell)
+    panels = []
+    for k, (axes, title) in enumerate(zip(AXES.findall(svg), titles)):
+        x, y = round((k % columns) * wide, 3), round(TITLE * INCH + (k // columns) * high, 3)
+        inner = re.sub(r'<g id="[^"]*">', "<g>", MARK.sub(r'<g class="m \1">', axes + (clips if k == 0 else "")))
+        inner = re.sub(r"\n\s*", "\n", inner)
+        box = f'viewBox="{x:g} {y:g} {wide:g} {high:g}"'
+        panels.append(f'<svg class="plot" {box} role="img" aria-label="{escape(title)}">{inner}</svg>')
+    return panels

@@ -1,0 +1,1 @@
+"""Making runs: from settings to a cell, its session, its cost, its progress."""

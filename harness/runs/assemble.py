@@ -1,0 +1,403 @@
+"""From the names on a command line to a cell that can run: model, data, scorers, task, method.
+
+This is the one place besides the command line that knows methods and tasks, and it knows them by name only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from harness.core import registry
+from harness.core.errors import BadData, BadScorer, BadSetting, BenchError, PromptTooLong, one_line
+from harness.core.hashing import folder_identity
+from harness.core.settings import RunSettings, TaskSettings, check_seed, checked, resolve
+from harness.core.types import Settings
+from harness.measure import base_responses as base_policy
+from harness.measure.evaluator import EVALUATION_VERSION, Evaluator
+from harness.policy.loading import LoadedModel, load_model
+from harness.policy.policy import Policy, naming
+from harness.policy.tokenizers import read_tokenizer
+from harness.records.schema import SCHEMA_VERSION
+from harness.records.write import file_name
+from harness.training.trial import Budget, OptimizerSettings, Trial
+
+from . import checkpoint_rule, sources
+from .progress import Progress
+from .session import Cell
+
+PACKAGES = ("torch", "transformers", "numpy", "tokenizers")
+EXTRAS = ("trl",)  # optional, and part of what some methods compute
+SAME_SCORER = (
+    "the judge is the reward {name!r}; expected a scorer that no method trains on, or over-optimisation cannot show: choose "
+    "another task.judge"
+)
+
+
+class Parts(NamedTuple):
+    """What the cells of one task share."""
+
+    model: LoadedModel
+    task: Any
+    micro: bool  # the micro world's own model and prompts, whose base responses ship with the package
+
+
+def check(settings: RunSettings, method: str) -> None:
+    """What can be wrong with a run's settings before anything is loaded; raises BadSetting or UnknownName."""
+    checked(registry.load("method", method).Settings, settings.method, "method")
+    checked(Budget, settings.budget, "budget")
+    checked(OptimizerSettings, settings.optimizer, "optimizer")
+    for name in {settings.task.reward, settings.task.judge, *settings.scorers}:
+        registry.canonical("scorer", settings.scorer_kind(name))
+    if settings.task.reward == settings.task.judge:
+        raise BadSetting(SAME_SCORER.format(name=settings.task.judge))
+    sources.check(settings.task.prompts, settings.task.data)
+
+
+def parts(settings: RunSettings, task_name: str, offline: bool = False, out: Path | None = None) -> Parts:
+    """Load the model and the task of a run; raises MissingPrerequisite, BadData or BadSetting.
+
+    Texts that slow scorers have scored are kept in `out`, where it is given.
+    """
+    chosen = settings.model
+    with hub_offline(offline):
+        model = _known(load_model(_where(chosen.id), offline=offline, revision=chosen.revision))
+        model.policy.to(device(chosen.device))
+        model.policy.precision, model.policy.tokenizer = precision(settings), model.tokenizer
+        task = _task(settings, task_name, model, offline, out)
+    return Parts(model, task, model.identity.get("name") == "policy" and settings.task.prompts == "micro")
+
+
+def _known(model: LoadedModel) -> LoadedModel:
+    """The model, by the name that records have for it where it is one that ships, wherever its bytes lie; others have none."""
+    from harness.tasks.micro import world
+
+    for name in ("policy", "judge"):
+        folder = world.folder() / name
+        if folder.is_dir() and folder_identity(folder) == model.identity:
+            return model._replace(identity={"name": name, **model.identity})
+    return model
+
+
+@contextmanager
+def hub_offline(on: bool) -> Iterator[None]:
+    """No look-up on the hub inside, where that is wanted."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or on
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _where(model_id: str) -> str:
+    from harness.tasks.micro import world
+
+    return str(world.verified("policy")) if model_id == "micro" else model_id
+
+
+def precision(settings: RunSettings) -> Any:
+    """What passes compute in, a torch.dtype; the weights are float32 whatever it is."""
+    import torch
+
+    return getattr(torch, settings.model.dtype)
+
+
+def device(name: str) -> str:
+    """The device that a name stands for: auto is CUDA where there is one."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as e:
+        raise BadSetting(f"device {name!r} is not usable here: {str(e).splitlines()[0]}") from None
+    return name
+
+
+def _task(settings: RunSettings, name: str, model: LoadedModel, offline: bool, out: Path | None) -> Any:
+    kind, t = registry.load("task", name), settings.task
+    context = model.policy.context
+    if t.decoding.max_new_tokens >= context:
+        raise PromptTooLong(f"max_new_tokens {t.decoding.max_new_tokens} leaves no prompt in a context of {context} tokens")
+    reward, judge = _scorer(settings, t.reward, out), _scorer(settings, t.judge, out)
+    if reward.identity == judge.identity:  # one scorer by two names
+        raise BadSetting(SAME_SCORER.format(name=t.judge))
+    return kind(
+        _data(t, kind, model.tokenizer, offline),
+        model.tokenizer,
+        reward=reward,
+        judge=judge,
+        fluency=fluency_model(t.fluency, settings, offline),
+        decoding=t.decoding,
+        context=context,
+        paper_tokens=t.paper_tokens,
+        bos=model.policy.bos,
+        eos=model.policy.eos,
+    )
+
+
+def _data(settings: TaskSettings, task: Any, tokenizer: Any, offline: bool) -> Any:
+    from harness.tasks.data import datasets, own_prompts
+    from harness.tasks.micro import world
+
+    sources.check(settings.prompts, settings.data)
+    source = sources.kind(settings.prompts)
+    if source == "micro":
+        return world.data(task.kinds)
+    if source == "named":
+        return datasets.load(registry.load("dataset", settings.prompts)(task.name, settings.data, tokenizer), offline)
+    if source == "hub":
+        return own_prompts.from_hub(settings.prompts, settings.data, offline)
+    return own_prompts.from_file(Path(settings.prompts), settings.data)
+
+
+def _scorer(settings: RunSettings, name: str, out: Path | None) -> Any:
+    """The scorer of a name in the settings; a slow one keeps what it has scored."""
+    built = scorer(name, settings.scorers.get(name, {}))
+    if out is None or not getattr(built, "slow", False):
+        return built
+    from harness.tasks.scorers.cache import CachedScorer
+
+    return CachedScorer(built, out / ".cache")
+
+
+def scorer(name: str, options: dict[str, Any]) -> Any:
+    """A scorer with its options under the guard of all scorers: `kind` says which it is, `timeout` limits a call (seconds).
+
+    Raises BadSetting where it has no such option, BadScorer where it cannot be built.
+    """
+    from harness.tasks.scorers.guard import GuardedScorer
+
+    kind = registry.load("scorer", options.get("kind", name))
+    signature = inspect.signature(kind)
+    own = {key: value for key, value in options.items() if key not in ("kind", "timeout") or key in signature.parameters}
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    unknown = sorted(set(own) - set(signature.parameters))
+    if unknown and not open_ended:
+        known = ", ".join(dict.fromkeys([*signature.parameters, "timeout"]))
+        raise BadSetting(f"scorer {name!r} has no option {unknown[0]!r}; known: {known}")
+    try:
+        signature.bind(**own)
+    except TypeError as e:
+        raise BadSetting(f"scorer {name!r}: {e}; set it with --set scorers.{name}.OPTION=VALUE") from None
+    return GuardedScorer(_built(name, kind, own), name, options.get("timeout"))
+
+
+def _built(name: str, kind: Any, options: dict[str, Any]) -> Any:
+    try:
+        return kind(**options)
+    except BenchError:
+        raise
+    except Exception as e:  # a scorer may raise anything
+        raise BadScorer(f"scorer {name!r} cannot be built ({type(e).__name__}: {one_line(e)}); look at its options") from e
+
+
+def fluency_model(where: str | None, settings: RunSettings, offline: bool) -> Any:
+    from harness.tasks.micro import world
+    from harness.tasks.scorers.fluency import JudgeModel
+
+    if where is None or where == "none":
+        return None
+    model = _known(load_model(str(world.verified("judge")) if where == "micro" else where, offline=offline))
+    model.policy.to(device(settings.model.device))
+    return JudgeModel(model.policy, model.tokenizer, model.identity, settings.evaluation.batch_size)
+
+
+def cell(settings: RunSettings, shared: Parts, method: str, task: str, seed: int, out: Path) -> Cell:
+    """One runnable (method, task, seed)."""
+    kind = registry.load("method", method)
+    name = file_name(kind.__module__.rpartition(".")[2]) if method.endswith(".py") else registry.canonical("method", method)
+    method_settings = checked(kind.Settings, settings.method, "method")
+    identity = {"name": name, "version": kind.version, "settings": method_settings.model_dump()}
+    if method.endswith(".py"):  # a file in the works changes without a new version
+        identity["sha256"] = hashlib.sha256(Path(method).read_bytes()).hexdigest()
+    return _cell(settings, shared, name, task, seed, out, partial(kind, method_settings), identity)
+
+
+def named_cell(
+    method: str, task: str, preset: str, seed: int, overrides: Iterable[str] | Mapping[str, Any], flags: Mapping[str, Any],
+    out: Path, offline: bool,
+) -> Cell:  # fmt: skip
+    """A cell by its names and settings, loaded and ready to run; raises what its parts raise."""
+    task = registry.canonical("task", task)
+    method = method if method.endswith(".py") else registry.canonical("method", method)
+    settings = resolve(preset, method, task, overrides, **flags)
+    check(settings, method)
+    return cell(settings, parts(settings, task, offline, out), method, task, check_seed(seed), out)
+
+
+def external_cell(settings: RunSettings, shared: Parts, policy: str, task: str, out: Path, offline: bool) -> Cell:
+    """A policy that was trained elsewhere, measured like any other; it must share the base policy's vocabulary."""
+    external, identity = external_model(policy, shared, offline)
+    _check_context(policy, external, settings, shared.task)
+    name = f"eval-{Path(policy).resolve().name if os.path.exists(policy) else policy.replace('/', '--')}"
+    name = file_name(name)
+    make = partial(External, ExternalSettings(policy=policy), external)
+    return _cell(settings, shared, name, task, 0, out, make, {"name": "eval", "version": 1, "policy": identity})
+
+
+def external_model(where: str, shared: Parts, offline: bool) -> tuple[Policy, dict[str, Any]]:
+    """A policy that a run left behind (with its prefix), or any model; raises BadData on another vocabulary."""
+    from harness.policy.load_check import check_model
+
+    folder, base = Path(where), shared.model
+    if (folder / "policy.json").is_file():
+        policy = Policy.load(folder)
+        check_model(policy, folder)
+        parts = [folder / "policy.json", *sorted(folder.glob("ensemble.json")), *sorted(folder.rglob("*.safetensors"))]
+        files = [hashlib.sha256(path.read_bytes()).hexdigest() for path in parts]
+        identity: dict[str, Any] = {"sha256": files}
+        # a policy of an older run has no tokenizer beside it, and is known by the size of its vocabulary alone
+        tokenizer = read_tokenizer(folder) if (folder / "tokenizer_config.json").is_file() else None
+    else:
+        policy, tokenizer, found = load_model(where, offline=offline)
+        identity = dict(found)
+    _check_vocabulary(where, policy, tokenizer, base)
+    return policy.like(base.policy), identity
+
+
+def _check_vocabulary(where: str, policy: Policy, tokenizer: Any, base: LoadedModel) -> None:
+    """Raises BadData where the ids of a policy are not those of the base: the sum that is KL runs over ids."""
+    expected = naming(base.tokenizer, policy.vocab_size, policy.num_control)
+    if tokenizer is not None and tokenizer.get_vocab() != expected.get_vocab():
+        raise BadData(f"policy {where} has another vocabulary than the base policy; KL needs one: choose its base with --model")
+    ours, theirs = policy.vocab_size, base.policy.vocab_size
+    if ours != theirs:
+        raise BadData(
+            f"policy {where} predicts {ours} ids and the base policy {theirs}; KL needs the same: choose its base with "
+            f"--model, or cut the larger embedding table (model.resize_token_embeddings({min(ours, theirs)})) and save it again"
+        )
+
+
+def _check_context(where: str, policy: Policy, settings: RunSettings, task: Any) -> None:
+    """Raises BadData where a policy cannot read all that it would be measured on."""
+    needed = _longest(settings, task) + len(policy.prefix)
+    if needed > policy.context:
+        raise BadData(
+            f"policy {where} reads {policy.context} tokens at once, and this task needs {needed} for its longest prompt and "
+            f"response; choose shorter prompts, lower task.decoding.max_new_tokens, or choose another policy"
+        )
+
+
+def _check_papers(settings: RunSettings, shared: Parts) -> None:
+    """Raises PromptTooLong where the papers' responses are longer than the task's, and too long for the base's context."""
+    papers = [d.max_new_tokens for d in shared.task.paper_decodings.values()] if settings.evaluation.paper_samples else []
+    longest, context = max(papers, default=0), shared.model.policy.context
+    if longest > shared.task.decoding.max_new_tokens and (needed := _longest(settings, shared.task)) > context:
+        raise PromptTooLong(
+            f"the papers' decoding draws {longest} tokens, so the longest prompt needs {needed} and the model reads {context}; "
+            f"lower task.paper_tokens, or leave the papers' metrics out with evaluation.paper_samples=0"
+        )
+
+
+def _longest(settings: RunSettings, task: Any) -> int:
+    """The most tokens that a measurement reads at once: a prompt and its response but for the last token."""
+    e = settings.evaluation
+    splits = {e.split} if e.select == checkpoint_rule.LAST else {e.split, "validation"}
+    papers = task.paper_decodings.values() if e.paper_samples else ()
+    response = max(d.max_new_tokens for d in (task.decoding, *papers))
+    lengths = [task.prompts(split).prompts.mask.sum(1) + response for split in splits]
+    if (clean := task.clean_documents()) is not None:
+        lengths.append(clean.prompts.mask.sum(1) + clean.response_mask.sum(1))
+    return max(int(length.max()) for length in lengths) - 1
+
+
+class ExternalSettings(Settings):
+    policy: str
+
+
+class External:
+    """A method that trains nothing and deploys a policy from elsewhere."""
+
+    def __init__(self, settings: ExternalSettings, policy: Policy) -> None:
+        self.settings, self.policy = settings, policy
+
+    def train(self, trial: Trial) -> Iterator[dict[str, float]]:
+        trial.deploy(self.policy)
+        yield from ()
+
+
+def _cell(
+    settings: RunSettings, shared: Parts, name: str, task: str, seed: int, out: Path, make: Any, method: dict[str, Any]
+) -> Cell:
+    _check_papers(settings, shared)
+    budget, optimizer = checked(Budget, settings.budget, "budget"), checked(OptimizerSettings, settings.optimizer, "optimizer")
+    # bfloat16 once was the dtype of the weights: a record of then is of another run
+    computed = settings.model.dtype if settings.model.dtype == "float32" else f"float32 under {settings.model.dtype} autocast"
+    measured = {"model": shared.model.identity, "dtype": computed, **shared.task.identity()}
+    evaluation = settings.evaluation.model_dump(exclude={"batch_size", "select"}) | {"version": EVALUATION_VERSION}
+    identity = {
+        "schema": SCHEMA_VERSION, **measured, "evaluation": evaluation, "method": method, "seed": seed,
+        "budget": budget.model_dump(), "optimizer": optimizer.model_dump(),
+    }  # fmt: skip
+
+    if settings.evaluation.select != checkpoint_rule.LAST:  # it decides what is deployed, not how that is measured
+        identity["select"] = settings.evaluation.select
+
+    def make_evaluator(progress: Progress, split: Literal["test", "validation"] | None = None) -> Evaluator:
+        cache = base_policy.Cache(out / ".cache")
+        reference = shared.model.policy
+        chosen = settings.evaluation.model_copy(update={"split": split or settings.evaluation.split})
+        shipped = _shipped(settings, shared, chosen.split)
+        known = base_policy.known(shared.task, reference, measured, chosen, cache, progress.say, shipped)
+        return Evaluator(shared.task, reference, known, chosen, progress.say)
+
+    return Cell(
+        name, task, seed, settings, identity, provenance(shared), make, shared.model.policy.copy,
+        make_evaluator, shared.task, budget, optimizer, out,
+    )  # fmt: skip
+
+
+def _shipped(settings: RunSettings, shared: Parts, split: str) -> Any:
+    from harness.tasks.micro import world
+
+    ships = shared.micro and settings.task.decoding.max_new_tokens == world.RESPONSE_TOKENS
+    plain = settings.task.decoding.model_dump(exclude={"max_new_tokens"}) == {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
+    return world.base_responses(split, shared.task.kinds) if ships and plain else None
+
+
+def provenance(shared: Parts) -> dict[str, Any]:
+    """What is good to know of a run but does not decide its result: versions, commit, threads, device."""
+    import torch
+
+    packages = {p: package_version(p) for p in (*PACKAGES, *filter(_installed, EXTRAS))}
+    return {
+        "packages": packages, "python": platform.python_version(), "platform": platform.platform(terse=True),
+        "device": str(shared.model.policy.device), "threads": torch.get_num_threads(), "argv": sys.argv[1:], "git": git(),
+        "prompts": shared.task.hygiene,
+    }  # fmt: skip
+
+
+def _installed(package: str) -> bool:
+    try:
+        return bool(package_version(package))
+    except PackageNotFoundError:
+        return False
+
+
+def git() -> dict[str, Any] | None:
+    """The commit of the code that runs, and whether it was changed since; None outside a checkout."""
+    root = Path(__file__).parent
+    try:
+        commit = subprocess.run(
+            ["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        dirty = subprocess.run(["git", "-C", root, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return {"commit": commit, "dirty": bool(dirty.strip())}

@@ -1,0 +1,191 @@
+"""What a run or a preset would load and cost, said before anything is loaded. Nothing here imports torch.
+
+Costs are estimates, and upper ones where responses end early: 2N a token that is read or sampled (N parameters), at the
+FLOPs a second that the preset assumes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from harness.core import registry
+from harness.core.settings import RunSettings, read_preset, resolve
+
+from . import sources
+
+# vocabulary, positions, width, layers, as the models' config.json has them
+SHAPES = {
+    "gpt2": (50257, 1024, 768, 12),
+    "gpt2-medium": (50257, 1024, 1024, 24),
+    "gpt2-large": (50257, 1024, 1280, 36),
+    "gpt2-xl": (50257, 1024, 1600, 48),
+    "codeparrot/codeparrot-small": (32768, 1024, 768, 12),
+    "codeparrot/codeparrot": (32768, 1024, 1600, 48),
+}
+# MB to download: of models and checkpoints the weights, as the hub lists them or 4 bytes a parameter; of data sets the files
+DOWNLOADS = {
+    "facebook/roberta-hate-speech-dynabench-r4-target": 499,
+    "distilbert/distilbert-base-uncased-finetuned-sst-2-english": 268,
+    "nlptown/bert-base-multilingual-uncased-sentiment": 669,
+    "detoxify unbiased": 499,
+    "scored-pile": 173,
+    "scored-code": 179,  # 11,452 MB in 64 parts, of which one is read
+}
+NO_TRAINING = ("base", "best_of_n")
+
+
+def gpt2_parameters(vocabulary: int, positions: int, width: int, layers: int) -> int:
+    """The number of parameters of a GPT-2, whose head is its table of tokens."""
+    return (vocabulary + positions) * width + layers * (12 * width + 13) * width + 2 * width
+
+
+def parameters(model: str) -> int | None:
+    """The number of parameters of a model, from its config where that is at hand; None where it is not known."""
+    config = _config(model)
+    if config and config.get("model_type") == "gpt2":
+        return gpt2_parameters(*(config[k] for k in ("vocab_size", "n_positions", "n_embd", "n_layer")))
+    return gpt2_parameters(*SHAPES[model]) if model in SHAPES and config is None else None
+
+
+def _config(model: str) -> dict[str, Any] | None:
+    if model == "micro":
+        return json.loads((resources.files("harness.tasks.micro") / "assets" / "policy" / "config.json").read_text())
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    if os.path.isdir(model):
+        found: Any = str(Path(model) / "config.json")
+    else:
+        try:
+            found = try_to_load_from_cache(model, "config.json")
+        except HFValidationError:  # a path of nothing
+            return None
+    return json.loads(Path(found).read_text()) if isinstance(found, str) and Path(found).is_file() else None
+
+
+def download(name: str) -> int | None:
+    """MB to download for a model or a data set, an estimate; None where it is not known."""
+    if name in SHAPES:
+        return round(4 * gpt2_parameters(*SHAPES[name]) / 1e6)
+    return DOWNLOADS.get(name)
+
+
+def cost(settings: RunSettings, method: str, flops_per_second: float) -> dict[str, float | None]:
+    """What a run costs: tokens of the frontier and of the measurements, hours of training and of all else."""
+    n, t, e = parameters(settings.model.id), settings.task, settings.evaluation
+    flops = 0.0 if method in NO_TRAINING else settings.budget.get("flops")
+    named = t.prompts in registry.table("dataset")
+    prompts = 3 * t.data.held_out if named else None  # two kinds and the empty prompt
+    length, paper = t.decoding.max_new_tokens, t.paper_tokens or t.decoding.max_new_tokens
+    found: dict[str, float | None] = {"parameters": n, "prompts": prompts, "training_flops": flops}
+    found["training_hours"] = None if flops is None else flops / flops_per_second / 3600
+    found |= dict.fromkeys(("frontier_tokens", "evaluation_tokens", "measuring_hours"))
+    if prompts is not None:
+        responses = 2 * e.samples + e.points * e.point_samples  # base and final in full, and along the run
+        frontier = prompts * e.base_samples * length
+        measured = prompts * (responses * length + 2 * e.paper_samples * paper)
+        found |= {"frontier_tokens": frontier, "evaluation_tokens": measured}
+        if n is not None:  # sampled once, then read by policy and base
+            found["measuring_hours"] = 2 * n * (frontier + 3 * measured) / flops_per_second / 3600
+    return found
+
+
+def preset_card(name: str) -> tuple[str, Any]:
+    """A preset resolved for every task: as text, and as data with its tables as they are written."""
+    tables = read_preset(name)
+    rate = tables.get("estimate", {}).get("flops_per_second")
+    methods = [*NO_TRAINING, *tables.get("methods", {})]
+    tasks = {task: {m: resolve(name, m, task) for m in methods} for task in tables["tasks"]}
+    data: dict[str, Any] = {"preset": name, "tables": tables, "flops_per_second": rate}
+    data["tasks"] = {t: _task_data(settings, rate) for t, settings in tasks.items()}
+    names = {n for settings in tasks.values() for n in _downloads(settings["base"])}
+    data["downloads_mb"] = {n: download(n) for n in sorted(names)}
+    return _preset_text(data), data
+
+
+def _task_data(settings: dict[str, RunSettings], rate: float | None) -> dict[str, Any]:
+    shown = {m: s.model_dump(exclude={"scorers", "preset"}) for m, s in settings.items()}
+    common = {k: v for k, v in shown["base"].items() if k != "method"}
+    return {
+        "settings": common,
+        "methods": {m: s["method"] for m, s in shown.items()},
+        "parameters": parameters(settings["base"].model.id),
+        "cost": {m: cost(s, m, rate) for m, s in settings.items()} if rate else {},
+    }
+
+
+def _downloads(settings: RunSettings) -> list[str]:
+    """The names of all that a run gets from elsewhere."""
+    names = [settings.model.id, settings.task.prompts, settings.task.fluency]
+    for scorer in (settings.task.reward, settings.task.judge):
+        options = settings.scorers.get(scorer, {})
+        names.append(options.get("model") or (f"detoxify {options['checkpoint']}" if "checkpoint" in options else None))
+    return [n for n in names if n not in (None, "micro", "none")]
+
+
+def _preset_text(data: dict[str, Any]) -> str:
+    lines = [f"preset {data['preset']}"]
+    for task, facts in data["tasks"].items():
+        lines += ["", task, *_flat(facts["settings"], "  ")]
+        lines += [f"  method {m}: " + (", ".join(f"{k}={v}" for k, v in s.items()) or "-") for m, s in facts["methods"].items()]
+    lines += ["", "scorers", *_flat(data["tables"].get("scorers", {}), "  ")]
+    if data["downloads_mb"]:
+        lines += ["", "downloads, MB (estimates; - is not known)"]
+        lines += [f"  {name:62} {'-' if mb is None else mb:>6}" for name, mb in data["downloads_mb"].items()]
+    return "\n".join([*lines, "", *_cost_text(data)])
+
+
+def _cost_text(data: dict[str, Any]) -> list[str]:
+    if not data["flops_per_second"]:
+        return ["no cost estimate: the preset assumes no FLOPs a second"]
+    columns = ("parameters", "training_flops", "training_hours", "frontier_tokens", "evaluation_tokens", "measuring_hours")
+    rate = f"{data['flops_per_second']:.0e} FLOPs a second, which the preset assumes"
+    head = f"cost of a run at {rate}: estimates, without scorers (- is not known); best_of_n samples n times the evaluation"
+    lines = [head, f"  {'task':20}{'method':16}" + "".join(f"{c:>19}" for c in columns)]
+    for task, facts in data["tasks"].items():
+        for method, row in facts["cost"].items():
+            lines.append(f"  {task:20}{method:16}" + "".join(f"{_number(row[c]):>19}" for c in columns))
+    return lines
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2e}" if value >= 1e4 else f"{value:.2f}"
+
+
+def _flat(table: dict[str, Any], indent: str) -> list[str]:
+    """A line a value: `evaluation.points = 4`."""
+    lines = []
+    for key, value in table.items():
+        nested = _flat(value, indent + f"{key}.") if isinstance(value, dict) and value else [f"{indent}{key} = {value}"]
+        lines += nested
+    return lines
+
+
+def plan(settings: RunSettings, method: str, task: str, seeds: list[int], out: Path) -> dict[str, Any]:
+    """What a run would load, where each thing was looked for and whether it is there, and what it would cost."""
+    rate = read_preset(settings.preset).get("estimate", {}).get("flops_per_second")
+    return {
+        "method": method, "task": task, "seeds": seeds, "out": str(out), "settings": settings.model_dump(),
+        "needs": [need._asdict() for need in needs(settings)],
+        "cost": cost(settings, method, rate) if rate else None,
+    }  # fmt: skip
+
+
+def needs(settings: RunSettings) -> list[Any]:
+    """Everything that has to be there before the run can begin; what ships with the package is not listed."""
+    from harness.core import hub
+
+    t = settings.task
+    found = [] if settings.model.id == "micro" else [hub.model(settings.model.id, settings.model.revision)]
+    if t.fluency not in (None, "none", "micro"):
+        found.append(hub.model(t.fluency))
+    found += sources.needs(t.prompts, t.data)
+    for name in dict.fromkeys((t.reward, t.judge)):
+        kind = registry.load("scorer", settings.scorer_kind(name))
+        if hasattr(kind, "needs"):
+            found += kind.needs(settings.scorers.get(name, {}))
+    return found

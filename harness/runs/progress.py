@@ -1,0 +1,116 @@
+"""What a run says while it works, on standard error: a live bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from harness.core.process import cores, threads
+from harness.core.text import escaped
+
+PLAIN_EVERY = 5.0  # seconds between lines where there is no terminal
+
+
+class Progress:
+    """Stages as lines; training as a bar with reward, KL and the share of the optimum."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self._bar: Any = None
+        self._task: Any = None
+        self._facts: dict[str, str] = {}
+        self._started = self._last = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        if self.quiet:
+            return
+        elapsed, text = f"{time.monotonic() - self._started:4.0f} s  ", escaped(text)
+        if self._bar is not None:
+            self._bar.console.print(elapsed + text, highlight=False, markup=False)
+        else:
+            print(elapsed + text, file=sys.stderr, flush=True)
+
+    def start(self, label: str) -> None:
+        """Begin the bar."""
+        if self.quiet or not sys.stderr.isatty():
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        columns = [TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[facts]}")]
+        self._bar = Bar(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True))
+        self._task = self._bar.add_task(label, total=1.0, facts="")
+        self._bar.start()
+
+    def at(self, share: float, facts: dict[str, str]) -> None:
+        """Where training is, 0 to 1, and what is known of it; facts stay until they change."""
+        self._facts |= facts
+        text = "  ".join(f"{k} {v}" for k, v in self._facts.items())
+        if self._bar is not None:
+            self._bar.update(self._task, completed=share, facts=text)
+        elif time.monotonic() - self._last > PLAIN_EVERY:
+            self._last = time.monotonic()
+            self.say(f"{share:4.0%}  {text}")
+
+    def stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+class Watch:
+    """Calls somebody each time that a number of seconds has gone by inside, those in `paused` not counted."""
+
+    def __init__(self, seconds: float, call: Callable[[], None]) -> None:
+        self._seconds, self._call = seconds, call
+        self._moved = threading.Condition()
+        self._since: float | None = None  # None while paused
+        self._over = False
+
+    def __enter__(self) -> Watch:
+        self._since = time.monotonic()
+        threading.Thread(target=self._look, name="watch", daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with self._moved:
+            self._over = True
+            self._moved.notify()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time inside does not count, and after it the count begins anew."""
+        with self._moved:
+            self._since = None
+        try:
+            yield
+        finally:
+            with self._moved:
+                self._since = time.monotonic()
+
+    def _look(self) -> None:
+        with self._moved:
+            while not self._over:
+                self._moved.wait(self._left())
+                if not self._over and self._left() <= 0:
+                    self._since = time.monotonic()
+                    self._call()
+
+    def _left(self) -> float:
+        return self._seconds if self._since is None else self._since + self._seconds - time.monotonic()
+
+
+def loading(what: str) -> Progress:
+    """Progress that says what is loading, with torch on the threads that this process may use."""
+    progress = Progress()
+    progress.say(f"{what}: loading")
+    import torch
+
+    torch.set_num_threads(threads(cores()))
+    return progress

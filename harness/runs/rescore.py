@@ -1,0 +1,206 @@
+"""The scorers run again over the texts of a record: reward, judge, fluency, the task's own measures and the papers' metrics.
+
+What `harness verify --rescore` adds. The policy does not: what it says is what the samples hold.
+
+A record may be somebody else's, and vouches for nothing: whatever is loaded here is named by this installation (its presets,
+its registered scorers) or by this command line. What a record names is compared with that, and never loaded.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from harness.core import registry
+from harness.core.errors import MissingPrerequisite
+from harness.core.settings import RunSettings, checked, flat, parse_override, resolve
+from harness.core.text import escaped
+from harness.core.types import Metric, Responses
+from harness.measure import metrics as m
+from harness.records.archive import place_of
+from harness.records.checks import Check
+from harness.records.read import settings_of
+from harness.records.samples import read
+from harness.records.schema import Run
+from harness.records.verify import Table, compare
+
+from . import assemble
+
+OF_A_MODEL = 1e-4
+"""Relative difference of what a network says of the same text, on another machine or with other threads."""
+NAMES = ("model.id", "model.revision", "task.prompts", "task.data.path", "task.data.revision", "task.fluency", "task.reward")
+"""Settings that name something to load, beside the judge and the options of scorers."""
+ONLY_HOW = ("batch_size", "device", "timeout")
+"""Options of a scorer that change no score."""
+
+
+def rescored(run: Run, offline: bool = False, overrides: Iterable[str] = ()) -> list[Check]:
+    """Checks of everything that the texts decide; raises MissingPrerequisite where the record cannot be rescored here.
+
+    `overrides` are `key=value` of this command line: what the record names beyond a preset is loaded only if they name it.
+    """
+    if run.summary is None:
+        raise MissingPrerequisite(f"{run.dir} has no result to rescore: the run is {run.manifest['status']}")
+    settings = trusted(run, list(overrides))
+    task = assemble.parts(settings, run.manifest["task"], offline).task
+    checks = _identity(run, task)
+    if any(check.held is False for check in checks):
+        return checks
+    for side in ("final", "base"):
+        checks += _side(run, side, settings, task)
+    return checks
+
+
+def trusted(run: Run, overrides: list[str]) -> RunSettings:
+    """Settings to rebuild a record's scorers by, in which nothing that is loaded is named by the record alone.
+
+    Raises MissingPrerequisite where the record names more than this installation and this command line do.
+    """
+    told = settings_of(run)
+    if not told:
+        raise MissingPrerequisite(f"{run.dir} does not say its settings, so its scorers are not known")
+    record, given = checked(RunSettings, told), dict(map(parse_override, overrides))
+    found = resolve(record.preset, run.manifest["method"], run.manifest["task"], _harmless(record) | given)
+    _refuse_unnamed(run, record, found, given)
+    _refuse_inside(run, found)
+    return found
+
+
+def _harmless(record: RunSettings) -> dict[str, Any]:
+    """What may be taken from a record: numbers, and names that stand for something in this installation."""
+    whole = flat(record.model_dump())
+    prompts, fluency = record.task.prompts, record.task.fluency
+    found: dict[str, Any] = {"model.id": "micro"} if record.model.id == "micro" else {}
+    found |= {"task.prompts": prompts} if prompts == "micro" or prompts in registry.table("dataset") else {}
+    found |= {"task.fluency": fluency} if fluency in ("micro", "none", None) else {}
+    known = registry.table("scorer")
+    found |= {f"task.{role}": name for role, name in _scorers(record).items() if name in known}
+    numbers = [key for key in whole if key.startswith(("task.decoding.", "task.data.", "evaluation."))]
+    numbers = [key for key in numbers if key not in NAMES] + ["task.paper_tokens", "task.kl_cap", "model.dtype"]
+    return found | {key: whole[key] for key in numbers if key in whole}
+
+
+def _scorers(settings: RunSettings) -> dict[str, str]:
+    return {"reward": settings.task.reward, "judge": settings.task.judge}
+
+
+def _named(settings: RunSettings) -> dict[str, Any]:
+    """Every setting that names something to load or vouches for it, by its key."""
+    whole = flat(settings.model_dump())
+    options = tuple(f"scorers.{name}." for name in _scorers(settings).values())
+    found = {key: whole.get(key) for key in (*NAMES, "task.judge")}
+    return found | {k: v for k, v in whole.items() if k.startswith(options) and k.rpartition(".")[2] not in ONLY_HOW}
+
+
+def _refuse_unnamed(run: Run, record: RunSettings, found: RunSettings, given: dict[str, Any]) -> None:
+    """Raise where the record names what neither this installation nor this command line does."""
+    here = _named(found)
+
+    def unnamed(key: str, value: Any) -> bool:
+        return value is not None and value != here.get(key) and not any(f"{key}.".startswith(f"{told}.") for told in given)
+
+    if beyond := sorted(key for key, value in _named(record).items() if unnamed(key, value)):
+        what = escaped(", ".join(beyond))
+        raise MissingPrerequisite(
+            f"{run.dir} names {what}, and a record vouches for nothing; "
+            f"find out what to trust, and name each on this command line: --set KEY=VALUE"
+        )
+
+
+def _refuse_inside(run: Run, settings: RunSettings) -> None:
+    """Raise where something to load lies inside a record or beside it, whoever names it."""
+    for key, value in _named(settings).items():
+        a_name = value in ("micro", "none") or key in ("task.reward", "task.judge")
+        if isinstance(value, str) and not a_name and _belongs(Path(os.path.expanduser(value)), run):
+            raise MissingPrerequisite(
+                f"{key} is {value}, inside or beside the record {run.dir}, where nothing is loaded from; keep it elsewhere"
+            )
+
+
+def _belongs(path: Path, run: Run) -> bool:
+    """Whether a file or a folder may have come with a record: in it, next to it, or below its preset by layout."""
+    if not os.path.exists(path):
+        return False
+    real, dir, place = Path(os.path.realpath(path)), Path(os.path.realpath(run.dir)), place_of(run)
+    above = dir.parents[2] if len(dir.parts) > 4 and dir.parts[-4:-1] == place.parts[:-1] else dir
+    return real.is_relative_to(above) or real.parent in (dir.parent, above.parent) or real in dir.parents
+
+
+def _identity(run: Run, task: Any) -> list[Check]:
+    """Whether the scorers and the data here are those of the record."""
+    now, made = task.identity(), run.manifest["identity"]
+    return [
+        Check(f"{key} here", now[key] == made.get(key), "that of the record", "another")
+        for key in ("task", "scorers", "fluency")
+    ]
+
+
+def _side(run: Run, side: str, settings: RunSettings, task: Any) -> list[Check]:
+    rows = read(run, side)
+    table = Table(rows)
+    checks = [_scores(table, side, name, settings) for name in ("reward", "judge")]
+    found: dict[str, Metric] = dict(task.text_metrics(table.texts))
+    if task.fluency is not None:
+        found["ppl"] = m.perplexity(*task.fluency.nll(table.prompts, table.texts))
+    checks += _compared(run, side, found, OF_A_MODEL)
+    return checks + _papers(run, side, table, settings, task)
+
+
+def _compared(run: Run, side: str, found: dict[str, Metric], tolerance: float) -> list[Check]:
+    summary: dict[str, Any] = run.summary or {}
+    recorded = {name: summary[side][name] for name in found if name in summary[side]}
+    return compare(side, recorded, found, tolerance)
+
+
+def _scores(table: Table, side: str, name: str, settings: RunSettings) -> Check:
+    """Each response's score against the one in the samples."""
+    again = score(name, settings, table.prompts, table.texts)
+    kept = table.of(name)
+    differ = int((~np.isclose(again, kept, rtol=OF_A_MODEL, atol=1e-6, equal_nan=True)).sum())
+    return Check(
+        f"{side} {name} of each response",
+        not differ,
+        "the scorer's",
+        f"others for {differ} of {kept.size}" if differ else "the same",
+    )
+
+
+def score(which: str, settings: RunSettings, prompts: list[str], texts: list[list[str]]) -> NDArray:
+    """A scorer's scores of responses [X][S], as a run keeps them: -> [X, S]."""
+    name = getattr(settings.task, which)
+    scorer = assemble.scorer(name, settings.scorers.get(name, {}))
+    flat = [(prompt, text) for prompt, responses in zip(prompts, texts) for text in responses]
+    scores = torch.as_tensor(scorer.score(*map(list, zip(*flat))), dtype=torch.float32)
+    return scores.double().numpy().reshape(len(texts), -1)
+
+
+def _papers(run: Run, side: str, table: Table, settings: RunSettings, task: Any) -> list[Check]:
+    """The papers' metrics from what was said under their decodings, judged again."""
+    if settings.evaluation.paper_samples == 0:
+        return []
+    try:
+        rows = read(run, f"{side}-papers", {"decoding", "prompt_id", "response", "judge"})
+    except MissingPrerequisite as error:
+        return [Check(f"{side} papers' metrics", None, found=str(error))]
+    said, checks = {}, []
+    for decoding in dict.fromkeys(row["decoding"] for row in rows):
+        part = Table([row | {"prompt": "", "kind": ""} for row in rows if row["decoding"] == decoding])
+        again = score("judge", settings, table.prompts, part.texts)
+        differ = int((~np.isclose(again, part.of("judge"), rtol=OF_A_MODEL, atol=1e-6, equal_nan=True)).sum())
+        checks.append(
+            Check(
+                f"{side} judge under {decoding}", not differ, "the scorer's", f"others for {differ}" if differ else "the same"
+            )
+        )
+        said[decoding] = Responses(table.prompts, part.texts, again)
+    found = dict(task.paper_metrics(said))
+    for kind, x in table.kinds.items():
+        parts = task.paper_metrics({name: s.of(x) for name, s in said.items()})
+        found |= {f"{name}@{kind}": metric for name, metric in parts.items()}
+    return checks + _compared(run, side, found, OF_A_MODEL)

@@ -1,0 +1,384 @@
+"""Drive one method on one task to its budget, and record what came of it. Knows no method and no task by name."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.core.errors import BadData, CannotWrite, CorruptRecord, Interrupted, NotFinite, RunFailed, one_line
+from harness.core.hashing import identity_hash
+from harness.core.settings import RunSettings
+from harness.core.types import Metric, metric_record
+from harness.measure.evaluator import Evaluation, Evaluator
+from harness.policy.policy import Policy
+from harness.records.schema import SCHEMA_VERSION
+from harness.records.write import RunStore, now
+from harness.training import contract
+from harness.training.trial import Budget, OptimizerSettings, Trial
+
+from . import checkpoint_rule
+from .progress import Progress, Watch
+
+CHECKPOINT_SECONDS = 60.0  # beside the evaluation points, on long runs
+SILENCE_SECONDS = 300.0  # without an update, until that is said; some methods explore for minutes first
+
+
+@dataclass
+class Cell:
+    """One (method, task, seed), resolved: what is needed to run it, and what identifies it."""
+
+    method_name: str
+    task_name: str
+    seed: int
+    settings: RunSettings
+    identity: dict[str, Any]
+    provenance: dict[str, Any]
+    make_method: Callable[[], Any]
+    make_policy: Callable[[], Policy]
+    make_evaluator: Callable[..., Evaluator]  # of a Progress and, where it is not the run's own, a split
+    task: Any
+    budget: Budget
+    optimizer: OptimizerSettings
+    out: Path
+    run_id: str = field(init=False)
+    path: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.run_id = identity_hash(self.identity)[:8]
+        s = self.settings
+        self.path = self.out / s.preset / self.task_name / self.method_name / f"{self.run_id}-s{self.seed}"
+
+
+def run(cell: Cell, *, fresh: bool = False, progress: Progress | None = None) -> tuple[dict[str, Any], bool]:
+    """The summary of a cell, and whether there was anything left to do.
+
+    A finished cell is returned as it is; an unfinished one goes on from its last checkpoint. Raises Interrupted on
+    SIGINT or SIGTERM, with everything kept.
+    """
+    progress = progress or Progress(quiet=True)
+    store = RunStore(cell.path)
+    store.open()
+    try:
+        if fresh:
+            store.clear()
+        manifest, summary = store.manifest(), store.summary()
+        if manifest is not None:
+            _same_cell(cell, manifest)
+        if manifest is not None and summary is not None:
+            store.complete(manifest, summary)
+            return summary, False
+        return Session(cell, store, progress).run(), True
+    finally:
+        store.close()
+
+
+def _same_cell(cell: Cell, manifest: dict[str, Any]) -> None:
+    """Raise CorruptRecord where a record is of another cell than the one to run."""
+    try:
+        same = manifest["run_id"] == cell.run_id and identity_hash(manifest["identity"]) == identity_hash(cell.identity)
+    except RecursionError:
+        same = False
+    if not same:
+        raise CorruptRecord(f"{cell.path} holds the record of another run, of other settings; start again with --fresh")
+
+
+class Session:
+    """One attempt at a cell, from a fresh start or from a checkpoint."""
+
+    def __init__(self, cell: Cell, store: RunStore, progress: Progress) -> None:
+        self.cell, self.store, self.progress = cell, store, progress
+        self.started = self.saved = time.monotonic()
+        self.seconds_before = 0.0
+        self.rows = 0  # of the trajectory
+        self.above = False  # whether a point along the run lay above the frontier, before an interruption too
+        self.rule = cell.settings.evaluation.select
+        self.chosen: checkpoint_rule.Point | None = None  # so far, where the rule is not to take the last
+
+    def run(self) -> dict[str, Any]:
+        manifest = self._begin()
+        try:
+            with interruptible() as stop:
+                return self._run(manifest, stop)
+        except BaseException as e:
+            self._ended(manifest, e)
+            raise
+        finally:
+            self.progress.stop()
+
+    def _ended(self, manifest: dict[str, Any], error: BaseException) -> None:
+        """Say in the manifest why the run ended, where it can be said; a run whose summary stands is done all the same."""
+        if (self.store.path / "summary.json").exists():
+            return
+        status = "interrupted" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "failed"
+        what = {"type": type(error).__name__, "message": str(error)}
+        with suppress(CannotWrite):  # then it is the first error that counts, and readers see that nobody holds the run
+            self.store.write_manifest(manifest | {"status": status, "error": what, "ended_at": now()})
+
+    def _begin(self) -> dict[str, Any]:
+        """Write the manifest before anything else, so that a run that dies is known to have begun."""
+        c, old = self.cell, self.store.manifest()
+        if old is not None and old.get("started_at") is None:
+            raise CorruptRecord(f"{c.path}: manifest.json has no started_at (start again with --fresh)")
+        manifest = {
+            "schema_version": SCHEMA_VERSION, "run_id": c.run_id, "status": "running", "preset": c.settings.preset,
+            "task": c.task_name, "method": c.method_name, "seed": c.seed, "identity": c.identity, "error": None,
+            "started_at": old["started_at"] if old else now(), "ended_at": None, "provenance": c.provenance,
+            "settings": c.settings.model_dump(),
+        }  # fmt: skip
+        self.store.write_manifest(manifest)
+        return manifest
+
+    def _run(self, manifest: dict[str, Any], stop: threading.Event) -> dict[str, Any]:
+        trial, next_point = self._trial()
+        evaluator = self.cell.make_evaluator(self.progress)
+        along = evaluator if self.rule == checkpoint_rule.LAST else self.cell.make_evaluator(self.progress, "validation")
+        with trial.off_the_clock():
+            base = evaluator.base_evaluation()
+            if self.rows == 0:
+                start = base if along is evaluator else along.point(trial.reference)
+                self.above |= along.above
+                self._record_point(trial, start.metrics)
+                self._consider(checkpoint_rule.START, trial, start.metrics)
+        if not stop.is_set():
+            with blamed(self.cell.method_name, trial):
+                self._train(trial, along, next_point, stop)
+        if stop.is_set():
+            raise Interrupted("interrupted; the same command goes on from here")
+        self.progress.say("measuring the final policy")
+        with trial.off_the_clock(), blamed(self.cell.method_name, trial):
+            deployed = self._deployed(trial, along)
+            final = evaluator.final(deployed)
+        if self.rule == checkpoint_rule.LAST:
+            self._record_point(trial, final.metrics)
+        evaluator.above |= along.above | self.above
+        return self._finish(manifest, trial, evaluator, base, final, deployed)
+
+    def _consider(self, place: str, trial: Trial, metrics: dict[str, Metric]) -> None:
+        """Choose a point in place of the one before, and keep its policy, where the rule says so."""
+        point = checkpoint_rule.point(place, trial.cost.updates, trial.progress, metrics)
+        if self.rule == checkpoint_rule.LAST or not checkpoint_rule.better(self.rule, point, self.chosen):
+            return
+        if place == checkpoint_rule.KEPT:
+            if not hasattr(trial.deployed, "save"):
+                raise RunFailed(f"{self.cell.method_name} has no policy that can be kept on disk; set evaluation.select=last")
+            self.store.keep_policy(trial.deployed, point.update)
+        self.chosen = point
+
+    def _deployed(self, trial: Trial, along: Evaluator) -> Any:
+        """The policy of the point that the rule chooses, the end of the run among them; raises RunFailed where none can be."""
+        if self.rule == checkpoint_rule.LAST:
+            return trial.deployed
+        end = along.point(trial.deployed)
+        self._record_point(trial, end.metrics)
+        self._consider(checkpoint_rule.END, trial, end.metrics)
+        if self.chosen is None:
+            raise RunFailed(f"evaluation.select={self.rule} found no point that the judge could score; look at the judge")
+        if self.chosen.place == checkpoint_rule.KEPT:
+            return _load(self.store.kept_policy(self.chosen.update)).like(trial.reference)
+        return trial.deployed if self.chosen.place == checkpoint_rule.END else trial.reference
+
+    def _trial(self) -> tuple[Trial, int]:
+        """A fresh trial, or the one of the last checkpoint; and the next evaluation point."""
+        c, checkpoints = self.cell, self.store.checkpoints()
+        reference = c.make_policy().requires_grad_(False)
+        lr = getattr(contract.built(c.make_method, c.method_name).settings, "lr", None)
+        common: dict[str, Any] = {"seed": c.seed, "budget": c.budget, "lr": lr, "optimizer": c.optimizer}
+        if not checkpoints:
+            self.store.rewind(0)
+            return Trial(c.make_policy(), reference, c.task, **common), 1
+        state = self.store.load_state(checkpoints[-1])
+        policy = _load(checkpoints[-1]).like(reference)
+        try:
+            trial = Trial(policy, reference, c.task, state=state["trial"], **common)
+            self.chosen = (
+                checkpoint_rule.Point(*state["chosen"]) if state.get("chosen") else None
+            )  # an older checkpoint has none
+        except (KeyError, TypeError, ValueError, RuntimeError) as e:
+            what = f"{type(e).__name__}: {one_line(e)}"
+            raise CorruptRecord(f"checkpoint {checkpoints[-1]} does not fit ({what}); start again with --fresh") from e
+        self.store.rewind(state["rows"])
+        self.rows = state["rows"]
+        self.above = state.get("above", False)
+        self.seconds_before = state["seconds"]
+        self.progress.say(f"resuming at update {trial.cost.updates}, {trial.progress:.0%} of the budget")
+        return trial, state["next_point"]
+
+    def _train(self, trial: Trial, evaluator: Evaluator, next_point: int, stop: threading.Event) -> None:
+        points = self.cell.settings.evaluation.points
+        self.progress.start(f"{self.cell.method_name} × {self.cell.task_name}")
+        if trial.progress >= 1.0:
+            return
+        with closing(self._updates(trial)) as updates:
+            for scalars in updates:
+                check_weights(trial)  # before they are measured or saved
+                self.progress.at(trial.progress, {"update": str(trial.cost.updates)} | _facts(scalars))
+                due = points > 0 and trial.progress >= next_point / points
+                over = trial.progress >= 1.0
+                if due and not over:  # the end is measured in full, after training
+                    with trial.off_the_clock():
+                        point = evaluator.point(trial.deployed)
+                    self.above |= evaluator.above
+                    self._record_point(trial, point.metrics)
+                    self._consider(checkpoint_rule.KEPT, trial, point.metrics)
+                    while trial.progress >= next_point / points:
+                        next_point += 1
+                if stop.is_set() or due or over or time.monotonic() - self.saved > CHECKPOINT_SECONDS:
+                    self._save(trial, next_point)
+                if over or stop.is_set():
+                    break
+
+    def _updates(self, trial: Trial) -> Generator[dict[str, float]]:
+        """What the method yields, once after each update; raises RunFailed where it yields without one.
+
+        A method that stays away for long is spoken of, as it may never come back.
+        """
+        before, name = trial.cost.updates, self.cell.method_name
+        told = f"no update of {name} for {SILENCE_SECONDS:.0f} s; if it is stuck, Ctrl-C twice stops it at once"
+        with Watch(SILENCE_SECONDS, lambda: self.progress.say(told)) as watch:
+            for scalars in contract.driven(self.cell.make_method, trial, name):
+                if trial.cost.updates == before:
+                    raise RunFailed(
+                        f"{name} yielded after update {before} without another; train yields after each trial.update"
+                    )
+                before = trial.cost.updates
+                with watch.paused():
+                    yield scalars
+
+    def _save(self, trial: Trial, next_point: int) -> None:
+        state = {"trial": trial.state_dict(), "next_point": next_point, "rows": self.rows, "seconds": self._seconds()}
+        state |= {"chosen": None if self.chosen is None else list(self.chosen), "above": self.above}
+        self.store.save_checkpoint(trial.policy, state)
+        if self.chosen is not None:
+            self.store.drop_kept(self.chosen.update)
+        self.saved = time.monotonic()
+
+    def _record_point(self, trial: Trial, metrics: dict[str, Metric]) -> None:
+        record = {name: metric_record(metric) for name, metric in metrics.items()}
+        split = self.cell.settings.evaluation.split if self.rule == checkpoint_rule.LAST else "validation"
+        row = {"update": trial.cost.updates, "split": split, "metrics": record, "cost": trial.cost.record()}
+        self.store.append(row | {"seconds": round(self._seconds(), 2)})
+        self.rows += 1
+        self.progress.at(trial.progress, _measured(metrics))
+
+    def _finish(
+        self, manifest: dict[str, Any], trial: Trial, evaluator: Evaluator, base: Evaluation, final: Evaluation, deployed: Any
+    ) -> dict[str, Any]:
+        self.progress.stop()
+        self.store.write_samples("final", final.rows)
+        self.store.write_samples("base", base.rows)
+        for name, rows in (("final-papers", final.papers), ("base-papers", base.papers)):
+            if rows:
+                self.store.write_samples(name, rows)
+        self.store.write_prompts(self.cell.settings.evaluation.split, final.prompts)
+        self.store.finish(deployed)
+        status = "degraded" if self._degraded(trial, final) else "done"
+        summary = self._summary(status, trial, evaluator, base, final)
+        # from here on the run is done: what follows is made good by the same command, and nothing is removed before
+        self.store.write_summary(summary)
+        self.store.complete(manifest, summary)
+        return summary
+
+    def _degraded(self, trial: Trial, final: Evaluation) -> bool:
+        tolerance = self.cell.settings.evaluation.tolerance
+        in_training = trial.unscored / trial.cost.scorer_calls if trial.cost.scorer_calls else 0.0
+        return final.unscored_share > tolerance or in_training > tolerance
+
+    def _summary(self, status: str, trial: Trial, evaluator: Evaluator, base: Evaluation, final: Evaluation) -> dict[str, Any]:
+        c = self.cell
+        cost = trial.cost.record() | {
+            "unscored": trial.unscored,
+            "seconds": round(self._seconds(), 1),
+            "peak_memory_mb": peak_memory(),
+        }
+        return {
+            "schema_version": SCHEMA_VERSION, "run_id": c.run_id, "run_dir": str(c.path.relative_to(c.out)), "status": status,
+            "preset": c.settings.preset, "task": c.task_name, "method": c.method_name, "seed": c.seed,
+            "settings": c.settings.model_dump(),
+            "base": {name: metric_record(m) for name, m in base.metrics.items()},
+            "final": {name: metric_record(m) for name, m in final.metrics.items()},
+            "frontier": evaluator.frontier_record() | {"kl_cap": c.settings.task.kl_cap, "above": evaluator.above},
+            "cost": cost, "selection": self._selection(trial),
+        }  # fmt: skip
+
+    def _selection(self, trial: Trial) -> dict[str, Any]:
+        """The rule, the point that it chose, and what the point scored on validation prompts."""
+        if self.chosen is None:
+            return {"rule": self.rule, "update": trial.cost.updates, "progress": trial.progress}
+        c = self.chosen
+        validation = {"judge": c.judge, "kl": c.kl}
+        return {"rule": self.rule, "update": c.update, "progress": c.progress, "points": self.rows, "validation": validation}
+
+    def _seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self.started
+
+
+@contextmanager
+def blamed(method: str, trial: Trial) -> Iterator[None]:
+    """A number that is not finite is told with the method and the update that left it."""
+    try:
+        yield
+    except NotFinite as e:
+        raise NotFinite(f"{method} after {trial.cost.updates} updates: {e}") from e
+
+
+@torch.no_grad()
+def check_weights(trial: Trial) -> None:
+    """Raises NotFinite where a method has left weights whose norm is no finite number in float32."""
+    policies = {id(p): p for p in (trial.policy, trial.deployed) if isinstance(p, torch.nn.Module)}
+    weights = [weight.detach() for policy in policies.values() for weight in policy.parameters()]
+    if not torch.nn.utils.get_total_norm(weights).isfinite():
+        raise NotFinite("it leaves weights that are NaN or too large; look at how it changes them, or try a smaller lr")
+
+
+def _load(checkpoint: Path) -> Policy:
+    """The policy of a checkpoint; raises CorruptRecord where it cannot be read."""
+    try:
+        return Policy.load(checkpoint)
+    except BadData as e:
+        raise CorruptRecord(f"{one_line(e)}; start again with --fresh") from e
+
+
+def _facts(scalars: dict[str, float]) -> dict[str, str]:
+    return {k: f"{v:.3f}" for k, v in scalars.items() if k == "pool_reward"}
+
+
+def _measured(metrics: dict[str, Metric]) -> dict[str, str]:
+    names = {"reward": "reward", "judge": "judge", "kl": "KL", "efficiency": "of optimum"}
+    return {shown: f"{v:.2f}" for k, shown in names.items() if k in metrics and (v := metrics[k].value) is not None}
+
+
+def peak_memory() -> float:
+    """The most memory this process has held, in MB."""
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
+
+
+@contextmanager
+def interruptible():
+    """SIGINT and SIGTERM set an event that training looks at after each update; a second one stops at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def ask(number: int, frame: Any) -> None:
+        if stop.is_set():
+            raise Interrupted("interrupted at once; the same command goes on from the last checkpoint")
+        stop.set()
+
+    old = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for s, handler in old.items():
+            signal.signal(s, handler)

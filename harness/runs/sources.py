@@ -1,0 +1,72 @@
+"""What a name of prompts means: the micro world, a named data set, a file, or a data set on the hub by its id.
+
+Nothing here imports torch, so that a plan can say what is missing before anything is loaded.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.core import registry
+from harness.core.errors import BadSetting
+from harness.core.settings import DataSettings
+
+Kind = Literal["micro", "named", "hub", "file"]
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+OWN = {"text", "score", "held_out"}
+SETTINGS: dict[Kind, set[str]] = {
+    "micro": set(),
+    "named": set(DataSettings.model_fields) - {"text", "score", "split", "config"},
+    "hub": OWN | {"split", "config", "revision", "rows"},
+    "file": OWN,
+}
+WORDS: dict[Kind, str] = {"micro": "", "named": "a named data set", "hub": "a data set by its id", "file": "a file"}
+
+
+def kind(prompts: str) -> Kind:
+    """What a name of prompts means; raises UnknownName for a word that is neither a data set nor a file.
+
+    `data/mine` beside a folder `data` is a path with a slip in it; `someone/mine` without such a folder is an id.
+    """
+    from harness.tasks.data import tables
+
+    if prompts == "micro":
+        return "micro"
+    if os.path.exists(prompts) or tables.is_table(prompts):
+        return "file"
+    if HUB_ID.fullmatch(prompts) and not os.path.isdir(Path(prompts).parts[0]):
+        return "hub"
+    if os.sep in prompts:
+        return "file"
+    registry.canonical("dataset", prompts)
+    return "named"
+
+
+def check(prompts: str, data: DataSettings) -> None:
+    """Raises BadSetting where a setting of the data has no meaning for these prompts."""
+    source = kind(prompts)
+    told = [name for name, field in DataSettings.model_fields.items() if getattr(data, name) != field.default]
+    wrong = [f"task.data.{name}" for name in told if name not in SETTINGS[source]]
+    if wrong and source == "micro":
+        raise BadSetting(f"task.data is of a named data set, and the prompts are {prompts!r}; leave it out")
+    if wrong:
+        known = ", ".join(sorted(SETTINGS[source]))
+        raise BadSetting(
+            f"{wrong[0]} is not of {WORDS[source]}, and the prompts are {prompts!r}; leave it out (known: {known})"
+        )
+
+
+def needs(prompts: str, data: DataSettings) -> list[Any]:
+    """What must be there before the prompts can be read."""
+    from harness.core import hub
+    from harness.tasks.data import tables
+
+    source = kind(prompts)
+    if source == "named":
+        return registry.load("dataset", prompts).needs(data)
+    if source == "hub":
+        return [hub.package("datasets", "data"), hub.dataset(prompts, data.config)]
+    return [] if source == "micro" else [hub.file("prompts", Path(prompts), tables.FORMATS, local=True)]

@@ -1,0 +1,1 @@
+"""Many cells: the plan, the processes, the board that shows them."""

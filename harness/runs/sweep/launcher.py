@@ -1,0 +1,220 @@
+"""Runs the cells of a sweep, a process each: whatever happens to one of them does not reach the others.
+
+A process a cell costs some five seconds of imports and loading against a minute or more of work. For that its peak memory is
+its own, its threads are set before torch loads, it can die without harm, and it is `harness run` as a user knows it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from harness.core.process import QUIET, ROOT, cores, threads
+from harness.records.write import file_name
+from harness.runs.session import interruptible
+
+from .board import Board
+from .plan import Planned, Result, state_of
+from .worker import BUSY
+
+POLL = 0.1  # seconds between two looks at the processes
+RETRY = 10.0  # seconds until a cell that another process held is tried again
+PATIENCE = 10.0  # seconds that a process has to stop at once
+ELAPSED = re.compile(r"^\s*\d+ s  ")
+# The working folder is the user's and its files have any names, so it is not searched first (-P). This very package is taken,
+# and what this process can import stays importable, behind all else.
+START = """
+import json, sys
+root, *places = json.loads(sys.argv.pop())
+sys.path.insert(0, root)
+import harness
+sys.path.remove(root)
+sys.path += [place for place in places if place not in sys.path]
+import harness.runs.sweep.worker
+sys.exit(harness.runs.sweep.worker.main(json.loads(sys.argv[1])))
+"""
+
+
+class Running:
+    """A cell at work."""
+
+    def __init__(self, cell: Planned, command: list[str], at_most: int) -> None:
+        self.cell, self.started = cell, time.monotonic()
+        self.lines: deque[str] = deque(maxlen=200)
+        limit = min(at_most, threads(at_most))
+        env = QUIET | os.environ | {"OMP_NUM_THREADS": str(limit), "PYTHONIOENCODING": "utf-8:backslashreplace"}
+        self.process = subprocess.Popen(
+            command, env=env, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            text=True, encoding="utf-8", errors="backslashreplace",
+            start_new_session=True,  # Ctrl-C reaches the sweep alone, which asks each process once
+        )  # fmt: skip
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            if line.strip():
+                self.lines.append(line.rstrip())
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    @property
+    def last(self) -> str:
+        """What the cell said last, without its clock."""
+        return ELAPSED.sub("", self.lines[-1]).strip() if self.lines else "starting"
+
+    def ask_to_stop(self) -> None:
+        """Once: after the present update, with everything kept. Twice: at once."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+
+    def end(self) -> None:
+        """Make sure that nothing is left of it."""
+        try:
+            self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def close(self) -> None:
+        """After its end: read what it said last."""
+        self._reader.join(PATIENCE)
+        for pipe in (self.process.stdin, self.process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+
+class Launcher:
+    """Runs cells on a number of processes at once, and shows where they stand."""
+
+    def __init__(
+        self,
+        cells: list[Planned],
+        workers: int,
+        board: Board,
+        offline: bool = False,
+        each: Callable[[Result], None] = lambda result: None,
+    ) -> None:
+        self.waiting = deque((cell, 0.0) for cell in cells)  # with the time before which it is not tried
+        self.workers, self.board, self.offline = workers, board, offline
+        self.threads = max(1, cores() // workers)
+        self.running: list[Running] = []
+        self.results: list[Result] = []
+        self.each = each  # called once with each result, when it is known
+
+    def run(self) -> list[Result]:
+        """The result of every cell; after an interrupt those that had not begun are "not run"."""
+        try:
+            with interruptible() as stop:
+                self._loop(stop)
+        finally:  # a second interrupt, or a fault of ours: no process outlives the sweep
+            for running in self.running:
+                running.ask_to_stop()
+            for running in self.running:
+                running.end()
+                running.close()
+            self.board.stop()
+        return self.results
+
+    def _loop(self, stop: threading.Event) -> None:
+        asked = False
+        while self.running or (self.waiting and not stop.is_set()):
+            if stop.is_set() and not asked:
+                asked = True
+                self.board.say("stopping: each cell keeps its state; again stops at once")
+                for running in self.running:
+                    running.ask_to_stop()
+            for running in [r for r in self.running if r.process.poll() is not None]:
+                self.running.remove(running)
+                self._settle(running, asked)
+            if not stop.is_set():
+                self._start()
+            self.board.show(self.results, self.running, len(self.waiting), self.workers)
+            time.sleep(POLL)
+        self.results += [Result(cell, "not run") for cell, _ in self.waiting]
+
+    def _start(self) -> None:
+        for _ in range(len(self.waiting)):
+            if len(self.running) >= self.workers:
+                return
+            cell, due = self.waiting.popleft()
+            state = state_of(cell)
+            if state in ("done", "degraded"):
+                self._finish(Result(cell, state))
+            elif time.monotonic() < due:
+                self.waiting.append((cell, due))
+            else:
+                self.running.append(Running(cell, self.command(cell), self.threads))
+
+    def command(self, cell: Planned) -> list[str]:
+        """What runs a cell in a process of its own."""
+        told = {
+            "method": cell.method, "task": cell.task, "preset": cell.preset, "seed": cell.seed,
+            "overrides": cell.overrides, "out": str(cell.out), "offline": self.offline,
+        }  # fmt: skip
+        return [sys.executable, "-P", "-c", START, json.dumps(told), json.dumps([str(ROOT), *map(os.path.abspath, sys.path)])]
+
+    def _settle(self, running: Running, asked: bool) -> None:
+        """What the end of a process means."""
+        running.close()
+        cell, code = running.cell, running.process.returncode
+        state = state_of(cell)
+        if state in ("done", "degraded") and code != BUSY:  # the record decides: what a process dies of later does it no harm
+            if code in (0, 4):
+                log_of(cell).unlink(missing_ok=True)
+            elif not asked:
+                self.board.say(f"{cell.label}: its record is complete; after that: {why(running)}")
+            self._finish(Result(cell, state, seconds=running.seconds))
+        elif code == BUSY:
+            self.board.say(f"another process is at work on {cell.label}; it is looked at again later")
+            self.waiting.append((cell, time.monotonic() + RETRY))
+        elif asked and code in (130, -signal.SIGTERM):
+            self._finish(Result(cell, "interrupted"))
+        else:
+            self._finish(Result(cell, "failed", why(running), running.seconds))
+
+    def _finish(self, result: Result) -> None:
+        self.results.append(result)
+        self.board.finished(result)
+        self.each(result)
+
+
+def why(running: Running) -> str:
+    """Why a cell failed, in one line; all that it said is kept in a file."""
+    log, code = log_of(running.cell), running.process.returncode
+    kept = f"log {log}"
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text("\n".join(running.lines) + "\n", encoding="utf-8")
+    except OSError as e:
+        kept = f"no log: {e.strerror}"
+    if code < 0:
+        name = signal.Signals(-code).name
+        return f"killed by {name}" + ("; out of memory?" if name == "SIGKILL" else "") + f" ({kept})"
+    said = running.last.removeprefix("error: ") if running.lines else f"exit code {code}"
+    return f"{said} ({kept})"
+
+
+def log_of(cell: Planned) -> Path:
+    return cell.out / ".logs" / f"{cell.task}-{file_name(Path(cell.method).stem)}-{cell.run_id}-s{cell.seed}.txt"
+
+
+def exit_code(results: list[Result]) -> int:
+    """130 where something was interrupted, 1 where something failed, 4 where something is degraded, else 0."""
+    states: set[Any] = {r.state for r in results}
+    if states & {"interrupted", "not run"}:
+        return 130
+    return 1 if "failed" in states else 4 if "degraded" in states else 0

@@ -1,0 +1,221 @@
+"""Methods x tasks x settings x seeds: what a sweep is told, the cells that it means, and where each of them stands.
+
+Nothing runs here; `harness.runs.sweep.launcher` runs the cells.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import Field
+
+from harness.core import registry
+from harness.core.errors import BadSetting, EmptySelection, MissingPrerequisite, UnknownName, one_line
+from harness.core.settings import SECTIONS, checked, flat, overrides, parse_grid, parse_override, resolve
+from harness.core.types import Settings
+from harness.records.write import RunStore
+
+SHARED = tuple(section for section in SECTIONS if section != "method")  # the sections of settings that all methods share
+
+
+class Sweep(Settings):
+    """What a sweep is told, by flags, by a file, or by both."""
+
+    methods: list[str] = Field([], description="names, or files: ./mine.py")
+    tasks: list[str] = Field([], description="names")
+    seeds: str | list[int] = Field("0", description="0-4 or 0,2,5")
+    preset: str = Field("micro", description="model, data, scorers, budget")
+    set: dict[str, Any] = Field({}, description="a setting of every cell that has it")
+    grid: dict[str, list[Any]] = Field({}, description="values of a setting, every combination of which is a cell")
+
+
+class Planned(NamedTuple):
+    """One cell: what `harness run` would be told, and where its record is."""
+
+    method: str
+    task: str
+    seed: int
+    preset: str
+    settings: dict[str, Any]  # as for --set, without the name of the method
+    point: dict[str, Any]  # those of them that the grid chose
+    out: Path
+    path: Path
+    run_id: str
+
+    @property
+    def overrides(self) -> list[str]:
+        return overrides(self.settings)
+
+    @property
+    def label(self) -> str:
+        """What sets it apart from the other cells of its task."""
+        return " ".join([Path(self.method).stem, *overrides(self.point), f"seed {self.seed}"])
+
+    def state(self) -> str:
+        """done, degraded, to resume (begun, not finished) or missing; raises CorruptRecord."""
+        store = RunStore(self.path)
+        summary = store.summary()
+        if summary is not None:
+            return str(summary["status"])
+        return "to resume" if store.manifest() is not None else "missing"
+
+
+def read_sweep(path: Path) -> dict[str, Any]:
+    """A sweep file: TOML; raises MissingPrerequisite where it cannot be read, BadSetting where it is no TOML."""
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise MissingPrerequisite(f"cannot read the sweep file {path}: {e.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise BadSetting(f"the sweep file {path} is not TOML: {one_line(e)}") from None
+    for name in ("set", "grid"):
+        if not isinstance(raw.get(name, {}), dict):
+            raise BadSetting(f"{name} in {path} is a table of settings, [{name}]; found {raw[name]!r}")
+    shared = {section: raw.pop(section) for section in SHARED if section in raw}  # [evaluation] is [set.evaluation]
+    raw["set"] = flat(shared) | flat(raw.get("set", {}))
+    raw["grid"] = flat(raw.get("grid", {}))
+    return raw
+
+
+def told(
+    file: Path | None, methods: str | None, tasks: str | None, seeds: str | None, preset: str | None,
+    settings: Iterable[str], grid: Iterable[str],
+) -> Sweep:  # fmt: skip
+    """The file, then the flags over it; raises BadSetting."""
+    raw = read_sweep(file) if file is not None else {"set": {}, "grid": {}}
+    chosen = _names(methods)
+    flags = {"methods": chosen, "tasks": _names(tasks), "seeds": seeds, "preset": preset}
+    if chosen is not None:
+        raw |= _narrowed(raw, chosen)
+    raw |= {key: value for key, value in flags.items() if value is not None}
+    raw["set"] |= dict(parse_override(item) for item in settings)
+    raw["grid"] |= dict(parse_grid(item) for item in grid)
+    return checked(Sweep, raw, "sweep")
+
+
+def _narrowed(raw: dict[str, Any], methods: list[str]) -> dict[str, Any]:
+    """A file's settings and grid without what is for those of its own methods that a flag leaves out."""
+    named = raw.get("methods")
+    left_out = set(map(_stem, named if isinstance(named, list) else [])) - set(map(_stem, methods))
+
+    def stays(key: str) -> bool:
+        head, _, rest = key.removeprefix("method.").partition(".")
+        return not rest or _stem(head) not in left_out
+
+    return {name: {key: v for key, v in raw[name].items() if stays(key)} for name in ("set", "grid")}
+
+
+def _stem(method: object) -> str:
+    return Path(str(method)).stem.replace("-", "_")
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+class Choice(NamedTuple):
+    """One combination, for every seed."""
+
+    method: str
+    task: str
+    settings: dict[str, Any]
+    point: dict[str, Any]
+
+
+def choices(sweep: Sweep) -> Iterator[Choice]:
+    """Every combination; raises UnknownName on a setting that nobody has, EmptySelection where there is nothing to run."""
+    methods = {_canonical(name): None for name in sweep.methods}
+    tasks = {registry.canonical("task", name): None for name in sweep.tasks}
+    if not methods or not tasks:
+        raise EmptySelection(f"a sweep needs methods and tasks; found {len(methods)} methods, {len(tasks)} tasks")
+    scope = {key: _scope(key, list(methods)) for key in (*sweep.set, *sweep.grid)}
+    for key, values in sweep.grid.items():
+        if not values:
+            raise EmptySelection(f"the grid has no value for {key!r}")
+    for task, method in product(tasks, methods):
+        fixed = {scope[k][method]: v for k, v in sweep.set.items() if method in scope[k]}
+        axes = {scope[k][method]: values for k, values in sweep.grid.items() if method in scope[k]}
+        for point in product(*axes.values()):
+            chosen = dict(zip(axes, point))
+            yield Choice(method, task, fixed | chosen, chosen)
+
+
+def _canonical(method: str) -> str:
+    return method if method.endswith(".py") else registry.canonical("method", method)
+
+
+def _scope(key: str, methods: list[str]) -> dict[str, str]:
+    """The methods that a setting is for, and what it is called in them: kl_coef, quark.kl_coef, evaluation.points."""
+    head, _, rest = key.removeprefix("method.").partition(".")
+    if rest and head in SHARED:
+        return {method: key for method in methods}
+    if not rest:
+        found = {method: head for method in methods if head in _fields(method)}
+        if not found:
+            raise UnknownName(
+                "setting", head, {f for method in methods for f in _fields(method)}, "of the methods of this sweep"
+            )
+        return found
+    named = {Path(method).stem: method for method in methods}
+    spelled = next((n for n in (head, head.replace("-", "_"), head.replace("_", "-")) if n in named), None)
+    if spelled is None:
+        raise UnknownName("method or section of this sweep", head, [*named, *SHARED], f"in the setting {key!r}")
+    if rest.partition(".")[0] not in _fields(named[spelled]):
+        raise UnknownName(f"setting of {spelled}", rest, _fields(named[spelled]))
+    return {named[spelled]: rest}
+
+
+def _fields(method: str) -> list[str]:
+    return list(registry.load("method", method).Settings.model_fields)
+
+
+def plan(sweep: Sweep, seeds: list[int], out: Path, offline: bool = False) -> list[Planned]:
+    """Every cell with its record's place; all settings are checked before the first model is loaded.
+
+    Raises what `harness run` would raise of any of the cells: BadSetting, UnknownName, MissingPrerequisite.
+    """
+    from harness.runs import assemble
+
+    wanted = []
+    for choice in choices(sweep):
+        settings = resolve(sweep.preset, choice.method, choice.task, overrides(choice.settings))
+        assemble.check(settings, choice.method)
+        wanted.append((choice, settings))
+    loaded: dict[str, Any] = {}
+    found: dict[Path, Planned] = {}
+    for choice, settings in wanted:
+        needs = choice.task + settings.model_dump_json(include={"model", "task", "scorers"})
+        if needs not in loaded:
+            loaded[needs] = assemble.parts(settings, choice.task, offline, out)
+        first = assemble.cell(settings, loaded[needs], choice.method, choice.task, seeds[0], out)
+        for seed in seeds:
+            cell = replace(first, seed=seed, identity=first.identity | {"seed": seed})
+            planned = Planned(
+                choice.method, choice.task, seed, sweep.preset, choice.settings, choice.point, out, cell.path, cell.run_id
+            )
+            found.setdefault(cell.path, planned)  # two points of a grid may come to the same settings
+    return list(found.values())
+
+
+class Result(NamedTuple):
+    """What became of a cell: done, degraded, failed, interrupted or not run."""
+
+    cell: Planned
+    state: str
+    why: str = ""
+    seconds: float | None = None  # None where it had been done before, or elsewhere
+
+
+def state_of(cell: Planned) -> str:
+    """The state of a cell, or "corrupt": then the run itself says what is wrong."""
+    from harness.core.errors import CorruptRecord
+
+    try:
+        return cell.state()
+    except CorruptRecord:
+        return "corrupt"

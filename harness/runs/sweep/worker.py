@@ -1,0 +1,48 @@
+"""One cell of a sweep in a process of its own, which `harness.runs.sweep.launcher` starts.
+
+It does what `harness run` does, but draws no picture. It stops, as if interrupted, when the sweep that started it is gone (the
+pipe at its standard input closes), and it says by its exit code that another process holds the cell.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+from harness.core.errors import Busy, Interrupted
+from harness.core.process import explain, prepare
+from harness.runs.progress import loading
+
+BUSY = 75  # as EX_TEMPFAIL of sysexits.h: try again later
+
+
+def main(cell: dict[str, Any]) -> int:
+    prepare()
+    threading.Thread(target=_watch_parent, daemon=True).start()
+    try:
+        return _run(cell)
+    except Busy:
+        return BUSY
+    except (Exception, Interrupted, SystemExit) as e:
+        return explain(e)
+
+
+def _run(cell: dict[str, Any]) -> int:
+    progress = loading(f"{cell['method']} × {cell['task']}, preset {cell['preset']}, seed {cell['seed']}")
+    from harness.runs.assemble import named_cell
+    from harness.runs.session import run
+
+    ready = named_cell(
+        cell["method"], cell["task"], cell["preset"], cell["seed"], cell["overrides"], {}, Path(cell["out"]), cell["offline"]
+    )  # fmt: skip
+    summary, _ = run(ready, fresh=False, progress=progress)
+    return 4 if summary["status"] == "degraded" else 0
+
+
+def _watch_parent() -> None:
+    os.read(0, 1)  # nothing is ever written: it returns when the other end closes
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # nobody reads the progress any more; a broken pipe would fail the run
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,319 @@
+"""One (method, task, seed) cell: the only door between a method and the rest of the suite."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from harness.core.errors import MethodFailed, NotFinite, RunFailed
+from harness.core.types import Documents, Prompts, Rollout, Settings, Task
+from harness.policy.policy import Policy
+from harness.policy.sampler import sample
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+class Budget(Settings):
+    """What a run may spend; training stops after the first update that reaches any of the limits."""
+
+    flops: float | None = Field(None, gt=0, description="estimated floating-point operations")
+    updates: int | None = Field(None, ge=1, description="optimizer steps")
+
+    @model_validator(mode="after")
+    def _limited(self) -> Budget:
+        if self.flops is None and self.updates is None:
+            raise ValueError("a budget needs flops or updates")
+        return self
+
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class OptimizerSettings(Settings):
+    """The optimizer of every method; the learning rate is the method's own."""
+
+    betas: tuple[Share, Share] = Field((0.9, 0.999), description="Adam's, each from 0 to below 1")
+    eps: float = Field(1e-8, gt=0, description="Adam's")
+    clip_norm: float = Field(1.0, gt=0, description="gradient norm")
+    warmup_updates: int = Field(10, ge=0, description="updates of linear warm-up")
+    decay: Literal["linear", "constant"] = Field("linear", description="of the learning rate, over the budget")
+
+
+@dataclass
+class Cost:
+    """What a method has used so far; evaluation is not charged to it."""
+
+    parameters: int  # N, of the policy
+    sampled_tokens: int = 0
+    trained_tokens: int = 0
+    forward_tokens: int = 0
+    """Read without a gradient: prompts, the reference's passes."""
+    scorer_calls: int = 0
+    document_tokens: int = 0
+    """Of the labelled corpus, for methods that learn from it."""
+    updates: int = 0
+    beside_flops: int = 0
+    """Of networks beside the policy (a value network), each by its own N."""
+
+    @property
+    def flops(self) -> float:
+        """2N a forward token, 6N a trained token (Kaplan et al. 2020, arXiv:2001.08361, section 2.1)."""
+        read = 2.0 * self.parameters * (self.sampled_tokens + self.forward_tokens)
+        return read + 6.0 * self.parameters * self.trained_tokens + self.beside_flops
+
+    def record(self) -> dict[str, float]:
+        return asdict(self) | {"flops": self.flops}
+
+
+class Trial:
+    """What a method is given. The held-out prompts and the judge cannot be reached from here.
+
+    policy     the policy to train; the same initial weights for every method
+    reference  a frozen copy of those initial weights
+    rng        all of the method's randomness
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        reference: Policy,
+        task: Task,
+        *,
+        seed: int,
+        budget: Budget,
+        lr: float | None = None,
+        optimizer: OptimizerSettings | None = None,
+        state: dict[str, Any] | None = None,
+    ) -> None:
+        self.policy, self.reference = policy, reference
+        self.rng = torch.Generator().manual_seed(seed)
+        self.cost = Cost(sum(p.numel() for p in reference.parameters()))
+        self.unscored = 0
+        self.deployed: Any = policy
+        self._spent = 0.0  # progress at the end of the last update, which the learning rate goes by
+        self._task, self._budget, self._lr = task, budget, lr
+        self._optimizer_settings = optimizer or OptimizerSettings()
+        self._optimizer: torch.optim.Optimizer | None = None
+        self._beside: list[torch.nn.Module] = []  # trained with the policy, in the order of `train_also`
+        self._kept: dict[str, Any] = {}
+        self._restored = state
+        for p in (policy, reference):
+            p.on_forward = self._count_forward
+        if state is not None:
+            self.rng.set_state(state["rng"])
+            self.cost = Cost(**state["cost"])
+            self.unscored, self._spent = state["unscored"], state["spent"]
+
+    @property
+    def progress(self) -> float:
+        """The share of the budget spent, 0 to 1."""
+        b = self._budget
+        shares = [self.cost.flops / b.flops if b.flops else 0.0, self.cost.updates / b.updates if b.updates else 0.0]
+        return min(1.0, max(shares))
+
+    def prompts(self, n: int) -> Prompts:
+        """n training prompts, drawn with replacement: -> [n, P]."""
+        return self._task.train_prompts(n, self.rng).to(self.policy.device)
+
+    def documents(self, n: int) -> Documents:
+        """n scored documents, for methods that learn from text instead of from their own samples: -> [n, R].
+
+        Charged for the tokens of the responses and for a call of the scorer a segment, whenever a document is drawn.
+        """
+        documents = self._task.documents(n, self.rng).to(self.policy.device)
+        first = documents.starts()
+        self.cost.document_tokens += int(documents.rollout.response_mask.sum())
+        self.cost.scorer_calls += int(first.sum())
+        self.unscored += int((first & documents.reward.isnan()).sum())
+        return documents
+
+    def sample(self, prompts: Prompts, *, policy: Policy | None = None, n: int = 1) -> Rollout:
+        """n responses to each prompt by the policy as it would be deployed now, or by another one: -> [B * n, R]."""
+        policy = policy or self.policy
+        rollout = sample(policy, prompts, decoding=self._task.decoding, rng=self.rng, n=n)
+        sampled, read = int(rollout.response_mask.sum()), int(prompts.mask.sum())
+        self.cost.sampled_tokens += sampled
+        self.cost.forward_tokens += read + (getattr(policy, "passes", 1) - 1) * (sampled + read)
+        return rollout
+
+    def reward(self, rollout: Rollout) -> Tensor:
+        """The reward of each response, higher is better, NaN where the scorer failed: -> [B] float32."""
+        self.cost.scorer_calls += len(rollout.response)
+        reward = self._task.reward(rollout)
+        self.unscored += int(reward.isnan().sum())
+        return reward
+
+    def scored(self, rollout: Rollout, at_least: int = 2) -> tuple[Rollout, Tensor]:
+        """The responses that could be scored, and their rewards: -> rollout [n, R], reward [n] on the policy's device.
+
+        Raises RunFailed where they are fewer than `at_least`.
+        """
+        reward = self.reward(rollout).to(rollout.response.device)
+        kept = ~reward.isnan()
+        if int(kept.sum()) < at_least:
+            found = f"the scorer gave {int(kept.sum())} rewards for {len(kept)} responses"
+            raise RunFailed(f"{found}, fewer than the {at_least} that an update needs; look at the scorer, or draw more")
+        return rollout.rows(kept), reward[kept]
+
+    def train_also(self, module: torch.nn.Module) -> None:
+        """Train a network beside the policy (a value network): `update` steps and clips its weights with the policy's.
+
+        Call it before the first update, name the network in `keep` too, and charge its passes by `charge`. Raises
+        ValueError where the optimizer exists already.
+        """
+        if self._optimizer is not None:
+            raise ValueError("train_also comes before the first update: the optimizer is built there")
+        self._beside.append(module.to(self.policy.device))
+
+    def charge(self, module: torch.nn.Module, tokens: int) -> None:
+        """Charge a pass of a network beside the policy over that many tokens: 2N each, 6N where it is trained."""
+        trained = torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters())
+        self.cost.beside_flops += (6 if trained else 2) * tokens * sum(p.numel() for p in module.parameters())
+
+    def update(self, loss: Tensor) -> None:
+        """One optimizer step: the same optimizer, clipping and schedule for every method.
+
+        Raises NotFinite where the loss or its gradient is not a finite number; the weights are then untouched.
+        """
+        optimizer = self._optimizer or self._build_optimizer()
+        self._check_finite("loss", loss)
+        optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self._trained(), self._optimizer_settings.clip_norm)
+        self._check_finite("gradient norm", norm)
+        for group in optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        optimizer.step()
+        self.cost.updates += 1
+        self._spent = self.progress
+
+    def deploy(self, policy: Any) -> None:
+        """What is measured and saved instead of `policy`, for a method whose policy is not a plain language model.
+
+        It brings its own `sample`, and `kl_to_base` where its KL has a closed form.
+        """
+        self.deployed = policy
+
+    @contextmanager
+    def off_the_clock(self) -> Iterator[None]:
+        """What happens inside is not charged to the method: the harness measures."""
+        cost, unscored = replace(self.cost), self.unscored
+        try:
+            yield
+        finally:
+            self.cost, self.unscored = cost, unscored
+
+    def keep(self, **state: Any) -> SimpleNamespace:
+        """Name the method's own state, so that a killed run goes on exactly where it was.
+
+        Values are numbers, tensors, lists and dicts of those, or objects with `state_dict` and `load_state_dict`.
+        They come back as attributes: as given in a fresh run, as they were at the last checkpoint in a resumed one.
+        Draw nothing from `rng` before calling it.
+        """
+        saved = self._restored["kept"] if self._restored else {}
+        for name, value in saved.items():
+            if hasattr(state[name], "load_state_dict"):
+                state[name].load_state_dict(value)
+            else:
+                state[name] = value
+        for name, value in state.items():
+            _check_plain(name, value)
+        kept = SimpleNamespace(**state)
+        self._kept = kept.__dict__
+        return kept
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a checkpoint must hold besides the policy: plain data and tensors."""
+        cost = asdict(self.cost)
+        before = self._restored or {"kept": {}, "optimizer": None}  # until the method has taken it up, it must not be lost
+        for name, value in self._kept.items():
+            _check_plain(name, value)
+        kept = {k: v.state_dict() if hasattr(v, "state_dict") else v for k, v in self._kept.items()} or before["kept"]
+        optimizer = self._optimizer.state_dict() if self._optimizer else before["optimizer"]
+        state = {"rng": self.rng.get_state(), "cost": cost, "unscored": self.unscored, "spent": self._spent}
+        return state | {"kept": kept, "optimizer": optimizer}
+
+    def _trained(self) -> list[torch.nn.Parameter]:
+        # the order is the optimizer's, which a checkpoint goes by
+        return [p for module in (self.policy, *self._beside) for p in module.parameters() if p.requires_grad]
+
+    def _build_optimizer(self) -> torch.optim.Optimizer:
+        # built at the first update, after a method has added its control tokens
+        if self._lr is None:
+            raise ValueError("a method that updates the policy needs a setting lr")
+        s = self._optimizer_settings
+        narrow = next((p.dtype for p in self._trained() if torch.finfo(p.dtype).bits < 32), None)
+        if narrow is not None:
+            raise RunFailed(
+                f"the weights to train are {str(narrow).removeprefix('torch.')}, in which small steps are lost; "
+                f"expected float32 weights (model.dtype=bfloat16 computes in bfloat16 and keeps them)"
+            )
+        self._optimizer = torch.optim.Adam(self._trained(), lr=self._lr, betas=s.betas, eps=s.eps)
+        if self._restored and self._restored["optimizer"]:
+            self._optimizer.load_state_dict(self._restored["optimizer"])
+        return self._optimizer
+
+    def _learning_rate(self) -> float:
+        assert self._lr is not None
+        s = self._optimizer_settings
+        warm = min(1.0, (self.cost.updates + 1) / s.warmup_updates) if s.warmup_updates else 1.0
+        # the update that overruns a budget in flops has a rate too: its own cost is not spent yet
+        return self._lr * warm * (1.0 - self._spent if s.decay == "linear" else 1.0)
+
+    def _count_forward(self, tokens: int, trained: bool) -> None:
+        if trained:
+            self.cost.trained_tokens += tokens
+        else:
+            self.cost.forward_tokens += tokens
+
+    def _check_finite(self, what: str, value: Tensor) -> None:
+        if not torch.isfinite(value):
+            step = self.cost.updates + 1
+            raise NotFinite(f"the {what} of update {step} is {value.item()}; expected a finite number; try a smaller lr")
+
+
+PLAIN = (type(None), bool, int, float, complex, str, bytes)
+
+
+def _check_plain(name: str, value: Any) -> None:
+    """Raises MethodFailed where a checkpoint could not bring back what a method keeps."""
+    odd = _odd(value.state_dict() if hasattr(value, "state_dict") else value)
+    if odd is not None:
+        raise MethodFailed(
+            f"trial.keep holds a value of type {odd.__name__!r} in {name!r}; expected numbers, text, tensors, lists, tuples "
+            "and dicts of those, or objects with state_dict"
+        )
+
+
+def _odd(value: Any) -> type | None:
+    """The type of the first thing inside that is not plain: exact types, as a checkpoint is read without running code."""
+    kind = type(value)
+    if kind in PLAIN or isinstance(value, Tensor):
+        return None
+    if isinstance(value, dict) and kind in (dict, OrderedDict):
+        return next(filter(None, (_odd(x) for pair in value.items() for x in pair)), None)
+    if kind in (list, tuple, set):
+        return next(filter(None, map(_odd, value)), None)
+    return kind
+
+
+class Method(Protocol):
+    """A way to change a policy. One file of `methods/`, one paper."""
+
+    version: int
+    settings: Settings
+
+    def __init__(self, settings: Any) -> None: ...
+
+    def train(self, trial: Trial) -> Iterator[dict[str, float]]:
+        """Train trial.policy; yield the scalars worth plotting once after each update."""

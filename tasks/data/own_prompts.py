@@ -1,0 +1,80 @@
+"""Prompts of a file of the user's own, or of any data set on the hub by its id, as the data of a task.
+
+Both are one path: rows with a text and perhaps a score, split by the hash of the text, of the held-out ones at most
+`task.data.held_out` of each kind. What they are known by is their texts, wherever those lie: a file, its copy under another
+name or format and a data set on the hub with the same texts are the same data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from harness.api import BadData, EmptySelection
+
+from ..text_task import Data
+from . import datasets, prompt_files
+from . import splits as hygiene
+from .prompt_files import Columns, Placed
+from .tables import shown
+
+log = logging.getLogger(__name__)
+
+
+def from_file(path: Path, settings: Any) -> Data:
+    """The data of a file; raises MissingPrerequisite, BadData, EmptySelection."""
+    found = prompt_files.placed_prompts(path, Columns(settings.text, settings.score))
+    return _data(str(path), found, settings.held_out, {"file": path.name})
+
+
+def from_hub(repo: str, settings: Any, offline: bool = False) -> Data:
+    """The data of one split of a data set; raises MissingPrerequisite, BadData, EmptySelection."""
+    columns = Columns(settings.text, settings.score)
+    (table,), commit = datasets.prepared(repo, settings.config, [settings.split], settings.revision, offline)
+    wanted = [name for name in table.column_names if name in columns.names()]
+    for name in (settings.text, settings.score):
+        if name is not None and name not in wanted:
+            raise BadData(f"{repo} has no column {shown(name)}; it has {', '.join(map(shown, table.column_names))}")
+    found = prompt_files.gathered(_rows(table, wanted, settings, columns), repo, columns)
+    origin = {"repo": repo, **{name: getattr(settings, name) for name in ("config", "split", "revision")}, "commit": commit}
+    return _data(repo, found, settings.held_out, origin)
+
+
+def _data(source: str, found: list[Placed], most: int, origin: dict[str, Any]) -> Data:
+    splits = prompt_files.held_out(prompt_files.split_prompts([placed.prompt for placed in found]), most)
+    splits, dropped = hygiene.apart(splits)
+    if not splits["train"]:
+        raise EmptySelection(
+            f"every training prompt of {source} shares eight words with a held-out one; give more various ones"
+        )
+    texts = {name: [p.text for p in members] for name, members in splits.items()}
+    counts = {name: len(members) for name, members in splits.items()}
+    identity = {"name": "file", "prompts": counts, "sha256": _digest(texts), "dropped": {"overlap": dropped}}
+    kept = {text for members in texts.values() for text in members}
+    places = {placed.prompt.text: placed.place for placed in found if placed.prompt.text in kept}
+    return Data(splits, [], [], identity, {}, places, origin | {"rows": len(found)})
+
+
+def _digest(texts: dict[str, list[str]]) -> str:
+    return hashlib.sha256(json.dumps(texts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _rows(table: Any, wanted: list[str], settings: Any, columns: Columns) -> Iterator[tuple[str, Any]]:
+    """Rows, evenly spread; those without text are left out, since nobody can remove them there."""
+    step, empty = max(1, -(-len(table) // settings.rows)), 0
+    if not wanted:
+        yield "row 1", dict.fromkeys(table.column_names)
+    chosen = range(0, len(table), step)
+    rows = (dict(zip(b, v)) for b in table.select_columns(wanted).select(chosen).iter(1000) for v in zip(*b.values()))
+    for number, row in zip(chosen, rows):
+        text = row.get(columns.text or "text", row.get("prompt") if columns.text is None else None)
+        if text is None or (isinstance(text, str) and not text.strip()):
+            empty += 1
+        else:
+            yield f"row {number + 1}", row
+    if empty:
+        log.warning("left out %d rows without text", empty)

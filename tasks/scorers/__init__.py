@@ -1,0 +1,1 @@
+"""Scorers of text: rules, classifiers, code style, fluency, and the guard and cache around them."""

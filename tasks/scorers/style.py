@@ -1,0 +1,115 @@
+"""Scorers of code style: pycodestyle and parso, line by line."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from io import StringIO
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.api import hub
+
+from .rules import optional
+
+ENDS = ("\n", "\r")  # of a line
+INSIDE = (" ", "\t", "\f", *ENDS)  # how a line of a function's body begins
+READING = 2  # of what the style checkers say: raised when the same findings give another score
+
+
+class StyleScorer:
+    """1 - the share of the response's lines of code with a violation of PEP 8, by pycodestyle's own choice of rules.
+
+    The function is read together with the prompt that opens it; a last line that was cut off is left out, and text that
+    is not code has no line and scores 1.
+    """
+
+    def __init__(self) -> None:
+        import pycodestyle
+
+        self._options = pycodestyle.StyleGuide(quiet=2, config_file=False).options  # nobody's own configuration
+        self.identity = {"name": "pycodestyle", "version": version("pycodestyle"), "reading": READING}
+
+    def score(self, prompts: list[str], responses: list[str]) -> NDArray:
+        return np.array([self._share(p, r) for p, r in zip(prompts, responses)], dtype=float)
+
+    def _share(self, prompt: str, response: str) -> float:
+        first, lines = code_lines(prompt, response)
+        if first >= len(lines):
+            return 1.0
+        # a bracket that is never closed is reported on the line after the last
+        faulty = {min(line, len(lines)) for line, _ in self.violations(lines) if line > first}
+        return 1.0 - len(faulty) / (len(lines) - first)
+
+    def items(self, prompt: str, response: str) -> int:
+        """How many violations there are in the response's lines."""
+        first, lines = code_lines(prompt, response)
+        return sum(line > first for line, _ in self.violations(lines)) if len(lines) > first else 0
+
+    def violations(self, lines: list[str]) -> list[tuple[int, str]]:
+        """The violations of a file: the line's number, from 1, and the rule's code."""
+        import pycodestyle
+
+        found: list[tuple[int, str]] = []
+
+        class Report(pycodestyle.BaseReport):
+            def error(self, line: int, offset: int, text: str, check: Any) -> None:
+                if not self._ignore_code(text[:4]):
+                    found.append((line, text[:4]))
+
+        pycodestyle.Checker("response.py", lines=lines, options=self._options, report=Report(self._options)).check_all()
+        return found
+
+
+class ParsoScorer(StyleScorer):
+    """The same by parso's rules of PEP 8: a second implementation, which reads code that does not end.
+
+    Its rules of the length of lines and of blank lines between definitions are left out, as a response has one function.
+    """
+
+    LEFT_OUT = frozenset({302, 303, 305, 391, 501, 901, 903})
+
+    def __init__(self) -> None:
+        parso = optional("parso", "code")
+        self._grammar = parso.load_grammar()
+        self.identity = {"name": "parso", "version": version("parso"), "reading": READING}
+
+    @staticmethod
+    def needs(options: dict[str, Any]) -> list[hub.Need]:
+        """What must be there before it can be built."""
+        return [hub.package("parso", "code")]
+
+    def violations(self, lines: list[str]) -> list[tuple[int, str]]:
+        issues = self._grammar._get_normalizer_issues(self._grammar.parse("".join(lines)))
+        return [(issue.start_pos[0], str(issue.code)) for issue in issues if issue.code not in self.LEFT_OUT]
+
+
+def code_lines(prompt: str, response: str) -> tuple[int, list[str]]:
+    """The last function that the text opens: how many lines of it are the prompt's, and its whole lines; (0, []) if none."""
+    lines = source_lines(prompt + response)
+    starts = [i for i, line in enumerate(lines) if line.startswith("def ")]
+    if not starts:
+        return 0, []
+    start = starts[-1]
+    end = body_end(lines, start)
+    if not lines[end - 1].endswith(ENDS):
+        end -= 1
+    before = sum(line.endswith(ENDS) for line in source_lines(prompt))  # a prompt ends at a line's end
+    return max(1, before - start), lines[start:end]
+
+
+def source_lines(text: str) -> list[str]:
+    """The lines as Python reads them, with their ends: `splitlines` would also break a line at a form feed."""
+    return list(StringIO(text, newline=""))
+
+
+def body_end(lines: list[str], start: int) -> int:
+    """Where the body of the function in a line ends: before the first line that is neither indented nor blank.
+
+    Blank lines inside the body are part of it, those behind it are not.
+    """
+    end = next((i for i in range(start + 1, len(lines)) if lines[i][:1] not in INSIDE), len(lines))
+    while end > start + 1 and lines[end - 1][:1] in ENDS:
+        end -= 1
+    return end
