@@ -24,9 +24,9 @@ from harness.api import CorpusSettings, Documents, Trial, corpus, masked_mean, t
 
 
 class AWRSettings(CorpusSettings):
-    alpha: float = Field(0.5, gt=0, le=1, description="weight of the likelihood; 1 - alpha is the value's")
+    alpha: float = Field(0.5, gt=0, le=1, description="alpha, weight of the likelihood; 1 - alpha is the value loss's")
     beta: float = Field(0.1, gt=0, description="temperature of the weights, in units of reward")
-    max_weight: float = Field(1000.0, gt=0, description="a weight above it is cut to it")
+    max_weight: float = Field(1000.0, gt=0, description="maximum weight of a segment; higher ones are clipped")
 
 
 class AWR:

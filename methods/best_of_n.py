@@ -19,7 +19,7 @@ from harness.api import Decoding, Policy, Prompts, Rollout, Settings, Trial, bes
 
 
 class BestOfNSettings(Settings):
-    n: int = Field(4, ge=1, description="candidates an answer")
+    n: int = Field(4, ge=1, description="n, candidates per response")
 
 
 class BestOfN:

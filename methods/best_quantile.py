@@ -19,11 +19,11 @@ from harness.api import Pool, Rollout, Settings, Trial, kl, masked_mean, token_l
 
 class BestQuantileSettings(Settings):
     lr: float = Field(1e-5, gt=0, description="Adam's learning rate")
-    num_quantiles: int = Field(5, ge=2, description="K; the best 1/K of the pool is learned")
-    kl_coef: float = Field(0.05, ge=0, description="beta, per nat")
-    explore_every: int = Field(500, ge=1, description="updates between two explorations")
-    explore_prompts: int = Field(4096, ge=1, description="prompts answered in each exploration")
-    batch_size: int = Field(128, ge=1, description="responses an update")
+    num_quantiles: int = Field(5, ge=2, description="K; the best 1/K of the pool is trained on")
+    kl_coef: float = Field(0.05, ge=0, description="beta, weight of the KL term, per nat")
+    explore_every: int = Field(500, ge=1, description="updates between explorations")
+    explore_prompts: int = Field(4096, ge=1, description="prompts per exploration")
+    batch_size: int = Field(128, ge=1, description="responses per update")
 
 
 class BestQuantile:

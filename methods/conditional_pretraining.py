@@ -28,9 +28,11 @@ from harness.api import CorpusSettings, Documents, Trial, corpus, masked_mean, t
 
 
 class ConditionalPretrainingSettings(CorpusSettings):
-    quantile: float = Field(0.5, gt=0, lt=1, description="of the segments' rewards; those below it are bad")
-    drop: float = Field(0.01, ge=0, le=1, description="probability that a token other than the first is left out")
-    token_spread: float = Field(1.0, gt=0, description="of the tokens' first embeddings, in the vocabulary's deviations")
+    quantile: float = Field(0.5, gt=0, lt=1, description="quantile of segment rewards; segments below it are labelled bad")
+    drop: float = Field(0.01, ge=0, le=1, description="probability that a control token other than the first is omitted")
+    token_spread: float = Field(
+        1.0, gt=0, description="initial scale of control-token embeddings, in standard deviations of the vocabulary's"
+    )
 
 
 class ConditionalPretraining:

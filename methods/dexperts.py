@@ -24,10 +24,10 @@ from harness.api import Documents, Ensemble, Policy, Settings, Trial, corpus, ma
 
 
 class DExpertsSettings(Settings):
-    lr: float = Field(5e-4, gt=0, description="Adam's learning rate, of expert and anti-expert")
-    alpha: float = Field(2.0, ge=0, description="how much expert and anti-expert say; 0 is the base")
-    quantile: float = Field(0.5, gt=0, lt=1, description="of the segments' rewards; those below it are the anti-expert's")
-    batch_size: int = Field(64, ge=1, description="documents an update")
+    lr: float = Field(5e-4, gt=0, description="Adam's learning rate of expert and anti-expert")
+    alpha: float = Field(2.0, ge=0, description="alpha, weight of expert minus anti-expert; 0 is the base policy")
+    quantile: float = Field(0.5, gt=0, lt=1, description="quantile of segment rewards; segments below it train the anti-expert")
+    batch_size: int = Field(64, ge=1, description="documents per update")
 
 
 class DExperts:

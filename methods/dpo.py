@@ -26,13 +26,13 @@ from harness.api import Rollout, RunFailed, Settings, Trial, trl_bridge
 
 
 class DPOSettings(Settings):
-    variant: Literal["sigmoid", "ipo"] = Field("sigmoid", description="of the loss: DPO's, or IPO's")
+    variant: Literal["sigmoid", "ipo"] = Field("sigmoid", description="loss: DPO's or IPO's")
     lr: float = Field(1e-6, gt=0, description="Adam's learning rate")
-    kl_coef: float = Field(0.1, gt=0, description="beta; the strength of the implied KL to the reference")
-    responses: int = Field(2, ge=2, description="of each prompt; the best and the worst make a pair")
-    explore_every: int = Field(500, ge=1, description="updates between two explorations")
-    explore_prompts: int = Field(4096, ge=1, description="prompts answered in each exploration")
-    batch_size: int = Field(64, ge=1, description="pairs an update")
+    kl_coef: float = Field(0.1, gt=0, description="beta, strength of the implied KL to the reference")
+    responses: int = Field(2, ge=2, description="responses per prompt; the best and the worst make a pair")
+    explore_every: int = Field(500, ge=1, description="updates between explorations")
+    explore_prompts: int = Field(4096, ge=1, description="prompts per exploration")
+    batch_size: int = Field(64, ge=1, description="pairs per update")
 
 
 class DPO:

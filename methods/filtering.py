@@ -22,7 +22,7 @@ from harness.api import CorpusSettings, Documents, Trial, corpus
 
 
 class FilteringSettings(CorpusSettings):
-    quantile: float = Field(0.5, gt=0, lt=1, description="of the documents' rewards; those below it are thrown away")
+    quantile: float = Field(0.5, gt=0, lt=1, description="quantile of document rewards; documents below it are discarded")
 
 
 class Filtering:

@@ -43,12 +43,12 @@ SLOPES: dict[str, Callable[[Tensor], Tensor]] = {  # f'(t) by log t
 
 class GDCSettings(Settings):
     divergence: Literal["forward_kl", "reverse_kl", "total_variation", "jensen_shannon"] = Field(
-        "forward_kl", description="between policy and target"
+        "forward_kl", description="divergence between policy and target"
     )
     lr: float = Field(1e-5, gt=0, description="Adam's learning rate")
     kl_coef: float = Field(0.05, gt=0, description="beta, reward per nat; the target is the base tilted by exp(r / beta)")
-    samples: int = Field(16, ge=2, description="n, responses to each prompt, which estimate its Z")
-    batch_size: int = Field(128, ge=2, description="responses an update, n to a prompt")
+    samples: int = Field(16, ge=2, description="n, responses per prompt, from which its Z is estimated")
+    batch_size: int = Field(128, ge=2, description="responses per update, n to a prompt")
 
     @model_validator(mode="after")
     def _whole_prompts(self) -> GDCSettings:

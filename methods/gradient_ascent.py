@@ -22,11 +22,11 @@ from harness.api import Pool, Rollout, Settings, Trial, kl, masked_mean, token_l
 
 class GradientAscentSettings(Settings):
     lr: float = Field(1e-5, gt=0, description="Adam's learning rate")
-    kl_coef: float = Field(1.0, ge=0, description="lambda, of the retain term, per nat")
+    kl_coef: float = Field(1.0, ge=0, description="lambda, weight of the retain term, per nat")
     num_quantiles: int = Field(5, ge=2, description="K; the worst 1/K of the pool is forgotten")
-    explore_every: int = Field(500, ge=1, description="updates between two explorations")
-    explore_prompts: int = Field(4096, ge=1, description="prompts answered in each exploration")
-    batch_size: int = Field(128, ge=2, multiple_of=2, description="responses an update, half of them to forget")
+    explore_every: int = Field(500, ge=1, description="updates between explorations")
+    explore_prompts: int = Field(4096, ge=1, description="prompts per exploration")
+    batch_size: int = Field(128, ge=2, multiple_of=2, description="responses per update, half of them from the forget set")
 
 
 class GradientAscent:

@@ -22,13 +22,17 @@ from harness.api import Settings, Trial, trl_bridge
 
 class GRPOSettings(Settings):
     lr: float = Field(1e-6, gt=0, description="Adam's learning rate")
-    kl_coef: float = Field(0.04, ge=0, description="beta, per nat; in the loss")
-    group_size: int = Field(8, ge=2, description="G, responses to each prompt")
-    clip: float = Field(0.2, gt=0, lt=1, description="eps, of the ratio of a token")
-    loss_type: Literal["grpo", "dapo"] = Field("dapo", description="the mean over tokens: of each response first, or of all")
-    scale: Literal["group", "batch", "none"] = Field("group", description="whose deviation divides the advantage")
-    explore_every: int = Field(1, ge=1, description="updates on each rollout")
-    batch_size: int = Field(128, ge=2, description="responses an update: a whole rollout, so a multiple of group_size")
+    kl_coef: float = Field(0.04, ge=0, description="beta, weight of the KL term in the loss, per nat")
+    group_size: int = Field(8, ge=2, description="G, responses per prompt")
+    clip: float = Field(0.2, gt=0, lt=1, description="eps, clip range of the token-level ratio")
+    loss_type: Literal["grpo", "dapo"] = Field(
+        "dapo", description="average over tokens: per response first, or over all tokens"
+    )
+    scale: Literal["group", "batch", "none"] = Field(
+        "group", description="standard deviation that divides the advantage: the group's, the batch's, or none"
+    )
+    explore_every: int = Field(1, ge=1, description="updates per rollout")
+    batch_size: int = Field(128, ge=2, description="responses per update: a whole rollout, a multiple of group_size")
 
     @model_validator(mode="after")
     def _whole_groups(self) -> GRPOSettings:

@@ -29,12 +29,12 @@ from harness.api import Rollout, RunFailed, Settings, Trial, trl_bridge
 
 class KTOSettings(Settings):
     lr: float = Field(1e-6, gt=0, description="Adam's learning rate")
-    kl_coef: float = Field(0.1, gt=0, description="beta; the strength of the implied KL to the reference")
-    desirable_weight: float = Field(1.0, ge=0, description="w+")
-    undesirable_weight: float = Field(1.0, ge=0, description="w-")
-    explore_every: int = Field(500, ge=1, description="updates between two explorations")
-    explore_prompts: int = Field(4096, ge=1, description="prompts answered in each exploration")
-    batch_size: int = Field(128, ge=2, multiple_of=2, description="responses an update, half of them undesirable")
+    kl_coef: float = Field(0.1, gt=0, description="beta, strength of the implied KL to the reference")
+    desirable_weight: float = Field(1.0, ge=0, description="weight of desirable responses, w+")
+    undesirable_weight: float = Field(1.0, ge=0, description="weight of undesirable responses, w-")
+    explore_every: int = Field(500, ge=1, description="updates between explorations")
+    explore_prompts: int = Field(4096, ge=1, description="prompts per exploration")
+    batch_size: int = Field(128, ge=2, multiple_of=2, description="responses per update, half of them undesirable")
 
 
 class KTO:

@@ -18,8 +18,8 @@ from harness.api import Settings, Trial, corpus
 
 class MLESettings(Settings):
     lr: float = Field(5e-4, gt=0, description="Adam's learning rate")
-    start: Literal["base", "scratch"] = Field("base", description="from the base policy, or from fresh weights")
-    batch_size: int = Field(64, ge=1, description="documents an update")
+    start: Literal["base", "scratch"] = Field("base", description="initial weights: the base policy's, or fresh ones")
+    batch_size: int = Field(64, ge=1, description="documents per update")
 
 
 class MLE:

@@ -31,19 +31,21 @@ from harness.api import Policy, Prompts, Rollout, Settings, Trial, masked_mean, 
 
 
 class PPOSettings(Settings):
-    lr: float = Field(1e-5, gt=0, description="Adam's learning rate, of the policy and of the value network")
-    kl_coef: float = Field(0.15, ge=0, description="beta, reward per nat; where it starts if the controller is adaptive")
-    kl_controller: Literal["fixed", "adaptive"] = Field("adaptive", description="whether beta follows kl_target")
-    kl_target: float = Field(6.0, gt=0, description="nats a response, for the adaptive controller")
-    kl_horizon: int = Field(10_000, ge=1, description="responses, over which the adaptive controller answers")
-    value_trunk: Literal["own", "shared"] = Field("own", description="the value network's: a copy of the base, or the policy")
-    value_coef: float = Field(0.1, ge=0, description="c, of the value loss")
-    clip_range: float = Field(0.2, gt=0, description="eps, of the ratio")
-    value_clip_range: float = Field(0.2, gt=0, description="eps_v, of the value, in rewards")
-    gae_lambda: float = Field(0.95, ge=0, le=1, description="lambda")
-    explore_prompts: int = Field(512, ge=2, description="prompts answered in each rollout")
+    lr: float = Field(1e-5, gt=0, description="Adam's learning rate of policy and value network")
+    kl_coef: float = Field(0.15, ge=0, description="beta, reward per nat; initial value if adaptive")
+    kl_controller: Literal["fixed", "adaptive"] = Field("adaptive", description="whether beta is adapted to reach kl_target")
+    kl_target: float = Field(6.0, gt=0, description="target KL of the adaptive controller, nats per response")
+    kl_horizon: int = Field(10_000, ge=1, description="horizon of the adaptive controller, responses")
+    value_trunk: Literal["own", "shared"] = Field(
+        "own", description="body of the value network: a copy of the base policy, or the policy itself"
+    )
+    value_coef: float = Field(0.1, ge=0, description="c, weight of the value loss")
+    clip_range: float = Field(0.2, gt=0, description="eps, clip range of the ratio")
+    value_clip_range: float = Field(0.2, gt=0, description="eps_v, clip range of the value, in units of reward")
+    gae_lambda: float = Field(0.95, ge=0, le=1, description="lambda of generalised advantage estimation")
+    explore_prompts: int = Field(512, ge=2, description="prompts per rollout")
     epochs: int = Field(4, ge=1, description="passes over each rollout")
-    minibatches: int = Field(4, ge=1, description="updates a pass")
+    minibatches: int = Field(4, ge=1, description="updates per pass")
 
 
 class Value(nn.Module):

@@ -27,15 +27,19 @@ from harness.api import Pool, Rollout, Settings, Trial, entropy, kl, masked_mean
 
 
 class QuarkSettings(Settings):
-    variant: Literal["paper", "code"] = Field("paper", description="direction of the KL, and the entropy bonus")
+    variant: Literal["paper", "code"] = Field(
+        "paper", description="paper or code: direction of the KL, and whether there is an entropy bonus"
+    )
     lr: float = Field(1e-5, gt=0, description="Adam's learning rate")
-    num_quantiles: int = Field(5, ge=2, description="K; also the number of reward tokens, worst first")
-    kl_coef: float = Field(0.05, ge=0, description="beta, per nat")
-    entropy_coef: float = Field(0.06, ge=0, description="of the bonus, per nat; only in the variant `code`")
-    token_spread: float = Field(1.0, gt=0, description="of the reward tokens' first embeddings, in the vocabulary's deviations")
-    explore_every: int = Field(500, ge=1, description="updates between two explorations")
-    explore_prompts: int = Field(4096, ge=1, description="prompts answered in each exploration")
-    batch_size: int = Field(128, ge=1, description="responses an update")
+    num_quantiles: int = Field(5, ge=2, description="K, number of quantiles and of reward tokens, worst first")
+    kl_coef: float = Field(0.05, ge=0, description="beta, weight of the KL term, per nat")
+    entropy_coef: float = Field(0.06, ge=0, description="weight of the entropy bonus, per nat; only in the variant `code`")
+    token_spread: float = Field(
+        1.0, gt=0, description="initial scale of reward-token embeddings, in standard deviations of the vocabulary's"
+    )
+    explore_every: int = Field(500, ge=1, description="updates between explorations")
+    explore_prompts: int = Field(4096, ge=1, description="prompts per exploration")
+    batch_size: int = Field(128, ge=1, description="responses per update")
 
 
 class Quark:

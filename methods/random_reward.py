@@ -22,7 +22,7 @@ from harness.api import Settings, Trial, masked_sum, token_logprobs
 class RandomRewardSettings(Settings):
     lr: float = Field(1e-5, gt=0, description="Adam's learning rate")
     kl_coef: float = Field(0.05, ge=0, description="beta, reward per nat")
-    batch_size: int = Field(128, ge=2, description="responses an update, each to a prompt of its own")
+    batch_size: int = Field(128, ge=2, description="responses per update, one per prompt")
 
 
 class RandomReward:

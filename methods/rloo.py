@@ -22,11 +22,11 @@ from harness.api import Settings, Trial, trl_bridge
 
 class RLOOSettings(Settings):
     lr: float = Field(1e-6, gt=0, description="Adam's learning rate")
-    kl_coef: float = Field(0.05, ge=0, description="beta, per nat; in the reward")
-    group_size: int = Field(4, ge=2, description="G, responses to each prompt")
-    clip: float = Field(0.2, gt=0, lt=1, description="eps, of the ratio of a whole response")
-    explore_every: int = Field(1, ge=1, description="updates on each rollout")
-    batch_size: int = Field(128, ge=2, description="responses an update: a whole rollout, so a multiple of group_size")
+    kl_coef: float = Field(0.05, ge=0, description="beta, weight of the KL term in the reward, per nat")
+    group_size: int = Field(4, ge=2, description="G, responses per prompt")
+    clip: float = Field(0.2, gt=0, lt=1, description="eps, clip range of the sequence-level ratio")
+    explore_every: int = Field(1, ge=1, description="updates per rollout")
+    batch_size: int = Field(128, ge=2, description="responses per update: a whole rollout, a multiple of group_size")
 
     @model_validator(mode="after")
     def _whole_groups(self) -> RLOOSettings:

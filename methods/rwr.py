@@ -28,10 +28,12 @@ from harness.api import CorpusSettings, Documents, Pool, Rollout, Trial, corpus,
 
 
 class RWRSettings(CorpusSettings):
-    source: Literal["samples", "corpus"] = Field("corpus", description="what is learned: the base's own samples, or documents")
+    source: Literal["samples", "corpus"] = Field(
+        "corpus", description="training text: samples of the base policy, or documents"
+    )
     beta: float = Field(0.1, gt=0, description="temperature of the weights, in units of reward")
-    explore_every: int = Field(500, ge=1, description="updates between two draws of samples; with source = samples")
-    explore_prompts: int = Field(4096, ge=1, description="prompts answered in each draw; with source = samples")
+    explore_every: int = Field(500, ge=1, description="updates between rounds of sampling (source = samples)")
+    explore_prompts: int = Field(4096, ge=1, description="prompts per round of sampling (source = samples)")
 
     @model_validator(mode="after")
     def _corpus_only(self) -> RWRSettings:

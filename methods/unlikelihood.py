@@ -31,15 +31,21 @@ from harness.api import CorpusSettings, Pool, Rollout, Trial, corpus, kl, log_no
 
 class UnlikelihoodSettings(CorpusSettings):
     lr: float = Field(1e-5, gt=0, description="Adam's learning rate")
-    source: Literal["samples", "corpus"] = Field("samples", description="of the text: own samples, or documents")
-    level: Literal["sequence", "token"] = Field("sequence", description="the candidates: bad text, or what was said before")
-    ngram: int = Field(0, ge=0, description="only tokens of a repeated n-gram; 0 is all bad text; with level = sequence")
-    alpha: float = Field(1.0, ge=0, description="weight of the unlikelihood")
+    source: Literal["samples", "corpus"] = Field("samples", description="training text: samples of the policy, or documents")
+    level: Literal["sequence", "token"] = Field(
+        "sequence", description="candidates to push down: bad text, or tokens that occurred before"
+    )
+    ngram: int = Field(
+        0, ge=0, description="n of repeated n-grams whose tokens are pushed down; 0 is all bad text (level = sequence)"
+    )
+    alpha: float = Field(1.0, ge=0, description="alpha, weight of the unlikelihood term")
     num_quantiles: int = Field(5, ge=2, description="K; the worst 1/K of the pool or of the corpus is bad")
-    kl_coef: float = Field(0.05, ge=0, description="beta, per nat")
-    explore_every: int = Field(500, ge=1, description="updates between two explorations; with source = samples")
-    explore_prompts: int = Field(4096, ge=1, description="prompts answered in each exploration; with source = samples")
-    batch_size: int = Field(128, ge=2, description="responses or documents an update; 1 in K responses from the worst quantile")
+    kl_coef: float = Field(0.05, ge=0, description="beta, weight of the KL term, per nat")
+    explore_every: int = Field(500, ge=1, description="updates between explorations (source = samples)")
+    explore_prompts: int = Field(4096, ge=1, description="prompts per exploration (source = samples)")
+    batch_size: int = Field(
+        128, ge=2, description="responses or documents per update; 1 in K responses from the worst quantile"
+    )
 
     @model_validator(mode="after")
     def _go_together(self) -> UnlikelihoodSettings:

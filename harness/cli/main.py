@@ -39,11 +39,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-Method = Annotated[str, typer.Option("--method", "-m", help="a name (harness list methods) or a file: ./my_method.py")]
+Method = Annotated[str, typer.Option("--method", "-m", help="method: a name (harness list methods) or a file (./my_method.py)")]
 TaskName = Annotated[str, typer.Option("--task", "-t", help="a name (harness list tasks)")]
-Preset = Annotated[str, typer.Option(help="model, data, scorers, budget (harness list presets)")]
+Preset = Annotated[str, typer.Option(help="preset of model, data, scorers and budget (harness list presets)")]
 Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a setting: kl_coef=0.1, evaluation.points=4")
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="setting, repeatable: kl_coef=0.1, evaluation.points=4")
 ]
 Model = Annotated[str | None, typer.Option(help="base policy: a Hugging Face folder or a hub id")]
 PromptFile = Annotated[
@@ -51,14 +51,14 @@ PromptFile = Annotated[
     typer.Option(
         "--prompts",
         metavar="NAME|ID|FILE",
-        help="a named data set (harness list datasets), a hub id, or a file: .jsonl, .csv, .tsv, .parquet, also .gz",
+        help="prompts: a named data set (harness list datasets), a hub id, or a file (.jsonl, .csv, .tsv, .parquet, also .gz)",
     ),
 ]
-Out = Annotated[Path, typer.Option(help="where records go")]
-Json = Annotated[bool, typer.Option("--json", help="the summary as one JSON object on the last line")]
-Offline = Annotated[bool, typer.Option(help="never look beyond this machine")]
-Unmask = Annotated[bool, typer.Option(help="show generated text as it is; it can be offensive")]
-Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="tracebacks of errors")]
+Out = Annotated[Path, typer.Option(help="folder of records")]
+Json = Annotated[bool, typer.Option("--json", help="summary as one JSON object on the last line of stdout")]
+Offline = Annotated[bool, typer.Option(help="use local files and caches only")]
+Unmask = Annotated[bool, typer.Option(help="show generated text unmasked; it can be offensive")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="full tracebacks of errors")]
 
 
 def _version(asked: bool) -> None:
@@ -70,7 +70,7 @@ def _version(asked: bool) -> None:
 @app.callback()
 def harness(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="the version, and nothing else")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="version of the package")
     ] = False,
 ) -> None:
     """Run methods that unlearn habits of language models, and measure them against the optimum."""
@@ -81,21 +81,21 @@ def run(
     method: Method,
     task: TaskName,
     preset: Preset = "micro",
-    seed: Annotated[int, typer.Option(min=0, help="of the method's randomness")] = 0,
-    seeds: Annotated[str | None, typer.Option(metavar="0-4", help="several seeds, one after the other: 0-4 or 0,2,5")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="random seed of the method")] = 0,
+    seeds: Annotated[str | None, typer.Option(metavar="0-4", help="several seeds, run in sequence: 0-4 or 0,2,5")] = None,
     settings: Set = None,
-    budget: Annotated[float | None, typer.Option(metavar="FLOPS", help="estimated FLOPs of training")] = None,
+    budget: Annotated[float | None, typer.Option(metavar="FLOPS", help="training budget in estimated FLOPs")] = None,
     model: Model = None,
     prompts: PromptFile = None,
     out: Out = Path("results"),
-    fresh: Annotated[bool, typer.Option(help="forget what this run has done before")] = False,
-    dry_run: Annotated[bool, typer.Option(help="print what would be loaded and run")] = False,
+    fresh: Annotated[bool, typer.Option(help="discard the existing record and start again")] = False,
+    dry_run: Annotated[bool, typer.Option(help="print what would be loaded and its estimated cost, run nothing")] = False,
     offline: Offline = False,
     as_json: Json = False,
     unmask: Unmask = False,
     verbose: Verbose = False,
 ) -> None:
-    """Train a method on a task, measure it, draw it beside the optimum. The same command again resumes, or says it is done."""
+    """Train a method on a task, measure it and plot it against the optimal frontier. The same command again resumes."""
     from .run import run_command
 
     chosen = parse_seeds(seeds) if seeds is not None else [seed]
@@ -119,28 +119,32 @@ def run(
 
 @app.command()
 def sweep(
-    methods: Annotated[str | None, typer.Option(metavar="A,B", help="names (harness list methods) or files")] = None,
-    tasks: Annotated[str | None, typer.Option(metavar="A,B", help="names (harness list tasks)")] = None,
-    seeds: Annotated[str | None, typer.Option(metavar="0-4", help="0-4 or 0,2,5 [default: 0]")] = None,
+    methods: Annotated[str | None, typer.Option(metavar="A,B", help="methods: names (harness list methods) or files")] = None,
+    tasks: Annotated[str | None, typer.Option(metavar="A,B", help="tasks: names (harness list tasks) or files")] = None,
+    seeds: Annotated[str | None, typer.Option(metavar="0-4", help="seeds: 0-4 or 0,2,5 [default: 0]")] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="for every method that has it; quark.kl_coef=0.1 for one only"),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="setting of every method that has it; quark.kl_coef=0.1 for one method"
+        ),
     ] = None,
     grid: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=V1,V2", help="values of a setting; several grids are combined")
+        list[str] | None, typer.Option(metavar="KEY=V1,V2", help="values of a setting; several grids form their product")
     ] = None,
-    file: Annotated[Path | None, typer.Option(metavar="FILE", help="the same as TOML; flags go before it")] = None,
-    preset: Annotated[str | None, typer.Option(help="model, data, scorers, budget [default: micro]")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="cells at once; the cores are divided among them")] = 1,
+    file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="read the sweep from a TOML file; flags override it")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="preset of model, data, scorers and budget [default: micro]")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="number of cells run at once; they share the cores")] = 1,
     out: Out = Path("results"),
-    dry_run: Annotated[bool, typer.Option(help="list the cells: done, to resume, missing")] = False,
+    dry_run: Annotated[bool, typer.Option(help="list the cells and their states, run nothing")] = False,
     offline: Offline = False,
-    as_json: Annotated[bool, typer.Option("--json", help="the cells as one JSON object on the last line")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="cells as one JSON object on the last line of stdout")] = False,
     verbose: Verbose = False,
 ) -> None:
-    """Methods x tasks x settings x seeds, each cell as `harness run` would run it.
+    """Run every combination of methods, tasks, settings and seeds, each as `harness run` does.
 
-    The same command again finishes what is missing. A cell that fails does not stop the others. A file has the same words:
+    The same command again resumes. A failed cell does not stop the others. A TOML file takes the same keys:
 
     \b
     methods = ["base", "quark"]
@@ -161,20 +165,20 @@ def sweep(
 
 @app.command("eval")
 def evaluate(
-    policy: Annotated[str, typer.Option(help="a policy trained elsewhere: a folder or a hub id")],
+    policy: Annotated[str, typer.Option(help="policy trained elsewhere: a folder or a hub id")],
     task: TaskName,
     preset: Preset = "micro",
     settings: Set = None,
     model: Model = None,
     prompts: PromptFile = None,
     out: Out = Path("results"),
-    fresh: Annotated[bool, typer.Option(help="measure again")] = False,
+    fresh: Annotated[bool, typer.Option(help="discard the existing record and measure again")] = False,
     offline: Offline = False,
     as_json: Json = False,
     unmask: Unmask = False,
     verbose: Verbose = False,
 ) -> None:
-    """Measure a policy that was trained elsewhere, and place it on the same plot."""
+    """Measure a policy that was trained elsewhere and plot it against the optimal frontier."""
     from .run import eval_command
 
     flags = {"model__id": model, "task__prompts": prompts}
@@ -188,12 +192,12 @@ def evaluate(
 @app.command()
 def report(
     records: Annotated[
-        list[Path] | None, typer.Argument(metavar="[DIR]...", help="folders with records [default: results]")
+        list[Path] | None, typer.Argument(metavar="[DIR]...", help="folders of records [default: results]")
     ] = None,
-    out: Annotated[Path, typer.Option("-o", "--out", help="where the page goes")] = Path("reports/latest"),
+    out: Annotated[Path, typer.Option("-o", "--out", help="folder of the report")] = Path("reports/latest"),
     verbose: Verbose = False,
 ) -> None:
-    """One page from many records: who wins, at what cost, how far from the optimum."""
+    """Build one page from many records: the ranking of methods, their cost, their distance from the optimum."""
     from .records import report_command
 
     raise typer.Exit(report_command(records or [Path("results")], out))
@@ -202,13 +206,13 @@ def report(
 @app.command()
 def status(
     records: Annotated[
-        list[Path] | None, typer.Argument(metavar="[DIR]...", help="folders with records [default: --out]")
+        list[Path] | None, typer.Argument(metavar="[DIR]...", help="folders of records [default: --out]")
     ] = None,
     out: Out = Path("results"),
-    as_json: Annotated[bool, typer.Option("--json", help="the cells as one JSON object on the last line")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="cells as one JSON object on the last line of stdout")] = False,
     verbose: Verbose = False,
 ) -> None:
-    """Methods x tasks: seeds done, running, failed, stale or missing, and what finishes them; exit code 4 where any is left."""
+    """Show which seeds of each method and task are done, running, failed, stale or missing; exit code 4 if any is not done."""
     from .status import status_command
 
     raise typer.Exit(status_command(records or [out], out, as_json))
@@ -216,24 +220,24 @@ def status(
 
 @app.command()
 def samples(
-    run: Annotated[str, typer.Argument(help="the folder of a run, its id, or the beginning of its id")],
-    n: Annotated[int, typer.Option("--n", "-n", min=1, help="how many, at most")] = 10,
-    kind: Annotated[str | None, typer.Option(help="of the prompts: heated, calm, ...")] = None,
-    prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="that the prompt holds")] = None,
-    search: Annotated[str | None, typer.Option(metavar="TEXT", help="that the response holds")] = None,
+    run: Annotated[str, typer.Argument(help="run: its folder, its id, or a unique prefix of its id")],
+    n: Annotated[int, typer.Option("--n", "-n", min=1, help="maximum number of samples")] = 10,
+    kind: Annotated[str | None, typer.Option(help="only prompts of this kind (heated, calm, ...)")] = None,
+    prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="only prompts that contain TEXT")] = None,
+    search: Annotated[str | None, typer.Option(metavar="TEXT", help="only responses that contain TEXT")] = None,
     sort: Annotated[
-        str | None, typer.Option(metavar="SCORE", help="judge, reward, kl or nll (nats a token); the worst first")
+        str | None, typer.Option(metavar="SCORE", help="sort by judge, reward, kl or nll (nats per token), worst first")
     ] = None,
-    worst: Annotated[bool, typer.Option("--worst", help="the worst first, by the judge unless --sort says otherwise")] = False,
-    best: Annotated[bool, typer.Option("--best", help="the best first")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="of the draw, where nothing is sorted")] = 0,
-    of: Annotated[str, typer.Option(help="final, or base: the policy before training")] = "final",
+    worst: Annotated[bool, typer.Option("--worst", help="worst first, by the judge unless --sort names another score")] = False,
+    best: Annotated[bool, typer.Option("--best", help="best first")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="seed of the random selection (without --worst, --best or --sort)")] = 0,
+    of: Annotated[str, typer.Option(help="policy: final, or base (before training)")] = "final",
     out: Out = Path("results"),
-    as_json: Annotated[bool, typer.Option("--json", help="the samples as one JSON object on the last line")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="samples as one JSON object on the last line of stdout")] = False,
     unmask: Unmask = False,
     verbose: Verbose = False,
 ) -> None:
-    """What a policy said to the held-out prompts, with its scores; the texts are hidden unless --unmask."""
+    """Show responses of a policy to held-out prompts, with their scores; texts are masked unless --unmask is given."""
     from harness.records.samples import Wanted
 
     from .records import samples_command
@@ -244,18 +248,18 @@ def samples(
 
 @app.command()
 def verify(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="folders of runs, their ids, or the beginnings of ids")],
-    rescore: Annotated[bool, typer.Option("--rescore", help="run the scorers again over the texts")] = False,
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="runs: folders, ids, or unique prefixes of ids")],
+    rescore: Annotated[bool, typer.Option("--rescore", help="score the texts again")] = False,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="what --rescore may load beyond the presets"),
+        typer.Option("--set", metavar="KEY=VALUE", help="model, file or option that --rescore may load beyond the presets"),
     ] = None,
     out: Out = Path("results"),
     offline: Offline = False,
-    as_json: Annotated[bool, typer.Option("--json", help="the checks as one JSON object on the last line")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="checks as one JSON object on the last line of stdout")] = False,
     verbose: Verbose = False,
 ) -> None:
-    """Whether records are what they say: their hashes, and every number that their samples determine; exit code 5 if not."""
+    """Check records: their hashes, and every number that their samples determine; exit code 5 on a mismatch."""
     from .records import verify_command
 
     raise typer.Exit(verify_command(runs, out, rescore, offline, as_json, settings or []))
@@ -263,18 +267,20 @@ def verify(
 
 @app.command()
 def compare(
-    a: Annotated[str, typer.Argument(metavar="A", help="a run, a folder of runs, or METHOD[:key=value,...] within --out")],
-    b: Annotated[str, typer.Argument(metavar="B", help="the same; differences are B - A")],
-    metric: Annotated[list[str] | None, typer.Option(help="what to compare, may be repeated [default: the main ones]")] = None,
+    a: Annotated[
+        str, typer.Argument(metavar="A", help="first side: a run, a folder of runs, or METHOD[:key=value,...] within --out")
+    ],
+    b: Annotated[str, typer.Argument(metavar="B", help="second side; differences are B - A")],
+    metric: Annotated[list[str] | None, typer.Option(help="metric to compare, repeatable [default: the main ones]")] = None,
     regress_if: Annotated[
         list[str] | None,
-        typer.Option(metavar="METRIC<-MARGIN", help="exit 5 where B is worse by more than the margin: judge<-0.02, kl>0.1"),
+        typer.Option(metavar="METRIC<-MARGIN", help="regression condition (exit code 5): judge<-0.02, kl>0.1"),
     ] = None,
-    out: Annotated[Path, typer.Option(help="the records that methods are looked up in")] = Path("results"),
-    as_json: Annotated[bool, typer.Option("--json", help="the comparison as one JSON object on the last line")] = False,
+    out: Annotated[Path, typer.Option(help="folder of records in which methods are looked up")] = Path("results"),
+    as_json: Annotated[bool, typer.Option("--json", help="comparison as one JSON object on the last line of stdout")] = False,
     verbose: Verbose = False,
 ) -> None:
-    """Two methods, run sets or settings of one world: a paired test of each metric, and what it can and cannot show.
+    """Compare two methods, sets of runs or settings: a paired test of each metric, and the smallest difference it can detect.
 
     An argument that is a folder is read as that: a run, or runs of one method with one choice of settings. Any other is a
     method with records in --out, narrowed by its settings, its task or its preset: quark:kl_coef=0.1,task=toxicity.
@@ -288,11 +294,11 @@ def compare(
 
 @app.command("list")
 def list_things(
-    what: Annotated[str, typer.Argument(help="methods, tasks, scorers, datasets, presets or runs")],
+    what: Annotated[str, typer.Argument(help="kind: methods, tasks, scorers, datasets, presets or runs")],
     out: Out = Path("results"),
     as_json: Json = False,
 ) -> None:
-    """What there is: methods, tasks, scorers, data sets, presets, runs."""
+    """List methods, tasks, scorers, data sets, presets or runs."""
     from .listing import listing
 
     rows = listing(what, out)
@@ -301,13 +307,13 @@ def list_things(
 
 @app.command()
 def show(
-    what: Annotated[str, typer.Argument(help="method, task, preset or run")],
-    name: Annotated[str, typer.Argument(help="its name; for a run its id or its folder")],
+    what: Annotated[str, typer.Argument(help="kind: method, task, preset or run")],
+    name: Annotated[str, typer.Argument(help="name; of a run its id or its folder")],
     out: Out = Path("results"),
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """One thing in full: a method's settings, a task, a resolved preset, a run's summary."""
+    """Show one item in full: a method's settings, a task, a resolved preset, a run's summary."""
     from .listing import card
 
     text, data = card(what, name, out)
@@ -317,11 +323,11 @@ def show(
 @app.command()
 def check(
     what: Annotated[str, typer.Argument(help="method")],
-    name: Annotated[str, typer.Argument(help="its name (harness list methods) or its file: ./my_method.py")],
+    name: Annotated[str, typer.Argument(help="name (harness list methods) or file (./my_method.py)")],
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """The rules that every method must hold, tried on a tiny world in seconds; exit code 5 where one does not hold."""
+    """Check a plug-in against the rules that every one of its kind must meet; exit code 5 if one fails."""
     from .check import check_command
 
     raise typer.Exit(check_command(what, name, as_json))
@@ -330,11 +336,11 @@ def check(
 @app.command()
 def new(
     what: Annotated[str, typer.Argument(help="method")],
-    name: Annotated[str, typer.Argument(help="of the file, and of the method on the command line")],
-    out: Annotated[Path, typer.Option(help="the folder that the file and its test go to")] = Path("."),
+    name: Annotated[str, typer.Argument(help="name of the file, and of the plug-in on the command line")],
+    out: Annotated[Path, typer.Option(help="folder of the new file and its test")] = Path("."),
     verbose: Verbose = False,
 ) -> None:
-    """Start a method of your own: a file with a small working algorithm, and its test."""
+    """Create a new plug-in: a file that works as it is, and its test."""
     from harness.conformance.scaffold import new_method
 
     print(new_method(what, name, out))
@@ -342,7 +348,7 @@ def new(
 
 @app.command()
 def env(as_json: Json = False) -> None:
-    """The environment, ready to paste into an issue."""
+    """Show package versions and the platform, for a bug report."""
     from .listing import environment
 
     facts = environment()

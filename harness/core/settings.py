@@ -27,28 +27,28 @@ class ModelSettings(Settings):
     """The base policy."""
 
     id: str = Field("micro", description="micro, a Hugging Face folder, or a hub id")
-    revision: str | None = Field(None, description="commit, tag or branch of a hub id; its main branch if none is named")
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of what passes compute; weights stay float32")
-    device: str = Field("auto", description="auto, cpu, cuda, mps")
+    revision: str | None = Field(None, description="commit, tag or branch of a hub id [main branch]")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="precision of forward passes; weights stay float32")
+    device: str = Field("auto", description="device: auto, cpu, cuda, mps")
 
 
 class DataSettings(Settings):
     """Which columns of the prompts are read, and how many; `harness.runs.sources` lists the settings of each source."""
 
-    path: str | None = Field(None, description="the folder of a named data set that is not on the hub")
-    revision: str = Field("main", description="of a data set on the hub: commit, tag or branch")
-    config: str | None = Field(None, description="of a data set on the hub that is given by its id, where it has several")
-    split: str = Field("train", description="of a data set on the hub that is given by its id: its own split that is read")
+    path: str | None = Field(None, description="folder of a named data set that is not on the hub")
+    revision: str = Field("main", description="commit, tag or branch of a data set on the hub")
+    config: str | None = Field(None, description="configuration of a data set given by its hub id, where it has several")
+    split: str = Field("train", description="split of a data set given by its hub id")
     text: str | None = Field(
         None, description="column of the prompts, in a file or a data set given by its id [text or prompt]"
     )
     score: str | None = Field(None, description="column of the prompts' scores, higher is worse [toxicity or score, if any]")
-    train: int = Field(10_000, ge=1, description="prompts of a named data set to train on, at most")
-    held_out: int = Field(100, ge=1, description="prompts of each kind in validation and in test, at most")
-    documents: int = Field(5_000, ge=0, description="documents of the corpus, at most")
-    clean: int = Field(200, ge=0, description="held-out documents without the habit, at most")
-    document_words: int = Field(100, ge=1, description="a document is cut off behind so many words")
-    rows: int = Field(100_000, ge=1, description="rows of a data set on the hub that are read, at most")
+    train: int = Field(10_000, ge=1, description="maximum number of training prompts of a named data set")
+    held_out: int = Field(100, ge=1, description="maximum number of prompts of each kind in validation and in test")
+    documents: int = Field(5_000, ge=0, description="maximum number of corpus documents")
+    clean: int = Field(200, ge=0, description="maximum number of held-out documents without the habit")
+    document_words: int = Field(100, ge=1, description="maximum length of a document, in words")
+    rows: int = Field(100_000, ge=1, description="maximum number of rows read from a data set on the hub")
 
 
 class PolicyDecoding(Decoding):
@@ -72,35 +72,37 @@ NOT_THE_POLICY = (
 class TaskSettings(Settings):
     """What is unlearned, and who scores it."""
 
-    prompts: str = Field("micro", description="micro, a named data set (harness list datasets), a file, or a hub id")
-    data: DataSettings = Field(DataSettings(), description="of prompts that are not micro")
-    reward: str = Field(description="the scorer that methods train on")
-    judge: str = Field(description="the held-out scorer, of another family")
-    fluency: str | None = Field("micro", description="the language model that judges fluency: micro, a folder, a hub id")
-    kl_cap: float = Field(gt=0, allow_inf_nan=False, description="nats per response; where normalised scores are read")
+    prompts: str = Field("micro", description="prompts: micro, a named data set (harness list datasets), a file, or a hub id")
+    data: DataSettings = Field(DataSettings(), description="options of prompts other than micro")
+    reward: str = Field(description="scorer that methods train on")
+    judge: str = Field(description="held-out scorer, of another family than the reward")
+    fluency: str | None = Field("micro", description="language model that judges fluency: micro, a folder, a hub id")
+    kl_cap: float = Field(gt=0, allow_inf_nan=False, description="KL at which normalised scores are read, nats per response")
     decoding: PolicyDecoding
-    paper_tokens: int | None = Field(None, ge=1, description="length of responses under the papers' decoding, if not theirs")
+    paper_tokens: int | None = Field(None, ge=1, description="response length in tokens under the papers' decoding [theirs]")
 
 
 class EvaluationSettings(Settings):
     """How a policy is measured. Every method answers the same prompts with the same draws."""
 
-    split: Literal["test", "validation"] = Field("test", description="validation is for choosing settings")
-    samples: int = Field(8, ge=2, le=100_000, description="responses a prompt, at the end")
-    points: int = Field(8, ge=0, le=100_000, description="evaluations along the run")
+    split: Literal["test", "validation"] = Field(
+        "test", description="prompts that are measured; validation is for choosing settings"
+    )
+    samples: int = Field(8, ge=2, le=100_000, description="responses per prompt at the end")
+    points: int = Field(8, ge=0, le=100_000, description="number of evaluations during training")
     select: str = Field(
         "last",
         pattern=r"^(last|best_validation|kl<=(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?)$",
-        description="which point is deployed: last, best_validation, kl<=C (nats); the latter two read validation prompts only",
+        description="deployed checkpoint: last, best_validation, kl<=C (nats); the latter two are chosen on validation prompts",
     )
-    point_samples: int = Field(2, ge=1, le=100_000, description="responses a prompt, at each of those")
-    paper_samples: int = Field(
-        25, ge=0, le=100_000, description="responses a prompt under the papers' decoding; 0 leaves it out"
+    point_samples: int = Field(2, ge=1, le=100_000, description="responses per prompt at each evaluation during training")
+    paper_samples: int = Field(25, ge=0, le=100_000, description="responses per prompt under the papers' decoding; 0 omits it")
+    base_samples: int = Field(512, ge=50, le=1_000_000, description="base responses per prompt, for the frontier")
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="random seed of the evaluation")
+    tolerance: float = Field(
+        0.02, ge=0, lt=1, description="maximum share of unscored responses before a run counts as degraded"
     )
-    base_samples: int = Field(512, ge=50, le=1_000_000, description="base responses a prompt, for the frontier")
-    seed: int = Field(0, ge=0, le=MAX_SEED, description="of the evaluation's own random stream")
-    tolerance: float = Field(0.02, ge=0, lt=1, description="share of unscored responses above which a run is degraded")
-    batch_size: int = Field(256, ge=1, le=1_000_000, description="responses scored at once")
+    batch_size: int = Field(256, ge=1, le=1_000_000, description="responses scored in one batch")
 
 
 class RunSettings(Settings):
@@ -113,7 +115,7 @@ class RunSettings(Settings):
     budget: dict[str, Any]  # checked by harness.training.trial.Budget
     optimizer: dict[str, Any]  # checked by harness.training.trial.OptimizerSettings
     evaluation: EvaluationSettings
-    scorers: dict[str, dict[str, Any]] = Field({}, description="options of each scorer, checked by the scorer")
+    scorers: dict[str, dict[str, Any]] = Field({}, description="options of each scorer, validated by the scorer")
 
     def scorer_kind(self, name: str) -> str:
         """The scorer that a name stands for."""

@@ -121,10 +121,10 @@ class Settings(BaseModel):
 class Decoding(Settings):
     """How tokens are drawn. The defaults are the policy itself: temperature 1, nothing cut off."""
 
-    max_new_tokens: int = Field(ge=1, description="R, tokens")
-    temperature: float = Field(1.0, ge=0, description="0 is greedy")
-    top_k: int = Field(0, ge=0, description="0 keeps every token")
-    top_p: float = Field(1.0, gt=0, le=1, description="1 keeps every token")
+    max_new_tokens: int = Field(ge=1, description="maximum response length R, in tokens")
+    temperature: float = Field(1.0, ge=0, description="sampling temperature; 0 is greedy")
+    top_k: int = Field(0, ge=0, description="tokens kept by top-k; 0 keeps all")
+    top_p: float = Field(1.0, gt=0, le=1, description="probability mass kept by top-p; 1 keeps all")
 
 
 class Knob(NamedTuple):

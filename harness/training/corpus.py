@@ -31,9 +31,9 @@ class CorpusSettings(Settings):
     """
 
     lr: float = Field(5e-4, gt=0, description="Adam's learning rate")
-    start: Literal["base", "scratch"] = Field("base", description="from the base policy, or from fresh weights")
-    mle_share: float = Field(0.0, ge=0, le=1, description="of the budget, spent first on plain maximum likelihood")
-    batch_size: int = Field(64, ge=1, description="documents an update")
+    start: Literal["base", "scratch"] = Field("base", description="initial weights: the base policy's, or fresh ones")
+    mle_share: float = Field(0.0, ge=0, le=1, description="share of the budget spent first on plain maximum likelihood")
+    batch_size: int = Field(64, ge=1, description="documents per update")
 
 
 def begin(trial: Trial, start: str) -> None:

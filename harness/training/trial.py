@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 class Budget(Settings):
     """What a run may spend; training stops after the first update that reaches any of the limits."""
 
-    flops: float | None = Field(None, gt=0, description="estimated floating-point operations")
-    updates: int | None = Field(None, ge=1, description="optimizer steps")
+    flops: float | None = Field(None, gt=0, description="estimated floating-point operations of training")
+    updates: int | None = Field(None, ge=1, description="number of optimizer steps")
 
     @model_validator(mode="after")
     def _limited(self) -> Budget:
@@ -42,11 +42,11 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 class OptimizerSettings(Settings):
     """The optimizer of every method; the learning rate is the method's own."""
 
-    betas: tuple[Share, Share] = Field((0.9, 0.999), description="Adam's, each from 0 to below 1")
-    eps: float = Field(1e-8, gt=0, description="Adam's")
-    clip_norm: float = Field(1.0, gt=0, description="gradient norm")
-    warmup_updates: int = Field(10, ge=0, description="updates of linear warm-up")
-    decay: Literal["linear", "constant"] = Field("linear", description="of the learning rate, over the budget")
+    betas: tuple[Share, Share] = Field((0.9, 0.999), description="Adam's two decay rates, each from 0 to below 1")
+    eps: float = Field(1e-8, gt=0, description="Adam's epsilon")
+    clip_norm: float = Field(1.0, gt=0, description="maximum gradient norm")
+    warmup_updates: int = Field(10, ge=0, description="updates of linear learning-rate warm-up")
+    decay: Literal["linear", "constant"] = Field("linear", description="learning-rate schedule over the budget")
 
 
 @dataclass

@@ -20,9 +20,9 @@ from harness.api import Prompts, Rollout, Settings, Trial, kl, masked_mean, toke
 
 class NewMethodSettings(Settings):
     lr: float = Field(3e-4, gt=0, description="Adam's learning rate")
-    kl_coef: float = Field(0.1, ge=0, description="beta, per nat")
-    batch_prompts: int = Field(32, ge=1, description="prompts an update")
-    n: int = Field(4, ge=2, description="responses a prompt; the best is learned")
+    kl_coef: float = Field(0.1, ge=0, description="beta, weight of the KL term, per nat")
+    batch_prompts: int = Field(32, ge=1, description="prompts per update")
+    n: int = Field(4, ge=2, description="responses per prompt; the best is learned")
 
 
 class NewMethod:

@@ -26,12 +26,12 @@ SHARED = tuple(section for section in SECTIONS if section != "method")  # the se
 class Sweep(Settings):
     """What a sweep is told, by flags, by a file, or by both."""
 
-    methods: list[str] = Field([], description="names, or files: ./mine.py")
-    tasks: list[str] = Field([], description="names")
-    seeds: str | list[int] = Field("0", description="0-4 or 0,2,5")
-    preset: str = Field("micro", description="model, data, scorers, budget")
-    set: dict[str, Any] = Field({}, description="a setting of every cell that has it")
-    grid: dict[str, list[Any]] = Field({}, description="values of a setting, every combination of which is a cell")
+    methods: list[str] = Field([], description="names of methods, or files: ./mine.py")
+    tasks: list[str] = Field([], description="names of tasks, or files")
+    seeds: str | list[int] = Field("0", description="seeds: 0-4 or 0,2,5")
+    preset: str = Field("micro", description="preset: model, data, scorers, budget")
+    set: dict[str, Any] = Field({}, description="settings of every cell whose method has them")
+    grid: dict[str, list[Any]] = Field({}, description="values of settings; every combination is a cell")
 
 
 class Planned(NamedTuple):
