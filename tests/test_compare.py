@@ -103,7 +103,7 @@ def test_prompts_are_paired_by_hand(harness, tmp_path):
         row["stderr"]
     )
     assert rows["ppl"]["n_prompts"] is None
-    # of the heated prompt alone: -0.1 for each seed, so the seeds say nothing of the error
+    # of the heated prompt alone: -0.1 for each seed, so there is no interval over seeds
     assert rows["judge@heated"]["difference"] == pytest.approx(-0.1) and rows["judge@heated"]["p"] is None
 
 
@@ -222,7 +222,7 @@ def test_seeds_that_decide_nothing_give_no_error(harness, tmp_path):
     )
     row = judge(out)
     assert row["p"] is None and row["low"] is None and row["verdict"] == "no error known" and row["test"] == "none"
-    assert any("every seed gives the same value" in note for note in row["notes"])
+    assert any("identical across seeds" in note for note in row["notes"])
 
 
 def test_equal_runs_show_no_difference(harness, tmp_path):

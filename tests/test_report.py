@@ -237,7 +237,7 @@ def test_seeds_that_are_all_the_same_have_no_interval(tmp_path: Path) -> None:
     table = method_table(only_group(tmp_path))
     row = dict(zip(table.header, table.rows[-1]))
     reward, kl = (next(text for title, text in row.items() if title.startswith(name)) for name in ("Reward", "KL"))
-    note = next(note for note in table.notes if "every seed gives the same value" in note)
+    note = next(note for note in table.notes if "identical across seeds" in note)
     assert reward == f"0.900 {note[0]}" and kl == "0.500 [0.500, 0.500]"
 
 

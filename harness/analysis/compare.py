@@ -115,7 +115,7 @@ def better_way(metric: str) -> str:
 def _one_world(a: Side, b: Side) -> Group:
     shared = {run.dir.resolve() for run in a.runs} & {run.dir.resolve() for run in b.runs}
     if shared:
-        raise BadSetting(f"{a.text!r} and {b.text!r} share {len(shared)} runs; a run differs from itself in nothing")
+        raise BadSetting(f"{a.text!r} and {b.text!r} share {len(shared)} runs; cannot compare a run with itself")
     found = groups([*a.runs, *b.runs])
     if len(found) > 1:
         found.sort(key=lambda group: a.runs[0] not in group.runs)  # what A has comes first
@@ -147,7 +147,7 @@ def _row(metric: str, a: Side, b: Side, scores: Scores) -> Compared:
     notes += [why] if why else []
     if found is not None and found.stderr == 0 and found.mean:
         found = Difference(found.mean, None, None, None, None, None)
-        notes.append("every seed gives the same value, so the seeds say nothing of the error")
+        notes.append("identical across seeds: no interval over seeds")
     test = (
         ("paired seeds" if paired else "Welch") + (", prompts" if prompts else "") if found and found.p is not None else "none"
     )

@@ -387,7 +387,7 @@ def _beyond(known: bool) -> str | None:
 def _efficiency(needed: NDArray, kl: NDArray, left_out: int, reason: str | None) -> Metric:
     """Mean of needed over mean of kl (nats, [X] each), its standard error by linearisation of the ratio."""
     if kl.mean() < NO_DRIFT:
-        return Metric(None, None, len(kl), left_out, "the policy has not left the base policy")
+        return Metric(None, None, len(kl), left_out, "KL is zero within error; efficiency is undefined")
     value = needed.mean() / kl.mean()
     stderr = _stderr((needed - value * kl) / kl.mean())
     return Metric(float(min(max(value, 0.0), 1.0)), stderr, len(kl), left_out, reason)

@@ -74,7 +74,7 @@ def _filtered(rows: list[dict[str, Any]], wanted: Wanted) -> list[dict[str, Any]
     for column, text in (("prompt", wanted.prompt), ("response", wanted.search)):
         found = [row for row in found if text is None or text.casefold() in row[column].casefold()]
     if not found:
-        raise EmptySelection(f"none of {len(rows)} samples is asked for; leave out --kind, --prompt or --search")
+        raise EmptySelection(f"none of {len(rows)} samples matches these filters; leave out --kind, --prompt or --search")
     return found
 
 

@@ -151,7 +151,7 @@ def interval(found: Estimate, column: Column, notes: list[str]) -> str:
     if low is None or high is None or column.key in ("flops", "sampled_tokens", "seconds"):
         return text + mark
     if high - low <= ROUNDING:  # a method that trains nothing: [x, x] would read as certainty
-        return text + _mark("no interval: every seed gives the same value, so the seeds say nothing of the error", notes) + mark
+        return text + _mark("identical across seeds: no interval over seeds", notes) + mark
     return f"{text} [{number(low, column.digits)}, {number(high, column.digits)}]{mark}"
 
 

@@ -47,16 +47,16 @@ KL_LABEL = "KL(policy || base), nats per response"
 REWARD, JUDGE = "reward, 1 is best", "judge = 1 − undesired"
 UP_LEFT = "better: up and left ↖"
 PPL_LABEL, LIKE_BASE = "perplexity under the judge model (log)", "better: up, near the base's line"
-REWARD_KL = Panel("kl", "reward", "What is trained on: reward against drift", KL_LABEL, REWARD, UP_LEFT)
-JUDGE_KL = Panel("kl", "judge", "What is meant: held-out judge", KL_LABEL, JUDGE, UP_LEFT)
+REWARD_KL = Panel("kl", "reward", "Reward against KL", KL_LABEL, REWARD, UP_LEFT)
+JUDGE_KL = Panel("kl", "judge", "Held-out judge against KL", KL_LABEL, JUDGE, UP_LEFT)
 REWARD_PPL = Panel("ppl", "reward", "Fluency: perplexity", PPL_LABEL, REWARD, LIKE_BASE)
-JUDGE_PPL = Panel("ppl", "judge", "The judge against perplexity", PPL_LABEL, JUDGE, LIKE_BASE)
-OVER = Panel("reward", "judge", "Does the judge agree with the reward?", REWARD, JUDGE, "better: up, near the dashed line")
+JUDGE_PPL = Panel("ppl", "judge", "Held-out judge against perplexity", PPL_LABEL, JUDGE, LIKE_BASE)
+OVER = Panel("reward", "judge", "Judge against reward", REWARD, JUDGE, "better: up, near the dashed line")
 COMPUTE = (
-    Panel("flops", "reward", "Compute", "estimated FLOPs of training", REWARD, UP_LEFT),
-    Panel("sampled_tokens", "reward", "Tokens drawn from the policy", "sampled tokens", REWARD, UP_LEFT),
-    Panel("scorer_calls", "reward", "Calls of the reward", "responses or documents scored", REWARD, UP_LEFT),
-    Panel("seconds", "reward", "Time on the machine of the run", "seconds, evaluation included", REWARD, UP_LEFT),
+    Panel("flops", "reward", "Reward against training FLOPs", "estimated FLOPs of training", REWARD, UP_LEFT),
+    Panel("sampled_tokens", "reward", "Reward against sampled tokens", "sampled tokens", REWARD, UP_LEFT),
+    Panel("scorer_calls", "reward", "Reward against scorer calls", "responses or documents scored", REWARD, UP_LEFT),
+    Panel("seconds", "reward", "Reward against wall-clock time", "seconds, evaluation included", REWARD, UP_LEFT),
 )
 PICTURE = (REWARD_KL, JUDGE_KL, REWARD_PPL)
 
