@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from math import exp, log
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import rng
 
-from harness.policy.logprobs import entropy, kl, log_not, masked_mean, masked_sum, token_logprobs
+from harness.policy.logprobs import entropy, kl, log_not, log_nots, masked_mean, masked_sum, token_logprobs
 
 
 def coin(p: float) -> torch.Tensor:
@@ -103,3 +105,26 @@ def test_the_functions_agree_with_one_another():
     p, q = torch.randn(2, 1, 1, 6, generator=rng)
     cross = -sum(exp(token_logprobs(p, i).item()) * token_logprobs(q, i).item() for i in torch.arange(6).view(6, 1, 1))
     assert kl(p, q).item() == pytest.approx(cross - entropy(p).item(), abs=1e-5)
+
+
+def test_log_nots_against_float64():
+    logits = torch.randn(2, 3, 7, generator=rng()) * 4
+    exact = (-logits.double().softmax(-1)).log1p()
+    torch.testing.assert_close(log_nots(logits).double(), exact, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("token", [0, 3])
+@pytest.mark.parametrize("function", [log_not, lambda z, t: log_nots(z)[..., int(t)]], ids=["one", "all"])
+def test_the_gradient_of_unlikelihood_where_p_is_nearly_1(function, token):
+    """p of token 0 is 1 - 1e-12. In closed form the gradient of -log(1 - p_c) is p_c at c, -p_c p_k / (1 - p_c) elsewhere."""
+    others = math.log(1e-12 / 4)
+    logits = torch.tensor([[[0.0, others, others, others, others]]], requires_grad=True)
+    (loss,) = -function(logits, torch.tensor([[token]])).flatten()
+    loss.backward()
+    z = logits.detach().double().flatten()
+    rest = torch.cat([z[:token], z[token + 1 :]]).exp().sum()  # 1 - p without cancellation
+    p = z.exp() / z.exp().sum()
+    expected = -p[token] * z.exp() / rest
+    expected[token] = p[token]
+    assert loss.item() == pytest.approx(float(z.exp().sum().log() - rest.log()), rel=1e-5, abs=1e-11)
+    torch.testing.assert_close(logits.grad.double().flatten(), expected, rtol=1e-4, atol=1e-12)

@@ -7,7 +7,8 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import EOS, TINY, left_padded, ragged_rows, steered, tiny_gpt2, tiny_llama
+from scipy import stats
+from tiny import EOS, TINY, left_padded, ragged_rows, rng, steered, tiny_gpt2, tiny_llama
 
 from harness.core.errors import BadData
 from harness.core.types import Rollout
@@ -312,3 +313,17 @@ def test_forward_passes_are_told_with_the_tokens_that_count():
     policy.requires_grad_(False)
     policy.logits(short)
     assert seen == [(14, True), (11, True), (13, True), (11, False), (11, True), (11, False)]
+
+
+def test_from_scratch_is_the_recipe_of_the_model_and_a_seed():
+    before, a, b, c = (tiny_gpt2(seed=s) for s in (5, 5, 6, 5))
+    state = torch.get_rng_state()
+    a.reset(rng(1))
+    b.reset(rng(1))
+    c.reset(rng(2))
+    assert torch.equal(state, torch.get_rng_state())
+    assert equal(weights(a), weights(b)) and not equal(weights(a), weights(c)) and not equal(weights(a), weights(before))
+    shapes = a.model.transformer.wte.weight.detach(), a.model.transformer.h[0].attn.c_attn.weight.detach()
+    for w in shapes:  # the configuration's normal law, its zeros and ones
+        assert stats.kstest(w.flatten().numpy(), stats.norm(scale=0.4).cdf).pvalue > 1e-3
+    assert (a.model.transformer.ln_f.weight == 1).all() and (a.model.transformer.h[0].attn.c_attn.bias == 0).all()

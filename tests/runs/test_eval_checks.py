@@ -7,15 +7,19 @@ import shutil
 from pathlib import Path
 
 import folders
+import micro_text
 import pytest
 import torch
 import transformers
 from folders import edit_json
+from tiny import left_padded, rng
+from trials import new_trial
 
 from harness.core.errors import BadData, PromptTooLong
 from harness.core.settings import RunSettings, resolve
-from harness.core.types import Decoding, Prompts
+from harness.core.types import Decoding, Prompts, Rollout
 from harness.measure.evaluator import Evaluator
+from harness.policy.ensemble import Ensemble
 from harness.policy.loading import load_model
 from harness.policy.policy import Policy
 from harness.policy.sampler import sample, until_eos
@@ -201,3 +205,25 @@ def test_a_config_that_lists_several_ends_has_them_all(models, tmp_path):
     assert (rollout.response == 7).any() and torch.equal(rollout.response_mask, until_eos(rollout.response, (0, 7)))
     after = ~rollout.response_mask
     assert after.any() and (rollout.response[after] == 0).all()
+
+
+def test_an_ensemble_is_measured_again_by_its_folder(tmp_path):
+    base = micro_text.base()
+    settings = resolve("micro", "eval", "toxicity", {})
+    shared = assemble.parts(settings, "toxicity")
+    parts = [base.copy().model for _ in range(3)]
+    with torch.no_grad():
+        parts[1].lm_head.weight += 0.01 * torch.randn(parts[1].lm_head.weight.shape, generator=rng())
+    policy = base.around(Ensemble(*parts, alpha=2.0))
+    policy.save(tmp_path / "policy")
+    cells = [assemble.external_cell(settings, shared, str(tmp_path / "policy"), "toxicity", tmp_path, offline=True)]
+    trial = new_trial(base, reference=base)
+    assert list(cells[0].make_method().train(trial)) == []
+    part = Rollout(left_padded([[0, 5, 6]]), torch.tensor([[7, 8]]), torch.tensor([[True, True]]))
+    assert torch.equal(trial.deployed.logits(part), policy.logits(part))
+    assert not torch.allclose(policy.logits(part), base.logits(part), atol=0.1)
+    base.around(Ensemble(parts[0], parts[2], parts[1], alpha=2.0)).save(tmp_path / "policy")  # another expert, another run
+    cells.append(assemble.external_cell(settings, shared, str(tmp_path / "policy"), "toxicity", tmp_path, offline=True))
+    base.around(Ensemble(parts[0], parts[2], parts[1], alpha=1.0)).save(tmp_path / "policy")
+    cells.append(assemble.external_cell(settings, shared, str(tmp_path / "policy"), "toxicity", tmp_path, offline=True))
+    assert len({cell.run_id for cell in cells}) == 3

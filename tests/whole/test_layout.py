@@ -1,5 +1,6 @@
 """The house: one direction of imports, rooms of a readable size, one package installed."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -58,6 +59,29 @@ def test_no_room_is_a_drawer():
 def test_no_module_is_longer_than_450_lines():
     modules = [path for part in ("harness", "methods", "tasks") for path in (ROOT / part).rglob("*.py")]
     assert {str(p): n for p in modules if (n := len(p.read_text().splitlines())) > 450} == {}
+
+
+TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
+
+
+def test_tests_lie_in_the_folder_of_a_room_each_with_a_name_of_its_own():
+    assert {path.name for path in (ROOT / "tests").glob("*.py")} == {"conftest.py"}
+    rooms = {path.name for path in (ROOT / "harness").iterdir() if path.is_dir()} | {"methods", "tasks", "docs", "whole"}
+    assert {path.relative_to(ROOT / "tests").parts[0] for path in TESTS} <= rooms
+    assert len({path.name for path in TESTS}) == len(TESTS) > 90
+
+
+def test_no_test_file_is_longer_than_450_lines_or_imports_another():
+    assert {str(path): n for path in TESTS if (n := len(path.read_text().splitlines())) > 450} == {}
+    names = "|".join(path.stem for path in TESTS)
+    imports = re.compile(rf"^\s*(?:from|import) (?:{names})\b", re.MULTILINE)
+    assert [str(path) for path in (ROOT / "tests").rglob("*.py") if imports.search(path.read_text())] == []
+
+
+def test_every_method_has_its_test_file():
+    from harness.methods import METHODS
+
+    assert [name for name in METHODS if not (ROOT / "tests" / "methods" / f"test_{name}.py").exists()] == []
 
 
 AT_ONCE = (
