@@ -29,7 +29,7 @@ oldest:  ## the same on the lower bound of every dependency
 	PATH="$(CURDIR)/$(ENVIRONMENTS)/oldest/bin:$$PATH" pytest -m 'slow or not slow'
 
 architectures:  ## docs/architectures.md, from what each does now
-	python tests/architectures.py
+	python tests/fixtures/architectures.py
 
 bench:  ## speed, as ratios paired in one run
 	pytest -n 0 benchmarks --benchmark-only -s

@@ -1,7 +1,7 @@
 """Time, memory and size of a report over many synthetic records: `python benchmarks/report_size.py [RUNS...]`.
 
 Each size is measured in a process of its own: processor seconds, the most memory it held, the page's bytes. The records
-are invented (tests/fake_records.py): 20 methods on 3 tasks, as many seeds as the number of runs asks for.
+are invented (tests/fixtures/fake_records.py): 20 methods on 3 tasks, as many seeds as the number of runs asks for.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ METHODS, TASKS = 20, ("toxicity", "sentiment", "repetition")
 
 def write(root: Path, runs: int) -> None:
     """Records of every method on every task, a seed after the other until there are enough."""
-    sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+    sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "fixtures"))
     import fake_records as fake
 
     from harness.methods import METHODS as NAMES

@@ -29,6 +29,15 @@ def harness(capsys, monkeypatch):
 
 
 @pytest.fixture(scope="module")
+def one_thread():
+    """Whatever an earlier test of this process asked for."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
 def few_prompts():
     """A few held-out prompts instead of all, for tests of anything but the numbers: a module asks for it in `pytestmark`."""
     with quick.few_prompts():

@@ -1,0 +1,80 @@
+"""Who leads, by how much, and what lies above the frontier."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import fake_records as fake
+import numpy as np
+import pytest
+from fake_reports import curve, ended, judged, only_group, place
+
+from harness.analysis.ranking import above_frontier, beats, detectable, ranking, share_of_hypervolume
+from harness.analysis.stats import Interval
+from harness.records.read import find_runs, read_run
+
+
+def test_within_its_error_above_the_frontier_is_no_suspect(tmp_path: Path) -> None:
+    assert above_frontier(place(tmp_path, 0.5, fake.best_reward(0.5) + 0.008)) is None
+
+
+def test_beyond_the_solid_frontier_the_upper_bound_counts(tmp_path: Path) -> None:
+    assert above_frontier(place(tmp_path / "a", 2.0, fake.best_reward(2.0) + 0.005)) is None
+    assert above_frontier(place(tmp_path / "b", 2.0, fake.best_reward(2.0) + 0.06)) is not None
+
+
+def test_where_no_frontier_is_known_nothing_is_suspected(tmp_path: Path) -> None:
+    none_solid = fake.frontier() | {"curve": [], "upper": []}
+    assert above_frontier(place(tmp_path / "a", 0.5, 1.0, none_solid)) is None
+    assert above_frontier(place(tmp_path / "b", 30.0, 1.0)) is None
+
+
+def test_a_run_is_above_the_frontier_by_its_own_word(tmp_path: Path) -> None:
+    flagged = fake.frontier() | {"above": True}
+    cleared = fake.frontier() | {"above": False}
+    final = {"reward": fake.point(0.99, 0.003), "kl": fake.point(0.4, 0.01), "regret": fake.point(-0.08, 0.02)}
+    one = read_run(fake.write_run(tmp_path, "a", 0, summary={"frontier": flagged}))
+    assert above_frontier(one) == (None, None, None)  # it says so, and no point that it kept shows it
+    two = read_run(fake.write_run(tmp_path, "b", 0, final=final, summary={"frontier": flagged}))
+    assert above_frontier(two) == pytest.approx((0.08, 4.0, None))
+    three = read_run(fake.write_run(tmp_path, "c", 0, final=final, summary={"frontier": cleared}))
+    assert above_frontier(three) is None
+
+
+def test_hypervolume_by_hand(tmp_path: Path) -> None:
+    """A triangle of 2 nats by 0.8 reward: area 0.8. One point at 1 nat, 0.3 above the base: a rectangle of 1 by 0.3."""
+    ended(tmp_path, "x", 1.0, [0.5], curve((0.0, 0.2), (2.0, 1.0)))
+    ended(tmp_path, "far", 3.0, [0.9], curve((0.0, 0.2), (2.0, 1.0)))
+    runs = {run.manifest["method"]: run for run in find_runs([tmp_path])[0]}
+    assert share_of_hypervolume(runs["x"]).value == pytest.approx(0.3 / 0.8)
+    assert share_of_hypervolume(runs["far"]).value == 0  # beyond the cap
+    none = runs["x"]._replace(summary={**runs["x"].summary, "frontier": curve((0.0, 0.2), (2.0, 1.0)) | {"kl_cap": None}})
+    assert share_of_hypervolume(none).reason == "the task declares no KL cap"
+
+
+@pytest.mark.parametrize(
+    ("gap", "word"),
+    [
+        ((0.02, 0.01, 0.03), True),
+        ((-0.02, -0.03, -0.01), False),
+        ((0.02, -0.01, 0.05), None),
+        ((0.0004, 0.0003, 0.0005), None),  # a full score beside a best-of-n of 0.9996 is no news
+        ((0.02, None, None), None),
+    ],
+)
+def test_a_difference_counts_beyond_its_interval_and_what_tables_show(gap: tuple, word: bool | None) -> None:
+    assert beats(Interval(*gap)) is word
+
+
+def test_ranks_and_the_least_difference_seen_by_simulated_seeds(tmp_path: Path) -> None:
+    """Two methods that differ by exactly the effect said are told apart in about 80 of 100 draws of three seeds."""
+    judged(tmp_path, {"a": [0.90, 0.91, 0.92], "b": [0.905, 0.915, 0.925], "c": [0.70, 0.71, 0.72]})
+    ranks = {r.entry.name: r.ranks for r in ranking(only_group(tmp_path))}
+    assert ranks == {"a": (1, 2), "b": (1, 2), "c": (3, 3)}
+    effect, n = detectable(ranking(only_group(tmp_path))) or (0.0, 0)
+    assert n == 3
+    rng = np.random.default_rng(0)
+    spread = 100 * 0.01 / 0.3  # one seed's, in percent of the base's 0.30
+    a, b = rng.normal(0, spread, (4000, 3)), rng.normal(effect, spread, (4000, 3))
+    pooled = np.sqrt((a.var(1, ddof=1) + b.var(1, ddof=1)) / 3)
+    assert np.mean(np.abs(b.mean(1) - a.mean(1)) / pooled > 2.776) == pytest.approx(0.8, abs=0.03)

@@ -1,0 +1,33 @@
+"""Quark: its loss by hand in both variants."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hand_worked import Bench, batch, picked, rows
+from pydantic import ValidationError
+from tiny import rng
+
+from harness.methods.quark import Quark, QuarkSettings
+
+
+@pytest.mark.parametrize("variant", ["paper", "code"])
+def test_the_loss_of_quark_by_hand(variant):
+    bench = Bench()
+    tokens = bench.policy.control_tokens(3, rng())
+    quark = Quark(QuarkSettings(variant=variant, num_quantiles=3, kl_coef=0.3, entropy_coef=0.2))
+    token = tokens[torch.tensor([0, 2, 1])]
+    quark._learn(bench, batch(), token)
+    ours, theirs = rows(bench.policy, batch(), token), rows(bench.reference, batch())
+    total = 0.0
+    for p, q, y in zip(ours, theirs, picked(ours, batch())):
+        forward, backward = (q * (q / p).log()).sum(-1), (p * (p / q).log()).sum(-1)
+        extra = 0.3 * forward if variant == "paper" else 0.3 * backward + 0.2 * (p * p.log()).sum(-1)
+        total = total + (-y.log() + extra).sum()
+    assert bench.loss.item() == pytest.approx(float(total.detach()) / 8, abs=1e-5)
+
+
+@pytest.mark.parametrize("wrong", [{"num_quantiles": 1}, {"lr": 0}, {"kl_coef": -0.1}, {"variant": "both"}, {"beta": 1}])
+def test_settings_out_of_range(wrong):
+    with pytest.raises(ValidationError):
+        QuarkSettings(**wrong)

@@ -1,0 +1,193 @@
+"""The figures of a report: what is drawn, what is named, and whether it can be read."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import fake_records as fake
+import pytest
+from fake_reports import curve, ended, only_group
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from harness.analysis.attainment import attained
+from harness.methods import FAMILIES, METHODS
+from harness.records.read import read_run
+from harness.report.figures.attainment import draw_attained
+from harness.report.figures.data import figure_data
+from harness.report.figures.panels import REWARD_KL, REWARD_PPL, draw_panel
+from harness.report.figures.pareto import draw, pareto, run_picture
+from harness.report.figures.style import GREY, HUES, INK, SHADE, looks, save
+
+
+def test_figures_are_whole_and_wide_enough(messy: tuple) -> None:
+    out = messy[1]
+    png = (out / "figures/pareto-micro-toxicity.png").read_bytes()
+    assert png.startswith(b"\x89PNG") and int.from_bytes(png[16:20]) == 1410 and len(png) > 50_000
+    svg = ElementTree.parse(out / "figures/pareto-micro-toxicity.svg")
+    assert sum(1 for e in svg.iter() if e.tag.endswith("path")) > 100
+    data = json.loads((out / "figures/data-micro-toxicity.json").read_text())
+    assert {m["name"] for m in data["methods"]} >= {"quark", "ppo", "nulls"} and data["frontier"]["solid"]
+
+
+def test_figures_of_odd_records_are_drawn(tmp_path: Path) -> None:
+    """Collapse to 40 nats, no frontier, no judge line, nothing measured, nothing finished."""
+    cases = [
+        fake.write_run(tmp_path / "a", "ppo", 0, final={"kl": fake.point(40.0, 1.0), "ppl": fake.point(300.0, 5.0)}),
+        fake.write_run(tmp_path / "b", "ppo", 0, summary={"frontier": None}),
+        fake.write_run(tmp_path / "c", "ppo", 0, summary={"frontier": fake.frontier() | {"judge_at": None, "best_of_n": []}}),
+        fake.write_run(tmp_path / "d", "ppo", 0, summary={"final": {}, "base": {}, "frontier": None}),
+        fake.write_run(tmp_path / "e", "ppo", 0, status="running"),
+        fake.write_run(tmp_path / "f", "ppo", 0, summary={"frontier": fake.frontier() | {"curve": [], "upper": []}}),
+    ]
+    (cases[3] / "trajectory.jsonl").write_text("")
+    for dir in cases:
+        assert save(run_picture(read_run(dir)), "png").startswith(b"\x89PNG"), dir
+
+
+@pytest.mark.parametrize("name", ["methods", "best of n"])
+def test_no_two_labels_of_twenty_methods_overlap(name: str, tmp_path: Path) -> None:
+    """As drawn: the boxes of the texts in a panel, by the renderer's own measure; two ended beyond the edge at one height."""
+    best = [{"n": 2**i, "kl": 0.65 * (1 - 0.6**i), "reward": 0.95 - 0.3 * 0.4**i} for i in range(6)]  # crowded at its end
+    for i, method in enumerate(sorted(METHODS)[:20]):
+        kl = 30.0 if i < 2 else 4.3 if i == 2 else 0.4 + 0.01 * (i % 5)  # a crowd: not all can be named
+        final = {"kl": fake.point(kl, 0.01), "reward": fake.point(0.70 + 0.004 * (i // 5), 0.003)}
+        summary = {"frontier": fake.frontier() | {"best_of_n": best}}
+        for seed in range(2):
+            fake.write_run(tmp_path, method, seed, final=final, summary=summary)
+    figure = Figure(figsize=(4.7, 3.9))
+    ax = figure.add_axes((0.14, 0.14, 0.82, 0.72))
+    draw_panel(ax, figure_data(only_group(tmp_path)), REWARD_KL, name_methods=True)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    wanted = [
+        t for t in ax.texts if (t.get_text().split(", KL")[0] in METHODS if name == "methods" else t.get_text().isdigit())
+    ]
+    assert len([t for t in ax.texts if t.get_text().endswith(", KL 30")]) == 2
+    boxes = [text.get_window_extent(renderer) for text in wanted]
+    assert len(boxes) >= 3 and all(ax.get_window_extent(renderer).overlaps(box) for box in boxes)
+    assert not any(a.padded(-1).overlaps(b.padded(-1)) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_a_run_that_strays_far_and_comes_back_squeezes_no_other(tmp_path: Path) -> None:
+    fake.write_run(tmp_path, "quark", 0, final={"kl": fake.point(0.5, 0.01), "ppl": fake.point(6.0, 0.05)})
+    data = figure_data(only_group(tmp_path))
+    (run,) = data["methods"][0]["runs"]
+    run["path"][1] |= {"kl": 55.0, "ppl": 900.0}
+    for panel, most in ((REWARD_KL, 2), (REWARD_PPL, 10)):
+        ax = Figure().add_axes((0.1, 0.1, 0.8, 0.8))
+        draw_panel(ax, data, panel)
+        assert ax.get_xlim()[1] < most
+    run["final"], run["path"][1]["kl"] = None, 3.0  # it has not ended: where it has been is all there is
+    ax = Figure().add_axes((0.1, 0.1, 0.8, 0.8))
+    draw_panel(ax, data, REWARD_KL)
+    assert ax.get_xlim()[1] > 3
+
+
+def test_what_ended_far_off_is_named_at_the_edge(tmp_path: Path) -> None:
+    """The cap is 1.5 nats; the means of ppo and dpo are far beyond, of npo a seed only."""
+    for seed in range(2):
+        fake.write_run(tmp_path, "quark", seed, final={"kl": fake.point(0.5, 0.01)})
+        fake.write_run(tmp_path, "ppo", seed, final={"kl": fake.point(20.0 if seed else 0.7, 0.01)})
+        fake.write_run(tmp_path, "dpo", seed, final={"kl": fake.point(29.0 + 2 * seed, 0.01)})
+        fake.write_run(tmp_path, "npo", seed, final={"kl": fake.point(7.0 if seed else 0.9, 0.01)})
+    ax = Figure().add_axes((0.1, 0.1, 0.8, 0.8))
+    notes = draw_panel(ax, figure_data(only_group(tmp_path)), REWARD_KL, "p-")
+    words = sorted(t.get_text() for t in ax.texts if ", KL" in t.get_text())
+    assert ax.get_xlim()[1] < 5 and words == ["dpo, KL 30", "ppo, KL 10.3"]  # the mean of ppo is beyond the edge too
+    told = {note.gid: note.texts for note in notes if note.gid.endswith("-f")}
+    assert sorted(len(texts) for texts in told.values()) == [1, 1, 1] and "mean of 2 seeds: kl 30" in str(told)
+
+
+@pytest.mark.parametrize("ppl", [4.9, 5.3, 7.0, 60.0, 4000.0])
+def test_an_axis_of_perplexity_names_several_values_however_short_it_is(ppl: float, tmp_path: Path) -> None:
+    fake.write_run(tmp_path, "quark", 0, final={"ppl": fake.point(ppl, 0.05)})
+    ax = Figure().add_axes((0.1, 0.1, 0.8, 0.8))
+    draw_panel(ax, figure_data(only_group(tmp_path)), REWARD_PPL)
+    ticks, (low, high) = ax.get_xticks(), ax.get_xlim()
+    assert 3 <= len(ticks) <= 9 and all(low <= tick <= high for tick in ticks)
+
+
+def test_a_figure_is_its_data(tmp_path: Path) -> None:
+    fake.write_run(tmp_path, "quark", 0)
+    group = only_group(tmp_path)
+    data = json.loads(json.dumps(figure_data(group)))
+    assert save(draw(data), "svg") == save(pareto(group.runs), "svg")
+
+
+def test_only_the_test_split_is_drawn(tmp_path: Path) -> None:
+    dir = fake.write_run(tmp_path, "quark", 0)
+    rows = [json.loads(line) | {"split": "validation"} for line in (dir / "trajectory.jsonl").read_text().splitlines()]
+    fake.dump_rows(dir / "trajectory.jsonl", rows)
+    assert figure_data(only_group(tmp_path))["methods"][0]["runs"][0]["path"] == []
+
+
+def test_attainment_of_two_seeds_by_hand(tmp_path: Path) -> None:
+    """Two seeds end at 1 nat with 0.5 and 0.4: both attain 0.4 there, one 0.5; one that left the cap keeps the base."""
+    world = curve((0.0, 0.2), (2.0, 1.0))
+    ended(tmp_path, "two", 1.0, [0.5, 0.4], world)
+    ended(tmp_path, "lost", 1.0, [0.5, 0.4], world)
+    ended(tmp_path, "single", 1.0, [0.5], world)
+    left = {"kl": fake.point(3.0, 0.01), "reward": fake.point(0.9, 0.01)}
+    dir = fake.write_run(tmp_path, "lost", 2, final=left, summary={"frontier": world})
+    (dir / "trajectory.jsonl").write_text("")
+    good = {"kl": fake.point(1.0, 0.01), "reward": fake.point(0.9, 0.01)}
+    fake.write_run(tmp_path, "two", 2, status="degraded", final=good, summary={"frontier": world})
+    data = figure_data(only_group(tmp_path)) | {"base": {"reward": {"value": 0.2}}}
+    for method in data["methods"]:
+        for run in method["runs"]:
+            run["path"] = []
+    base = [0.0, 0.2]
+    two, lost = attained(data)  # one seed has no share
+    assert (two["name"], two["n"]) == ("two", 2) and (lost["name"], lost["n"]) == ("lost", 3)
+    assert two["every"] == [base, [1.0, 0.4]]
+    assert two["half"] == two["one"] == [base, [1.0, 0.5]]
+    assert (lost["every"], lost["half"], lost["one"]) == ([base], [base, [1.0, 0.4]], [base, [1.0, 0.5]])
+    ax = Figure().subplots()
+    draw_attained(ax, data, lost)
+    assert ax.lines[-1].get_xydata().tolist() == [[0.0, 0.2], [1.0, 0.4], [2.0, 0.4]]  # half of three, to the cap
+    band = ax.collections[-1].get_paths()[0].vertices
+    assert {tuple(v) for v in band if v[0] == 2.0} == {(2.0, 0.2), (2.0, 0.5)}  # every seed below, one above
+    unsaid = [m | {"runs": [r | {"final": None} for r in m["runs"]]} for m in data["methods"]]
+    assert attained(data | {"methods": unsaid}) == []  # their summaries are gone
+    assert attained(data | {"frontier": None}) == [] == attained(data | {"base": None})
+
+
+def contrast(one: str, two: str) -> float:
+    def light(colour: str) -> float:
+        digits = colour if len(colour) == 6 else "".join(c * 2 for c in colour)
+        parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+        linear = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    high, low = sorted((light(one), light(two)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_colours_can_be_told_from_their_ground(messy: tuple) -> None:
+    style = (messy[1] / "index.html").read_text().split("</style>")[0]
+    cells = re.findall(r"background: #(\w{3,6}); color: #(\w{3,6});", style)
+    assert len(cells) == 6 and all(contrast(*pair) >= 4.5 for pair in cells)  # five states and a chosen method
+    grounds = ("fff", "f5f5f3", "fdf1f2")
+    assert all(contrast(text, ground) >= 4.5 for text in ("222", "555", "005a8f") for ground in grounds)
+    every = [colour for family in FAMILIES.values() for _, colour, _ in looks(family)] + list(HUES.values())
+    assert all(contrast(colour[1:], "ffffff") >= 3 for colour in every)  # marks
+    named = re.findall(r'<b style="color: #(\w{6})">', (messy[1] / "index.html").read_text())
+    assert named and all(contrast(colour, "ffffff") >= 3 for colour in named)
+    assert contrast(GREY[1:], "ffffff") >= 4.5 and contrast(INK[1:], SHADE[1:]) >= 4.5
+
+
+def test_every_name_beside_a_point_can_be_read() -> None:
+    every = [colour for family in FAMILIES.values() for _, colour, _ in looks(family)] + list(HUES.values())
+    assert {c for c in every if contrast(c[1:], "ffffff") < 4.5} == set()  # names in a figure are text, not marks
+
+
+def test_methods_are_told_apart_without_colour() -> None:
+    assert {name for family in FAMILIES.values() for name in family} == set(METHODS)
+    assert sum(map(len, FAMILIES.values())) == len(METHODS)
+    for family in FAMILIES.values():
+        assert len({look.marker for look in looks(family)}) == len(family)
+    pairs = [look[1:] for look in looks([*METHODS, "mine", "yours"])]
+    assert len(set(pairs)) == len(pairs)

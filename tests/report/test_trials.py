@@ -1,0 +1,69 @@
+"""The table of trials, and the rule that chooses among them."""
+
+import shutil
+import subprocess
+import sys
+
+import fake_records
+import pytest
+
+from harness.analysis.groups import groups
+from harness.core.errors import EmptySelection
+from harness.records.read import find_runs
+from harness.report import trials
+
+
+def test_trials_of_two_choices_of_a_setting(tmp_path):
+    """Numbers worked by hand: judges 0.7 and 0.9 for one choice, 0.6 and no second seed for the other; a failed run is none."""
+    evaluation = {"n": 200, "split": "validation"}
+
+    def record(method: str, seed: int, kl_coef: float, judge: float, status: str = "done") -> None:
+        settings = {"name": method, "version": 1, "settings": {"lr": 1e-4, "kl_coef": kl_coef}}
+        identity = fake_records.identity("toxicity", method, seed, method=settings, evaluation=evaluation)
+        final, id8 = {"judge": fake_records.point(judge)}, f"{int(100 * kl_coef):08d}"
+        fake_records.write_run(tmp_path, method, seed, status=status, final=final, manifest={"identity": identity}, id8=id8)
+
+    record("quark", 0, 0.1, 0.7)
+    record("quark", 1, 0.1, 0.9)
+    record("quark", 0, 0.3, 0.6)
+    record("quark", 1, 0.3, 0.2, status="failed")
+    record("ppo", 0, 0.3, 0.5)
+    runs, problems = find_runs([tmp_path])
+    (group,) = groups(runs)
+    rows = {(row[0], row[1]): row[2:] for row in trials.trials_table(group).rows}
+    assert not problems and list(rows) == [("ppo", ""), ("quark", "kl_coef=0.1"), ("quark", "kl_coef=0.3")]
+    assert rows["quark", "kl_coef=0.1"][0] == "0, 1" and rows["quark", "kl_coef=0.1"][2].startswith("0.800 [")
+    assert rows["quark", "kl_coef=0.3"][0] == "0" and rows["quark", "kl_coef=0.3"][2] == "0.600"
+    text = trials.page(runs)
+    assert "### toxicity, preset micro, validation prompts" in text and "Trials: ppo 1, quark 2." in text
+
+
+def test_the_rule_takes_the_highest_judge_within_the_cap(tmp_path):
+    """The cap of the invented task is 1.5 nats; the highest judge of ppo lies beyond it, and quark's two best are one."""
+
+    def record(method: str, lr: float, judge: float, kl: float, split: str) -> None:
+        identity = fake_records.identity(
+            "toxicity", method, 0, method={"name": method, "version": 1, "settings": {"lr": lr}}, evaluation={"split": split}
+        )
+        final = {"judge": fake_records.point(judge), "kl": fake_records.point(kl)}
+        fake_records.write_run(tmp_path, method, 0, final=final, manifest={"identity": identity}, id8=f"{int(lr):08d}")
+
+    for split in ("validation", "test"):
+        for method, lr, judge, kl in [("ppo", 1, 0.9, 1.4), ("ppo", 2, 0.95, 1.6), ("ppo", 3, 0.8, 0.1), ("grpo", 1, 0.9, 2.0)]:
+            record(method, lr, judge, kl, split)
+        for lr, judge in [(1, 0.7), (2, 0.8), (3, 0.8)]:
+            record("quark", lr, judge, 1.5, split)
+        (group,) = groups(find_runs([tmp_path])[0])
+        found = [(row[0], row[1]) for row in trials.trials_table(group, rule=True).rows if row[-1] == "chosen"]
+        assert found == [("ppo", "lr=1"), ("quark", "lr=2"), ("quark", "lr=3")]
+        shutil.rmtree(tmp_path / "micro")
+    text = trials.page(group.runs)
+    assert "test prompts" in text and "rule" not in text.lower()  # nothing is chosen there
+
+
+def test_trials_without_records(tmp_path):
+    with pytest.raises(EmptySelection, match="harness sweep"):
+        trials.page([])
+    words = [sys.executable, "-m", "harness.report.trials", str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: no records")
