@@ -8,6 +8,7 @@ check:  ## style and types
 	ruff check .
 	ruff format --check .
 	mypy
+	lint-imports
 
 test:  ## offline, minutes
 	pytest

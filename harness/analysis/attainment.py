@@ -12,7 +12,7 @@ MOST = 24  # panels; the data has all
 
 
 def attained(data: dict[str, Any]) -> list[dict[str, Any]]:
-    """The corners (KL, reward) that every, half, and one of a method's seeds attain, the largest area of half of them first.
+    """The corners (KL, reward) attained by all, half and one of a method's seeds; sorted by the area of the half.
 
     Of `figures.figure_data`: finished runs, test prompts, KL up to the task's cap. Nothing where the base or the cap is not
     known; a method of one seed is left out, as its three curves are one.
@@ -36,7 +36,7 @@ def corner(data: dict[str, Any]) -> tuple[float | None, float | None]:
 
 
 def _fronts(method: dict[str, Any], base: float, cap: float) -> list[list[tuple[float, float]]]:
-    """The points of each seed; every policy can stay at the base."""
+    """The points of each seed, with the base policy's own among them."""
     by_seed: dict[int, list[tuple[float, float]]] = defaultdict(lambda: [(0.0, base)])
     for run in method["runs"]:
         if run["status"] == "done" and run["final"]:

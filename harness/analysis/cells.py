@@ -1,4 +1,4 @@
-"""Where each cell of a benchmark stands: a method on a task, with its seeds. Plain records in, plain data out.
+"""The state of each cell of a benchmark: a method on a task, with its seeds. Plain records in, plain data out.
 
 A seed is `done`; `degraded` (too much unscored); `running`; `partial` (begun, to resume); `failed`; `stale` (of an older
 method, task, evaluation, world or scorer than the code has now); or `missing` (another method of the task has it).
@@ -35,7 +35,7 @@ class Cell(NamedTuple):
 
 
 def cells(runs: list[Run], outdated: Mapping[Path, Sequence[str]] | None = None, dead: Collection[Path] = ()) -> list[Cell]:
-    """The cells of the runs, in the order of the report, then those that no run is of.
+    """The cells of the runs in the order of the report, then the missing ones.
 
     `outdated`: of a run's folder, the parts older than the code (`harness.records.stale.outdated`); `dead` are the folders
     of runs that say `running` while no process holds them (`harness.records.write.held`).
@@ -46,13 +46,13 @@ def cells(runs: list[Run], outdated: Mapping[Path, Sequence[str]] | None = None,
 
 
 def counts(cell: Cell) -> dict[str, int]:
-    """How many of a cell's seeds are in each state, without the states of none."""
+    """The number of a cell's seeds in each state; states without seeds are left out."""
     states = list(cell.seeds.values())
     return {state: states.count(state) for state in STATES if state in states}
 
 
 def progress(run: Run) -> float | None:
-    """The share of its budget, 0 to 1, that a run had spent at its last evaluation; None where that is not recorded."""
+    """The share of the budget spent at a run's last evaluation, in [0, 1]; None if not recorded."""
     budget = run.manifest["identity"].get("budget")
     cost = run.trajectory[-1].get("cost") if run.trajectory else None
     if not isinstance(budget, dict) or not isinstance(cost, dict):
@@ -76,7 +76,7 @@ def _cell(group: Group, number: int, entry: Entry, outdated: Mapping[Path, Seque
 
 
 def external(runs: list[Run]) -> bool:
-    """Whether the runs of an entry are of a policy from elsewhere, which is measured once and has no seeds."""
+    """Whether an entry is a policy trained elsewhere, which is measured once and has no seeds."""
     method = runs[0].manifest["identity"].get("method")
     return isinstance(method, dict) and method.get("name") == "eval"
 
@@ -89,7 +89,7 @@ def _whole(seeds: Mapping[int, str]) -> str:
 
 
 def _state(run: Run, outdated: Sequence[str], dead: bool) -> tuple[str, str]:
-    """The state of one record, and why it is not done."""
+    """The state of one record, and the reason if it is not done."""
     status = run.manifest["status"]
     if outdated:
         return "stale", plain("; ".join(outdated))
@@ -124,7 +124,7 @@ def _degraded(run: Run) -> str:
 
 
 def _absent(found: list[Group], made: list[Cell]) -> list[Cell]:
-    """A cell for each method that some other task of the preset has and this one has no run of."""
+    """A missing cell for each method that has runs on another task of the preset but none on this one."""
     absent = []
     for number, group in enumerate(found):
         same = [c for c in made if c.preset == group.preset]

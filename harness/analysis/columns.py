@@ -15,7 +15,7 @@ from .groups import Group, measure
 
 
 class Column(NamedTuple):
-    """A measured column: declared once, with its unit, its direction and how to read it from a run."""
+    """A column of a table: its unit, its direction, and the function that reads it from a run."""
 
     key: str
     title: str
@@ -26,13 +26,13 @@ class Column(NamedTuple):
 
 
 def undesired(run: Run, side: str = "final", kind: str | None = None) -> Metric:
-    """1 - judge: what is left of the habit, over all prompts or over those of a kind."""
+    """1 - judge, the undesired score, over all prompts or over those of one kind."""
     judge = measure(run, "judge" if kind is None else f"judge@{kind}", side)
     return judge if judge.value is None else judge._replace(value=1 - judge.value)
 
 
 def removed(run: Run) -> Metric:
-    """Percent of the base's undesired score that is gone; the error of the base is shared by all runs and left out."""
+    """Percent of the base's undesired score that was removed; the base's error is common to all runs and left out."""
     base, left = undesired(run, "base"), undesired(run)
     if base.value is None or left.value is None:
         return left if left.value is None else base
@@ -43,7 +43,7 @@ def removed(run: Run) -> Metric:
 
 
 def overoptimisation(run: Run) -> Metric:
-    """Gain of the reward less gain of the judge: what was won by pleasing the reward alone."""
+    """Gain of the reward minus gain of the judge."""
     found = [measure(run, key, side) for key in ("reward", "judge") for side in ("final", "base")]
     absent = next((m for m in found if m.value is None), None)
     if absent is not None:
@@ -97,7 +97,7 @@ ARROWS = {"up": "\u00a0↑", "down": "\u00a0↓", "": ""}
 
 
 def kind_columns(group: Group) -> list[Column]:
-    """A column of undesired score for each kind of prompt that the runs measured apart."""
+    """One column of undesired score for each kind of prompt."""
     kinds = sorted(
         {key.split("@", 1)[1] for run in group.runs if run.summary for key in run.summary["final"] if key[:6] == "judge@"}
     )
@@ -105,12 +105,12 @@ def kind_columns(group: Group) -> list[Column]:
 
 
 def title(column: Column) -> str:
-    """What stands above a column: its name, direction and unit."""
+    """The heading of a column: name, direction and unit."""
     return f"{column.title}{ARROWS[column.better]} ({column.unit})"
 
 
 def of_base(run: Run, column: Column) -> Metric | None:
-    """The base policy's value in a column; None where the column says something of a method only."""
+    """The base policy's value in a column; None if the column describes methods only."""
     name, _, kind = column.key.partition("@")
     if name == "undesired":
         return undesired(run, "base", kind or None)

@@ -1,4 +1,4 @@
-"""Two methods, run sets or settings side by side: differences with their errors, a verdict in words, a gate for a CI."""
+"""Comparison of two methods, sets of runs or settings: differences with errors, a verdict, a regression test for CI."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ Tables = tuple[list[list[float]], list[list[float]]]  # [seeds, X] of A and of B
 
 
 class Condition(NamedTuple):
-    """What must not be: `judge<-0.02` is a difference B - A below -0.02."""
+    """A regression condition: `judge<-0.02` is a difference B - A below -0.02."""
 
     text: str
     metric: str
@@ -80,7 +80,7 @@ class Comparison(NamedTuple):
 
 
 def parse_condition(text: str) -> Condition:
-    """`judge<-0.02` or `kl>0.1`; raises BadSetting where it is not that, or would call a gain a regression."""
+    """Parse `judge<-0.02` or `kl>0.1`; raises BadSetting if malformed, or if it would call a gain a regression."""
     match = re.fullmatch(r"\s*([\w@]+)\s*([<>])\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*", text)
     if match is None:
         raise BadSetting(f"--regress-if takes METRIC<-MARGIN or METRIC>MARGIN, as judge<-0.02; found {text!r}")
@@ -94,7 +94,7 @@ def parse_condition(text: str) -> Condition:
 
 
 def compare(a: Side, b: Side, metrics: Sequence[str], conditions: Sequence[Condition] = ()) -> Comparison:
-    """Every metric, B less A; raises BadSetting where the sides differ in their world or share a run, UnknownName."""
+    """Every metric, B - A; raises BadSetting if the sides differ in their world or share a run, UnknownName."""
     group = _one_world(a, b)
     wanted = list(dict.fromkeys([*(metrics or DEFAULT), *(c.metric for c in conditions)]))
     _check_names([m for m in wanted if m not in DEFAULT], [*a.runs, *b.runs])
@@ -108,7 +108,7 @@ def compare(a: Side, b: Side, metrics: Sequence[str], conditions: Sequence[Condi
 
 
 def better_way(metric: str) -> str:
-    """up, down, or nothing where neither is better."""
+    """The better direction, up or down; empty if neither is better."""
     return BETTER.get(metric.partition("@")[0], "")
 
 
@@ -124,7 +124,7 @@ def _one_world(a: Side, b: Side) -> Group:
 
 
 def _side_names(a: Side, b: Side) -> tuple[str, str]:
-    """The method, and where both have the same one what sets their settings apart."""
+    """The name of each side: the method, plus the settings that differ if both have the same method."""
     words = apart([a.runs, b.runs]) if a.runs[0].manifest["method"] == b.runs[0].manifest["method"] else ["", ""]
     names = [plain(s.runs[0].manifest["method"]) + (f" ({shorten(w, 80)})" if w else "") for s, w in zip((a, b), words)]
     return names[0], names[1]
@@ -139,7 +139,7 @@ def _check_names(metrics: Sequence[str], runs: list[Run]) -> None:
 
 
 def _row(metric: str, a: Side, b: Side, scores: Scores) -> Compared:
-    """Without the corrected p and the verdict, which wait for the other metrics."""
+    """One metric before correction for multiple tests: no adjusted p and no verdict yet."""
     (x, no_x), (y, no_y) = (_by_seed(side, metric, scores) for side in (a, b))
     notes = [f"A: {why}" for why in no_x] + [f"B: {why}" for why in no_y]
     paired = sorted(x) == sorted(y) and len(x) > 1
@@ -159,7 +159,7 @@ def _row(metric: str, a: Side, b: Side, scores: Scores) -> Compared:
 def _difference(
     metric: str, sides: tuple[Side, Side], values: tuple[dict[int, float], dict[int, float]], paired: bool, scores: Scores
 ) -> tuple[Difference, int | None, str | None]:
-    """B less A; over how many prompts too, and a remark."""
+    """B - A, the number of prompts it is over, and a note."""
     seeds = (sorted(values[0]), sorted(values[1]))
     found, why = _prompt_tables(metric, sides, seeds, scores)
     if found is not None:
@@ -169,7 +169,7 @@ def _difference(
 
 
 def _by_seed(side: Side, metric: str, scores: Scores) -> tuple[dict[int, float], list[str]]:
-    """The value of each seed, two records of one seed counting as one; and what is missing."""
+    """The value of each seed, averaged over repeated records of a seed; and the missing ones."""
     values, why = defaultdict(list), []
     for run in side.runs:
         found = _value(run, metric, scores[run.dir])
@@ -194,7 +194,7 @@ def _value(run: Run, metric: str, scores: PromptScores | None) -> Metric:
 def _prompt_tables(
     metric: str, sides: tuple[Side, Side], seeds: tuple[list[int], list[int]], scores: Scores
 ) -> tuple[Tables | None, str | None]:
-    """[seeds, X] of both sides over the prompts that all have a score for; or None, and why the error is over seeds alone."""
+    """Scores [seeds, X] of both sides on the prompts that all have scored; or None, and why the error is over seeds only."""
     name, _, kind = metric.partition("@")
     if name not in BY_PROMPT:
         return None, None
@@ -214,13 +214,13 @@ def _prompt_tables(
 
 
 def _seed_row(side: Side, seed: int, scores: Scores, column: str, of: Callable, usable: list[int]) -> list[float]:
-    """What one seed scored on each usable prompt: the mean where it has two records."""
+    """One seed's score on each usable prompt, averaged over repeated records."""
     same = [s for run in side.runs if run.manifest["seed"] == seed and (s := scores[run.dir]) is not None]
     return [of(fsum(s.values[column][x] or 0.0 for s in same) / len(same)) for x in usable]
 
 
 def _judged(rows: list[Compared]) -> list[Compared]:
-    """With p adjusted over all that could be tested, and the verdict that follows."""
+    """The rows with p adjusted over all tests, and their verdicts."""
     tested = [i for i, row in enumerate(rows) if row.difference is not None and row.difference.p is not None]
     adjusted = dict(zip(tested, holm([rows[i].difference.p for i in tested])))  # type: ignore[union-attr,misc]
     return [
@@ -242,7 +242,7 @@ def _verdict(row: Compared, p: float | None) -> str:
 
 
 def _holds(condition: Condition, row: Compared) -> bool | None:
-    """Whether the whole interval lies beyond the margin; None where there is no interval."""
+    """Whether the whole interval lies beyond the margin; None without an interval."""
     d = row.difference
     if d is None or d.low is None or d.high is None:
         return None
@@ -256,7 +256,7 @@ def _said(condition: Condition, row: Compared) -> str:
 
 
 def number(value: float | None) -> str:
-    """For reading; a dash where there is none."""
+    """A number as text; a dash if there is none."""
     if value is None:
         return "-"
     return f"{value:.3f}" if abs(value) < 10_000 else f"{value:.3g}"
@@ -319,7 +319,7 @@ _TESTS = {
 
 
 def record(c: Comparison) -> dict[str, Any]:
-    """The comparison as plain data; null is what was not measured."""
+    """The comparison as plain data; null where nothing was measured."""
     sides = {
         key: {
             "selection": side.text, "name": name, "seeds": side.seeds, "left_out": side.left_out,

@@ -1,4 +1,4 @@
-"""How the methods of a group stand to each other, to best-of-n and to the optimum: numbers only, `verdict` has the words."""
+"""Ranking of a group's methods, against each other, best-of-n and the optimum: numbers only, worded by `report.verdict`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIGMAS = 3.0  # joint standard errors; at 1.96 one sound run in forty would be c
 
 
 class Ranked(NamedTuple):
-    """A method, the percent of the habit that it removes over n seeds, and the best and worst rank that it can have."""
+    """A method, the percent of the habit that it removes over n seeds, and its set of ranks."""
 
     entry: Entry
     removed: Interval
@@ -30,7 +30,7 @@ class Ranked(NamedTuple):
 
 
 class Above(NamedTuple):
-    """How far a run lies above what any policy can reach: in reward and in standard errors, and at which update."""
+    """The distance of a run above the frontier, in reward and in standard errors, and its update."""
 
     reward: float | None
     errors: float | None
@@ -38,7 +38,7 @@ class Above(NamedTuple):
 
 
 def ranking(group: Group) -> list[Ranked]:
-    """Methods by the share of the habit that they remove, most first; no such number or an impossible one is not ranked."""
+    """Methods by the share of the habit removed, highest first; without a number, or above the frontier, unranked."""
     sound = [entry for entry in group.entries if all(above_frontier(run) is None for run in entry.runs)]
     found = [(entry, estimate(entry, removed, "removed")) for entry in sound]
     known = [(entry, e.interval, e.n) for entry, e in found if e.interval is not None]
@@ -48,7 +48,7 @@ def ranking(group: Group) -> list[Ranked]:
 
 
 def by_seed(entry: Entry) -> list[float]:
-    """Percent of the habit removed, a value a seed; two records of one seed count as one."""
+    """Percent of the habit removed, one value per seed, averaged over repeated records of a seed."""
     found: dict[int, list[float]] = {}
     for run in counted(entry):
         if (value := removed(run).value) is not None:
@@ -57,7 +57,7 @@ def by_seed(entry: Entry) -> list[float]:
 
 
 def detectable(ranked: list[Ranked]) -> tuple[float, int] | None:
-    """The least difference of removed percent that two methods of n seeds show with 80% power, and n; None below 2 seeds."""
+    """The smallest difference in percent removed that n seeds a side detect with 80% power, and n; None below 2 seeds."""
     seeds = [values for r in ranked if len(values := by_seed(r.entry)) > 1]
     if len(seeds) < 2:
         return None
@@ -68,7 +68,7 @@ def detectable(ranked: list[Ranked]) -> tuple[float, int] | None:
 
 
 def beside(run: Run) -> Metric:
-    """Reward less what best-of-n has at the same KL, along its exact curve; beyond its largest n, less what it has there."""
+    """Reward minus that of best-of-n at the same KL, on its exact curve; beyond its largest n, minus its reward there."""
     reward, kl = measure(run, "reward"), measure(run, "kl")
     if reward.value is None or kl.value is None:
         return reward if reward.value is None else kl
@@ -80,7 +80,7 @@ def beside(run: Run) -> Metric:
 
 
 def beside_best_of_n(entry: Entry) -> Interval | None:
-    """Reward less that of the best of n base responses at the same KL, over seeds; over prompts for one seed."""
+    """Reward minus that of best-of-n at the same KL, with the error over seeds; over prompts for one seed."""
     gaps = [(gap.value, gap.stderr or 0.0) for run in counted(entry) if (gap := beside(run)).value is not None]
     if not gaps:
         return None
@@ -98,7 +98,7 @@ def beats(gap: Interval) -> bool | None:
 
 
 def share_of_hypervolume(run: Run) -> Metric:
-    """Area that a run's test points dominate up to (KL cap, base reward), over the area below the frontier; 0 to 1.
+    """Area dominated by a run's test points up to (KL cap, base reward), as a share of the area below the frontier, in [0, 1].
 
     The reference point is the task's, never the compared runs', so the number does not move when a method is added.
     """
@@ -124,7 +124,7 @@ def _test_points(run: Run) -> list[tuple[float, float]]:
 
 
 def _area(frontier: dict[str, Any], cap: float) -> float:
-    """Below the frontier and its upper bound, above the base's reward, from no KL to the cap."""
+    """Area below the frontier or its upper bound and above the base's reward, from KL 0 to the cap."""
     points = bound(frontier)
     if len(points) < 2:
         return 0.0
@@ -134,7 +134,7 @@ def _area(frontier: dict[str, Any], cap: float) -> float:
 
 
 def above_frontier(run: Run) -> Above | None:
-    """How far a finished run lies above what any policy can reach, if it does beyond its error; else None.
+    """The distance of a finished run above the frontier if it exceeds its error; else None.
 
     The record says so itself (`frontier.above`), prompt by prompt; a record without that word is tried on its means.
     """
@@ -147,7 +147,7 @@ def above_frontier(run: Run) -> Above | None:
 
 
 def _recorded(run: Run) -> Above:
-    """Where the run lay highest above the frontier, among all points that it recorded."""
+    """The recorded point of a run that lies highest above the frontier."""
     rows = [(row["update"], row["metrics"]) for row in run.trajectory]
     ends = [(None, (run.summary or {})["final"])]
     found = [_excess(update, metrics) for update, metrics in ends + rows]  # type: ignore[operator]
@@ -173,7 +173,7 @@ def _by_means(run: Run, frontier: dict[str, Any]) -> Above | None:
 
 
 def bound(frontier: dict[str, Any]) -> list[tuple[float, float, float]]:
-    """(KL, reward, stderr) of what no policy exceeds: the upper bound where there is one, the solid frontier before it.
+    """(KL, reward, stderr) of the bound on all policies: the upper bound where there is one, the solid frontier before it.
 
     The curve itself is too low wherever responses of high reward were never drawn, so it alone would accuse sound runs.
     """

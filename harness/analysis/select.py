@@ -1,4 +1,4 @@
-"""Which runs an argument of `harness compare` stands for: those of one method with one choice of settings, or none."""
+"""Selection of runs by an argument of `harness compare`: those of one method with one choice of settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .ranking import above_frontier
 
 
 class Side(NamedTuple):
-    """The runs that one argument selects, all of one method with one choice of settings."""
+    """The runs selected by one argument, all of one method with one choice of settings."""
 
     text: str
     runs: list[Run]  # done, and possible
@@ -31,7 +31,7 @@ class Side(NamedTuple):
 
 
 def select(text: str, out: Path) -> Side:
-    """The runs behind an argument: a folder is a run or a folder of runs, anything else METHOD[:key=value,...] within `out`.
+    """Select the runs of an argument: a run's folder, a folder of runs, or METHOD[:key=value,...] within `out`.
 
     Raises EmptySelection where nothing is done, UnknownName for a name, BadSetting where the runs are not of one
     method with one choice of settings in one world.
@@ -49,7 +49,7 @@ def select(text: str, out: Path) -> Side:
 
 
 def _fault(run: Run) -> str | None:
-    """Why a run must not count, if it must not."""
+    """The reason to leave a run out, if there is one."""
     if run.manifest["status"] != "done":
         return f"seed {run.manifest['seed']} is {run.manifest['status']}"
     if above_frontier(run) is not None:
@@ -58,7 +58,7 @@ def _fault(run: Run) -> str | None:
 
 
 def _named(text: str, out: Path) -> tuple[list[Run], list[Problem]]:
-    """METHOD[:key=value,...]: a bare key is the method's own setting; task, preset, seed or a path of the identity too."""
+    """Runs of METHOD[:key=value,...]: a bare key is a method setting; also task, preset, seed, or a path of the identity."""
     if os.sep in text.partition(":")[0]:
         raise EmptySelection(f"no folder {text!r}; give a run, a folder of runs, or METHOD[:key=value,...]")
     everything, problems = find_runs([out]) if os.path.isdir(out) else ([], [])
@@ -93,7 +93,7 @@ def _filtered(runs: list[Run], text: str, rest: str) -> list[Run]:
 
 
 def _keys(run: Run) -> dict[str, Any]:
-    """All that a selection can go by."""
+    """Every key that a selection can use."""
     m = run.manifest
     method = m["identity"].get("method")
     own = method.get("settings", {}) if isinstance(method, dict) else {}
@@ -102,7 +102,7 @@ def _keys(run: Run) -> dict[str, Any]:
 
 
 def _same(found: Any, wanted: Any) -> bool:
-    """Numbers as numbers, everything else as it is spelt."""
+    """Whether two values are equal: numbers by value, anything else as text."""
     if isinstance(found, (int, float)) and isinstance(wanted, (int, float)) and not isinstance(found, bool):
         return found == wanted
     return str(found).lower() == str(wanted).lower()

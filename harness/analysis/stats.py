@@ -29,7 +29,7 @@ ROUNDING = 1e-12  # of the values; a spread or a difference below it is rounding
 
 
 class Interval(NamedTuple):
-    """A mean with its confidence interval; low and high are None where one value tells nothing of the spread."""
+    """A mean with its confidence interval; low and high are None for a single value."""
 
     mean: float
     low: float | None
@@ -52,7 +52,7 @@ class Difference(NamedTuple):
 
 
 def t_interval(values: Sequence[float], confidence: float = CONFIDENCE, within: tuple[float, float] = (-inf, inf)) -> Interval:
-    """Mean of the values, a seed a value, with its Student-t interval; raises EmptySelection without values.
+    """Mean over seeds with its Student-t interval; raises EmptySelection without values.
 
     The interval is cut to `within`, the least and the most that the true mean can be: it covers it no less often. A mean
     that lies beyond an end is left the whole of that side.
@@ -119,7 +119,7 @@ def clustered(values: Sequence[float], clusters: Sequence[object]) -> tuple[floa
 
 
 def paired_by_prompt(a: ArrayLike, b: ArrayLike, seeds_paired: bool = False) -> Difference:
-    """Mean difference of a [seeds, X] and b [seeds, X] on the same X prompts, for seeds and prompts yet unseen.
+    """Mean difference of a and b, [seeds, X] each on the same X prompts, generalising to new seeds and new prompts.
 
     Seeds and prompts are crossed: each seed answers every prompt. Var = V_seed + max(V_prompt - V_cell, 0): that of the
     seed means, that of the prompt differences, and the noise of single cells, which both contain (Cameron, Gelbach, Miller
@@ -142,7 +142,7 @@ Part = tuple[float, float]
 
 
 def _over_seeds(sides: list[NDArray]) -> list[Part]:
-    """Of the sum or difference of the sides' means, [n] each; nothing where a side has one seed."""
+    """Variance of the difference of means over seeds, [n] each; zero if a side has one seed."""
     if min(map(len, sides)) < 2:
         return []
     parts = [(float(side.var(ddof=1)) / len(side), len(side) - 1) for side in sides]
@@ -151,7 +151,7 @@ def _over_seeds(sides: list[NDArray]) -> list[Part]:
 
 
 def _over_prompts(differences: NDArray, sides: list[NDArray]) -> list[Part]:
-    """What prompts [X] add to the variance of the seed means; nothing where the noise of cells [seeds, X] explains it."""
+    """Variance added by the choice of prompts [X]; zero if the noise of cells [seeds, X] explains it."""
     x = len(differences)
     if x < 2:
         return []
@@ -161,12 +161,12 @@ def _over_prompts(differences: NDArray, sides: list[NDArray]) -> list[Part]:
 
 
 def _residuals(table: NDArray) -> NDArray:
-    """What neither the row nor the column explains."""
+    """Residuals after row and column means."""
     return table - table.mean(1, keepdims=True) - table.mean(0) + table.mean()
 
 
 def _difference(mean: float, parts: list[Part], scale: float) -> Difference:
-    """Scale is the size of the values: a spread that is only their rounding is none."""
+    """A difference with its error; `scale` is the magnitude of the values, below whose rounding a spread is zero."""
     mean = float(mean)
     if not parts:
         return Difference(mean, None, None, None, None, None)
@@ -183,12 +183,12 @@ def _difference(mean: float, parts: list[Part], scale: float) -> Difference:
 
 
 def _half(parts: list[Part], p: float) -> float:
-    """Half of the interval whose two tails together have the mass p."""
+    """Half-width of the interval whose two tails have total mass p."""
     return sqrt(fsum(float(stdtrit(df, p / 2)) ** 2 * v for v, df in parts))
 
 
 def _bisect(beyond: Callable[[float], bool], low: float, high: float) -> float:
-    """Where `beyond` turns from False to True; an end where it does not turn."""
+    """The point at which `beyond` turns from False to True; an end of the range if it does not."""
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (low, middle) if beyond(middle) else (middle, high)
@@ -228,7 +228,7 @@ def permutation_p(a: ArrayLike, b: ArrayLike, rng: Generator | None = None) -> f
 
 
 def _share(found: NDArray, observed: float, scale: float) -> float:
-    """Of those as far from 0 as the observed one; sums of the same numbers in another order count as equal."""
+    """Share of values at least as far from 0 as the observed one, up to rounding of the sums."""
     return float((np.abs(found) >= abs(observed) - ROUNDING * scale).mean())
 
 
@@ -252,7 +252,7 @@ def holm(p: Sequence[float]) -> list[float]:
 def rank_sets(
     values: Mapping[str, Sequence[float]], higher_is_better: bool = True, alpha: float = 0.05
 ) -> dict[str, tuple[int, int]]:
-    """Best and worst rank that each name can have, 1 the best: of seeds [n] a name, n of its own.
+    """Set of ranks of each name as (best, worst), 1 is best; each name has its own seeds [n].
 
     A name is tested against every other by Welch's t, Holm-corrected over these tests: its set holds its rank with
     1 - alpha confidence (marginal sets of Mogstad et al. 2024, Rev. Econ. Stud. 91, doi 10.1093/restud/rdad006), and the
@@ -269,7 +269,7 @@ def rank_sets(
 
 
 def _ranks(tests: list[tuple[float, float]], alpha: float) -> tuple[int, int]:
-    """Best and worst rank of a name with these gains over each other, and their p."""
+    """Best and worst rank of a name, from its mean differences to the others and their p."""
     adjusted = holm([p for _, p in tests])
     shown = [gain for (gain, _), p in zip(tests, adjusted) if p <= alpha]
     return 1 + sum(gain < 0 for gain in shown), 1 + len(tests) - sum(gain > 0 for gain in shown)
@@ -340,7 +340,7 @@ def _interval(d: Difference) -> Interval:
 
 
 def _values(values: ArrayLike) -> NDArray:
-    """Raises EmptySelection without values, ValueError on NaN: what is missing is left out by the caller, who says so."""
+    """Values as an array; raises EmptySelection without values, ValueError on NaN (the caller leaves out missing values)."""
     found = np.asarray(values, float)
     if found.size == 0:
         raise EmptySelection("a test needs at least one value on each side, found none")

@@ -1,4 +1,4 @@
-"""What there is: the tables behind `list` and `show`. Listing imports nothing heavy."""
+"""`harness list`, `harness show` and `harness env`. Listing imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PACKAGES = (
 
 
 def listing(what: str, out: Path) -> list[dict[str, Any]]:
-    """Rows of names with a line each; raises UnknownName."""
+    """Rows of name and description; raises UnknownName."""
     if what == "presets":
         from harness.core.settings import preset_names
 
@@ -41,7 +41,7 @@ def listing(what: str, out: Path) -> list[dict[str, Any]]:
 
 
 def runs(out: Path) -> list[dict[str, Any]]:
-    """A row a run under a folder of records; one that cannot be read says so."""
+    """One row per run below a folder of records; an unreadable one is listed as such."""
     from harness.records.read import find_runs
 
     found, problems = find_runs([out]) if os.path.isdir(out) else ([], [])
@@ -57,7 +57,7 @@ def _run_row(run: Any, out: Path) -> dict[str, Any]:
 
 
 def card(what: str, name: str, out: Path) -> tuple[str, Any]:
-    """One thing as text and as data; raises UnknownName."""
+    """One item as text and as data; raises UnknownName."""
     if what == "method":
         return method_card(name)
     if what == "task":
@@ -73,7 +73,7 @@ def card(what: str, name: str, out: Path) -> tuple[str, Any]:
 
 
 def method_card(name: str) -> tuple[str, Any]:
-    """What a method is, and its settings with their defaults, from its own file."""
+    """A method's docstring, and its settings with their defaults."""
     import sys
 
     kind = registry.load("method", name)
@@ -101,7 +101,7 @@ def _preset_settings(method: str) -> dict[str, dict[str, Any]]:
 
 
 def task_card(name: str) -> tuple[str, Any]:
-    """What a task is, and who scores it in each preset."""
+    """A task's docstring, and its scorers in each preset."""
     import sys
 
     from harness.core.settings import preset_names, read_preset

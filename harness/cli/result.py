@@ -26,7 +26,7 @@ def archived(path: Path) -> bool:
 
 
 def shown(path: Path, summary: dict[str, Any], unmask: bool) -> str:
-    """What a run came to, as text; raises CorruptRecord where the record of a finished run lacks what the text is made of."""
+    """The result of a run as text; raises CorruptRecord if its record lacks a field."""
     from harness.core.errors import CorruptRecord
     from harness.records.write import RunStore
 
@@ -39,7 +39,7 @@ def shown(path: Path, summary: dict[str, Any], unmask: bool) -> str:
 
 
 def draw(path: Path) -> Path:
-    """Draw a finished run beside its record, once; raises CannotWrite."""
+    """Draw the picture of a finished run beside its record, if it is not there yet; raises CannotWrite."""
     target = path / "picture.png"
     if target.exists() and (path / "picture.svg").exists():
         return target
@@ -126,7 +126,7 @@ def _undesired_at(frontier: dict[str, Any], kl: float | None) -> float | None:
 
 
 def examples(path: Path, unmask: bool, n: int = 3) -> str:
-    """A few responses to the same prompts, before and after; masked unless asked."""
+    """A few responses to the same prompts before and after training; masked unless `unmask`."""
     from harness.core import files
 
     if archived(path) and not (path / "samples" / "base.parquet").exists():

@@ -18,7 +18,7 @@ def run_command(
     method: str, task: str, preset: str, seeds: list[int], overrides: list[str], flags: dict[str, Any], out: Path,
     *, fresh: bool, dry_run: bool, offline: bool, as_json: bool, unmask: bool,
 ) -> int:  # fmt: skip
-    """Run the cells of one method on one task, a seed at a time; the exit code is 4 where one is degraded."""
+    """Run one method on one task for each seed; exit code 4 if a run is degraded."""
     from harness.core import registry
 
     for seed in seeds:

@@ -1,4 +1,4 @@
-"""`harness status`: the matrix methods x tasks in the terminal; for each cell that is not done why, and what finishes it."""
+"""`harness status`: the matrix of methods and tasks; for each cell that is not done, the reason and the command to finish it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Status(NamedTuple):
 
 
 def status(dirs: list[Path]) -> Status:
-    """The cells of the records below some folders; raises EmptySelection where there is no record."""
+    """The cells of all records below some folders; raises EmptySelection if there is none."""
     runs, problems = find_runs(dirs)
     if not runs:
         why = f" ({problems[0].path}: {problems[0].what})" if problems else ""
@@ -47,7 +47,7 @@ def status(dirs: list[Path]) -> Status:
 
 
 def text(found: Status, out: Path) -> str:
-    """The matrix of each preset, a legend of the signs in it, and what is not done."""
+    """The matrix of each preset, its legend, and the cells that are not done."""
     presets = sorted({cell.preset for cell in found.cells})
     parts = [_matrix(preset, [c for c in found.cells if c.preset == preset]) for preset in presets]
     parts += [_legend(found.cells), *(_details(c, out) for c in found.cells if c.state != "done")]
@@ -57,13 +57,13 @@ def text(found: Status, out: Path) -> str:
 
 
 def data(found: Status, out: Path) -> dict[str, Any]:
-    """The same as plain data; a seed is text there, as JSON has no whole number for a key."""
+    """The same as plain data; seeds are text, since JSON keys are."""
     rows = [c._asdict() | {"runs": [str(run.dir) for run in c.runs], "commands": commands(c, out)} for c in found.cells]
     return {"cells": rows, "problems": [{"path": str(p.path), "what": p.what} for p in found.problems]}
 
 
 def commands(cell: Cell, out: Path) -> list[str]:
-    """What finishes a cell: nothing where all is done or at work. A cell without a record goes to the folder `out`."""
+    """The commands that finish a cell, none if all is done or running; a cell without a record goes to `out`."""
     waiting = [seed for seed, state in cell.seeds.items() if state in ("partial", "failed", "stale", "missing")]
     damaged = {run.manifest["seed"] for run in cell.runs if (run.manifest.get("error") or {}).get("type") == "CorruptRecord"}
     anew = [seed for seed in cell.seeds if cell.seeds[seed] == "degraded" or (seed in waiting and seed in damaged)]
@@ -87,14 +87,14 @@ def short(seeds: Iterable[int]) -> str:
 
 
 def settings_apart(settings: dict[str, Any], method: str, task: str) -> list[str]:
-    """`--set` arguments that lead from the preset to a record's settings; raises BadSetting where the preset is gone."""
+    """The `--set` arguments that turn the preset into a record's settings; raises BadSetting if the preset is gone."""
     preset = flat(resolve(settings["preset"], method, task).model_dump())
     told = {k: v for k, v in flat(settings).items() if v is not None and (k not in preset or preset[k] != v)}
     return overrides({key.removeprefix("method."): value for key, value in told.items()})
 
 
 def _told(cell: Cell, out: Path) -> list[str]:
-    """The words of `harness run` up to the seeds."""
+    """The arguments of `harness run` before the seeds."""
     known = cell.method in registry.table("method")
     method = cell.method if known else _argument(cell, "--method", "-m") or f"./{cell.method}.py"
     settings = next((s for run in cell.runs if (s := settings_of(run))), None)
@@ -112,7 +112,7 @@ def _eval(cell: Cell) -> list[str]:
 
 
 def _argument(cell: Cell, *names: str) -> str | None:
-    """What the command that made a record said for an option."""
+    """The value of an option in the command that made a record."""
     for run in cell.runs:
         words = run.manifest.get("provenance", {}).get("argv") or []
         found = [after for word, after in pairwise(words) if word in names]
@@ -130,7 +130,7 @@ def _out(cell: Cell, out: Path) -> Path:
 
 
 def _matrix(preset: str, found: list[Cell]) -> str:
-    """A row an entry, a column a task (or one of several worlds of a task)."""
+    """One row per method and settings, one column per task (or per world of a task)."""
     columns = {cell.group: cell.task for cell in sorted(found, key=lambda c: (c.task, c.group))}
     of_task = {task: [g for g, t in columns.items() if t == task] for task in columns.values()}
     heads = [plain(t) + (f" ({of_task[t].index(g) + 1})" if len(of_task[t]) > 1 else "") for g, t in columns.items()]
@@ -142,7 +142,7 @@ def _matrix(preset: str, found: list[Cell]) -> str:
 
 
 def sign(cell: Cell) -> str:
-    """A cell in few letters: seeds done of those wanted, then how many are in each other state."""
+    """A cell in a few characters: seeds done and wanted, then the number in each other state."""
     states = counts(cell)
     others = [f"{SIGNS[state]}{n}" for state, n in states.items() if state in SIGNS]
     shares = [f"{p:.0%}" for run in cell.runs if _at_work(cell, run) and (p := progress(run)) is not None]
@@ -170,7 +170,7 @@ def _details(cell: Cell, out: Path) -> str:
 
 
 def status_command(dirs: list[Path], out: Path, as_json: bool) -> int:
-    """Say where the records stand; the exit code is 4 where a cell is not done or a record cannot be read."""
+    """Print the state of the records; exit code 4 if a cell is not done or a record cannot be read."""
     found = status(dirs)
     out = _beside(found, out)
     print(json.dumps(data(found, out), allow_nan=False) if as_json else escaped_lines(text(found, out)))
@@ -178,5 +178,5 @@ def status_command(dirs: list[Path], out: Path, as_json: bool) -> int:
 
 
 def _beside(found: Status, out: Path) -> Path:
-    """Where the records lie that there are."""
+    """The folder of the existing records of a cell."""
     return next((_out(cell, out) for cell in found.cells if cell.runs), out)

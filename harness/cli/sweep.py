@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def sweep_command(spec: Sweep, workers: int, out: Path, *, dry_run: bool, offline: bool, as_json: bool) -> int:
-    """Run every cell of a sweep; the exit code is 1 where one failed, 4 where one is degraded, 130 where it was stopped."""
+    """Run every cell of a sweep; exit code 1 if one failed, 4 if one is degraded, 130 if interrupted."""
     from harness.core.settings import parse_seeds
     from harness.runs.sweep.plan import plan
 
@@ -59,7 +59,7 @@ def _cells(rows: list[tuple[Planned, str, str]], as_json: bool) -> str:
 
 
 def _trials(cells: list[Planned]) -> str:
-    """The finished cells as a table."""
+    """The finished cells as a table of trials."""
     from harness.records.read import read_run
     from harness.report.trials import page
     from harness.runs.sweep.plan import state_of
@@ -70,7 +70,7 @@ def _trials(cells: list[Planned]) -> str:
 
 
 def _draw_missing(results: list[Result]) -> int:
-    """Draw the cells that were killed before they drew themselves: 1 where one cannot be, else 0."""
+    """Draw the pictures that are missing; 1 if one cannot be drawn, else 0."""
     from harness.core.errors import BenchError
 
     code = 0
