@@ -1,4 +1,4 @@
-"""`harness status`: the matrix of methods and tasks; for each cell that is not done, the reason and the command to finish it."""
+"""`harness status`: methods by tasks; for each cell that is not done, the reason and the command that finishes it."""
 
 from __future__ import annotations
 
