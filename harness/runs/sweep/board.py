@@ -1,22 +1,34 @@
-"""What a sweep says while it works, on standard error: a live board on a terminal, a line now and then elsewhere."""
+"""Progress of a sweep on standard error: a live board on a terminal, an occasional line elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from harness.core.text import escaped
 
-if TYPE_CHECKING:
-    from .launcher import Running
-    from .plan import Result
+from .plan import Planned, Result
 
 PLAIN_EVERY = 30.0  # seconds between lines on the running cells where there is no terminal
 
 
+class AtWork(Protocol):
+    """A cell that runs: its elapsed seconds and its last line of progress."""
+
+    @property
+    def cell(self) -> Planned: ...
+
+    @property
+    def seconds(self) -> float: ...
+
+    @property
+    def last(self) -> str: ...
+
+
 class Board:
-    """Cells done of all, those at work with what they said last, and when all may be done."""
+    """The number of finished cells, the running ones with their last line of progress, and the estimated time left."""
 
     def __init__(self, total: int, quiet: bool = False) -> None:
         self.total, self.quiet = total, quiet
@@ -36,7 +48,7 @@ class Board:
             print(line, file=sys.stderr, flush=True)
 
     def finished(self, result: Result) -> None:
-        """One more cell has an end."""
+        """Count one more finished cell."""
         self._done += 1
         if result.seconds is not None and result.state in ("done", "degraded"):
             self._seconds.append(result.seconds)
@@ -47,7 +59,7 @@ class Board:
         elif result.state == "interrupted":
             self.say(f"{result.cell.label}: interrupted, resumable")
 
-    def show(self, results: list[Result], running: list[Running], waiting: int, workers: int) -> None:
+    def show(self, results: list[Result], running: Sequence[AtWork], waiting: int, workers: int) -> None:
         """Where things stand; on a terminal at each call, elsewhere now and then."""
         if self.quiet:
             return
@@ -58,7 +70,7 @@ class Board:
             first, *rest = self.lines(results, running, waiting, workers)
             self.say("; ".join([first, *(line.strip() for line in rest)]))
 
-    def lines(self, results: list[Result], running: list[Running], waiting: int, workers: int) -> list[str]:
+    def lines(self, results: list[Result], running: Sequence[AtWork], waiting: int, workers: int) -> list[str]:
         """The board as text: the whole, then a line a running cell."""
         failed = sum(r.state == "failed" for r in results)
         left = self.seconds_left([r.seconds for r in running], waiting, workers)
