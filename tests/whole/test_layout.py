@@ -30,7 +30,7 @@ PLANTED = {
     "tasks/pii.py": ("import harness.core.errors", "One door: methods and tasks import harness.api"),
     "methods/ppo.py": ("import tasks.pii", "Methods know no task"),
     "harness/analysis/groups.py": ("import torch", "Lists, status and the report import no torch"),
-    "harness/policy/logprobs.py": ("from . import policy", "No circles within a room"),
+    "harness/policy/caches.py": ("from . import policy", "No circles within a room"),
 }
 
 
