@@ -40,10 +40,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 Method = Annotated[str, typer.Option("--method", "-m", help="a name (harness list methods) or a file: ./my_method.py")]
-TaskName = Annotated[str, typer.Option("--task", "-t", help="a name (harness list tasks)")]
-Preset = Annotated[str, typer.Option(help="model, data, scorers, budget (harness list presets)")]
+TaskName = Annotated[str, typer.Option("--task", "-t", help="a name (harness list tasks) or a file: ./my_task.py")]
+Preset = Annotated[str, typer.Option(help="model, data, scorers, budget: a name (harness list presets) or a file: ./my.toml")]
 Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a setting: kl_coef=0.1, evaluation.points=4")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="a setting: kl_coef=0.1, evaluation.points=4, task.reward=./my_scorer.py"),
 ]
 Model = Annotated[str | None, typer.Option(help="base policy: a Hugging Face folder or a hub id")]
 PromptFile = Annotated[
@@ -120,7 +121,7 @@ def run(
 @app.command()
 def sweep(
     methods: Annotated[str | None, typer.Option(metavar="A,B", help="names (harness list methods) or files")] = None,
-    tasks: Annotated[str | None, typer.Option(metavar="A,B", help="names (harness list tasks)")] = None,
+    tasks: Annotated[str | None, typer.Option(metavar="A,B", help="names (harness list tasks) or files")] = None,
     seeds: Annotated[str | None, typer.Option(metavar="0-4", help="0-4 or 0,2,5 [default: 0]")] = None,
     settings: Annotated[
         list[str] | None,
@@ -130,7 +131,7 @@ def sweep(
         list[str] | None, typer.Option(metavar="KEY=V1,V2", help="values of a setting; several grids are combined")
     ] = None,
     file: Annotated[Path | None, typer.Option(metavar="FILE", help="the same as TOML; flags go before it")] = None,
-    preset: Annotated[str | None, typer.Option(help="model, data, scorers, budget [default: micro]")] = None,
+    preset: Annotated[str | None, typer.Option(help="model, data, scorers, budget: a name or a file [default: micro]")] = None,
     workers: Annotated[int, typer.Option(min=1, help="cells at once; the cores are divided among them")] = 1,
     out: Out = Path("results"),
     dry_run: Annotated[bool, typer.Option(help="list the cells: done, to resume, missing")] = False,
@@ -250,6 +251,8 @@ def verify(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="what --rescore may load beyond the presets"),
     ] = None,
+    task: Annotated[str | None, typer.Option("--task", "-t", help="task file of the records, for --rescore")] = None,
+    preset: Annotated[str | None, typer.Option(help="preset file of the records, for --rescore")] = None,
     out: Out = Path("results"),
     offline: Offline = False,
     as_json: Annotated[bool, typer.Option("--json", help="the checks as one JSON object on the last line")] = False,
@@ -258,7 +261,7 @@ def verify(
     """Whether records are what they say: their hashes, and every number that their samples determine; exit code 5 if not."""
     from .records import verify_command
 
-    raise typer.Exit(verify_command(runs, out, rescore, offline, as_json, settings or []))
+    raise typer.Exit(verify_command(runs, out, rescore, offline, as_json, settings or [], task, preset))
 
 
 @app.command()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core import registry
-from harness.core.settings import RunSettings, read_preset, resolve
+from harness.core.settings import RunSettings, assembled, preset_tables
 
 from . import sources
 
@@ -96,10 +96,10 @@ def cost(settings: RunSettings, method: str, flops_per_second: float) -> dict[st
 
 def preset_card(name: str) -> tuple[str, Any]:
     """A preset resolved for every task: as text, and as data with its tables as they are written."""
-    tables = read_preset(name)
+    tables = preset_tables(name)
     rate = tables.get("estimate", {}).get("flops_per_second")
     methods = [*NO_TRAINING, *tables.get("methods", {})]
-    tasks = {task: {m: resolve(name, m, task) for m in methods} for task in tables["tasks"]}
+    tasks = {task: {m: assembled(tables, name, m, table, (), {}) for m in methods} for task, table in tables["tasks"].items()}
     data: dict[str, Any] = {"preset": name, "tables": tables, "flops_per_second": rate}
     data["tasks"] = {t: _task_data(settings, rate) for t, settings in tasks.items()}
     names = {n for settings in tasks.values() for n in _downloads(settings["base"])}
@@ -122,7 +122,7 @@ def _downloads(settings: RunSettings) -> list[str]:
     """The names of all that a run gets from elsewhere."""
     names = [settings.model.id, settings.task.prompts, settings.task.fluency]
     for scorer in (settings.task.reward, settings.task.judge):
-        options = settings.scorers.get(scorer, {})
+        options = settings.scorer_options(scorer)
         names.append(options.get("model") or (f"detoxify {options['checkpoint']}" if "checkpoint" in options else None))
     return [n for n in names if n not in (None, "micro", "none")]
 
@@ -167,7 +167,7 @@ def _flat(table: dict[str, Any], indent: str) -> list[str]:
 
 def plan(settings: RunSettings, method: str, task: str, seeds: list[int], out: Path) -> dict[str, Any]:
     """What a run would load, where each thing was looked for and whether it is there, and what it would cost."""
-    rate = read_preset(settings.preset).get("estimate", {}).get("flops_per_second")
+    rate = preset_tables(settings.preset).get("estimate", {}).get("flops_per_second")
     return {
         "method": method, "task": task, "seeds": seeds, "out": str(out), "settings": settings.model_dump(),
         "needs": [need._asdict() for need in needs(settings)],
@@ -187,5 +187,5 @@ def needs(settings: RunSettings) -> list[Any]:
     for name in dict.fromkeys((t.reward, t.judge)):
         kind = registry.load("scorer", settings.scorer_kind(name))
         if hasattr(kind, "needs"):
-            found += kind.needs(settings.scorers.get(name, {}))
+            found += kind.needs(settings.scorer_options(name))
     return found

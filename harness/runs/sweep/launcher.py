@@ -209,7 +209,11 @@ def why(running: Running) -> str:
 
 
 def log_of(cell: Planned) -> Path:
-    return cell.out / ".logs" / f"{cell.task}-{file_name(Path(cell.method).stem)}-{cell.run_id}-s{cell.seed}.txt"
+    return (
+        cell.out
+        / ".logs"
+        / f"{file_name(Path(cell.task).stem)}-{file_name(Path(cell.method).stem)}-{cell.run_id}-s{cell.seed}.txt"
+    )
 
 
 def exit_code(results: list[Result]) -> int:
