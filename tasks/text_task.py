@@ -63,8 +63,8 @@ class Labelled(NamedTuple):
 class TextTask:
     """A task whose scorers read text. A file of `tasks/` adds the name and the papers' metrics.
 
-    A task that the presets do not know says in its class what it takes from them: `like` names the task whose tables it
-    takes (data, scorers, decoding, kinds of prompts), and `settings` holds what is different, as a preset's [tasks.NAME] has it.
+    A task that the presets do not know says in its class what it takes from them: `like` names the task whose tables
+    and kinds of prompts it takes, and `settings` holds what is different, as a preset has it under [tasks.NAME].
     """
 
     name: str
