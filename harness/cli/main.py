@@ -319,28 +319,31 @@ def show(
 
 @app.command()
 def check(
-    what: Annotated[str, typer.Argument(help="method")],
+    what: Annotated[str, typer.Argument(help="method, task or scorer")],
     name: Annotated[str, typer.Argument(help="its name (harness list methods) or its file: ./my_method.py")],
-    as_json: Json = False,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="an option of a scorer: model=./my_model")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="the checks as one JSON object on the last line")] = False,
     verbose: Verbose = False,
 ) -> None:
-    """The rules that every method must hold, tried on a tiny world in seconds; exit code 5 where one does not hold."""
+    """The rules that every method, task or scorer must hold, checked in under a minute; exit code 5 where one fails."""
     from .check import check_command
 
-    raise typer.Exit(check_command(what, name, as_json))
+    raise typer.Exit(check_command(what, name, as_json, settings or []))
 
 
 @app.command()
 def new(
-    what: Annotated[str, typer.Argument(help="method")],
-    name: Annotated[str, typer.Argument(help="of the file, and of the method on the command line")],
+    what: Annotated[str, typer.Argument(help="method, task or scorer")],
+    name: Annotated[str, typer.Argument(help="name of the file, without .py")],
     out: Annotated[Path, typer.Option(help="the folder that the file and its test go to")] = Path("."),
     verbose: Verbose = False,
 ) -> None:
-    """Start a method of your own: a file with a small working algorithm, and its test."""
-    from harness.conformance.scaffold import new_method
+    """Start a method, a task or a scorer of your own: a small working file, and its test."""
+    from harness.conformance.scaffold import new_plugin
 
-    print(new_method(what, name, out))
+    print(new_plugin(what, name, out))
 
 
 @app.command()

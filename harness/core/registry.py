@@ -83,7 +83,7 @@ def broken(kind: str) -> list[Offer]:
                 raise _at_fault(kind, offer)
             load(kind, offer.name)
         except BenchError as e:
-            found.append(offer._replace(fault=one_line(e)))
+            found.append(offer._replace(fault=str(e)))
     return found
 
 
@@ -119,9 +119,7 @@ def given(kind: str, name: str) -> str:
     if not os.path.isfile(name):
         raise MissingPrerequisite(f"no {kind} file {name}")
     if kind != "method" and _key(Path(name).stem) in map(_key, table(kind)):
-        raise BadSetting(
-            f"{kind} file {name} has the name of an installed {kind}, by which records would confuse them; rename it"
-        )
+        raise BadSetting(f"{kind} file {name} has the name of an installed {kind}, and records go by it; rename the file")
     return name
 
 
@@ -170,6 +168,6 @@ def _executed(kind: str, path: Path, name: str) -> ModuleType:
             raise
         line = plugins.line_in(e, str(spec.origin))
         where = f"{path}" if line is None else f"{path}:{line}"
-        error = MethodFailed if isinstance(e, SystemExit) else BadData
+        error = MethodFailed if kind == "method" and isinstance(e, SystemExit) else BadData
         raise error(f"{kind} file {where} cannot be imported: {type(e).__name__}: {one_line(e)}") from e
     return module

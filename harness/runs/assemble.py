@@ -64,7 +64,9 @@ def check(settings: RunSettings, method: str) -> None:
     checked(registry.load("method", method).Settings, settings.method, "method")
     checked(Budget, settings.budget, "budget")
     checked(OptimizerSettings, settings.optimizer, "optimizer")
-    for name in {settings.task.reward, settings.task.judge, *settings.scorers}:
+    used = {settings.task.reward, settings.task.judge}
+    of_files = {stem_of(name) for name in used if registry.is_file("scorer", name)}  # by which their options go
+    for name in used | set(settings.scorers) - of_files:
         registry.given("scorer", settings.scorer_kind(name))
     if settings.task.reward == settings.task.judge:
         raise BadSetting(SAME_SCORER.format(name=settings.task.judge))

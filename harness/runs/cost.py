@@ -99,7 +99,8 @@ def preset_card(name: str) -> tuple[str, Any]:
     tables = preset_tables(name)
     rate = tables.get("estimate", {}).get("flops_per_second")
     methods = [*NO_TRAINING, *tables.get("methods", {})]
-    tasks = {task: {m: assembled(tables, name, m, table, (), {}) for m in methods} for task, table in tables["tasks"].items()}
+    named = {task: table for task, table in tables["tasks"].items() if not task.endswith(".py")}
+    tasks = {task: {m: assembled(tables, name, m, table, (), {}) for m in methods} for task, table in named.items()}
     data: dict[str, Any] = {"preset": name, "tables": tables, "flops_per_second": rate}
     data["tasks"] = {t: _task_data(settings, rate) for t, settings in tasks.items()}
     names = {n for settings in tasks.values() for n in _downloads(settings["base"])}

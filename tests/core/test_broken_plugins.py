@@ -1,4 +1,4 @@
-"""Plug-ins of other packages that cannot be used: listed with their error, in nobody's way, and one line where they are used."""
+"""Plug-ins of other packages that cannot be used: listed with their error, in nobody's way, a line where they are used."""
 
 import json
 from typing import NamedTuple
@@ -56,17 +56,8 @@ def test_broken_ones_are_listed_with_their_error_and_the_others_as_ever(harness,
     assert {"name": "sound", "what": "from sound_pack:Sound"} in rows
     assert sum(row["name"] == "vader" and "error" not in row for row in rows) == 1
     broken = [(row["name"], row["error"]) for row in rows if "error" in row]
-    assert [name for name, _ in broken] == [
-        "gone",
-        "insult_judge",
-        "missing",
-        "odd",
-        "stops",
-        "twice",
-        "twice",
-        "vader",
-        "x.py",
-    ]
+    names = ["gone", "insult_judge", "missing", "odd", "stops", "twice", "twice", "vader", "x.py"]
+    assert [name for name, _ in broken] == names
     for name, (_, said) in WRONG.items():
         assert all(said in error for found, error in broken if found == name)
     assert "already taken by harness.tasks" in dict(broken)["insult_judge"] and "that of a file" in dict(broken)["x.py"]
