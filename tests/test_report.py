@@ -24,7 +24,7 @@ from harness.analysis.ranking import above_frontier, beats, beside_best_of_n, de
 from harness.analysis.stats import Interval
 from harness.cli.records import report_command
 from harness.core.errors import EmptySelection, Unwritable, UsageError
-from harness.methods import FAMILIES, METHODS
+from harness.methods import METHODS
 from harness.records.read import find_runs, read_run
 from harness.records.schema import Problem, Run
 from harness.report.browser import samples, text
@@ -35,7 +35,7 @@ from harness.report.figures.attainment import draw_attained
 from harness.report.figures.data import figure_data
 from harness.report.figures.panels import REWARD_KL, REWARD_PPL, draw_panel
 from harness.report.figures.pareto import draw, pareto, run_picture
-from harness.report.figures.style import GREY, HUES, INK, SHADE, looks, save
+from harness.report.figures.style import GREY, HUES, INK, SHADE, families, looks, save
 from harness.report.tables import method_table, number, run_table, runs_csv
 from harness.report.verdict import verdict
 
@@ -797,7 +797,7 @@ def test_colours_can_be_told_from_their_ground(messy: tuple) -> None:
     assert len(cells) == 6 and all(contrast(*pair) >= 4.5 for pair in cells)  # five states and a chosen method
     grounds = ("fff", "f5f5f3", "fdf1f2")
     assert all(contrast(text, ground) >= 4.5 for text in ("222", "555", "005a8f") for ground in grounds)
-    every = [colour for family in FAMILIES.values() for _, colour, _ in looks(family)] + list(HUES.values())
+    every = [colour for family in families().values() for _, colour, _ in looks(family)] + list(HUES.values())
     assert all(contrast(colour[1:], "ffffff") >= 3 for colour in every)  # marks
     named = re.findall(r'<b style="color: #(\w{6})">', (messy[1] / "index.html").read_text())
     assert named and all(contrast(colour, "ffffff") >= 3 for colour in named)
@@ -805,14 +805,14 @@ def test_colours_can_be_told_from_their_ground(messy: tuple) -> None:
 
 
 def test_every_name_beside_a_point_can_be_read() -> None:
-    every = [colour for family in FAMILIES.values() for _, colour, _ in looks(family)] + list(HUES.values())
+    every = [colour for family in families().values() for _, colour, _ in looks(family)] + list(HUES.values())
     assert {c for c in every if contrast(c[1:], "ffffff") < 4.5} == set()  # names in a figure are text, not marks
 
 
 def test_methods_are_told_apart_without_colour() -> None:
-    assert {name for family in FAMILIES.values() for name in family} == set(METHODS)
-    assert sum(map(len, FAMILIES.values())) == len(METHODS)
-    for family in FAMILIES.values():
+    assert {name for family in families().values() for name in family} == set(METHODS)
+    assert sum(map(len, families().values())) == len(METHODS)
+    for family in families().values():
         assert len({look.marker for look in looks(family)}) == len(family)
     pairs = [look[1:] for look in looks([*METHODS, "mine", "yours"])]
     assert len(set(pairs)) == len(pairs)

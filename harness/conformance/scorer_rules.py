@@ -6,7 +6,9 @@ The scorer runs under the guard of all scorers, as in a run: a text on which it 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -54,10 +56,21 @@ def check_scorer(name: str, options: Mapping[str, Any] | None = None) -> list[Ch
 
 def examine(subject: Examined) -> list[Check]:
     """Every rule on a scorer that can be built."""
-    with own_randomness(), no_network() as attempts:
+    with own_randomness(), no_network() as attempts, _quiet():
         checks = [_apply(*rule, subject) for rule in RULES]
     found = f"tried {attempts[0]}" if attempts else "none"
     return [*checks, Check("network", "no connection is tried", found, not attempts)]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No word of the guard for each text that has no score: the checks count them."""
+    log = logging.getLogger("harness.tasks.scorers.guard")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 def _apply(name: str, expected: str, look: Callable[[Examined], Finding], subject: Examined) -> Check:

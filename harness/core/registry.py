@@ -91,6 +91,20 @@ def _at_fault(kind: str, offer: Offer) -> BadData:
     return BadData(f"{kind} {offer.name!r} of {offer.package} ({offer.target}) cannot be used: {offer.fault}")
 
 
+def attribute(kind: str, name: str, attribute: str) -> Any:
+    """A literal that the class behind a name has, read from its source without importing it; None where there is none."""
+    module, _, class_name = table(kind).get(name, ("", ""))[0].partition(":")
+    return _literal(module, class_name, attribute, tuple(sys.path)) if module else None
+
+
+@cache
+def _literal(module: str, class_name: str, attribute: str, path: tuple[str, ...]) -> Any:
+    try:
+        return plugins.constant(module, attribute, class_name)
+    except Exception:  # to find a module of another package, that package is imported, which may raise anything
+        return None
+
+
 def canonical(kind: str, name: str) -> str:
     """The name as its table spells it: best-of-n and best_of_n are one; raises UnknownName, BadData on one that clashes."""
     names = table(kind)

@@ -35,7 +35,6 @@ DOWNLOADS = {
     "scored-pile": 173,
     "scored-code": 179,  # 11,452 MB in 64 parts, of which one is read
 }
-NO_TRAINING = ("base", "best_of_n")
 
 
 def gpt2_parameters(vocabulary: int, positions: int, width: int, layers: int) -> int:
@@ -77,7 +76,7 @@ def download(name: str) -> int | None:
 def cost(settings: RunSettings, method: str, flops_per_second: float) -> dict[str, float | None]:
     """What a run costs: tokens of the frontier and of the measurements, hours of training and of all else."""
     n, t, e = parameters(settings.model.id), settings.task, settings.evaluation
-    flops = 0.0 if method in NO_TRAINING else settings.budget.get("flops")
+    flops = 0.0 if registry.attribute("method", method, "trains") is False else settings.budget.get("flops")
     named = t.prompts in registry.table("dataset")
     prompts = 3 * t.data.held_out if named else None  # two kinds and the empty prompt
     length, paper = t.decoding.max_new_tokens, t.paper_tokens or t.decoding.max_new_tokens
@@ -94,11 +93,16 @@ def cost(settings: RunSettings, method: str, flops_per_second: float) -> dict[st
     return found
 
 
+def untrained() -> list[str]:
+    """The methods that train nothing, which need no table in a preset."""
+    return [name for name in registry.table("method") if registry.attribute("method", name, "trains") is False]
+
+
 def preset_card(name: str) -> tuple[str, Any]:
     """A preset resolved for every task: as text, and as data with its tables as they are written."""
     tables = preset_tables(name)
     rate = tables.get("estimate", {}).get("flops_per_second")
-    methods = [*NO_TRAINING, *tables.get("methods", {})]
+    methods = [*untrained(), *tables.get("methods", {})]
     named = {task: table for task, table in tables["tasks"].items() if not task.endswith(".py")}
     tasks = {task: {m: assembled(tables, name, m, table, (), {}) for m in methods} for task, table in named.items()}
     data: dict[str, Any] = {"preset": name, "tables": tables, "flops_per_second": rate}

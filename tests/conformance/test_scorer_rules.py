@@ -47,7 +47,8 @@ FAULTS = {  # what `score` does: the rule that fails, words of what was found
     "return np.array([one(r) for r in responses])": ("unscorable", "0 for a text that could not be read"),
     "x = np.array([r.count('e') for r in responses]); return (x + 1) / (x.max() + 1)": ("batch", "differ alone"),
     "return (np.arange(len(responses)) == 0) * 0.5": ("batch", "differ"),
-    "calls.append(1); return np.array([r.count('e') / (len(calls) + 1e5) for r in responses])": ("deterministic", "a second time"),
+    "calls.append(1); return np.array([r.count('e') / (len(calls) + 1e5) for r in responses])": (
+        "deterministic", "a second time"),
     "return np.array([1.0 - (r.count('e') > 2) if r.isascii() and 20 < len(r) < 200 else np.nan for r in responses])": (
         "odd texts", "have no score"),
     "assert responses; return np.array([1 / (1 + r.count('e')) for r in responses])": ("empty list", "AssertionError"),
@@ -56,9 +57,12 @@ FAULTS = {  # what `score` does: the rule that fails, words of what was found
     "connect(); return np.array([1 / (1 + r.count('e')) for r in responses])": ("network", "tried"),
 }  # fmt: skip
 ONE = "\ndef one(r):\n    try:\n        return 1 / (1 + r.count('e'))\n    except ValueError:\n        return 0.0\n"
-CONNECT = "\ndef connect():\n    import socket\n    try:\n        socket.create_connection(('127.0.0.1', 9), 1)\n    except OSError: ...\n"
+CONNECT = (
+    "\ndef connect():\n    import socket\n    try:\n"
+    "        socket.create_connection(('127.0.0.1', 9), 1)\n    except OSError: ...\n"
+)
 IDENTITIES = {
-    "{'version': 1, 'clock': len(calls)}": ("identity", "differ"),
+    "{'version': 1, 'clock': __import__('time').time_ns()}": ("identity", "differ"),
     "{'sizes': (1, 2)}": ("identity", "after it was written"),
 }
 
@@ -90,9 +94,7 @@ def test_an_identity_that_is_none(tmp_path, fault):
 
 def test_what_is_missing_here_is_no_fault_of_the_scorer(tmp_path):
     with pytest.raises(MissingPrerequisite, match="no model"):
-        examined(
-            tmp_path, "        from harness.api import MissingPrerequisite\n        raise MissingPrerequisite('no model')\n"
-        )
+        examined(tmp_path, "        from harness.api import MissingPrerequisite as M\n        raise M('no model')\n")
 
 
 def test_the_command(harness, tmp_path):

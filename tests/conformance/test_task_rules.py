@@ -59,7 +59,7 @@ FAULTS = {  # a fault: what the class has instead, the rule that fails, words of
     "shuffled": (lambda T: {"prompts": lambda s, x: _turned(T.prompts(s, x))}, "prompts", "others when"),
     "leaks": (lambda T: {"prompts": lambda s, x: T.prompts(s, "test")}, "splits", "in train and validation"),
     "empty": (lambda T: {"prompts": _raises(EmptySelection("no test prompts"))}, "prompts", "no test prompts"),
-    "held out": (lambda T: {"train_prompts": lambda s, n, rng: _drawn(s, "test", n, rng)}, "training prompts", "64 of them held"),
+    "held out": (lambda T: {"train_prompts": lambda s, n, rng: _drawn(s, n, rng)}, "training prompts", "of them held"),
     "own generator": (
         lambda T: {"train_prompts": lambda s, n, rng: T.train_prompts(s, n, RANDOM)}, "training prompts", "gives other prompts",
     ),
@@ -90,7 +90,7 @@ FAULTS = {  # a fault: what the class has instead, the rule that fails, words of
     "a tuple": (lambda T: {"identity": lambda s: T.identity(s) | {"extra": (1, 2)}}, "identity", "after it was written"),
     "not a number": (lambda T: {"identity": lambda s: T.identity(s) | {"x": float("nan")}}, "identity", "ValueError"),
     "the clock": (lambda T: {"identity": lambda s: T.identity(s) | {"x": next(COUNTER)}}, "identity", "differs in x"),
-    "network": (lambda T: {"text_metrics": lambda s, texts: _connect()}, "network", "tried connect"),
+    "network": (lambda T: {"text_metrics": lambda s, texts: _connect()}, "network", "tried "),
 }  # fmt: skip
 
 
@@ -107,8 +107,8 @@ def _turned(found):
     return found._replace(texts=found.texts[k:] + found.texts[:k])
 
 
-def _drawn(task, split, n, rng):
-    prompts = task.prompts(split).prompts
+def _drawn(task, n, rng):
+    prompts = task.prompts("test").prompts
     rows = torch.randint(len(prompts.tokens), (n,), generator=rng)
     return Prompts(*(x[rows] for x in prompts))
 
