@@ -20,7 +20,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from harness.api import CorpusSettings, Documents, Trial, corpus, masked_mean, token_logprobs
+from harness.api import CorpusSettings, Documents, Knob, Trial, corpus, masked_mean, token_logprobs
 
 
 class AWRSettings(CorpusSettings):
@@ -32,6 +32,8 @@ class AWRSettings(CorpusSettings):
 class AWR:
     version = 1
     Settings = AWRSettings
+    family = "likelihood, weighted or conditioned"
+    knob = Knob("beta", (1.0, 0.3, 0.1, 0.05, 0.02))
     quick: ClassVar[dict[str, Any]] = {"batch_size": 4}
     claims: ClassVar[dict[str, dict[str, Any]]] = {"reward_rises": {"batch_size": 32, "lr": 1e-2, "max_weight": 20.0}}
 

@@ -14,6 +14,9 @@ class BaseSettings(Settings):
 class Base:
     version = 1
     Settings = BaseSettings
+    family = "controls"
+    knob = None
+    trains = False
 
     def __init__(self, settings: BaseSettings) -> None:
         self.settings = settings

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from harness.api import Decoding, Policy, Prompts, Rollout, Settings, Trial, best_of_n_kl, sample
+from harness.api import Decoding, Knob, Policy, Prompts, Rollout, Settings, Trial, best_of_n_kl, sample
 
 
 class BestOfNSettings(Settings):
@@ -25,6 +25,9 @@ class BestOfNSettings(Settings):
 class BestOfN:
     version = 1
     Settings = BestOfNSettings
+    family = "at decoding"
+    knob = Knob("n", (2, 4, 8, 16, 32))
+    trains = False
     claims: ClassVar[dict[str, dict[str, Any]]] = {"reward_rises": {"n": 4}}
 
     def __init__(self, settings: BestOfNSettings) -> None:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 
-from harness.api import Pool, Rollout, Settings, Trial, kl, masked_mean, token_logprobs
+from harness.api import Knob, Pool, Rollout, Settings, Trial, kl, masked_mean, token_logprobs
 
 
 class BestQuantileSettings(Settings):
@@ -29,6 +29,8 @@ class BestQuantileSettings(Settings):
 class BestQuantile:
     version = 1
     Settings = BestQuantileSettings
+    family = "controls"
+    knob = Knob("kl_coef", (1.0, 0.3, 0.1, 0.03, 0.01))
     quick: ClassVar[dict[str, Any]] = {"lr": 1e-2, "explore_every": 2, "explore_prompts": 16, "batch_size": 8}
     claims: ClassVar[dict[str, dict[str, Any]]] = {
         "base_returns": {"lr": 1e-3, "kl_coef": 100.0},

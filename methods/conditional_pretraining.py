@@ -24,7 +24,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from harness.api import CorpusSettings, Documents, Trial, corpus, masked_mean, token_logprobs
+from harness.api import CorpusSettings, Documents, Knob, Trial, corpus, masked_mean, token_logprobs
 
 
 class ConditionalPretrainingSettings(CorpusSettings):
@@ -38,6 +38,8 @@ class ConditionalPretrainingSettings(CorpusSettings):
 class ConditionalPretraining:
     version = 1
     Settings = ConditionalPretrainingSettings
+    family = "likelihood, weighted or conditioned"
+    knob = Knob("quantile", (0.1, 0.3, 0.5, 0.7, 0.9))
     quick: ClassVar[dict[str, Any]] = {"batch_size": 4}
     claims: ClassVar[dict[str, dict[str, Any]]] = {"reward_rises": {"batch_size": 32, "lr": 1e-2, "drop": 1.0}}
 

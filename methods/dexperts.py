@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from harness.api import Documents, Ensemble, Policy, Settings, Trial, corpus, masked_mean, token_logprobs
+from harness.api import Documents, Ensemble, Knob, Policy, Settings, Trial, corpus, masked_mean, token_logprobs
 
 
 class DExpertsSettings(Settings):
@@ -33,6 +33,8 @@ class DExpertsSettings(Settings):
 class DExperts:
     version = 1
     Settings = DExpertsSettings
+    family = "at decoding"
+    knob = Knob("alpha", (0.1, 0.25, 0.5, 1.0, 2.0))
     quick: ClassVar[dict[str, Any]] = {"batch_size": 4}
     claims: ClassVar[dict[str, dict[str, Any]]] = {
         "base_returns": {"alpha": 1e-4},

@@ -22,7 +22,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from harness.api import Rollout, RunFailed, Settings, Trial, trl_bridge
+from harness.api import Knob, Rollout, RunFailed, Settings, Trial, trl_bridge
 
 
 class DPOSettings(Settings):
@@ -38,6 +38,8 @@ class DPOSettings(Settings):
 class DPO:
     version = 1
     Settings = DPOSettings
+    family = "preferences"
+    knob = Knob("kl_coef", (10.0, 3.0, 1.0, 0.3, 0.1))
     quick: ClassVar[dict[str, Any]] = {"lr": 1e-3, "explore_every": 2, "explore_prompts": 16, "batch_size": 4}
     claims: ClassVar[dict[str, dict[str, Any]]] = {
         "base_returns": {"variant": "ipo", "kl_coef": 100.0, "lr": 3e-4, "explore_prompts": 64, "batch_size": 16},

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from harness.api import CorpusSettings, Documents, Trial, corpus
+from harness.api import CorpusSettings, Documents, Knob, Trial, corpus
 
 
 class FilteringSettings(CorpusSettings):
@@ -28,6 +28,8 @@ class FilteringSettings(CorpusSettings):
 class Filtering:
     version = 1
     Settings = FilteringSettings
+    family = "likelihood, weighted or conditioned"
+    knob = Knob("quantile", (0.1, 0.3, 0.5, 0.7, 0.9))
     quick: ClassVar[dict[str, Any]] = {"batch_size": 4}
     claims: ClassVar[dict[str, dict[str, Any]]] = {"reward_rises": {"batch_size": 32, "lr": 1e-2}}
 

@@ -31,7 +31,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from harness.api import Policy, Rollout, RunFailed, Settings, Trial, masked_sum, token_logprobs
+from harness.api import Knob, Policy, Rollout, RunFailed, Settings, Trial, masked_sum, token_logprobs
 
 SLOPES: dict[str, Callable[[Tensor], Tensor]] = {  # f'(t) by log t
     "forward_kl": lambda log_t: -(-log_t).exp(),
@@ -60,6 +60,8 @@ class GDCSettings(Settings):
 class GDC:
     version = 1
     Settings = GDCSettings
+    family = "policy gradients"
+    knob = Knob("kl_coef", (0.4, 0.2, 0.1, 0.05, 0.025))
     quick: ClassVar[dict[str, Any]] = {"batch_size": 16, "samples": 4}
     claims: ClassVar[dict[str, dict[str, Any]]] = {
         "base_returns": {"kl_coef": 100.0, "batch_size": 64},

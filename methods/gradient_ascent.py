@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 
-from harness.api import Pool, Rollout, Settings, Trial, kl, masked_mean, token_logprobs
+from harness.api import Knob, Pool, Rollout, Settings, Trial, kl, masked_mean, token_logprobs
 
 
 class GradientAscentSettings(Settings):
@@ -32,6 +32,8 @@ class GradientAscentSettings(Settings):
 class GradientAscent:
     version = 1
     Settings = GradientAscentSettings
+    family = "pushing bad text down"
+    knob = Knob("kl_coef", (30.0, 10.0, 3.0, 1.0, 0.3))
     quick: ClassVar[dict[str, Any]] = {"lr": 1e-3, "explore_every": 2, "explore_prompts": 16, "batch_size": 4}
     claims: ClassVar[dict[str, dict[str, Any]]] = {"base_returns": {"kl_coef": 100.0}, "reward_rises": {}}
 

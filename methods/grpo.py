@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from harness.api import Settings, Trial, trl_bridge
+from harness.api import Knob, Settings, Trial, trl_bridge
 
 
 class GRPOSettings(Settings):
@@ -44,6 +44,8 @@ class GRPOSettings(Settings):
 class GRPO:
     version = 1
     Settings = GRPOSettings
+    family = "policy gradients"
+    knob = Knob("kl_coef", (0.5, 0.15, 0.05, 0.015, 0.005))
     quick: ClassVar[dict[str, Any]] = {"lr": 1e-3, "explore_every": 2, "group_size": 4, "batch_size": 16}
     claims: ClassVar[dict[str, dict[str, Any]]] = {"base_returns": {"kl_coef": 100.0}, "reward_rises": {}}
 

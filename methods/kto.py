@@ -24,7 +24,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from harness.api import Rollout, RunFailed, Settings, Trial, trl_bridge
+from harness.api import Knob, Rollout, RunFailed, Settings, Trial, trl_bridge
 
 
 class KTOSettings(Settings):
@@ -40,6 +40,8 @@ class KTOSettings(Settings):
 class KTO:
     version = 1
     Settings = KTOSettings
+    family = "preferences"
+    knob = Knob("kl_coef", (3.0, 1.0, 0.3, 0.1, 0.03))
     quick: ClassVar[dict[str, Any]] = {"lr": 1e-3, "explore_every": 2, "explore_prompts": 16, "batch_size": 4}
     claims: ClassVar[dict[str, dict[str, Any]]] = {"reward_rises": {}}
 

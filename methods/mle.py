@@ -25,6 +25,8 @@ class MLESettings(Settings):
 class MLE:
     version = 1
     Settings = MLESettings
+    family = "controls"
+    knob = None
     quick: ClassVar[dict[str, Any]] = {"batch_size": 4}
     claims: ClassVar[dict[str, dict[str, Any]]] = {}
 

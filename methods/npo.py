@@ -20,7 +20,7 @@ import torch
 from pydantic import Field
 from torch.nn.functional import logsigmoid
 
-from harness.api import Pool, Rollout, Settings, Trial, kl, masked_mean, masked_sum, token_logprobs
+from harness.api import Knob, Pool, Rollout, Settings, Trial, kl, masked_mean, masked_sum, token_logprobs
 
 
 class NPOSettings(Settings):
@@ -38,6 +38,8 @@ class NPOSettings(Settings):
 class NPO:
     version = 1
     Settings = NPOSettings
+    family = "pushing bad text down"
+    knob = Knob("beta", (1.0, 0.3, 0.1, 0.03, 0.01))
     quick: ClassVar[dict[str, Any]] = {"lr": 1e-3, "explore_every": 2, "explore_prompts": 16, "batch_size": 4}
     claims: ClassVar[dict[str, dict[str, Any]]] = {"base_returns": {"kl_coef": 1000.0}, "reward_rises": {}}
 

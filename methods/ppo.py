@@ -27,7 +27,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from harness.api import Policy, Prompts, Rollout, Settings, Trial, masked_mean, token_logprobs, tokens_of
+from harness.api import Knob, Policy, Prompts, Rollout, Settings, Trial, masked_mean, token_logprobs, tokens_of
 
 
 class PPOSettings(Settings):
@@ -64,6 +64,8 @@ class Value(nn.Module):
 class PPO:
     version = 1
     Settings = PPOSettings
+    family = "policy gradients"
+    knob = Knob("kl_coef", (0.5, 0.15, 0.05, 0.015, 0.005))
     quick: ClassVar[dict[str, Any]] = {"explore_prompts": 16, "epochs": 2, "minibatches": 2}
     claims: ClassVar[dict[str, dict[str, Any]]] = {
         "base_returns": {"kl_coef": 10.0, "kl_controller": "fixed", "explore_prompts": 64},

@@ -23,7 +23,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from harness.api import Pool, Rollout, Settings, Trial, entropy, kl, masked_mean, token_logprobs
+from harness.api import Knob, Pool, Rollout, Settings, Trial, entropy, kl, masked_mean, token_logprobs
 
 
 class QuarkSettings(Settings):
@@ -45,6 +45,8 @@ class QuarkSettings(Settings):
 class Quark:
     version = 1
     Settings = QuarkSettings
+    family = "likelihood, weighted or conditioned"
+    knob = Knob("kl_coef", (2.0, 0.6, 0.2, 0.06, 0.02))
     quick: ClassVar[dict[str, Any]] = {"lr": 1e-2, "explore_every": 2, "explore_prompts": 16, "batch_size": 8}
     # nothing is claimed of strong regularisation: a random policy heeds a token before the prompt long after 60 updates
     claims: ClassVar[dict[str, dict[str, Any]]] = {"reward_rises": {"explore_prompts": 64, "batch_size": 32}}

@@ -22,7 +22,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from harness.api import Policy, Rollout, Settings, Trial, masked_sum, token_logprobs
+from harness.api import Knob, Policy, Rollout, Settings, Trial, masked_sum, token_logprobs
 
 
 class ReinforceSettings(Settings):
@@ -34,6 +34,8 @@ class ReinforceSettings(Settings):
 class Reinforce:
     version = 1
     Settings = ReinforceSettings
+    family = "policy gradients"
+    knob = Knob("kl_coef", (0.5, 0.15, 0.05, 0.015, 0.005))
     quick: ClassVar[dict[str, Any]] = {"batch_size": 16}
     claims: ClassVar[dict[str, dict[str, Any]]] = {
         "base_returns": {"kl_coef": 10.0, "batch_size": 64},

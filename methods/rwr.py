@@ -24,7 +24,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from harness.api import CorpusSettings, Documents, Pool, Rollout, Trial, corpus, masked_mean, masked_sum, token_logprobs
+from harness.api import CorpusSettings, Documents, Knob, Pool, Rollout, Trial, corpus, masked_mean, masked_sum, token_logprobs
 
 
 class RWRSettings(CorpusSettings):
@@ -45,6 +45,8 @@ class RWRSettings(CorpusSettings):
 class RWR:
     version = 1
     Settings = RWRSettings
+    family = "likelihood, weighted or conditioned"
+    knob = Knob("beta", (1.0, 0.3, 0.1, 0.05, 0.02))
     quick: ClassVar[dict[str, Any]] = {"batch_size": 4, "explore_every": 2, "explore_prompts": 16}
     claims: ClassVar[dict[str, dict[str, Any]]] = {
         "reward_rises": {"source": "samples", "batch_size": 64, "explore_every": 20, "explore_prompts": 256, "lr": 3e-3}

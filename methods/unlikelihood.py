@@ -26,7 +26,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from harness.api import CorpusSettings, Pool, Rollout, Trial, corpus, kl, log_not, log_nots, masked_mean, token_logprobs
+from harness.api import CorpusSettings, Knob, Pool, Rollout, Trial, corpus, kl, log_not, log_nots, masked_mean, token_logprobs
 
 
 class UnlikelihoodSettings(CorpusSettings):
@@ -59,6 +59,8 @@ class UnlikelihoodSettings(CorpusSettings):
 class Unlikelihood:
     version = 1
     Settings = UnlikelihoodSettings
+    family = "pushing bad text down"
+    knob = Knob("alpha", (0.01, 0.03, 0.1, 0.3, 1.0))
     quick: ClassVar[dict[str, Any]] = {"batch_size": 4, "explore_every": 2, "explore_prompts": 16}
     claims: ClassVar[dict[str, dict[str, Any]]] = {
         "base_returns": {"kl_coef": 1e3, "lr": 1e-4},

@@ -61,12 +61,18 @@ class Labelled(NamedTuple):
 
 
 class TextTask:
-    """A task whose scorers read text. A file of `tasks/` adds the name and the papers' metrics."""
+    """A task whose scorers read text. A file of `tasks/` adds the name and the papers' metrics.
+
+    A task that the presets do not know says in its class what it takes from them: `like` names the task whose tables
+    and kinds of prompts it takes, and `settings` holds what is different, as a preset has it under [tasks.NAME].
+    """
 
     name: str
     version: int
     kinds: tuple[str, ...]  # of the micro world's prompts: which are this task's
-    papers: ClassVar[dict[str, Decoding]]  # the papers' decodings, by a name
+    papers: ClassVar[Mapping[str, Decoding]] = {}  # the papers' decodings, by a name
+    like: ClassVar[str | None] = None
+    settings: ClassVar[Mapping[str, Any] | None] = None
 
     def __init__(
         self,
@@ -161,8 +167,8 @@ class TextTask:
         return found
 
     def paper_metrics(self, said: dict[str, Responses]) -> dict[str, Metric]:
-        """The papers' metrics, from what was said under each of their decodings."""
-        raise NotImplementedError
+        """The papers' metrics, from the responses under each of their decodings; none unless a task has its own."""
+        return {}
 
     def _score(self, scorer: Scorer, rollout: Rollout) -> Tensor:
         scores = scorer.score(self._decode_prompts(rollout), self.texts(rollout))

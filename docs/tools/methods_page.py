@@ -91,7 +91,7 @@ def beside(group: Group) -> list[str]:
     sorts: dict[bool | None, list[str]] = {False: [], True: [], None: []}
     for entry in group.entries:
         found = ranking.beside_best_of_n(entry)
-        if found is not None and entry.runs[0].manifest["method"] not in ("base", "best_of_n"):
+        if found is not None and registry.attribute("method", entry.runs[0].manifest["method"], "trains") is not False:
             sorts[ranking.beats(found)].append(f"{entry.name} ({number(found.mean, '+.3f')})")
     said = {
         False: "Best-of-n has more reward at the same KL than",

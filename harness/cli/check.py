@@ -1,31 +1,43 @@
-"""`harness check`: the conformance rules on one plug-in."""
+"""`harness check`: the conformance rules on one plug-in, a method, a task or a scorer."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from harness.runs.progress import loading
 
 
-def check_command(what: str, name: str, as_json: bool) -> int:
-    """Every rule on one method, a line each; raises Mismatch where one does not hold."""
+def check_command(what: str, name: str, as_json: bool, overrides: Sequence[str] = ()) -> int:
+    """Every rule on one plug-in, a line each; raises Mismatch where one does not hold.
+
+    `overrides` are `option=value` of a scorer.
+    """
     from harness.core import registry
-    from harness.core.errors import Mismatch, UnknownName
+    from harness.core.errors import Mismatch, UnknownName, UsageError
+    from harness.core.settings import parse_override
 
-    if what != "method":
-        raise UnknownName("thing to check", what, ("method",))
-    if not name.endswith(".py"):
-        name = registry.canonical("method", name)
+    if what not in registry.IN_FILES:
+        raise UnknownName("thing to check", what, registry.IN_FILES)
+    if overrides and what != "scorer":
+        raise UsageError(f"--set is for the options of a scorer; leave it out for a {what}")
+    name = registry.given(what, name)
     loading(f"checking {name}")
-    from harness.conformance.rules import check_method
-
-    checks = check_method(name)
-    print(json.dumps({"method": name, "checks": [c._asdict() for c in checks]}) if as_json else _check_table(checks))
+    checks = _checks(what, name, dict(map(parse_override, overrides)))
+    print(json.dumps({what: name, "checks": [c._asdict() for c in checks]}) if as_json else _check_table(checks))
     broken = [c.name for c in checks if c.held is False]
     if broken:
         raise Mismatch(f"{name} does not hold {len(broken)} of {len(checks)} rules: {', '.join(broken)}")
     return 0
+
+
+def _checks(what: str, name: str, options: dict[str, Any]) -> list[Any]:
+    from harness.conformance import rules, scorer_rules, task_rules
+
+    if what == "method":
+        return rules.check_method(name)
+    return task_rules.check_task(name) if what == "task" else scorer_rules.check_scorer(name, options)
 
 
 def _check_table(checks: list[Any]) -> str:

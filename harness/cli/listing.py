@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import platform
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from harness.core import registry
-from harness.core.errors import UnknownName
+from harness.core.errors import BadSetting, UnknownName
 from harness.records.read import locate
 
 KINDS = ("methods", "tasks", "scorers", "datasets", "presets", "runs")
@@ -37,7 +38,11 @@ def listing(what: str, out: Path) -> list[dict[str, Any]]:
         return runs(out)
     if what not in KINDS:
         raise UnknownName("list", what, KINDS)
-    return [{"name": n, "what": line} for n, (_, line) in sorted(registry.table(what.removesuffix("s")).items())]
+    kind = what.removesuffix("s")
+    names, broken = registry.table(kind), {(o.name, o.target): o for o in registry.broken(kind)}
+    sound = [{"name": n, "what": line} for n, (target, line) in sorted(names.items()) if (n, target) not in broken]
+    lost = [{"name": o.name, "what": f"broken, from {o.package}: {o.fault}", "error": o.fault} for o in broken.values()]
+    return sound + sorted(lost, key=lambda row: row["name"])
 
 
 def runs(out: Path) -> list[dict[str, Any]]:
@@ -105,10 +110,15 @@ def task_card(name: str) -> tuple[str, Any]:
     import sys
 
     from harness.core.settings import preset_names, read_preset
+    from harness.runs.named import task_table
 
+    name = registry.given("task", name)
     kind = registry.load("task", name)
     doc = (sys.modules[kind.__module__].__doc__ or "").strip()
-    presets = {p: read_preset(p)["tasks"].get(registry.canonical("task", name)) for p in preset_names()}
+    presets: dict[str, Any] = {}
+    for preset in preset_names():
+        with suppress(BadSetting):  # a preset without settings for the task
+            presets[preset] = task_table(read_preset(preset), preset, name)
     lines = [f"  preset {p}: " + ", ".join(f"{k}={v}" for k, v in s.items()) for p, s in presets.items() if s]
     return "\n".join([doc, "", *lines]), {"name": name, "version": kind.version, "doc": doc, "presets": presets}
 

@@ -40,10 +40,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 Method = Annotated[str, typer.Option("--method", "-m", help="method: a name (harness list methods) or a file (./my_method.py)")]
-TaskName = Annotated[str, typer.Option("--task", "-t", help="a name (harness list tasks)")]
-Preset = Annotated[str, typer.Option(help="preset of model, data, scorers and budget (harness list presets)")]
+TaskName = Annotated[str, typer.Option("--task", "-t", help="task: a name (harness list tasks) or a file (./my_task.py)")]
+Preset = Annotated[str, typer.Option(help="preset: a name (harness list presets) or a file (./my.toml)")]
 Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="setting, repeatable: kl_coef=0.1, evaluation.points=4")
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="setting, repeatable: kl_coef=0.1, evaluation.points=4, task.reward=./my_scorer.py"
+    ),
 ]
 Model = Annotated[str | None, typer.Option(help="base policy: a Hugging Face folder or a hub id")]
 PromptFile = Annotated[
@@ -134,7 +137,7 @@ def sweep(
     file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="read the sweep from a TOML file; flags override it")
     ] = None,
-    preset: Annotated[str | None, typer.Option(help="preset of model, data, scorers and budget [default: micro]")] = None,
+    preset: Annotated[str | None, typer.Option(help="preset: a name or a file [default: micro]")] = None,
     workers: Annotated[int, typer.Option(min=1, help="number of cells run at once; they share the cores")] = 1,
     out: Out = Path("results"),
     dry_run: Annotated[bool, typer.Option(help="list the cells and their states, run nothing")] = False,
@@ -254,6 +257,8 @@ def verify(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="model, file or option that --rescore may load beyond the presets"),
     ] = None,
+    task: Annotated[str | None, typer.Option("--task", "-t", help="task file of the records, for --rescore")] = None,
+    preset: Annotated[str | None, typer.Option(help="preset file of the records, for --rescore")] = None,
     out: Out = Path("results"),
     offline: Offline = False,
     as_json: Annotated[bool, typer.Option("--json", help="checks as one JSON object on the last line of stdout")] = False,
@@ -262,7 +267,7 @@ def verify(
     """Check records: their hashes, and every number that their samples determine; exit code 5 on a mismatch."""
     from .records import verify_command
 
-    raise typer.Exit(verify_command(runs, out, rescore, offline, as_json, settings or []))
+    raise typer.Exit(verify_command(runs, out, rescore, offline, as_json, settings or [], task, preset))
 
 
 @app.command()
@@ -322,28 +327,31 @@ def show(
 
 @app.command()
 def check(
-    what: Annotated[str, typer.Argument(help="method")],
+    what: Annotated[str, typer.Argument(help="kind: method, task or scorer")],
     name: Annotated[str, typer.Argument(help="name (harness list methods) or file (./my_method.py)")],
-    as_json: Json = False,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="option of a scorer: model=./my_model")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="checks as one JSON object on the last line of stdout")] = False,
     verbose: Verbose = False,
 ) -> None:
     """Check a plug-in against the rules that every one of its kind must meet; exit code 5 if one fails."""
     from .check import check_command
 
-    raise typer.Exit(check_command(what, name, as_json))
+    raise typer.Exit(check_command(what, name, as_json, settings or []))
 
 
 @app.command()
 def new(
-    what: Annotated[str, typer.Argument(help="method")],
-    name: Annotated[str, typer.Argument(help="name of the file, and of the plug-in on the command line")],
+    what: Annotated[str, typer.Argument(help="kind: method, task or scorer")],
+    name: Annotated[str, typer.Argument(help="name of the file, without .py")],
     out: Annotated[Path, typer.Option(help="folder of the new file and its test")] = Path("."),
     verbose: Verbose = False,
 ) -> None:
     """Create a new plug-in: a file that works as it is, and its test."""
-    from harness.conformance.scaffold import new_method
+    from harness.conformance.scaffold import new_plugin
 
-    print(new_method(what, name, out))
+    print(new_plugin(what, name, out))
 
 
 @app.command()

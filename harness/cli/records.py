@@ -84,12 +84,14 @@ def samples_command(name: str, out: Path, of: str, wanted: Wanted, unmask: bool,
 
 
 def verify_command(
-    names: list[str], out: Path, rescore: bool, offline: bool, as_json: bool, overrides: Sequence[str] = ()
-) -> int:
+    names: list[str], out: Path, rescore: bool, offline: bool, as_json: bool, overrides: Sequence[str] = (),
+    task: str | None = None, preset: str | None = None,
+) -> int:  # fmt: skip
     """Check some runs, a line a mismatch; raises Mismatch where there is one."""
-    if overrides and not rescore:
-        raise UsageError("--set says what --rescore may load; give --rescore too, or leave it out")
-    found = {name: _all(name, out, rescore, offline, overrides) for name in names}
+    named = {"--set": overrides, "--task": task, "--preset": preset}
+    if not rescore and (used := next((option for option, value in named.items() if value), None)):
+        raise UsageError(f"{used} says what --rescore may load; give --rescore too, or leave it out")
+    found = {name: _all(name, out, rescore, offline, (overrides, task, preset)) for name in names}
     if as_json:
         print(json.dumps({"runs": {name: [c._asdict() for c in checks] for name, checks in found.items()}}, allow_nan=False))
     else:
@@ -100,7 +102,7 @@ def verify_command(
     return 0
 
 
-def _all(name: str, out: Path, rescore: bool, offline: bool, overrides: Sequence[str] = ()) -> list[Check]:
+def _all(name: str, out: Path, rescore: bool, offline: bool, told: tuple[Sequence[str], str | None, str | None]) -> list[Check]:
     try:
         run = locate(name, out)
     except CorruptRecord as error:  # of one among several, which are looked at all the same
@@ -108,9 +110,9 @@ def _all(name: str, out: Path, rescore: bool, offline: bool, overrides: Sequence
     checks = verify(run)
     if not rescore:
         return checks
-    from harness.runs.rescore import rescored
+    from harness.runs.rescore import Named, rescored
 
-    again = rescored(run, offline, overrides)
+    again = rescored(run, offline, Named(*told))
     replaced = {check.what for check in again}
     return [check for check in checks if check.held is not None or check.what not in replaced] + again
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.errors import MissingPrerequisite
-from harness.core.settings import check_seed, resolve
+from harness.core.settings import check_seed
 from harness.core.text import escaped_lines
+from harness.runs import named
 from harness.runs.progress import Progress, loading
 
 from .result import draw, shown
@@ -23,10 +24,8 @@ def run_command(
 
     for seed in seeds:
         check_seed(seed)
-    task = registry.canonical("task", task)
-    if not method.endswith(".py"):
-        method = registry.canonical("method", method)
-    settings = resolve(preset, method, task, overrides, **flags)
+    task, method = registry.given("task", task), registry.given("method", method)
+    settings = named.settings(preset, method, task, overrides, **flags)
     if not dry_run:
         progress = loading(f"{method} × {task}, preset {preset}, seed {', '.join(map(str, seeds))}")
     from harness.runs import assemble
@@ -60,8 +59,8 @@ def eval_command(
     """Measure a policy that was trained elsewhere."""
     from harness.core import registry
 
-    task = registry.canonical("task", task)
-    settings = resolve(preset, "eval", task, overrides, **flags)
+    task = registry.given("task", task)
+    settings = named.settings(preset, "eval", task, overrides, **flags)
     progress = loading(f"{policy} on {task}, preset {preset}")
     from harness.runs import assemble
 

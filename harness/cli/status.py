@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 from harness.analysis.cells import STATES, Cell, cells, counts, external, progress
 from harness.core import registry
 from harness.core.errors import BadSetting, EmptySelection, UnknownName
-from harness.core.settings import flat, overrides, resolve
+from harness.core.settings import flat, overrides, preset_names, resolve
 from harness.core.text import escaped_lines, plain
 from harness.records.read import find_runs, settings_of
 from harness.records.schema import Problem, Run
 from harness.records.stale import outdated
 from harness.records.write import held
+from harness.runs import named
 
 SIGNS = {"degraded": "!", "running": ">", "partial": "~", "failed": "x", "stale": "s", "missing": "-"}
 WORDS = {
@@ -88,22 +89,41 @@ def short(seeds: Iterable[int]) -> str:
 
 def settings_apart(settings: dict[str, Any], method: str, task: str) -> list[str]:
     """The `--set` arguments that turn the preset into a record's settings; raises BadSetting if the preset is gone."""
-    preset = flat(resolve(settings["preset"], method, task).model_dump())
+    # a task of another package is not in the preset; what a record names is never opened as a file
+    here = named.settings if task in registry.table("task") and settings["preset"] in preset_names() else resolve
+    preset = flat(here(settings["preset"], method, task).model_dump())
     told = {k: v for k, v in flat(settings).items() if v is not None and (k not in preset or preset[k] != v)}
     return overrides({key.removeprefix("method."): value for key, value in told.items()})
 
 
 def _told(cell: Cell, out: Path) -> list[str]:
     """The arguments of `harness run` before the seeds."""
-    known = cell.method in registry.table("method")
-    method = cell.method if known else _argument(cell, "--method", "-m") or f"./{cell.method}.py"
     settings = next((s for run in cell.runs if (s := settings_of(run))), None)
-    words = ["--method", method, "--task", cell.task, "--preset", cell.preset]
+    method, task = _plugin(cell, "method", cell.method), _plugin(cell, "task", cell.task)
+    preset = cell.preset if cell.preset in preset_names() else _argument(cell, "--preset") or cell.preset
+    words = ["--method", method, "--task", task, "--preset", preset]
+    set_before = _arguments(cell, "--set")
     try:
         apart = settings_apart(settings, cell.method, cell.task) if settings else []
-    except (BadSetting, UnknownName, KeyError):  # of a preset that this package does not have; the command says so itself
-        apart = []
+    except (BadSetting, UnknownName, KeyError):  # of a preset or a task that is not installed: the user's own file, or gone
+        apart = set_before
+    apart = [_scorer_file(item, set_before) for item in apart]
     return [*words, *(word for item in apart for word in ("--set", item)), "--out", str(_out(cell, out))]
+
+
+def _plugin(cell: Cell, kind: str, name: str) -> str:
+    """The name of a method or a task, or its file where it is not installed."""
+    known = name in registry.table(kind)
+    return name if known else _argument(cell, f"--{kind}", f"-{kind[0]}") or f"./{name}.py"
+
+
+def _scorer_file(item: str, set_before: list[str]) -> str:
+    """A setting that names a scorer's file, of which a record knows the stem alone, as the command had it."""
+    key, _, value = item.partition("=")
+    name = value.strip('"')
+    if key not in ("task.reward", "task.judge") or name in registry.table("scorer"):
+        return item
+    return next((before for before in set_before if before.startswith(f"{key}=")), f"{key}=./{name}.py")
 
 
 def _eval(cell: Cell) -> list[str]:
@@ -113,12 +133,17 @@ def _eval(cell: Cell) -> list[str]:
 
 def _argument(cell: Cell, *names: str) -> str | None:
     """The value of an option in the command that made a record."""
+    return next(iter(_arguments(cell, *names)), None)
+
+
+def _arguments(cell: Cell, *names: str) -> list[str]:
+    """All values of a repeatable option in the command that made a record."""
     for run in cell.runs:
         words = run.manifest.get("provenance", {}).get("argv") or []
-        found = [after for word, after in pairwise(words) if word in names]
+        found = [str(after) for word, after in pairwise(words) if word in names]
         if found:
-            return str(found[0])
-    return None
+            return found
+    return []
 
 
 def _out(cell: Cell, out: Path) -> Path:

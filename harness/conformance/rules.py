@@ -1,7 +1,8 @@
 """What every method must hold, checked on a world of twelve tokens in seconds: `harness check method NAME`.
 
-A method is covered by being listed. Two class attributes help: `quick`, settings with which a few updates take a
-moment, and `claims`, what the method promises beyond the rules, with the settings (on top of `quick`) at which it holds:
+A method is covered by being listed. Class attributes help: `family`, whose hue it has in figures ("other" without one);
+`knob`, the setting that trades reward for drift; `trains = False` of one that trains nothing; `quick`, settings with which a
+few updates take a moment; and `claims`, what it promises beyond the rules, with the settings (on top of `quick`):
 
     base_returns   under strong regularisation the policy stays the base: KL(policy || base) < 0.01 nats
     reward_rises   on an easy task the reward of its samples rises
@@ -20,6 +21,7 @@ from torch import nn
 from harness.core import plugins, registry
 from harness.core.errors import BenchError, MissingPrerequisite, one_line
 from harness.core.settings import preset_names, read_preset
+from harness.core.types import Knob
 from harness.policy.policy import Policy
 from harness.policy.sampler import sample
 from harness.training.trial import Budget
@@ -255,6 +257,22 @@ def reward_rises(subject: Subject) -> Finding:
     return held, f"{before:.3f} to {after:.3f} ± {1.96 * stderr:.3f} in {LONG} updates"
 
 
+def knob(subject: Subject) -> Finding:
+    """The knob names a setting and has five different values, all valid, in order; the family is a word, or none is named."""
+    found, family = getattr(subject.kind, "knob", None), getattr(subject.kind, "family", "other")
+    if not isinstance(family, str) or not family:
+        return False, f"the family is {family!r:.40}"
+    if found is None:
+        return None, "does not apply: it has none"
+    if not isinstance(found, Knob) or found.setting not in subject.kind.Settings.model_fields:
+        return False, f"{found!r:.60} names no setting; it has {', '.join(subject.kind.Settings.model_fields)}"
+    if len(found.values) != 5 or list(found.values) not in (sorted(set(found.values)), sorted(set(found.values), reverse=True)):
+        return False, f"the values {found.values!r:.60} are not five in order"
+    for value in found.values:  # raises ValidationError, a finding, where one is not valid
+        subject.kind.Settings(**{found.setting: value})
+    return True, f"{found.setting}: {', '.join(map(str, found.values))}"
+
+
 class Rule(NamedTuple):
     name: str
     expected: str
@@ -264,6 +282,7 @@ class Rule(NamedTuple):
 RULES = (  # the first is what a run needs to get anywhere
     Rule("contract", "numbers are yielded, plain data is kept, the trial is left as it is", whole_run),
     Rule("settings", "an unknown key is refused; dumped and loaded they are equal", round_trip),
+    Rule("knob", "a setting with five valid values, weak to strong; a family that is a word", knob),
     Rule("settings used", "every setting is read", all_read),
     Rule("budget", "one update a yield, and none after the one that reaches the budget", budget),
     Rule("cost", "every token that a model is fed is charged, and no other", cost),

@@ -1,4 +1,4 @@
-"""The shape that the class of a method must have, and where in the user's file a fault lies."""
+"""The shape that the class of a plug-in must have, and where in the user's file a fault lies."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import importlib.util
 import inspect
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from .errors import BadData
 from .types import Settings
@@ -22,7 +23,18 @@ EXPECTED = {
     "policy": "trial.policy and trial.reference to stay the objects that they are: train the weights of the one",
     "deployed": "a policy, or an object with a method sample, in trial.deploy",
     "cost": "trial.cost to be left to the harness: finite numbers",
+    "name": "a name of one word or more",
+    "built": "a constructor like that of harness.api.TextTask: data, tokenizer, and by name reward, judge, decoding, ...",
+    "like": "like = NAME, the task whose tables of the presets are taken",
+    "own": "settings = {...}, a table of task settings",
+    "score": "a method score(prompts, responses)",
 }
+TASK_METHODS = (
+    "identity", "train_prompts", "documents", "clean_documents", "prompts", "texts", "reward", "judge", "text_metrics",
+    "paper_metrics",
+)  # fmt: skip
+TASK_OPTIONS = ("reward", "judge", "fluency", "decoding", "context", "paper_tokens", "bos", "eos")
+DATASET_METHODS = ("needs", "rows", "items")
 
 
 def check_class(kind: Any, name: str) -> Any:
@@ -35,11 +47,11 @@ def check_class(kind: Any, name: str) -> Any:
 
 
 def _class_fault(kind: Any) -> tuple[str, str] | None:
-    settings, version = getattr(kind, "Settings", None), getattr(kind, "version", None)
+    settings = getattr(kind, "Settings", None)
     if not (isinstance(settings, type) and issubclass(settings, Settings)):
         return "settings", "has no Settings" if settings is None else f"has as Settings {kind_of(settings)}"
-    if type(version) is not int or version < 1:
-        return "version", "has no version" if version is None else f"has the version {version!r:.40}"
+    if fault := _version_fault(kind):
+        return fault
     if not _takes(kind, None):
         return "constructor", "cannot be made from its settings"
     if not _takes(getattr(kind, "train", None), None, None):
@@ -47,9 +59,58 @@ def _class_fault(kind: Any) -> tuple[str, str] | None:
     return None
 
 
-def _takes(what: Any, *arguments: Any) -> bool:
+def check_task(kind: Any, name: str) -> Any:
+    """The class of a task as it is; raises BadData where it has not the shape of one."""
+    found = _version_fault(kind) or _task_fault(kind)
+    return _refused("task", kind, name, found) if found else kind
+
+
+def _task_fault(kind: Any) -> tuple[str, str] | None:
+    missing = [method for method in TASK_METHODS if not callable(getattr(kind, method, None))]
+    if missing:
+        return f"the methods {', '.join(TASK_METHODS)}", f"has no {', '.join(missing)}"
+    named, like, own = (getattr(kind, word, None) for word in ("name", "like", "settings"))
+    if not (isinstance(named, str) and named.strip()):
+        return "name", f"has the name {named!r:.40}"
+    if not (like is None or isinstance(like, str)):
+        return "like", f"has as like {kind_of(like)}"
+    if not (own is None or isinstance(own, dict)):
+        return "own", f"has as settings {kind_of(own)}"
+    return None if _takes(kind, None, None, **dict.fromkeys(TASK_OPTIONS)) else ("built", "cannot be made from its parts")
+
+
+def check_scorer(kind: Any, name: str) -> Any:
+    """The class of a scorer as it is; raises BadData where it has not the shape of one."""
+    if not callable(kind) or not _takes(getattr(kind, "score", None), None, [], []):
+        return _refused("scorer", kind, name, ("score", "has no score that takes prompts and responses"))
+    return kind
+
+
+def check_dataset(kind: Any, name: str) -> Any:
+    """The class of a data set as it is; raises BadData where it has not the shape of one."""
+    missing = [method for method in DATASET_METHODS if not callable(getattr(kind, method, None))]
+    if missing or not isinstance(kind, type):
+        expected = f"a class with the methods {', '.join(DATASET_METHODS)}"
+        return _refused("data set", kind, name, (expected, f"has no {', '.join(missing)}" if missing else "is no class"))
+    return kind
+
+
+def _version_fault(kind: Any) -> tuple[str, str] | None:
+    version = getattr(kind, "version", None)
+    if type(version) is not int or version < 1:
+        return "version", "has no version" if version is None else f"has the version {version!r:.40}"
+    return None
+
+
+def _refused(what: str, kind: Any, name: str, fault: tuple[str, str]) -> NoReturn:
+    rule, found = fault
+    line = _first_line(getattr(kind, "score" if what == "scorer" else "train", None)) or _first_line(kind)
+    raise BadData(f"{what} {name}{at_file(kind, line)} {found}; expected {EXPECTED.get(rule, rule)}")
+
+
+def _takes(what: Any, *arguments: Any, **named: Any) -> bool:
     try:
-        inspect.signature(what).bind(*arguments)
+        inspect.signature(what).bind(*arguments, **named)
     except (TypeError, ValueError):
         return False
     return True
@@ -125,3 +186,9 @@ def _literal(body: list[ast.stmt], name: str) -> Any:
         if any(isinstance(t, ast.Name) and t.id == name for t in targets) and isinstance(value, ast.Constant):
             return value.value
     return None
+
+
+CHECKS: dict[str, Callable[[Any, str], Any]] = {
+    "method": check_class, "task": check_task, "scorer": check_scorer, "dataset": check_dataset,
+}  # fmt: skip
+"""By the kind of plug-in: returns its class as it is; raises BadData where it has not the shape."""

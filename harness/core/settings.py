@@ -6,18 +6,21 @@ Settings are plain validated data; nothing here imports torch.
 from __future__ import annotations
 
 import json
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from datetime import date, time
 from difflib import get_close_matches
 from importlib import resources
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
-from .errors import BadSetting, EmptySelection, UnknownName, cut
+from . import registry
+from .errors import BadSetting, EmptySelection, MissingPrerequisite, UnknownName, cut, one_line
 from .types import Decoding, Settings
 
 MAX_SEED = 2**32 - 1  # what every random generator takes
@@ -117,9 +120,18 @@ class RunSettings(Settings):
     evaluation: EvaluationSettings
     scorers: dict[str, dict[str, Any]] = Field({}, description="options of each scorer, validated by the scorer")
 
+    def scorer_options(self, name: str) -> dict[str, Any]:
+        """The options of a scorer by its name; those of a file go by its stem."""
+        return self.scorers.get(stem_of(name), {})
+
     def scorer_kind(self, name: str) -> str:
         """The scorer that a name stands for."""
-        return str(self.scorers.get(name, {}).get("kind", name))
+        return str(self.scorer_options(name).get("kind", name))
+
+
+def stem_of(name: str) -> str:
+    """What records call a plug-in: its name, of a file (.py, .toml) the stem."""
+    return Path(name).stem if name.endswith((".py", ".toml")) else name
 
 
 S = TypeVar("S", bound=Settings)
@@ -144,19 +156,30 @@ def read_preset(name: str) -> dict[str, Any]:
 def resolve(
     preset: str, method: str, task: str, overrides: Iterable[str] | Mapping[str, Any] = (), **flags: Any
 ) -> RunSettings:
-    """Preset, then its task's own tables, then flags (a double underscore is a dot), then `--set key=value`.
+    """The settings of a run by names alone, as records hold them: no file is opened; `harness.runs.named` knows files too.
 
-    `[tasks.T.methods.M]` goes before `[methods.M]`, and `[tasks.T.budget]` before `[budget]`, key by key. Checked as a
-    whole; raises BadSetting.
+    Preset, then its task's own tables, then flags (a double underscore is a dot), then `--set key=value`. Checked as a
+    whole; raises UnknownName, BadSetting.
     """
     tables = read_preset(preset)
     if task not in tables["tasks"]:
         raise BadSetting(f"preset {preset!r} has no settings for task {task!r}; it has {', '.join(sorted(tables['tasks']))}")
-    own = dict(tables["tasks"][task])
+    return assembled(tables, preset, method, tables["tasks"][task], overrides, flags)
+
+
+def assembled(
+    tables: dict[str, Any], preset: str, method: str, task: dict[str, Any], overrides: Iterable[str] | Mapping[str, Any],
+    flags: Mapping[str, Any],
+) -> RunSettings:  # fmt: skip
+    """Settings from a preset's tables and the table of a task.
+
+    `[tasks.T.methods.M]` goes before `[methods.M]`, and `[tasks.T.budget]` before `[budget]`, key by key.
+    """
+    own, name = dict(task), key_of(method)
     raw = {
         "preset": preset,
-        "method": tables.get("methods", {}).get(method, {}) | own.pop("methods", {}).get(method, {}),
-        **{name: tables.get(name, {}) | own.pop(name, {}) for name in OF_A_TASK},
+        "method": tables.get("methods", {}).get(name, {}) | own.pop("methods", {}).get(name, {}),
+        **{section: tables.get(section, {}) | own.pop(section, {}) for section in OF_A_TASK},
         "scorers": tables.get("scorers", {}),
         "task": own,
     }
@@ -166,6 +189,90 @@ def resolve(
     for key, value in overrides.items() if isinstance(overrides, Mapping) else map(parse_override, overrides):
         _put(raw, key, value)
     return checked(RunSettings, raw)
+
+
+def key_of(name: str) -> str:
+    """What a preset calls a method or a task: its name, of a file the name without folders ("my_task.py")."""
+    return os.path.basename(name) if name.endswith(".py") else name
+
+
+PRESET_TABLES = ("extends", "model", "tasks", "budget", "optimizer", "evaluation", "methods", "scorers", "estimate")
+
+
+def preset_tables(preset: str) -> dict[str, Any]:
+    """The tables of a shipped preset by its name, or of a preset file: `./my.toml`.
+
+    A file says `extends = "micro"` and overrides tables of that preset key by key; a path in it that begins with ./ or ../ is
+    relative to it. Raises UnknownName, MissingPrerequisite where there is no such file, BadSetting where it cannot be meant.
+    """
+    if not preset.endswith(".toml"):
+        return read_preset(preset)
+    own = _preset_file(Path(preset))
+    below = own.pop("extends", None)
+    if not isinstance(below, str):
+        raise BadSetting(f'preset file {preset} does not say what it extends; begin it with extends = "micro"')
+    tables = merged(read_preset(below), beside(Path(preset).parent, own))
+    for task, table in tables["tasks"].items():
+        if task in own.get("tasks", {}) and not task.endswith(".py"):
+            try:
+                assembled(tables, preset, "base", table, (), {})
+            except BadSetting as e:
+                raise BadSetting(f"preset file {preset}, task {task}: {e}") from None
+    return tables
+
+
+def _preset_file(path: Path) -> dict[str, Any]:
+    if path.stem in preset_names():
+        raise BadSetting(f"preset file {path} has the name of a preset that ships, which records would take it for; rename it")
+    raw = read_toml(path, "preset file")
+    if unknown := sorted(set(raw) - set(PRESET_TABLES)):
+        raise BadSetting(f"preset file {path}: {UnknownName('table', unknown[0], PRESET_TABLES)}")
+    not_tables = [key for key, value in raw.items() if key != "extends" and not isinstance(value, dict)]
+    if not_tables:
+        raise BadSetting(f"preset file {path}: {not_tables[0]} is a table, [{not_tables[0]}]; found {raw[not_tables[0]]!r:.40}")
+    for kind in ("task", "method"):
+        for name, table in raw.get(f"{kind}s", {}).items():
+            _check_plugin_table(path, kind, name, table)
+    return raw
+
+
+def _check_plugin_table(path: Path, kind: str, name: str, table: Any) -> None:
+    if not isinstance(table, dict):
+        raise BadSetting(f"preset file {path}: {kind}s.{name} is a table, [{kind}s.{name}]; found {table!r:.40}")
+    if not name.endswith(".py") and name not in registry.table(kind):
+        hint = f'a file of your own goes by its file name: [{kind}s."my_{kind}.py"]'
+        raise BadSetting(f"preset file {path}: {UnknownName(kind, name, registry.table(kind), hint)}")
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """A file of TOML; raises MissingPrerequisite where it cannot be read, BadSetting where it is no TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise MissingPrerequisite(f"cannot read the {what} {path}: {e.strerror}") from None
+    except (ValueError, RecursionError) as e:  # of TOML, of UTF-8, or beyond what Python reads
+        raise BadSetting(f"the {what} {path} is not TOML: {one_line(e)}") from None
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Two tables key by key, tables within them too; what is said of a thing goes where it is swapped for another."""
+    found = dict(below)
+    for name, its_own in ((name, its_own) for _, name, its_own in SWAPPED):
+        if name in above and above[name] != below.get(name):
+            found.pop(its_own, None)
+    for key, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(found.get(key), Mapping)
+        found[key] = merged(found[key], value) if both else value
+    return found
+
+
+def beside(folder: Path, table: Any) -> Any:
+    """A table in which each text that begins with ./ or ../ is a path from a folder."""
+    if isinstance(table, dict):
+        return {key: beside(folder, value) for key, value in table.items()}
+    if isinstance(table, str) and table.startswith(("./", "../")):
+        return os.path.normpath(folder / table)
+    return table
 
 
 def parse_override(item: str) -> tuple[str, Any]:

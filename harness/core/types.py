@@ -128,7 +128,10 @@ class Decoding(Settings):
 
 
 class Knob(NamedTuple):
-    """The one setting of a method that trades reward for drift, with five values from weak to strong."""
+    """The one setting of a method that trades reward for drift, with five values from weak to strong.
+
+    Weak stays close to the base policy, strong moves far from it: of a coefficient of the KL the largest value comes first.
+    """
 
     setting: str
     values: tuple[float, ...]

@@ -8,6 +8,7 @@ from harness.analysis.columns import overoptimisation, removed, undesired
 from harness.analysis.groups import Entry, Group, counted, estimate, measure
 from harness.analysis.ranking import Above, Ranked, above_frontier, beats, beside_best_of_n, detectable, ranking
 from harness.analysis.stats import Interval
+from harness.core import registry
 from harness.core.text import plain
 from harness.records.schema import Problem, Run
 
@@ -114,10 +115,13 @@ def _detectable(ranked: list[Ranked]) -> list[str]:
     ]
 
 
+def _trains(entry: Entry) -> bool:
+    return registry.attribute("method", entry.runs[0].manifest["method"], "trains") is not False
+
+
 def _best_of_n(group: Group) -> list[str]:
     """Who does no better than drawing several answers and keeping the best, which needs no training."""
-    found = [(e.name, gap) for e in group.entries if e.name != "base" and (gap := beside_best_of_n(e))]
-    found = [(name, gap) for name, gap in found if not name.startswith("best_of_n")]
+    found = [(e.name, gap) for e in group.entries if _trains(e) and (gap := beside_best_of_n(e))]
     if not found:
         return []
     worse = [name for name, gap in found if beats(gap) is False]

@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple
 from harness.core import registry
 from harness.core.errors import BadData, BadScorer, BadSetting, BenchError, PromptTooLong, one_line
 from harness.core.hashing import folder_identity
-from harness.core.settings import RunSettings, TaskSettings, check_seed, checked, resolve
+from harness.core.settings import RunSettings, TaskSettings, check_seed, checked, stem_of
 from harness.core.types import Settings
 from harness.measure import base_responses as base_policy
 from harness.measure.evaluator import EVALUATION_VERSION, Evaluator
@@ -33,7 +33,7 @@ from harness.records.schema import SCHEMA_VERSION
 from harness.records.write import file_name
 from harness.training.trial import Budget, OptimizerSettings, Trial
 
-from . import checkpoint_rule, sources
+from . import checkpoint_rule, named, sources
 from .progress import Progress
 from .session import Cell
 
@@ -51,6 +51,12 @@ class Parts(NamedTuple):
     model: LoadedModel
     task: Any
     micro: bool  # the micro world's own model and prompts, whose base responses ship with the package
+    file: Mapping[str, Any] = {}  # stem and sha256 of a task that is a file
+
+    def identity(self) -> dict[str, Any]:
+        """What the task says of itself; of a file the task is known by its stem and its hash."""
+        found = self.task.identity()
+        return found | {"task": found["task"] | self.file} if self.file else found
 
 
 def check(settings: RunSettings, method: str) -> None:
@@ -58,8 +64,10 @@ def check(settings: RunSettings, method: str) -> None:
     checked(registry.load("method", method).Settings, settings.method, "method")
     checked(Budget, settings.budget, "budget")
     checked(OptimizerSettings, settings.optimizer, "optimizer")
-    for name in {settings.task.reward, settings.task.judge, *settings.scorers}:
-        registry.canonical("scorer", settings.scorer_kind(name))
+    used = {settings.task.reward, settings.task.judge}
+    of_files = {stem_of(name) for name in used if registry.is_file("scorer", name)}  # by which their options go
+    for name in used | set(settings.scorers) - of_files:
+        registry.given("scorer", settings.scorer_kind(name))
     if settings.task.reward == settings.task.judge:
         raise BadSetting(SAME_SCORER.format(name=settings.task.judge))
     sources.check(settings.task.prompts, settings.task.data)
@@ -76,7 +84,8 @@ def parts(settings: RunSettings, task_name: str, offline: bool = False, out: Pat
         model.policy.to(device(chosen.device))
         model.policy.precision, model.policy.tokenizer = precision(settings), model.tokenizer
         task = _task(settings, task_name, model, offline, out)
-    return Parts(model, task, model.identity.get("name") == "policy" and settings.task.prompts == "micro")
+    micro = model.identity.get("name") == "policy" and settings.task.prompts == "micro"
+    return Parts(model, task, micro, named.file_identity("task", task_name))
 
 
 def _known(model: LoadedModel) -> LoadedModel:
@@ -158,17 +167,34 @@ def _data(settings: TaskSettings, task: Any, tokenizer: Any, offline: bool) -> A
     sources.check(settings.prompts, settings.data)
     source = sources.kind(settings.prompts)
     if source == "micro":
-        return world.data(task.kinds)
+        return world.data(_kinds(task))
     if source == "named":
-        return datasets.load(registry.load("dataset", settings.prompts)(task.name, settings.data, tokenizer), offline)
+        name = getattr(task, "like", None) or task.name
+        return datasets.load(registry.load("dataset", settings.prompts)(name, settings.data, tokenizer), offline)
     if source == "hub":
         return own_prompts.from_hub(settings.prompts, settings.data, offline)
     return own_prompts.from_file(Path(settings.prompts), settings.data)
 
 
+def _kinds(task: Any) -> tuple[str, ...]:
+    """The kinds of the micro world's prompts that a task is about, its own or those of the task that it is like."""
+    like = getattr(task, "like", None)
+    kinds = getattr(task, "kinds", None) or (_kinds(registry.load("task", like)) if like else ())
+    from harness.tasks.micro import world
+
+    known = world.kinds()
+    if not kinds or set(kinds) - set(known):
+        unknown = ", ".join(map(repr, sorted(set(kinds) - set(known)))) or "none"
+        raise BadSetting(
+            f"task {task.name!r} has kinds of prompts that the micro world has not: {unknown}; give it kinds = (...) of "
+            f"{', '.join(known)}, or prompts of its own: task.prompts"
+        )
+    return tuple(kinds)
+
+
 def _scorer(settings: RunSettings, name: str, out: Path | None) -> Any:
     """The scorer of a name in the settings; a slow one keeps what it has scored."""
-    built = scorer(name, settings.scorers.get(name, {}))
+    built = scorer(name, settings.scorer_options(name))
     if out is None or not getattr(built, "slow", False):
         return built
     from harness.tasks.scorers.cache import CachedScorer
@@ -183,7 +209,8 @@ def scorer(name: str, options: dict[str, Any]) -> Any:
     """
     from harness.tasks.scorers.guard import GuardedScorer
 
-    kind = registry.load("scorer", options.get("kind", name))
+    where, name = options.get("kind", name), stem_of(name)
+    kind = registry.load("scorer", where)
     signature = inspect.signature(kind)
     own = {key: value for key, value in options.items() if key not in ("kind", "timeout") or key in signature.parameters}
     open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
@@ -195,7 +222,11 @@ def scorer(name: str, options: dict[str, Any]) -> Any:
         signature.bind(**own)
     except TypeError as e:
         raise BadSetting(f"scorer {name!r}: {e}; set it with --set scorers.{name}.OPTION=VALUE") from None
-    return GuardedScorer(_built(name, kind, own), name, options.get("timeout"))
+    built = _built(name, kind, own)
+    file = named.file_identity("scorer", where)  # a file in the works changes without a new version
+    if file and not hasattr(built, "identity"):
+        file["options"] = own
+    return GuardedScorer(built, name, options.get("timeout"), file)
 
 
 def _built(name: str, kind: Any, options: dict[str, Any]) -> Any:
@@ -221,11 +252,10 @@ def fluency_model(where: str | None, settings: RunSettings, offline: bool) -> An
 def cell(settings: RunSettings, shared: Parts, method: str, task: str, seed: int, out: Path) -> Cell:
     """One runnable (method, task, seed)."""
     kind = registry.load("method", method)
-    name = file_name(kind.__module__.rpartition(".")[2]) if method.endswith(".py") else registry.canonical("method", method)
+    name = named.known_as("method", method)
     method_settings = checked(kind.Settings, settings.method, "method")
     identity = {"name": name, "version": kind.version, "settings": method_settings.model_dump()}
-    if method.endswith(".py"):  # a file in the works changes without a new version
-        identity["sha256"] = hashlib.sha256(Path(method).read_bytes()).hexdigest()
+    identity |= named.file_identity("method", method)  # a file in the works changes without a new version
     return _cell(settings, shared, name, task, seed, out, partial(kind, method_settings), identity)
 
 
@@ -234,9 +264,8 @@ def named_cell(
     out: Path, offline: bool,
 ) -> Cell:  # fmt: skip
     """A cell by its names and settings, loaded and ready to run; raises what its parts raise."""
-    task = registry.canonical("task", task)
-    method = method if method.endswith(".py") else registry.canonical("method", method)
-    settings = resolve(preset, method, task, overrides, **flags)
+    task, method = registry.given("task", task), registry.given("method", method)
+    settings = named.settings(preset, method, task, overrides, **flags)
     check(settings, method)
     return cell(settings, parts(settings, task, offline, out), method, task, check_seed(seed), out)
 
@@ -335,11 +364,12 @@ class External:
 def _cell(
     settings: RunSettings, shared: Parts, name: str, task: str, seed: int, out: Path, make: Any, method: dict[str, Any]
 ) -> Cell:
+    settings, task = named.recorded(settings), named.known_as("task", task)
     _check_papers(settings, shared)
     budget, optimizer = checked(Budget, settings.budget, "budget"), checked(OptimizerSettings, settings.optimizer, "optimizer")
     # bfloat16 once was the dtype of the weights: a record of then is of another run
     computed = settings.model.dtype if settings.model.dtype == "float32" else f"float32 under {settings.model.dtype} autocast"
-    measured = {"model": shared.model.identity, "dtype": computed, **shared.task.identity()}
+    measured = {"model": shared.model.identity, "dtype": computed, **shared.identity()}
     evaluation = settings.evaluation.model_dump(exclude={"batch_size", "select"}) | {"version": EVALUATION_VERSION}
     identity = {
         "schema": SCHEMA_VERSION, **measured, "evaluation": evaluation, "method": method, "seed": seed,
@@ -368,7 +398,7 @@ def _shipped(settings: RunSettings, shared: Parts, split: str) -> Any:
 
     ships = shared.micro and settings.task.decoding.max_new_tokens == world.RESPONSE_TOKENS
     plain = settings.task.decoding.model_dump(exclude={"max_new_tokens"}) == {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
-    return world.base_responses(split, shared.task.kinds) if ships and plain else None
+    return world.base_responses(split, _kinds(shared.task)) if ships and plain else None
 
 
 def provenance(shared: Parts) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core import registry
-from harness.core.settings import RunSettings, read_preset, resolve
+from harness.core.settings import RunSettings, assembled, preset_tables
 
 from . import sources
 
@@ -35,7 +35,6 @@ DOWNLOADS = {
     "scored-pile": 173,
     "scored-code": 179,  # 11,452 MB in 64 parts, of which one is read
 }
-NO_TRAINING = ("base", "best_of_n")
 
 
 def gpt2_parameters(vocabulary: int, positions: int, width: int, layers: int) -> int:
@@ -77,7 +76,7 @@ def download(name: str) -> int | None:
 def cost(settings: RunSettings, method: str, flops_per_second: float) -> dict[str, float | None]:
     """What a run costs: tokens of the frontier and of the measurements, hours of training and of all else."""
     n, t, e = parameters(settings.model.id), settings.task, settings.evaluation
-    flops = 0.0 if method in NO_TRAINING else settings.budget.get("flops")
+    flops = 0.0 if registry.attribute("method", method, "trains") is False else settings.budget.get("flops")
     named = t.prompts in registry.table("dataset")
     prompts = 3 * t.data.held_out if named else None  # two kinds and the empty prompt
     length, paper = t.decoding.max_new_tokens, t.paper_tokens or t.decoding.max_new_tokens
@@ -94,12 +93,18 @@ def cost(settings: RunSettings, method: str, flops_per_second: float) -> dict[st
     return found
 
 
+def untrained() -> list[str]:
+    """The methods that train nothing, which need no table in a preset."""
+    return [name for name in registry.table("method") if registry.attribute("method", name, "trains") is False]
+
+
 def preset_card(name: str) -> tuple[str, Any]:
     """A preset resolved for every task: as text, and as data with its tables as they are written."""
-    tables = read_preset(name)
+    tables = preset_tables(name)
     rate = tables.get("estimate", {}).get("flops_per_second")
-    methods = [*NO_TRAINING, *tables.get("methods", {})]
-    tasks = {task: {m: resolve(name, m, task) for m in methods} for task in tables["tasks"]}
+    methods = [*untrained(), *tables.get("methods", {})]
+    named = {task: table for task, table in tables["tasks"].items() if not task.endswith(".py")}
+    tasks = {task: {m: assembled(tables, name, m, table, (), {}) for m in methods} for task, table in named.items()}
     data: dict[str, Any] = {"preset": name, "tables": tables, "flops_per_second": rate}
     data["tasks"] = {t: _task_data(settings, rate) for t, settings in tasks.items()}
     names = {n for settings in tasks.values() for n in _downloads(settings["base"])}
@@ -122,7 +127,7 @@ def _downloads(settings: RunSettings) -> list[str]:
     """The names of all that a run gets from elsewhere."""
     names = [settings.model.id, settings.task.prompts, settings.task.fluency]
     for scorer in (settings.task.reward, settings.task.judge):
-        options = settings.scorers.get(scorer, {})
+        options = settings.scorer_options(scorer)
         names.append(options.get("model") or (f"detoxify {options['checkpoint']}" if "checkpoint" in options else None))
     return [n for n in names if n not in (None, "micro", "none")]
 
@@ -167,7 +172,7 @@ def _flat(table: dict[str, Any], indent: str) -> list[str]:
 
 def plan(settings: RunSettings, method: str, task: str, seeds: list[int], out: Path) -> dict[str, Any]:
     """What a run would load, where each thing was looked for and whether it is there, and what it would cost."""
-    rate = read_preset(settings.preset).get("estimate", {}).get("flops_per_second")
+    rate = preset_tables(settings.preset).get("estimate", {}).get("flops_per_second")
     return {
         "method": method, "task": task, "seeds": seeds, "out": str(out), "settings": settings.model_dump(),
         "needs": [need._asdict() for need in needs(settings)],
@@ -187,5 +192,5 @@ def needs(settings: RunSettings) -> list[Any]:
     for name in dict.fromkeys((t.reward, t.judge)):
         kind = registry.load("scorer", settings.scorer_kind(name))
         if hasattr(kind, "needs"):
-            found += kind.needs(settings.scorers.get(name, {}))
+            found += kind.needs(settings.scorer_options(name))
     return found

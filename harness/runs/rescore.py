@@ -11,15 +11,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from harness.core import registry
-from harness.core.errors import MissingPrerequisite
-from harness.core.settings import RunSettings, checked, flat, parse_override, resolve
+from harness.core.errors import MissingPrerequisite, cut
+from harness.core.settings import RunSettings, checked, flat, parse_override, preset_names, stem_of
 from harness.core.text import escaped
 from harness.core.types import Metric, Responses
 from harness.measure import metrics as m
@@ -30,7 +30,7 @@ from harness.records.samples import read
 from harness.records.schema import Run
 from harness.records.verify import Table, compare
 
-from . import assemble
+from . import assemble, named
 
 OF_A_MODEL = 1e-4
 """Relative difference of what a network says of the same text, on another machine or with other threads."""
@@ -40,16 +40,25 @@ ONLY_HOW = ("batch_size", "device", "timeout")
 """Options of a scorer that change no score."""
 
 
-def rescored(run: Run, offline: bool = False, overrides: Iterable[str] = ()) -> list[Check]:
+class Named(NamedTuple):
+    """What the command line names: `key=value` settings, and the files of a task and of a preset."""
+
+    overrides: Iterable[str] = ()
+    task: str | None = None
+    preset: str | None = None
+
+
+def rescored(run: Run, offline: bool = False, told: Named | None = None) -> list[Check]:
     """Checks of everything that the texts decide; raises MissingPrerequisite where the record cannot be rescored here.
 
-    `overrides` are `key=value` of this command line: what the record names beyond a preset is loaded only if they name it.
+    What the record names beyond a preset is loaded only if the command line (`told`) names it.
     """
     if run.summary is None:
         raise MissingPrerequisite(f"{run.dir} has no result to rescore: the run is {run.manifest['status']}")
-    settings = trusted(run, list(overrides))
-    task = assemble.parts(settings, run.manifest["task"], offline).task
-    checks = _identity(run, task)
+    told = told or Named()
+    settings = trusted(run, told)
+    shared = assemble.parts(settings, _task(run, told), offline)
+    task, checks = shared.task, _identity(run, shared)
     if any(check.held is False for check in checks):
         return checks
     for side in ("final", "base"):
@@ -57,17 +66,42 @@ def rescored(run: Run, offline: bool = False, overrides: Iterable[str] = ()) -> 
     return checks
 
 
-def trusted(run: Run, overrides: list[str]) -> RunSettings:
+def _task(run: Run, told: Named) -> str:
+    """The task that the command line names, or that of the record where it is installed here; never a file of the record's."""
+    name = str(run.manifest["task"])
+    if told.task is not None:
+        return registry.given("task", told.task)
+    if name not in registry.table("task"):
+        raise MissingPrerequisite(
+            f"{run.dir} names the task {escaped(cut(name))}, which is not installed, and a record vouches for nothing; "
+            f"if you have its file and trust it, name it: --task ./my_task.py"
+        )
+    return name
+
+
+def _preset(run: Run, record: RunSettings, told: Named) -> str:
+    if told.preset is None and record.preset not in preset_names():
+        raise MissingPrerequisite(
+            f"{run.dir} names the preset {escaped(cut(record.preset))}, which does not ship; "
+            f"if you have its file, name it: --preset ./my.toml"
+        )
+    return told.preset or record.preset
+
+
+def trusted(run: Run, told: Named) -> RunSettings:
     """Settings to rebuild a record's scorers by, in which nothing that is loaded is named by the record alone.
 
     Raises MissingPrerequisite where the record names more than this installation and this command line do.
     """
-    told = settings_of(run)
-    if not told:
+    kept = settings_of(run)
+    if not kept:
         raise MissingPrerequisite(f"{run.dir} does not say its settings, so its scorers are not known")
-    record, given = checked(RunSettings, told), dict(map(parse_override, overrides))
-    found = resolve(record.preset, run.manifest["method"], run.manifest["task"], _harmless(record) | given)
-    _refuse_unnamed(run, record, found, given)
+    record, given = checked(RunSettings, kept), dict(map(parse_override, told.overrides))
+    task, preset = _task(run, told), _preset(run, record, told)
+    for option, place in (("--task", told.task), ("--preset", told.preset)):
+        _refuse_place(run, option, place)
+    found = named.settings(preset, stem_of(run.manifest["method"]), task, _harmless(record) | given)
+    _refuse_unnamed(run, record, named.recorded(found), given)
     _refuse_inside(run, found)
     return found
 
@@ -93,7 +127,7 @@ def _scorers(settings: RunSettings) -> dict[str, str]:
 def _named(settings: RunSettings) -> dict[str, Any]:
     """Every setting that names something to load or vouches for it, by its key."""
     whole = flat(settings.model_dump())
-    options = tuple(f"scorers.{name}." for name in _scorers(settings).values())
+    options = tuple(f"scorers.{stem_of(name)}." for name in _scorers(settings).values())
     found = {key: whole.get(key) for key in (*NAMES, "task.judge")}
     return found | {k: v for k, v in whole.items() if k.startswith(options) and k.rpartition(".")[2] not in ONLY_HOW}
 
@@ -116,11 +150,16 @@ def _refuse_unnamed(run: Run, record: RunSettings, found: RunSettings, given: di
 def _refuse_inside(run: Run, settings: RunSettings) -> None:
     """Raise where something to load lies inside a record or beside it, whoever names it."""
     for key, value in _named(settings).items():
-        a_name = value in ("micro", "none") or key in ("task.reward", "task.judge")
-        if isinstance(value, str) and not a_name and _belongs(Path(os.path.expanduser(value)), run):
-            raise MissingPrerequisite(
-                f"{key} is {value}, inside or beside the record {run.dir}, where nothing is loaded from; keep it elsewhere"
-            )
+        scorer = key in ("task.reward", "task.judge") and not registry.is_file("scorer", str(value))
+        if not (value in ("micro", "none") or scorer):
+            _refuse_place(run, key, value)
+
+
+def _refuse_place(run: Run, key: str, value: Any) -> None:
+    if isinstance(value, str) and _belongs(Path(os.path.expanduser(value)), run):
+        raise MissingPrerequisite(
+            f"{key} is {value}, inside or beside the record {run.dir}, where nothing is loaded from; keep it elsewhere"
+        )
 
 
 def _belongs(path: Path, run: Run) -> bool:
@@ -132,9 +171,9 @@ def _belongs(path: Path, run: Run) -> bool:
     return real.is_relative_to(above) or real.parent in (dir.parent, above.parent) or real in dir.parents
 
 
-def _identity(run: Run, task: Any) -> list[Check]:
+def _identity(run: Run, shared: assemble.Parts) -> list[Check]:
     """Whether the scorers and the data here are those of the record."""
-    now, made = task.identity(), run.manifest["identity"]
+    now, made = shared.identity(), run.manifest["identity"]
     return [
         Check(f"{key} here", now[key] == made.get(key), "that of the record", "another")
         for key in ("task", "scorers", "fluency")
@@ -174,7 +213,7 @@ def _scores(table: Table, side: str, name: str, settings: RunSettings) -> Check:
 def score(which: str, settings: RunSettings, prompts: list[str], texts: list[list[str]]) -> NDArray:
     """A scorer's scores of responses [X][S], as a run keeps them: -> [X, S]."""
     name = getattr(settings.task, which)
-    scorer = assemble.scorer(name, settings.scorers.get(name, {}))
+    scorer = assemble.scorer(name, settings.scorer_options(name))
     flat = [(prompt, text) for prompt, responses in zip(prompts, texts) for text in responses]
     scores = torch.as_tensor(scorer.score(*map(list, zip(*flat))), dtype=torch.float32)
     return scores.double().numpy().reshape(len(texts), -1)

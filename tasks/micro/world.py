@@ -70,6 +70,11 @@ def data(kinds: tuple[str, ...]) -> Data:
     return Data(splits, spoken, clean, identity, {"grammatical": grammatical})
 
 
+def kinds() -> tuple[str, ...]:
+    """The kinds of its prompts, in the order in which they come up."""
+    return tuple(dict.fromkeys(row["kind"] for row in _prompt_rows()))
+
+
 def base_responses(split: str, kinds: tuple[str, ...]) -> NDArray:
     """The base policy's responses to a split's prompts of some kinds, in the prompts' order: -> [X, M, R] uint16."""
     rows = [r["kind"] in kinds for r in _prompt_rows() if r["split"] == split]

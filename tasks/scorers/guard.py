@@ -17,7 +17,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,9 @@ ROUNDING = 1e-6
 """How far outside [0, 1] a score may lie by the rounding of float32; it is put back."""
 
 
+NO_FILE: Mapping[str, Any] = {}
+
+
 class TooSlow(BaseException):
     """The time limit of a scorer; no `Exception`, so that the scorer's own handlers let it pass."""
 
@@ -47,8 +50,9 @@ class GuardedScorer:
                longer is unscored
     """
 
-    def __init__(self, scorer: Any, name: str, timeout: float | None = None) -> None:
-        self.identity: dict[str, Any] = _identity(scorer, name)
+    def __init__(self, scorer: Any, name: str, timeout: float | None = None, file: Mapping[str, Any] = NO_FILE) -> None:
+        """`file` is what the identity says beside the scorer's own, where its class comes from a file."""
+        self.identity: dict[str, Any] = _identity(scorer, name, file)
         self.slow, self.reads_prompt = (bool(getattr(scorer, word, False)) for word in ("slow", "reads_prompt"))
         self.items: Callable[..., float] | None = self.count if callable(getattr(scorer, "items", None)) else None
         self._scorer, self._name, self._timeout = scorer, name, _seconds(name, timeout)
@@ -139,11 +143,12 @@ class GuardedScorer:
         )  # fmt: skip
 
 
-def _identity(scorer: Any, name: str) -> dict[str, Any]:
+def _identity(scorer: Any, name: str, file: Mapping[str, Any]) -> dict[str, Any]:
     """A scorer's identity, which goes into records as JSON; raises BadScorer."""
     if not callable(getattr(scorer, "score", None)):
         raise BadScorer(f"scorer {name!r} has no method score(prompts, responses)")
-    identity = getattr(scorer, "identity", None)
+    identity = getattr(scorer, "identity", {} if file else None)
+    identity = {**identity, **file} if isinstance(identity, dict) else identity
     if not isinstance(identity, dict) or not isinstance(identity.get("name"), str):
         raise BadScorer(f"scorer {name!r} has no identity; expected a table with its name, version, hashes")
     try:

@@ -116,7 +116,7 @@ def test_every_print_of_the_commands_goes_through_the_one_function():
     """A print with a value in it either writes it out, or shows JSON, or numbers of ours: whoever adds one looks here."""
     ours = {
         "main.py": {
-            "print(new_method(", "print(json.dumps(facts)", "print(json.dumps(rows) if as_json else _columns(",
+            "print(new_plugin(", "print(json.dumps(facts)", "print(json.dumps(rows) if as_json else _columns(",
             'print(f"harness {__version__}")',
         },
         "run.py": {"print(json.dumps(", "print(said if as_json"},

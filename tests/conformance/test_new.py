@@ -13,7 +13,7 @@ import pytest
 from places import ROOT
 
 from harness.conformance import rules
-from harness.conformance.scaffold import new_method
+from harness.conformance.scaffold import new_plugin
 from harness.core import registry
 from harness.core.errors import BadSetting, UnknownName, Unwritable
 
@@ -42,7 +42,7 @@ def test_a_new_method_passes_its_check_and_its_test(harness, tmp_path, monkeypat
 
 @pytest.mark.slow
 def test_the_test_of_a_new_method_is_run_by_pytest(tmp_path):
-    new_method("method", "my-way", tmp_path)
+    new_plugin("method", "my-way", tmp_path)
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_my_way.py"]
     done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0 and "2 passed" in done.stdout, done.stdout
@@ -60,7 +60,7 @@ WRONG = (
 
 def test_each_fault_of_a_broken_method_is_one_line(harness, tmp_path):
     """Ignores its budget and a setting, scores control tokens, changes the base: all at once; it claims nothing."""
-    new_method("method", "broken", tmp_path)
+    new_plugin("method", "broken", tmp_path)
     path = tmp_path / "broken.py"
     text = path.read_text()
     for old, new in WRONG:
@@ -70,7 +70,7 @@ def test_each_fault_of_a_broken_method_is_one_line(harness, tmp_path):
     code, out, err = harness("check", "method", path)
     faults = {line.split("  ")[1].strip() for line in out.splitlines() if line.startswith("FAILS")}
     assert code == 5 and faults == {"settings used", "budget", "control tokens", "base weights"}
-    assert err.splitlines()[-1].startswith("error: ") and "does not hold 4 of 12 rules" in err
+    assert err.splitlines()[-1].startswith("error: ") and "does not hold 4 of 13 rules" in err
 
 
 def test_the_scaffold_imports_the_door_only():
@@ -89,33 +89,33 @@ def test_a_file_may_have_a_choice_among_its_settings(harness, tmp_path):
 def test_nothing_is_overwritten(tmp_path):
     (tmp_path / "test_mine.py").write_text("mine")
     with pytest.raises(Unwritable, match=r"test_mine.py is there already"):
-        new_method("method", "mine", tmp_path)
+        new_plugin("method", "mine", tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["test_mine.py"] and (tmp_path / "test_mine.py").read_text() == "mine"
 
 
 @pytest.mark.parametrize("name", ["2fast", "Mine", "my way", "class", "", "../mine", "a.b"])
 def test_names_that_cannot_be_a_module(tmp_path, name):
     with pytest.raises(BadSetting, match="small letters"):
-        new_method("method", name, tmp_path)
+        new_plugin("method", name, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["quark", "best-of-n", "json", "torch", "methods"])
 def test_names_that_are_taken(tmp_path, name):
     with pytest.raises(BadSetting, match="is taken"):
-        new_method("method", name, tmp_path)
+        new_plugin("method", name, tmp_path)
 
 
 def test_folders_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(Unwritable, match="--out"):
-        new_method("method", "mine", tmp_path / "file")
+        new_plugin("method", "mine", tmp_path / "file")
 
 
 def test_what_can_be_started_and_checked(harness, tmp_path):
     with pytest.raises(UnknownName, match="did you mean 'method'"):
-        new_method("metod", "mine", tmp_path)
+        new_plugin("metod", "mine", tmp_path)
     for words, code, said in (
-        (("check", "task", "toxicity"), 2, "known: method"),
+        (("check", "preset", "micro"), 2, "known: method, scorer, task"),
         (("check", "method", "quakr"), 2, "did you mean 'quark'"),
         (("check", "method", "./nowhere.py"), 3, "no method file"),
     ):
@@ -126,5 +126,5 @@ def test_what_can_be_started_and_checked(harness, tmp_path):
 def test_a_check_as_a_table(harness):
     code, out, _ = harness("check", "method", "base")
     lines = out.splitlines()
-    assert code == 0 and len(lines) == 13 and "expected" in lines[0]
+    assert code == 0 and len(lines) == 14 and "expected" in lines[0]
     assert any(line.startswith("-") and "does not apply" in line for line in lines)

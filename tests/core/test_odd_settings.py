@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from harness.conformance.scaffold import new_method
+from harness.conformance.scaffold import new_plugin
 from harness.core.errors import BadSetting, EmptySelection
 from harness.core.settings import MAX_SEED, check_seed, overrides, parse_grid, parse_override, parse_seeds, resolve, toml
 from harness.core.types import Settings
@@ -140,7 +140,7 @@ class ToDevice:
 @pytest.mark.parametrize("name", ["7" * 70, "m" * 61, "m" * 5000, "\udcff", "a\x00b"])
 def test_names_that_no_method_can_have(tmp_path, name):
     with pytest.raises(BadSetting, match="60 at most; found"):
-        new_method("method", name, tmp_path)
+        new_plugin("method", name, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

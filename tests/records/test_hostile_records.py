@@ -135,17 +135,17 @@ def test_what_the_command_line_names_is_used_and_the_hash_of_the_record_only_com
     say(dir, pickled(dir))
     mine = tmp_path / "elsewhere" / "mine.ckpt"
     told = ["scorers.detoxify.checkpoint=" + str(mine), "scorers.detoxify.sha256=" + "a" * 64]
-    found = rescore.trusted(read_run(dir), told)
+    found = rescore.trusted(read_run(dir), rescore.Named(told))
     assert found.scorers["detoxify"] == {"checkpoint": str(mine), "sha256": "a" * 64}
     assert found.task.judge == "detoxify"  # a name of this installation's
     with pytest.raises(MissingPrerequisite, match=r"names scorers\.detoxify\.sha256, and"):
-        rescore.trusted(read_run(dir), told[:1])
+        rescore.trusted(read_run(dir), rescore.Named(told[:1]))
 
 
 def test_numbers_and_names_of_this_installation_are_taken_from_the_record(tmp_path):
     dir = fake.write_run(tmp_path, "quark", 0)
     say(dir, {"evaluation.paper_samples": 3, "task.reward": "diversity", "task.fluency": "none", "task.kl_cap": 9.0})
-    found = rescore.trusted(read_run(dir), [])
+    found = rescore.trusted(read_run(dir), rescore.Named())
     task = found.task
     assert (found.evaluation.paper_samples, task.reward, task.fluency, task.kl_cap) == (3, "diversity", "none", 9)
 

@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from harness.api import Prompts, Rollout, Settings, Trial, kl, masked_mean, token_logprobs
+from harness.api import Knob, Prompts, Rollout, Settings, Trial, kl, masked_mean, token_logprobs
 
 
 class NewMethodSettings(Settings):
@@ -28,6 +28,8 @@ class NewMethodSettings(Settings):
 class NewMethod:
     version = 1  # raise it when a change moves results
     Settings = NewMethodSettings
+    family = "policy gradients"  # whose hue it has in figures (harness/report/figures/style.py); leave it out if none fits
+    knob = Knob("kl_coef", (1.0, 0.3, 0.1, 0.03, 0.01))  # the setting that trades reward for drift, from weak to strong
 
     # for `harness check method`: settings with which an update takes a moment, and what is promised, on top of them
     quick: ClassVar[dict[str, Any]] = {"lr": 1e-2, "batch_prompts": 8}

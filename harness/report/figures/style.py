@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import matplotlib.style
 from matplotlib.figure import Figure
 
-from harness.methods import FAMILIES
+from harness.core import registry
 
-OTHERS = "others"  # a method of somebody's own
+OTHERS = "other"  # a method that names no family, or one of its own
 HUES = {
     "controls": "#5f5f5f",
     "at decoding": "#8a6a00",
@@ -41,8 +41,17 @@ class Look(NamedTuple):
 
 
 def family(method: str) -> str:
-    """The family of a method by its name; a method that nobody listed is among the others."""
-    return next((name for name, members in FAMILIES.items() if method in members), OTHERS)
+    """The family that a method's class names; of a file, or of a method that is not installed, it is not known."""
+    found = registry.attribute("method", method, "family")
+    return found if found in HUES else OTHERS
+
+
+def families() -> dict[str, list[str]]:
+    """The methods of each family in the order of their table."""
+    found: dict[str, list[str]] = {name: [] for name in HUES}
+    for method in registry.table("method"):
+        found[family(method)].append(method)
+    return found
 
 
 def looks(methods: Sequence[str]) -> list[Look]:
@@ -52,10 +61,11 @@ def looks(methods: Sequence[str]) -> list[Look]:
     """
     seen: Counter[str] = Counter()
     listed: set[str] = set()
+    known = families()
     found = []
     for method in methods:
         name = family(method)
-        members = FAMILIES.get(name, ())
+        members = known[name] if name != OTHERS else []
         if method in members and method not in listed:
             i = members.index(method)
             listed.add(method)

@@ -209,7 +209,8 @@ def why(running: Running) -> str:
 
 
 def log_of(cell: Planned) -> Path:
-    return cell.out / ".logs" / f"{cell.task}-{file_name(Path(cell.method).stem)}-{cell.run_id}-s{cell.seed}.txt"
+    task, method = (file_name(Path(name).stem) for name in (cell.task, cell.method))
+    return cell.out / ".logs" / f"{task}-{method}-{cell.run_id}-s{cell.seed}.txt"
 
 
 def exit_code(results: list[Result]) -> int:

@@ -5,7 +5,6 @@ Nothing runs here; `harness.runs.sweep.launcher` runs the cells.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import product
@@ -15,10 +14,11 @@ from typing import Any, NamedTuple
 from pydantic import Field
 
 from harness.core import registry
-from harness.core.errors import BadSetting, EmptySelection, MissingPrerequisite, UnknownName, one_line
-from harness.core.settings import SECTIONS, checked, flat, overrides, parse_grid, parse_override, resolve
+from harness.core.errors import BadSetting, EmptySelection, UnknownName
+from harness.core.settings import SECTIONS, checked, flat, overrides, parse_grid, parse_override, read_toml
 from harness.core.types import Settings
 from harness.records.write import RunStore
+from harness.runs import named
 
 SHARED = tuple(section for section in SECTIONS if section != "method")  # the sections of settings that all methods share
 
@@ -26,12 +26,12 @@ SHARED = tuple(section for section in SECTIONS if section != "method")  # the se
 class Sweep(Settings):
     """What a sweep is told, by flags, by a file, or by both."""
 
-    methods: list[str] = Field([], description="names of methods, or files: ./mine.py")
-    tasks: list[str] = Field([], description="names of tasks, or files")
-    seeds: str | list[int] = Field("0", description="seeds: 0-4 or 0,2,5")
-    preset: str = Field("micro", description="preset: model, data, scorers, budget")
-    set: dict[str, Any] = Field({}, description="settings of every cell whose method has them")
-    grid: dict[str, list[Any]] = Field({}, description="values of settings; every combination is a cell")
+    methods: list[str] = Field([], description="names, or files: ./my_method.py")
+    tasks: list[str] = Field([], description="names, or files: ./my_task.py")
+    seeds: str | list[int] = Field("0", description="0-4 or 0,2,5")
+    preset: str = Field("micro", description="model, data, scorers, budget")
+    set: dict[str, Any] = Field({}, description="a setting of every cell that has it")
+    grid: dict[str, list[Any]] = Field({}, description="values of a setting, every combination of which is a cell")
 
 
 class Planned(NamedTuple):
@@ -67,12 +67,7 @@ class Planned(NamedTuple):
 
 def read_sweep(path: Path) -> dict[str, Any]:
     """A sweep file: TOML; raises MissingPrerequisite where it cannot be read, BadSetting where it is no TOML."""
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as e:
-        raise MissingPrerequisite(f"cannot read the sweep file {path}: {e.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise BadSetting(f"the sweep file {path} is not TOML: {one_line(e)}") from None
+    raw = read_toml(path, "sweep file")
     for name in ("set", "grid"):
         if not isinstance(raw.get(name, {}), dict):
             raise BadSetting(f"{name} in {path} is a table of settings, [{name}]; found {raw[name]!r}")
@@ -129,8 +124,8 @@ class Choice(NamedTuple):
 
 def choices(sweep: Sweep) -> Iterator[Choice]:
     """Every combination; raises UnknownName on a setting that nobody has, EmptySelection where there is nothing to run."""
-    methods = {_canonical(name): None for name in sweep.methods}
-    tasks = {registry.canonical("task", name): None for name in sweep.tasks}
+    methods = {registry.given("method", name): None for name in sweep.methods}
+    tasks = {registry.given("task", name): None for name in sweep.tasks}
     if not methods or not tasks:
         raise EmptySelection(f"a sweep needs methods and tasks; found {len(methods)} methods, {len(tasks)} tasks")
     scope = {key: _scope(key, list(methods)) for key in (*sweep.set, *sweep.grid)}
@@ -143,10 +138,6 @@ def choices(sweep: Sweep) -> Iterator[Choice]:
         for point in product(*axes.values()):
             chosen = dict(zip(axes, point))
             yield Choice(method, task, fixed | chosen, chosen)
-
-
-def _canonical(method: str) -> str:
-    return method if method.endswith(".py") else registry.canonical("method", method)
 
 
 def _scope(key: str, methods: list[str]) -> dict[str, str]:
@@ -183,7 +174,7 @@ def plan(sweep: Sweep, seeds: list[int], out: Path, offline: bool = False) -> li
 
     wanted = []
     for choice in choices(sweep):
-        settings = resolve(sweep.preset, choice.method, choice.task, overrides(choice.settings))
+        settings = named.settings(sweep.preset, choice.method, choice.task, overrides(choice.settings))
         assemble.check(settings, choice.method)
         wanted.append((choice, settings))
     loaded: dict[str, Any] = {}

@@ -1,0 +1,163 @@
+"""What every scorer must hold, checked on some fifty texts, ordinary and odd: `harness check scorer NAME`.
+
+The scorer runs under the guard of all scorers, as in a run: a text on which it raises has no score.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.core.errors import BadScorer, BenchError, MissingPrerequisite, one_line
+from harness.core.hashing import canonical
+from harness.runs import assemble
+
+from .play import Check
+from .sandbox import no_network, own_randomness
+from .texts import PLAIN, Unreadable, plain_texts, texts
+
+CLOSE = 1e-5  # between a text alone and in a batch: float32 sums in another order
+Finding = tuple[bool | None, str]
+
+
+class Examined:
+    """A scorer under check: `make` builds one, guarded and with its identity as in a record."""
+
+    def __init__(self, make: Callable[[], Any], raw: Callable[[], Any]) -> None:
+        self.make, self.scorer, self.raw = make, make(), raw
+        self.prompts, self.responses = texts()
+        self.n = len(self.responses)
+
+    @cached_property
+    def whole(self) -> NDArray:
+        """The scores of all texts in one call: [N]."""
+        return self.score(self.prompts, self.responses)
+
+    def score(self, prompts: list[str], responses: list[str]) -> NDArray:
+        return np.asarray(self.scorer.score(prompts, responses), dtype=float)
+
+
+def check_scorer(name: str, options: Mapping[str, Any] | None = None) -> list[Check]:
+    """Every rule on one scorer, by its name or its file; raises UnknownName, BadSetting, MissingPrerequisite, BadData."""
+    given = dict(options or {})
+
+    def make() -> Any:
+        return assemble.scorer(name, given)
+
+    return examine(Examined(make, lambda: make()._scorer))
+
+
+def examine(subject: Examined) -> list[Check]:
+    """Every rule on a scorer that can be built."""
+    with own_randomness(), no_network() as attempts, _quiet():
+        checks = [_apply(*rule, subject) for rule in RULES]
+    found = f"tried {attempts[0]}" if attempts else "none"
+    return [*checks, Check("network", "no connection is tried", found, not attempts)]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No word of the guard for each text that has no score: the checks count them."""
+    log = logging.getLogger("harness.tasks.scorers.guard")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
+
+
+def _apply(name: str, expected: str, look: Callable[[Examined], Finding], subject: Examined) -> Check:
+    try:
+        held, found = look(subject)
+    except BadScorer as e:
+        held, found = False, one_line(e)
+    except MissingPrerequisite:
+        raise
+    except Exception as e:  # whatever a scorer raises is a finding
+        held, found = False, one_line(e) if isinstance(e, BenchError) else f"{type(e).__name__}: {one_line(e)}"
+    return Check(name, expected, found, held)
+
+
+def shape(s: Examined) -> Finding:
+    """The guard refuses any other shape, and scores outside [0, 1]."""
+    scored = s.whole[~np.isnan(s.whole)]
+    return True, f"{len(s.whole)} scores" + (f" from {scored.min():.3g} to {scored.max():.3g}" if len(scored) else "")
+
+
+def plain(s: Examined) -> Finding:
+    """A scorer that fails on much of ordinary text scores nothing."""
+    lost = int(np.isnan(s.whole[:PLAIN]).sum())
+    return 4 * lost <= PLAIN, f"{lost} of {PLAIN} have no score"
+
+
+def tells_apart(s: Examined) -> Finding:
+    scores = s.whole[~np.isnan(s.whole)]
+    return len(set(scores.tolist())) > 1, f"{len(set(scores.tolist()))} different scores"
+
+
+def unscorable(s: Examined) -> Finding:
+    """Texts that fail while they are read: no number may stand for the failure."""
+    for prompt, response in plain_texts():
+        expected = s.score([prompt], [response])[0]
+        found = s.score([prompt], [Unreadable(response)])[0]
+        if not (np.isnan(found) or abs(found - expected) <= CLOSE):
+            return False, f"{found:.3g} for a text that could not be read, and {expected:.3g} where it can"
+    return True, "NaN, or the text was read all the same"
+
+
+def batch(s: Examined) -> Finding:
+    alone = np.array([s.score([p], [r])[0] for p, r in zip(s.prompts, s.responses, strict=True)])
+    backwards = s.score(s.prompts[::-1], s.responses[::-1])[::-1]
+    for word, found in (("alone", alone), ("in another order", backwards)):
+        same = np.isclose(found, s.whole, rtol=0, atol=CLOSE, equal_nan=True)
+        if not same.all():
+            i = int((~same).argmax())
+            return False, f"{(~same).sum()} of {s.n} differ {word}: {found[i]:.4g}, in the batch {s.whole[i]:.4g}"
+    return True, f"1 against {s.n}: within {CLOSE:g}"
+
+
+def again(s: Examined) -> Finding:
+    for word, scorer in (("a second time", s.scorer), ("of a second scorer", s.make())):
+        found = np.asarray(scorer.score(s.prompts, s.responses), dtype=float)
+        if not np.array_equal(found, s.whole, equal_nan=True):
+            return False, f"other scores {word}"
+    return True, "equal"
+
+
+def odd(s: Examined) -> Finding:
+    lost = int(np.isnan(s.whole[PLAIN:]).sum())
+    return 2 * lost <= s.n - PLAIN, f"{lost} of {s.n - PLAIN} have no score"
+
+
+def empty(s: Examined) -> Finding:
+    found = np.asarray(s.raw().score([], []), dtype=float)
+    return found.shape == (0,), f"shape {found.shape}"
+
+
+def identity(s: Examined) -> Finding:
+    said, other = s.scorer.identity, s.make().identity
+    if json.loads(canonical(said)) != said:
+        return False, "it is another after it was written and read"
+    if canonical(said) != canonical(other):
+        return False, "two scorers of the same options differ"
+    return True, ", ".join(map(str, said))
+
+
+RULES: tuple[tuple[str, str, Callable[[Examined], Finding]], ...] = (
+    ("scores", "a number in [0, 1] or NaN for each text", shape),
+    ("ordinary text", "at most a quarter has no score", plain),
+    ("tells apart", "not the same score for every text", tells_apart),
+    ("unscorable", "NaN for a text that could not be read, never a number", unscorable),
+    ("batch", "the score of a text does not depend on the others", batch),
+    ("deterministic", "the same scores again", again),
+    ("odd texts", "at most half of the odd texts have no score", odd),
+    ("empty list", "no score for no text", empty),
+    ("identity", "strict JSON with a name, the same for the same options", identity),
+)
