@@ -11,7 +11,7 @@ import pytest
 from harness.core.errors import CorruptRecord
 from harness.core.hashing import content_hash
 from harness.records import verify
-from harness.records.read import read_prompts, read_run
+from harness.records.read import find_runs, read_run, source_of
 from harness.records.write import RunStore
 
 KEPT = Path(__file__).parent.parent / "results" / "reference" / "micro" / "toxicity" / "quark"
@@ -20,13 +20,13 @@ KEPT = Path(__file__).parent.parent / "results" / "reference" / "micro" / "toxic
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
     """A record as a run leaves it, with a policy beside it: of an archive, with all that it shares put back."""
-    kept = read_run(min(KEPT.iterdir()))
+    kept = min(find_runs([KEPT])[0], key=lambda run: run.dir.name)
     dir = tmp_path_factory.mktemp("out") / "micro" / "toxicity" / "quark" / kept.dir.name
     (dir / "policy").mkdir(parents=True)
     (dir / "policy" / "model.safetensors").write_bytes(bytes(1000))
     (dir / "policy" / "policy.json").write_text(json.dumps({"bos": 0, "eos": 0, "num_control": 5, "prefix": [321]}))
     (dir / "policy" / "config.json").write_text('{"limit": [0.0, Infinity]}')  # as transformers writes some
-    (dir / "prompts.json").write_text(json.dumps(read_prompts(kept.dir)))
+    (dir / "prompts.json").write_text(json.dumps(source_of(kept).prompts()))
     (dir / "trajectory.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept.trajectory))
     (dir / "summary.json").write_text(json.dumps(kept.summary))
     manifest = {k: v for k, v in kept.manifest.items() if k != "archive"}
