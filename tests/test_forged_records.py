@@ -241,5 +241,6 @@ def test_a_point_that_was_chosen_by_validation_is_a_row_of_the_trajectory(record
 
 @pytest.mark.parametrize("tree", ["reference", "trials", "shapes"])
 def test_the_records_of_this_repository_hold(tree):
-    dirs = sorted(path.parent for path in (KEPT.parents[3] / tree).rglob("manifest.json"))[::40]
-    assert dirs and {dir.name: broken(dir) for dir in dirs} == {dir.name: set() for dir in dirs}
+    runs, problems = find_runs([KEPT.parents[3] / tree])
+    assert runs and not problems
+    assert not [(run.dir, check) for run in runs[::40] for check in verify.verify(run) if check.held is False]

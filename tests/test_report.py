@@ -64,8 +64,8 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sheets without marks, for tests of anything but the pictures: drawing takes most of the time of a report."""
     empty = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"></svg>'
 
-    def curves(data: dict[str, Any], panels: Sequence[Any], tag: str, columns: int = 2, png: bool = False) -> sheets.Sheet:
-        return sheets.Sheet(empty.encode(), [empty] * len(panels), b"" if png else None)
+    def curves(data: dict[str, Any], panels: Sequence[Any], tag: str, columns: int = 2) -> sheets.Sheet:
+        return sheets.Sheet(empty.encode(), [empty] * len(panels), b"")
 
     monkeypatch.setattr(sheets, "curves", curves)
     monkeypatch.setattr(sheets, "dots", lambda title, methods, panels, tag, columns=3: curves({}, panels, tag))
@@ -95,8 +95,7 @@ def messy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, BuildRe
 def test_files_of_a_report(messy: tuple) -> None:
     _, out, result = messy
     drawn = ("pareto", "fluency", "compute", "overoptimisation", "optimum", "attainment", "collapse")
-    figures = [f"figures/{name}-micro-toxicity.svg" for name in drawn]
-    figures.append("figures/pareto-micro-toxicity.png")
+    figures = [f"figures/{name}-micro-toxicity.{kind}" for name in drawn for kind in ("svg", "png")]
     tables = [
         f"tables/{name}.csv" for name in ("methods", "runs", "cells", "optimum-micro-toxicity", "collapse-micro-toxicity")
     ]
@@ -185,7 +184,7 @@ def test_hostile_text_is_shown_and_does_nothing(tmp_path: Path) -> None:
 def test_figures_are_whole_and_wide_enough(messy: tuple) -> None:
     out = messy[1]
     png = (out / "figures/pareto-micro-toxicity.png").read_bytes()
-    assert png.startswith(b"\x89PNG") and int.from_bytes(png[16:20]) == 1410 and len(png) > 50_000
+    assert png.startswith(b"\x89PNG") and int.from_bytes(png[16:20]) == 1034 and 20_000 < len(png) < 120_000
     svg = ElementTree.parse(out / "figures/pareto-micro-toxicity.svg")
     assert sum(1 for e in svg.iter() if e.tag.endswith("path")) > 100
     data = json.loads((out / "figures/data-micro-toxicity.json").read_text())
