@@ -98,7 +98,7 @@ def compare(a: Side, b: Side, metrics: Sequence[str], conditions: Sequence[Condi
     group = _one_world(a, b)
     wanted = list(dict.fromkeys([*(metrics or DEFAULT), *(c.metric for c in conditions)]))
     _check_names([m for m in wanted if m not in DEFAULT], [*a.runs, *b.runs])
-    scores = {run.dir: prompt_scores(run.dir) for run in [*a.runs, *b.runs]}
+    scores = {run.dir: prompt_scores(run) for run in [*a.runs, *b.runs]}
     rows = _judged([_row(metric, a, b, scores) for metric in wanted])
     by_name = {row.metric: row for row in rows}
     states = [(c, _holds(c, by_name[c.metric])) for c in conditions]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from harness.core.errors import BadSetting, EmptySelection, UnknownName
 from harness.core.settings import parse_override
 from harness.core.text import plain, shorten
-from harness.records.read import find_runs
+from harness.records.read import find_runs, holds_records
 from harness.records.schema import Problem, Run
 
 from .groups import groups, leaves, unlike
@@ -36,7 +36,7 @@ def select(text: str, out: Path) -> Side:
     Raises EmptySelection where nothing is done, UnknownName for a name, BadSetting where the runs are not of one
     method with one choice of settings in one world.
     """
-    found, problems = find_runs([Path(text)]) if os.path.isdir(text) else _named(text, out)
+    found, problems = find_runs([Path(text)]) if holds_records(text) else _named(text, out)
     if not found:
         why = f"; {len(problems)} could not be read, first {problems[0].path}: {problems[0].what}" if problems else ""
         raise EmptySelection(f"{text!r} selects no run{why}")
@@ -61,7 +61,7 @@ def _named(text: str, out: Path) -> tuple[list[Run], list[Problem]]:
     """Runs of METHOD[:key=value,...]: a bare key is a method setting; also task, preset, seed, or a path of the identity."""
     if os.sep in text.partition(":")[0]:
         raise EmptySelection(f"no folder {text!r}; give a run, a folder of runs, or METHOD[:key=value,...]")
-    everything, problems = find_runs([out]) if os.path.isdir(out) else ([], [])
+    everything, problems = find_runs([out]) if holds_records(str(out)) else ([], [])
     if not everything:
         raise EmptySelection(f"no folder {text!r}, and no records in {out}; choose them with --out, or give folders")
     name, _, rest = text.partition(":")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -47,9 +46,9 @@ def listing(what: str, out: Path) -> list[dict[str, Any]]:
 
 def runs(out: Path) -> list[dict[str, Any]]:
     """One row per run below a folder of records; an unreadable one is listed as such."""
-    from harness.records.read import find_runs
+    from harness.records.read import find_runs, holds_records
 
-    found, problems = find_runs([out]) if os.path.isdir(out) else ([], [])
+    found, problems = find_runs([out]) if holds_records(str(out)) else ([], [])
     rows = [_run_row(run, out) for run in found]
     return rows + [{"run": str(p.path), "status": "unreadable", "judge": "-", "kl": "-"} for p in problems]
 

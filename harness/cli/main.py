@@ -44,9 +44,7 @@ TaskName = Annotated[str, typer.Option("--task", "-t", help="task: a name (harne
 Preset = Annotated[str, typer.Option(help="preset: a name (harness list presets) or a file (./my.toml)")]
 Set = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="setting, repeatable: kl_coef=0.1, evaluation.points=4, task.reward=./my_scorer.py"
-    ),
+    typer.Option("--set", metavar="KEY=VALUE", help="setting, repeatable: kl_coef=0.1, task.reward=./my_scorer.py"),
 ]
 Model = Annotated[str | None, typer.Option(help="base policy: a Hugging Face folder or a hub id")]
 PromptFile = Annotated[

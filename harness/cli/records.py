@@ -12,14 +12,15 @@ from typing import Any
 from harness.core.errors import CorruptRecord, Mismatch, UsageError
 from harness.core.text import escaped, escaped_lines, lines
 from harness.records.checks import Check
-from harness.records.read import locate
+from harness.records.read import find_runs, locate
 from harness.records.samples import SCORES, Wanted, choose, read, shown
+from harness.records.schema import Run
+from harness.records.tables.layout import is_study, study_above
 from harness.records.verify import verify
 
 
 def report_command(records: list[Path], out: Path) -> int:
     """Build the page; the exit code is 4 where a cell is not done or a record incomplete, 5 where a run cannot be."""
-    from harness.records.read import find_runs
     from harness.records.stale import outdated
     from harness.records.write import held
     from harness.report.build import build
@@ -91,7 +92,10 @@ def verify_command(
     named = {"--set": overrides, "--task": task, "--preset": preset}
     if not rescore and (used := next((option for option, value in named.items() if value), None)):
         raise UsageError(f"{used} says what --rescore may load; give --rescore too, or leave it out")
-    found = {name: _all(name, out, rescore, offline, (overrides, task, preset)) for name in names}
+    runs: dict[str, Run | None] = {}
+    for name in names:
+        runs |= _in_study(name) or {name: None}
+    found = {name: _all(run or name, out, rescore, offline, (overrides, task, preset)) for name, run in runs.items()}
     if as_json:
         print(json.dumps({"runs": {name: [c._asdict() for c in checks] for name, checks in found.items()}}, allow_nan=False))
     else:
@@ -102,9 +106,19 @@ def verify_command(
     return 0
 
 
-def _all(name: str, out: Path, rescore: bool, offline: bool, told: tuple[Sequence[str], str | None, str | None]) -> list[Check]:
+def _in_study(name: str) -> dict[str, Run | None]:
+    """The runs that a name stands for in a study, by their names, None for one that cannot be read; nothing for any other."""
+    if not is_study(Path(name)) and study_above(Path(name)) is None:
+        return {}
+    found, problems = find_runs([Path(name)])
+    return {str(run.dir): run for run in found} | {str(problem.path): None for problem in problems}
+
+
+def _all(
+    named: str | Run, out: Path, rescore: bool, offline: bool, told: tuple[Sequence[str], str | None, str | None]
+) -> list[Check]:
     try:
-        run = locate(name, out)
+        run = named if isinstance(named, Run) else locate(named, out)
     except CorruptRecord as error:  # of one among several, which are looked at all the same
         return [Check("record", False, "one that can be read", str(error))]
     checks = verify(run)

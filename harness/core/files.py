@@ -12,6 +12,7 @@ import tempfile
 import uuid
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +85,7 @@ TABLE_BYTES = 2**28  # of a table of samples on disk, and of the texts in it
 UNPACKED_BYTES = 2**29  # of a table by its own footer
 ROWS = 500_000  # of a table; the largest of the presets has 75,000
 VALUES = 50_000_000  # of a table, the tokens of responses among them
+DEEPEST = 64  # JSON values within values; a record of ours has nine
 
 
 def regular(dir: Path, name: str, limit: int) -> Path:
@@ -109,7 +111,50 @@ def read(dir: Path, name: str, limit: int = JSON_BYTES) -> bytes:
         return file.read(limit + 1)
 
 
-def table(dir: Path, name: str, columns: Collection[str] | None = None) -> pyarrow.Table:
+def strict_json(text: str) -> Any:
+    """The value of JSON text; raises ValueError for a number that is not finite, a key that occurs twice, or deep nesting."""
+    try:
+        value = json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_once)
+        _shallow(value)
+    except RecursionError as error:
+        raise ValueError(one_line(error)) from None
+    return value
+
+
+def _shallow(value: Any, deep: int = 0) -> None:
+    """Raise ValueError for values so deep within each other that whoever walks through them would fail."""
+    if deep > DEEPEST:
+        raise ValueError(f"it has more than {DEEPEST} values within each other")
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        if isinstance(part, (dict, list)):
+            _shallow(part, deep + 1)
+
+
+def _refuse(word: str) -> None:
+    raise ValueError(f"{word} is not a number of JSON")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not isfinite(value):
+        raise ValueError(f"{digits} is not a finite number")
+    return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise ValueError("a key occurs twice in one object")
+    return value
+
+
+def table(
+    dir: Path,
+    name: str,
+    columns: Collection[str] | None = None,
+    rows: int | None = None,
+    advice: str = "run it again with --fresh",
+) -> pyarrow.Table:
     """A Parquet file of a record, some columns or all.
 
     Raises FileNotFoundError, else CorruptRecord, also where it would unpack to more than a record's table can have.
@@ -121,21 +166,21 @@ def table(dir: Path, name: str, columns: Collection[str] | None = None) -> pyarr
     except OSError as error:
         raise CorruptRecord(f"{dir}: {name} cannot be read: {error.strerror}") from None
     try:
-        return _unpacked(content, columns)
+        return _unpacked(content, columns, ROWS if rows is None else rows)
     except CorruptRecord as error:
         raise CorruptRecord(f"{dir}: {name} {error}") from None
     except Exception as error:  # pyarrow raises many kinds
-        raise CorruptRecord(f"{dir}: {name} cannot be read ({one_line(error)}); run it again with --fresh") from None
+        raise CorruptRecord(f"{dir}: {name} cannot be read ({one_line(error)}); {advice}") from None
 
 
-def _unpacked(content: bytes, columns: Collection[str] | None) -> pyarrow.Table:
+def _unpacked(content: bytes, columns: Collection[str] | None, rows: int) -> pyarrow.Table:
     """A table whose texts stay in a dictionary until it is known how long they are all together."""
     import pyarrow
     from pyarrow import parquet
 
     source = pyarrow.BufferReader(content)
     file = parquet.ParquetFile(source)
-    _bounded(file.metadata)
+    _bounded(file.metadata, rows)
     wanted = [_plain(field) for field in file.schema_arrow if columns is None or field.name in columns]
     texts = [field.name for field in wanted if _is_text(field.type)]
     found = parquet.ParquetFile(source, read_dictionary=texts).read(columns=[field.name for field in wanted])
@@ -162,12 +207,12 @@ def _is_text(kind: pyarrow.DataType) -> bool:
     return types.is_string(kind) or types.is_large_string(kind) or types.is_binary(kind) or types.is_large_binary(kind)
 
 
-def _bounded(footer: pyarrow.parquet.FileMetaData) -> None:
+def _bounded(footer: pyarrow.parquet.FileMetaData, rows: int) -> None:
     """Raise CorruptRecord where a footer says more than a record's table can have."""
     groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
     values = sum(group.column(i).num_values for group in groups for i in range(group.num_columns))
     limits = {
-        "rows": (footer.num_rows, ROWS),
+        "rows": (footer.num_rows, rows),
         "values": (values, VALUES),
         "bytes": (sum(group.total_byte_size for group in groups), UNPACKED_BYTES),
     }

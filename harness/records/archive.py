@@ -1,8 +1,9 @@
 """Copies of records for keeping, in git for instance: `python -m harness.records.archive SRC... DST [--samples N]`.
 
 Kept are manifest, summary, trajectory and the scores of each prompt, every value as it was; no policy, checkpoint, picture.
-The JSON is compact, and what the runs of a world have in common is kept once (`harness.records.dedup`). Of the samples stay one
-response to each of N prompts, the same prompts of every run: chosen by the hash of their text, from each kind in turn.
+DST is a study: a folder of Parquet tables (`harness.records.tables`). Of the samples stays one response to each of N prompts,
+the same prompts of every run: chosen by the hash of their text, from each kind in turn. With --folders DST has a folder a run
+in compact JSON, as a sweep takes it up again; what runs have in common is kept once (`harness.records.dedup`).
 """
 
 from __future__ import annotations
@@ -10,21 +11,23 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from io import BytesIO
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.core.errors import BenchError, EmptySelection, MissingPrerequisite, Unwritable
+from harness.core.errors import BenchError, CorruptRecord, EmptySelection, MissingPrerequisite, Unwritable
 from harness.core.files import replace
 from harness.core.text import escaped
 
 from .dedup import digest, file_name, reference
-from .read import find_runs, read_prompts
+from .read import find_runs, source_of
 from .samples import read
-from .schema import Problem, Run
+from .schema import Problem, Run, place
+from .tables.encode import Record, encode
+from .tables.layout import is_study
 
 KEPT = ("done", "degraded", "failed")
 COLUMNS = ("prompt_id", "kind", "prompt", "response", "reward", "judge", "kl", "nll", "nll_tokens")
@@ -57,38 +60,111 @@ def archive(sources: list[Path], target: Path, samples: int = 0) -> Archived:
         why = f" ({problems[0].path}: {problems[0].what})" if problems else ""
         raise EmptySelection(f"no record below {', '.join(map(str, sources))} to keep{why}")
     done = Archived([], [], [], problems)
-    places: dict[Path, Run] = {}
-    for run in runs:
-        place = target / place_of(run)
-        if run.manifest["status"] not in KEPT:
-            problems.append(Problem(run.dir, f"left out: the run is {run.manifest['status']}"))
-        elif places.setdefault(place, run) is not run:
-            problems.append(Problem(run.dir, f"left out: a second record of {places[place].dir}"))
-        else:
-            _keep(run, target, samples, done)
+    for run in _kept_once(runs, problems):
+        _keep(run, target, samples, done)
     return done
 
 
 def place_of(run: Run) -> Path:
     """Where a record lies in an archive: preset/task/method/run, whatever folder it comes from."""
-    m = run.manifest
-    end = f"-s{m['seed']}"
-    parts = (m["preset"], m["task"], m["method"], m["run_id"].removesuffix(end) + end)
-    names = [str(part).replace("/", "_").replace("\0", "_") for part in parts]
-    return Path(*(name if name not in ("", ".", "..") else "_" for name in names))
+    return place(run.manifest)
+
+
+def write_study(sources: list[Path], target: Path, samples: int = 0) -> Archived:
+    """Put the records below some folders into the study at `target`; what is there already stays.
+
+    Raises EmptySelection where there is no record, CorruptRecord where the study cannot be read, Unwritable.
+    """
+    runs, problems = find_runs(sources)
+    if not runs:
+        why = f" ({problems[0].path}: {problems[0].what})" if problems else ""
+        raise EmptySelection(f"no record below {', '.join(map(str, sources))} to keep{why}")
+    before = _of_study(target)
+    done, found = Archived([], [], [], problems), dict(before)
+    for run in _kept_once(runs, problems):
+        where = place_of(run)
+        record = _record(run, samples, before.get(where))
+        found[where] = record
+        changed = where not in before or before[where].digest() != record.digest()
+        (done.unchanged if not changed else done.updated if where in before else done.added).append(target / where)
+    for name, content in _encoded(found, target, done).items():
+        _write(target / name, content)
+    return done
+
+
+def _encoded(found: dict[Path, Record], target: Path, done: Archived) -> dict[str, bytes]:
+    """The files of a study; a record that no table holds is left out, and is a problem."""
+    for where in [] if _fits([found[where] for where in sorted(found)]) else sorted(found):
+        if not _fits([found[where]]):
+            del found[where]
+            what = "left out: no table holds it, since a text of it is not UTF-8 or a number has more than 64 bits"
+            done.problems.append(Problem(target / where, what))
+            for places in (done.added, done.updated, done.unchanged):
+                places[:] = [place for place in places if place != target / where]
+    return encode([found[where] for where in sorted(found)])
+
+
+def _of_study(target: Path) -> dict[Path, Record]:
+    """The records of a study that is there already, by their places; raises CorruptRecord."""
+    if not is_study(target):
+        return {}
+    runs, problems = find_runs([target])
+    if problems:
+        raise CorruptRecord(f"{problems[0].path}: {problems[0].what}; choose another study, or remove it and write it anew")
+    return {place_of(run): _record(run, sys.maxsize) for run in runs}
+
+
+def _kept_once(runs: list[Run], problems: list[Problem]) -> Iterator[Run]:
+    """The runs that have ended, one of each place; what is left out goes to the problems."""
+    places: dict[Path, Run] = {}
+    for run in runs:
+        if run.manifest["status"] not in KEPT:
+            problems.append(Problem(run.dir, f"left out: the run is {run.manifest['status']}"))
+        elif (first := places.setdefault(place_of(run), run)) is not run:
+            problems.append(Problem(run.dir, f"left out: a second record of {first.dir}"))
+        else:
+            yield run
+
+
+def _record(run: Run, samples: int, before: Record | None = None) -> Record:
+    """A run as a study keeps it, with so many of its samples at most; those that the study had before are not taken away."""
+    had = max((len(rows) for rows in before.samples.values()), default=0) if before else 0
+    tables = {of: [_sample(row) for row in rows] for of, rows in _tables(run, max(samples, had)).items()}
+    kept = max((len(rows) for rows in tables.values()), default=0)
+    if before and had > kept:
+        tables, kept = before.samples, had
+    manifest = run.manifest | {"archive": {"samples": kept}}
+    return Record(manifest, run.summary, run.trajectory, source_of(run).prompts(), tables)
+
+
+def _sample(row: dict[str, Any]) -> dict[str, Any]:
+    """A sample as a table of a study has it: whole numbers and texts as such, every score a float, None where there is none."""
+    found: dict[str, Any] = {"prompt_id": int(row["prompt_id"])}
+    found |= {key: str(row[key]) for key in ("kind", "prompt", "response")}
+    scores = {key: row.get(key) for key in COLUMNS if key not in found}
+    return found | {k: None if v is None or v != v else float(v) for k, v in scores.items()}
+
+
+def _fits(records: list[Record]) -> bool:
+    """Whether tables hold the records: their texts are such that UTF-8 has, their whole numbers have 64 bits at most."""
+    try:
+        encode(records)
+    except (ValueError, OverflowError, TypeError):  # those of pyarrow are among them
+        return False
+    return True
 
 
 def _keep(run: Run, target: Path, samples: int, done: Archived) -> None:
-    place = target / place_of(run)
-    before = _samples_of(place)
+    folder = target / place_of(run)
+    before = _samples_of(folder)
     files, common = contents(run, max(samples, before))
     for name, content in common.items():
         if not (target / name).exists():
             _write(target / name, content)
-    changed = [name for name, content in files.items() if _bytes(place / name) != content]
-    (done.unchanged if not changed else done.updated if (place / "manifest.json").exists() else done.added).append(place)
+    changed = [name for name, content in files.items() if _bytes(folder / name) != content]
+    (done.unchanged if not changed else done.updated if (folder / "manifest.json").exists() else done.added).append(folder)
     for name in sorted(changed, key=lambda name: name == "manifest.json"):  # last, so that half a record is none
-        _write(place / name, files[name])
+        _write(folder / name, files[name])
 
 
 def contents(run: Run, samples: int) -> tuple[dict[str, bytes], dict[str, bytes]]:
@@ -97,7 +173,7 @@ def contents(run: Run, samples: int) -> tuple[dict[str, bytes], dict[str, bytes]
     kept = max((len(rows) for rows in tables.values()), default=0)
     parts: dict[str, Any] = {"manifest.json": run.manifest | {"archive": {"samples": kept}}}
     parts |= {"summary.json": run.summary} if run.summary is not None else {}
-    parts |= {"prompts.json": prompts} if (prompts := read_prompts(run.dir)) is not None else {}
+    parts |= {"prompts.json": prompts} if (prompts := source_of(run).prompts()) is not None else {}
     common: dict[str, bytes] = {}
     files = {name: _json(_without(value, IN_COMMON[name], common)) for name, value in parts.items()}
     if run.trajectory:
@@ -108,6 +184,8 @@ def contents(run: Run, samples: int) -> tuple[dict[str, bytes], dict[str, bytes]
 def choose(rows: list[dict[str, Any]], n: int) -> list[dict[str, Any]]:
     """The first response to each of n prompts: by the hash of the prompt's text, from each kind in turn."""
     first = {row["prompt_id"]: row for row in reversed(rows)}
+    if len(first) == len(rows) <= n:  # of an archive, chosen before
+        return rows
     kinds: dict[str, list[dict[str, Any]]] = {}
     for row in sorted(first.values(), key=lambda row: sha256(row["prompt"].encode("utf-8", "surrogatepass")).digest()):
         kinds.setdefault(row["kind"], []).append(row)
@@ -156,9 +234,9 @@ def _parquet(rows: list[dict[str, Any]]) -> bytes:
     return content.getvalue()
 
 
-def _samples_of(place: Path) -> int:
+def _samples_of(folder: Path) -> int:
     """How many samples an archive has of a run so far: they are not taken away again."""
-    content = _bytes(place / "manifest.json")
+    content = _bytes(folder / "manifest.json")
     return int(json.loads(content).get("archive", {}).get("samples", 0)) if content else 0
 
 
@@ -178,10 +256,11 @@ def main(words: list[str]) -> int:
     """The command: a line a run that was added or updated; exit code 4 where something was left out."""
     parser = argparse.ArgumentParser(prog="python -m harness.records.archive", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("sources", nargs="+", type=Path, metavar="SRC", help="folders with records")
-    parser.add_argument("target", type=Path, metavar="DST", help="the archive")
+    parser.add_argument("target", type=Path, metavar="DST", help="the study")
     parser.add_argument("--samples", type=int, default=0, metavar="N", help="prompts of which one response stays [0]")
+    parser.add_argument("--folders", action="store_true", help="a folder a run instead of the tables of a study")
     told = parser.parse_args(words)
-    done = archive(told.sources, told.target, max(0, told.samples))
+    done = (archive if told.folders else write_study)(told.sources, told.target, max(0, told.samples))
     for what, places in (("added", done.added), ("updated", done.updated)):
         print("".join(f"{what}  {escaped(place)}\n" for place in places), end="")
     for problem in done.problems:

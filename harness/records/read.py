@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable
-from math import isfinite
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,21 +11,25 @@ from pydantic import ValidationError
 
 from harness.core import files as inside
 from harness.core.errors import CorruptRecord, EmptySelection, UnknownName, UsageError
-from harness.core.hashing import canonical
+from harness.core.hashing import canonical, content_hash
 
 from .dedup import FOLDER, put_back
-from .schema import FINISHED, SCHEMA_VERSION, Model, Problem, PromptScores, Run, _Manifest, _Prompts, _Row, _Summary
+from .schema import FINISHED, SCHEMA_VERSION, Model, Problem, PromptScores, Run, Source, _Manifest, _Prompts, _Row, _Summary
+from .tables.layout import is_study, study_above
 
 if TYPE_CHECKING:
-    from .schema import Run
+    import pyarrow
 
-DEEPEST = 64  # values within values; a record of ours has nine
+    from .tables.decode import TableRecord, Tables
+
 BELOW_A_LINK = 3  # folders that are looked at below a linked one: task, method, run below a preset
 
 
 def read_run(dir: Path) -> Run:
-    """The record in a folder; raises CorruptRecord where it is missing, broken or newer than this package."""
+    """The record in a folder, or of that name in a study; raises CorruptRecord where it is missing, broken or too new."""
     dir = Path(dir)
+    if (study := study_above(dir)) is not None:
+        return _from_study(dir, study)
     manifest = read_manifest(dir)
     status = manifest["status"]
     summary = _summary(dir, manifest, required=status in FINISHED)
@@ -46,11 +48,45 @@ def read_prompts(dir: Path) -> dict[str, Any] | None:
     return _object(dir, "prompts.json") if os.path.lexists(dir / "prompts.json") else None
 
 
-def prompt_scores(dir: Path) -> PromptScores | None:
-    """The scores of each prompt beside a run's record; None in a record made before they were kept; raises CorruptRecord."""
-    record = read_prompts(dir)
+class Folder:
+    """The parts of a record in a folder of its own."""
+
+    def __init__(self, dir: Path) -> None:
+        self.dir = self.home = dir
+
+    def prompts(self) -> dict[str, Any] | None:
+        """prompts.json as it is, or None where there is none; raises CorruptRecord."""
+        return read_prompts(self.dir)
+
+    def table(self, name: str, columns: Collection[str] | None = None) -> pyarrow.Table:
+        """A Parquet file of the record; raises FileNotFoundError, CorruptRecord."""
+        return inside.table(self.dir, name, columns)
+
+    def names(self) -> list[str]:
+        """Every file in the folder, whatever its kind, by its name in it; a link is a file."""
+        found = []
+        for folder, below, files in os.walk(self.dir):
+            links = [name for name in below if os.path.islink(os.path.join(folder, name))]
+            found += [Path(folder, name).relative_to(self.dir).as_posix() for name in [*files, *links]]
+        return sorted(found)
+
+    def hash(self, name: str) -> str:
+        """The content hash of a file; raises OSError, ValueError or CorruptRecord where it cannot be read."""
+        return content_hash(inside.regular(self.dir, name, inside.WEIGHTS_BYTES))
+
+
+def source_of(run: Run) -> Source:
+    """Where the parts of a record lie that are not read with it."""
+    return run.source or Folder(run.dir)
+
+
+def prompt_scores(of: Run | Path) -> PromptScores | None:
+    """The scores of each prompt in a run's record; None in a record made before they were kept; raises CorruptRecord."""
+    source = source_of(of) if isinstance(of, Run) else Folder(Path(of))
+    record, dir = source.prompts(), source.dir
     if record is None:
         return None
+    _check_version(record, dir, "prompts.json")
     found = _check(_Prompts, record, dir, "prompts.json")
     values = {name: getattr(found, name) for name in ("reward", "judge", "kl", "nll_per_token")}
     columns = (found.id, found.kind, found.n_scored, *values.values())
@@ -60,16 +96,97 @@ def prompt_scores(dir: Path) -> PromptScores | None:
 
 
 def find_runs(dirs: Iterable[Path]) -> tuple[list[Run], list[Problem]]:
-    """Every record below the folders in a fixed order, and all that is wrong with those that are not among them."""
+    """Every record below the folders in a fixed order, and all that is wrong with those that are not among them.
+
+    A folder of a study's tables is read like one with its records as folders, also by a path that leads on into it.
+    """
+    dirs = [Path(dir) for dir in dirs]
     found: dict[Path, Run] = {}
     problems: list[Problem] = []
-    for folder in _record_folders(dirs, problems):
+    for folder, run in _study_runs(dirs, problems):
+        found[folder] = run
+    for folder in _record_folders([dir for dir in dirs if study_above(dir) is None], problems):
         try:
             found[folder.resolve()] = read_run(folder)
         except CorruptRecord as error:
             problems.append(Problem(folder, str(error).removeprefix(f"{folder}: ")))
     runs = sorted(found.values(), key=_order)
     return runs, sorted({*problems, *_doubles(runs)})
+
+
+def holds_records(name: str) -> bool:
+    """Whether a name is a folder, or leads to records within a study."""
+    if os.path.isdir(name):
+        return True
+    study = study_above(Path(name))
+    return study is not None and bool(_study_runs([Path(name)], []))
+
+
+def _study_runs(dirs: list[Path], problems: list[Problem]) -> list[tuple[Path, Run]]:
+    """The runs of the studies that the paths name or lead into, each study read once; what cannot be read is a problem."""
+    wanted: dict[Path, list[Path]] = {}
+    for dir in dirs:
+        study = dir if is_study(dir) else study_above(dir)
+        if study is not None:
+            wanted.setdefault(study, []).append(dir)
+    found = []
+    for study, paths in wanted.items():
+        tables = _opened(study, problems)
+        records = tables.records() if tables is not None else []
+        chosen = [r for r in records if any(r.dir.is_relative_to(path) for path in paths)]
+        for path in paths if tables is not None else ():
+            if not any(r.dir.is_relative_to(path) for r in records):
+                problems.append(Problem(path, f"the study {study} has no record of that name"))
+        taken: set[Path] = set()
+        for record in chosen:
+            try:
+                found.append((record.dir.resolve(), _from_tables(record)))
+            except CorruptRecord as error:
+                problems.append(Problem(record.dir, str(error).removeprefix(f"{record.dir}: ")))
+            if record.dir in taken:
+                problems.append(Problem(record.dir, "the study has this record twice; the later one is shown"))
+            taken.add(record.dir)
+    return found
+
+
+def _opened(study: Path, problems: list[Problem]) -> Tables | None:
+    from .tables.decode import Tables
+
+    try:
+        tables = Tables(study)
+        for name in ("evaluations", "prompts", "samples"):
+            tables.check(name)
+    except CorruptRecord as error:
+        problems.append(Problem(study, str(error).removeprefix(f"{study}: ")))
+        return None
+    return tables
+
+
+def _from_study(dir: Path, study: Path) -> Run:
+    """The record of a name in a study; raises CorruptRecord where it has none, or where it is broken."""
+    from .tables.decode import Tables
+
+    record = next((record for record in Tables(study).records() if record.dir == dir), None)
+    if record is None:
+        raise CorruptRecord(f"{dir}: the study {study} has no record of that name")
+    return _from_tables(record)
+
+
+def _from_tables(record: TableRecord) -> Run:
+    """The record of a study, held to what a record in a folder is held to; raises CorruptRecord."""
+    dir = record.dir
+    manifest = record.manifest()
+    _check_version(manifest, dir, "manifest.json")
+    _check(_Manifest, manifest, dir, "manifest.json")
+    summary = record.summary()
+    if summary is None and manifest["status"] in FINISHED:
+        raise CorruptRecord(f"{dir}: summary.json is missing")
+    if summary is not None:
+        _check_summary(summary, manifest, dir)
+    trajectory = record.trajectory()
+    for i, row in enumerate(trajectory, 1):
+        _check(_Row, row, dir, f"trajectory.jsonl line {i}")
+    return Run(dir, manifest, summary, trajectory, record)
 
 
 def cell(run: Run) -> str:
@@ -95,7 +212,7 @@ def _doubles(runs: list[Run]) -> list[Problem]:
 
 
 def _record_folders(dirs: Iterable[Path], problems: list[Problem]) -> list[Path]:
-    """The folders that hold a record, or what is left of one; an archive below a folder is read only where it is named."""
+    """The folders that hold a record, or what is left of one; an archive or a study below is read only where it is named."""
 
     folders: list[Path] = []
 
@@ -118,7 +235,7 @@ def _record_folders(dirs: Iterable[Path], problems: list[Problem]) -> list[Path]
 
 def _goes_on(folder: str, in_record: bool, room: dict[str, int], linked: set[str]) -> bool:
     """Whether to look for records in a folder: a linked one as far as a run is written through it, and never in a circle."""
-    if os.path.isdir(os.path.join(folder, FOLDER)):
+    if os.path.isdir(os.path.join(folder, FOLDER)) or is_study(Path(folder)):
         return False
     left = room.get(os.path.dirname(folder), -1)
     if os.path.islink(folder):
@@ -136,11 +253,17 @@ def _summary(dir: Path, manifest: dict[str, Any], required: bool) -> dict[str, A
     if not required and not os.path.lexists(dir / "summary.json"):
         return None
     summary = _object(dir, "summary.json")
+    _check_summary(summary, manifest, dir)
+    return summary
+
+
+def _check_summary(summary: dict[str, Any], manifest: dict[str, Any], dir: Path) -> None:
+    """Raise CorruptRecord where a summary is none, or of another run than the manifest."""
+    _check_version(summary, dir, "summary.json")
     _check(_Summary, summary, dir, "summary.json")
     for key in ("run_id", "preset", "task", "method", "seed"):
         if summary.get(key, manifest[key]) != manifest[key]:
             raise CorruptRecord(f"{dir}: summary.json and manifest.json differ in {key!r}; they are not of one run")
-    return summary
 
 
 def _trajectory(dir: Path, status: str, summary: dict[str, Any] | None) -> list[dict[str, Any]]:
@@ -161,13 +284,18 @@ def _object(dir: Path, name: str) -> dict[str, Any]:
     """A JSON object of a schema version that this package knows, with what it shares with other records put back."""
     text = _text(dir, name)
     value = _parse(text, dir, name)
+    _check_version(value, dir, name)
+    return put_back(value, dir) if '"shared"' in text else value
+
+
+def _check_version(value: Any, dir: Path, name: str) -> None:
+    """Raise CorruptRecord where a value is no object of a schema version that this package reads."""
     version = value.get("schema_version") if isinstance(value, dict) else None
     if type(version) is not int or version < 1:
         raise CorruptRecord(f"{dir}: {name} has no schema_version; it is not a record of this package")
     if version > SCHEMA_VERSION:
         what = f"{name} has schema_version {version}, this package reads up to {SCHEMA_VERSION}; install a newer one"
         raise CorruptRecord(f"{dir}: {what}")
-    return put_back(value, dir) if '"shared"' in text else value
 
 
 def _text(dir: Path, name: str) -> str:
@@ -183,38 +311,9 @@ def _text(dir: Path, name: str) -> str:
 
 def _parse(text: str, dir: Path, name: str) -> Any:
     try:
-        value = json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_once)
-        _shallow(value)
-    except (ValueError, RecursionError) as error:
+        return inside.strict_json(text)
+    except ValueError as error:
         raise CorruptRecord(f"{dir}: {name} is not strict JSON, or is cut off: {error}") from None
-    return value
-
-
-def _shallow(value: Any, deep: int = 0) -> None:
-    """Raise ValueError for values so deep within each other that whoever walks through them would fail."""
-    if deep > DEEPEST:
-        raise ValueError(f"it has more than {DEEPEST} values within each other")
-    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        if isinstance(part, (dict, list)):
-            _shallow(part, deep + 1)
-
-
-def _refuse(word: str) -> None:
-    raise ValueError(f"{word} is not a number of JSON")
-
-
-def _finite(digits: str) -> float:
-    value = float(digits)
-    if not isfinite(value):
-        raise ValueError(f"{digits} is not a finite number")
-    return value
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        raise ValueError("a key occurs twice in one object")
-    return value
 
 
 def _check(model: type[Model], value: Any, dir: Path, name: str) -> Model:
@@ -231,11 +330,9 @@ def locate(name: str, out: Path) -> Run:
 
     Raises UnknownName, UsageError where several runs match, EmptySelection, or CorruptRecord of a folder given.
     """
-    from .read import find_runs, read_run
-
-    if os.path.isdir(name):
+    if os.path.isdir(name) or study_above(Path(name)) is not None:
         return read_run(Path(name))
-    found, _ = find_runs([out]) if os.path.isdir(out) else ([], [])
+    found, _ = find_runs([out]) if holds_records(str(out)) else ([], [])
     if not found:
         raise EmptySelection(f"no runs in {out}; see harness list runs --out DIR")
     exact = [run for run in found if name in (run.dir.name, run.manifest["run_id"])]

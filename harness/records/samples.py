@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Collection
 from math import isnan
 from typing import Any, NamedTuple
 
-from harness.core import files
 from harness.core.errors import CorruptRecord, EmptySelection, MissingPrerequisite, UnknownName, UsageError
 from harness.core.text import mask
 
+from .read import source_of
 from .schema import Run
 
 LOW_IS_WORSE = {"reward": True, "judge": True, "kl": False, "nll": False}
@@ -38,11 +39,11 @@ def read(run: Run, of: str = "final", columns: Collection[str] = COLUMNS) -> lis
 
     Raises MissingPrerequisite where the record has none, CorruptRecord where they cannot be read.
     """
-    name = f"samples/{of}.parquet"
+    name, source = f"samples/{of}.parquet", source_of(run)
     try:
-        rows = files.table(run.dir, name).to_pandas().to_dict("records")
+        rows = source.table(name).to_pandas().to_dict("records")
     except FileNotFoundError:
-        kept = [p.stem for p in sorted((run.dir / "samples").glob("*.parquet"))]
+        kept = [name[8:-8] for name in source.names() if re.fullmatch(r"samples/[^/]+\.parquet", name)]
         what = f"it has {', '.join(kept)}" if kept else "they are not kept in an archive, nor before a run is done"
         raise MissingPrerequisite(f"{run.dir} has no samples {of!r}: {what}") from None
     missing = set(columns) - set(rows[0] if rows else ())

@@ -2,22 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    import pyarrow
 
 SCHEMA_VERSION = 1
 FINISHED = ("done", "degraded")
 
 
+class Source(Protocol):
+    """Where the parts of a record lie that are read only when they are needed: in a folder, or in the tables of a study."""
+
+    dir: Path  # names the record; no file lies there where it is in tables
+    home: Path  # the folder that came with the record: its own, or that of the whole study
+
+    def prompts(self) -> dict[str, Any] | None: ...  # prompts.json; None where there is none; raises CorruptRecord
+    def table(self, name: str, columns: Collection[str] | None = None) -> pyarrow.Table: ...  # of samples; FileNotFoundError
+    def names(self) -> list[str]: ...  # every file of the record, by its name in it
+    def hash(self, name: str) -> str: ...  # content hash of such a file; raises OSError, ValueError or CorruptRecord
+
+
 class Run(NamedTuple):
-    """The record of one run; summary is None where the run has not finished."""
+    """The record of one run; summary is None where the run has not finished, source where it lies in a folder of its own."""
 
     dir: Path
     manifest: dict[str, Any]
     summary: dict[str, Any] | None
     trajectory: list[dict[str, Any]]
+    source: Source | None = None
+
+
+def place(manifest: Mapping[str, Any]) -> Path:
+    """Where a record lies among others: preset/task/method/run, each the name of a folder."""
+    end = f"-s{manifest['seed']}"
+    parts = (manifest["preset"], manifest["task"], manifest["method"], manifest["run_id"].removesuffix(end) + end)
+    names = [str(part).replace("/", "_").replace("\0", "_") for part in parts]
+    return Path(*(name if name not in ("", ".", "..") else "_" for name in names))
 
 
 class PromptScores(NamedTuple):

@@ -7,24 +7,21 @@ the fluency model and the papers' metrics run again over the texts (`harness.run
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from math import isclose
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.core import files as inside
 from harness.core.errors import CorruptRecord, MissingPrerequisite
-from harness.core.hashing import canonical, content_hash, identity_hash
+from harness.core.hashing import canonical, identity_hash
 from harness.core.types import Metric
 from harness.measure import metrics as m
 
 from .checks import Check, agree
-from .read import prompt_scores, read_prompts
+from .read import prompt_scores, source_of
 from .samples import read
 from .schema import Run
 
@@ -214,7 +211,7 @@ def _files(run: Run) -> Iterator[Check]:
 def _complete(run: Run, files: dict[str, Any]) -> Iterator[Check]:
     """The list has every file of the record, and the folder has no other."""
     needed = {"trajectory.jsonl", *(["summary.json"] if run.summary is not None else [])}
-    there = [name for name in _there(run) if name not in UNLISTED]
+    there = [name for name in source_of(run).names() if name not in UNLISTED]
     if not any(name.startswith(POLICY) for name in files) and _policy(run):
         yield Check("policy", None, found="the list of files has none of the policy's: it was made before they were hashed")
         there = [name for name in there if not name.startswith(POLICY)]
@@ -248,16 +245,7 @@ def _not_there(run: Run, name: str) -> str | None:
 
 def _policy(run: Run) -> list[str]:
     """The files of the policy beside a record, by their names in it."""
-    return [name for name in _there(run) if name.startswith(POLICY)]
-
-
-def _there(run: Run) -> list[str]:
-    """Every file in a record's folder, whatever its kind, by its name in it; a link is a file."""
-    found = []
-    for folder, below, files in os.walk(run.dir):
-        links = [name for name in below if os.path.islink(os.path.join(folder, name))]
-        found += [Path(folder, name).relative_to(run.dir).as_posix() for name in [*files, *links]]
-    return sorted(found)
+    return [name for name in source_of(run).names() if name.startswith(POLICY)]
 
 
 def _hash(run: Run, name: str) -> str:
@@ -267,13 +255,13 @@ def _hash(run: Run, name: str) -> str:
     if name == "trajectory.jsonl":
         return identity_hash(run.trajectory)
     if name == "prompts.json":
-        return identity_hash(read_prompts(run.dir))
-    return content_hash(inside.regular(run.dir, name, inside.WEIGHTS_BYTES))
+        return identity_hash(source_of(run).prompts())
+    return source_of(run).hash(name)
 
 
 def _prompts(run: Run, rows: list[dict[str, Any]]) -> Iterator[Check]:
     """The scores of each prompt, six digits of each, against the samples."""
-    kept = prompt_scores(run.dir)
+    kept = prompt_scores(run)
     if kept is None:
         yield Check("prompts.json", None, found="the record was made before the scores of each prompt were kept")
         return

@@ -9,9 +9,9 @@ from math import isfinite
 from typing import Any
 
 from harness.analysis.groups import Group, counted
-from harness.core import files
 from harness.core.errors import CorruptRecord
 from harness.core.text import plain
+from harness.records.read import source_of
 from harness.records.schema import Problem, Run
 
 PROMPTS = 24  # a group; spread over the kinds, chosen by hash and not by what was said
@@ -50,7 +50,7 @@ def _first(name: str, runs: list[Run], of: str, problems: list[Problem]) -> Iter
 def _read(name: str, run: Run, problems: list[Problem]) -> Table | None:
     """The columns that the page shows; None where there is no such file, or none that can be read."""
     try:
-        found = files.table(run.dir, name, COLUMNS).to_pydict()
+        found = source_of(run).table(name, COLUMNS).to_pydict()
     except FileNotFoundError:
         return None
     except CorruptRecord as error:

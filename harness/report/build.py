@@ -139,7 +139,7 @@ def _section(
             f"figures/data-{slug}.json": as_json,
             **{f"tables/{name}-{slug}.csv": _table_csv(table) for name, table in shown.items() if table},
             **{f"figures/{name}-{slug}.svg": sheet.svg for name, sheet in sheets.items()},
-            **{f"figures/{name}-{slug}.png": sheet.png for name, sheet in sheets.items() if sheet.png is not None},
+            **{f"figures/{name}-{slug}.png": sheet.png for name, sheet in sheets.items()},
         },
     }
 

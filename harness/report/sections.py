@@ -28,7 +28,7 @@ def pictures(group: Group, slug: str) -> tuple[dict[str, Sheet], dict[str, Any]]
     """Every sheet of a group by its name, and the data behind all of them."""
     data = figure_data(group)
     made = {
-        "pareto": sheets.curves(data, (JUDGE_KL, REWARD_KL), f"{slug}-pareto", png=True),
+        "pareto": sheets.curves(data, (JUDGE_KL, REWARD_KL), f"{slug}-pareto"),
         "fluency": sheets.curves(data, (JUDGE_PPL, REWARD_PPL), f"{slug}-fluency"),
         "compute": sheets.curves(data, COMPUTE, f"{slug}-compute"),
         "overoptimisation": sheets.curves(data, (OVER,), f"{slug}-over", columns=1),

@@ -25,7 +25,7 @@ from harness.core.types import Metric, Responses
 from harness.measure import metrics as m
 from harness.records.archive import place_of
 from harness.records.checks import Check
-from harness.records.read import settings_of
+from harness.records.read import settings_of, source_of
 from harness.records.samples import read
 from harness.records.schema import Run
 from harness.records.verify import Table, compare
@@ -168,7 +168,9 @@ def _belongs(path: Path, run: Run) -> bool:
         return False
     real, dir, place = Path(os.path.realpath(path)), Path(os.path.realpath(run.dir)), place_of(run)
     above = dir.parents[2] if len(dir.parts) > 4 and dir.parts[-4:-1] == place.parts[:-1] else dir
-    return real.is_relative_to(above) or real.parent in (dir.parent, above.parent) or real in dir.parents
+    home = Path(os.path.realpath(source_of(run).home))  # of a study, whose records lie in no folders of their own
+    inside = real.is_relative_to(above) or real.is_relative_to(home)
+    return inside or real.parent in (dir.parent, above.parent, home.parent) or real in dir.parents
 
 
 def _identity(run: Run, shared: assemble.Parts) -> list[Check]:

@@ -41,7 +41,7 @@ def test_false_positives_of_the_whole_comparison(tmp_path, monkeypatch, n, promp
     """
     rng, template, studies = np.random.default_rng(n), read_run(fake.write_run(tmp_path, "quark", 0)), 300
     kept: dict[Path, PromptScores] = {}
-    monkeypatch.setattr(compare_module, "prompt_scores", kept.get)
+    monkeypatch.setattr(compare_module, "prompt_scores", lambda run: kept.get(run.dir))
     wrong = alarms = 0
     for _ in range(studies):
         sides = []

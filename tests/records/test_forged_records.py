@@ -12,7 +12,7 @@ from places import ROOT
 from harness.core.errors import CorruptRecord
 from harness.core.hashing import content_hash
 from harness.records import verify
-from harness.records.read import read_prompts, read_run
+from harness.records.read import find_runs, read_run, source_of
 from harness.records.write import RunStore
 
 KEPT = ROOT / "results" / "reference" / "micro" / "toxicity" / "quark"
@@ -21,13 +21,13 @@ KEPT = ROOT / "results" / "reference" / "micro" / "toxicity" / "quark"
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
     """A record as a run leaves it, with a policy beside it: of an archive, with all that it shares put back."""
-    kept = read_run(min(KEPT.iterdir()))
+    kept = min(find_runs([KEPT])[0], key=lambda run: run.dir.name)
     dir = tmp_path_factory.mktemp("out") / "micro" / "toxicity" / "quark" / kept.dir.name
     (dir / "policy").mkdir(parents=True)
     (dir / "policy" / "model.safetensors").write_bytes(bytes(1000))
     (dir / "policy" / "policy.json").write_text(json.dumps({"bos": 0, "eos": 0, "num_control": 5, "prefix": [321]}))
     (dir / "policy" / "config.json").write_text('{"limit": [0.0, Infinity]}')  # as transformers writes some
-    (dir / "prompts.json").write_text(json.dumps(read_prompts(kept.dir)))
+    (dir / "prompts.json").write_text(json.dumps(source_of(kept).prompts()))
     (dir / "trajectory.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept.trajectory))
     (dir / "summary.json").write_text(json.dumps(kept.summary))
     manifest = {k: v for k, v in kept.manifest.items() if k != "archive"}
@@ -242,5 +242,6 @@ def test_a_point_that_was_chosen_by_validation_is_a_row_of_the_trajectory(record
 
 @pytest.mark.parametrize("tree", ["reference", "trials", "shapes"])
 def test_the_records_of_this_repository_hold(tree):
-    dirs = sorted(path.parent for path in (KEPT.parents[3] / tree).rglob("manifest.json"))[::40]
-    assert dirs and {dir.name: broken(dir) for dir in dirs} == {dir.name: set() for dir in dirs}
+    runs, problems = find_runs([KEPT.parents[3] / tree])
+    assert runs and not problems
+    assert not [(run.dir, check) for run in runs[::40] for check in verify.verify(run) if check.held is False]

@@ -19,8 +19,8 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sheets without marks, for tests of anything but the pictures: drawing takes most of the time of a report."""
     empty = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"></svg>'
 
-    def curves(data: dict[str, Any], panels: Sequence[Any], tag: str, columns: int = 2, png: bool = False) -> sheets.Sheet:
-        return sheets.Sheet(empty.encode(), [empty] * len(panels), b"" if png else None)
+    def curves(data: dict[str, Any], panels: Sequence[Any], tag: str, columns: int = 2) -> sheets.Sheet:
+        return sheets.Sheet(empty.encode(), [empty] * len(panels), b"")
 
     monkeypatch.setattr(sheets, "curves", curves)
     monkeypatch.setattr(sheets, "dots", lambda title, methods, panels, tag, columns=3: curves({}, panels, tag))

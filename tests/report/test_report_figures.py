@@ -26,7 +26,7 @@ from harness.report.figures.style import GREY, HUES, INK, SHADE, families, looks
 def test_figures_are_whole_and_wide_enough(messy: tuple) -> None:
     out = messy[1]
     png = (out / "figures/pareto-micro-toxicity.png").read_bytes()
-    assert png.startswith(b"\x89PNG") and int.from_bytes(png[16:20]) == 1410 and len(png) > 50_000
+    assert png.startswith(b"\x89PNG") and int.from_bytes(png[16:20]) == 1034 and 20_000 < len(png) < 120_000
     svg = ElementTree.parse(out / "figures/pareto-micro-toxicity.svg")
     assert sum(1 for e in svg.iter() if e.tag.endswith("path")) > 100
     data = json.loads((out / "figures/data-micro-toxicity.json").read_text())

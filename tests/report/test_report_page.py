@@ -30,8 +30,7 @@ UNDRAWN = pytest.mark.usefixtures("undrawn")
 def test_files_of_a_report(messy: tuple) -> None:
     _, out, result = messy
     drawn = ("pareto", "fluency", "compute", "overoptimisation", "optimum", "attainment", "collapse")
-    figures = [f"figures/{name}-micro-toxicity.svg" for name in drawn]
-    figures.append("figures/pareto-micro-toxicity.png")
+    figures = [f"figures/{name}-micro-toxicity.{kind}" for name in drawn for kind in ("svg", "png")]
     tables = [
         f"tables/{name}.csv" for name in ("methods", "runs", "cells", "optimum-micro-toxicity", "collapse-micro-toxicity")
     ]

@@ -23,7 +23,7 @@ from harness.core.text import plain
 from .attainment import draw_attained
 from .panels import Note, Panel, draw_panel, short
 from .pareto import legend_entries
-from .style import GREY, INK, STYLE, save
+from .style import GREY, INK, STYLE, save, save_small
 
 INCH = 72.0  # points, the unit of a saved SVG
 CELL, TITLE, LEGEND_ROW = (4.7, 3.9), 0.45, 0.185  # inches
@@ -33,11 +33,11 @@ NAME_WIDTH, DOT_ROW, DOT_MARGIN = 1.55, 0.2, (0.55, 0.5)  # inches
 
 
 class Sheet(NamedTuple):
-    """A drawn sheet: whole as SVG, as PNG where asked for, and each of its panels as SVG for the page."""
+    """A drawn sheet: whole as SVG and as PNG, and each of its panels as SVG for the page."""
 
     svg: bytes
     panels: list[str]
-    png: bytes | None
+    png: bytes
 
 
 class Dots(NamedTuple):
@@ -49,7 +49,7 @@ class Dots(NamedTuple):
     base: float | None
 
 
-def curves(data: dict[str, Any], panels: Sequence[Panel], tag: str, columns: int = 2, png: bool = False) -> Sheet:
+def curves(data: dict[str, Any], panels: Sequence[Panel], tag: str, columns: int = 2) -> Sheet:
     """Panels of runs in a plane, with a legend below."""
     entries = list(legend_entries(data))
     rows, legend = ceil(len(panels) / columns), 0.3 + LEGEND_ROW * ceil(len(entries) / (2 * columns))
@@ -65,7 +65,7 @@ def curves(data: dict[str, Any], panels: Sequence[Panel], tag: str, columns: int
         )  # fmt: skip
         for text, (_, label) in zip(box.get_texts(), entries):
             text.set_text(label)
-    return _sheet(figure, notes, [panel.title for panel in panels], columns, CELL, png)
+    return _sheet(figure, notes, [panel.title for panel in panels], columns, CELL)
 
 
 def dots(
@@ -146,11 +146,9 @@ def _points(ax: Axes, methods: list[dict[str, Any]], found: list[tuple[int, dict
     return Note(tag, [v["text"] for _, v in found])
 
 
-def _sheet(
-    figure: Figure, notes: list[Note], titles: list[str], columns: int, cell: tuple[float, float], png: bool = False
-) -> Sheet:
+def _sheet(figure: Figure, notes: list[Note], titles: list[str], columns: int, cell: tuple[float, float]) -> Sheet:
     svg = _annotated(save(figure, "svg").decode(), notes)
-    return Sheet(svg.encode(), _cut(svg, titles, columns, cell), save(figure, "png") if png else None)
+    return Sheet(svg.encode(), _cut(svg, titles, columns, cell), save_small(figure))
 
 
 def _annotated(svg: str, notes: list[Note]) -> str:

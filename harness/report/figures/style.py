@@ -29,6 +29,7 @@ HUES = {
 SHADES = (1.0, 0.72, 0.5)  # of the hue's light: from the hue itself to darker ones, which keep the contrast
 MARKERS = "osD^vP<>pX"
 GLYPHS = dict(zip(MARKERS, "●■◆▲▼✚◀▶⬟✖"))  # the same in text
+SMALL_DPI = 110  # of the pictures of report.md: 1034 pixels of a sheet with two columns
 INK, GREY, SHADE = "#222222", "#6b6b6b", "#ececec"
 
 
@@ -111,3 +112,15 @@ def save(figure: Figure, kind: str) -> bytes:
     with matplotlib.style.context(["default", STYLE]):
         figure.savefig(out, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else {"Software": None})
     return out.getvalue()
+
+
+def save_small(figure: Figure) -> bytes:
+    """The figure as a PNG for a repository's page: 110 dpi and 256 colours, a quarter of the bytes that `save` takes."""
+    from PIL import Image
+
+    out, small = io.BytesIO(), io.BytesIO()
+    with matplotlib.style.context(["default", STYLE]):
+        figure.savefig(out, format="png", dpi=SMALL_DPI, metadata={"Software": None})
+    image = Image.open(out).convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    image.save(small, format="png", optimize=True)
+    return small.getvalue()

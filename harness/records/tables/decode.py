@@ -1,0 +1,161 @@
+"""From the tables of a study back to records: each value as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.core.errors import CorruptRecord
+from harness.core.files import strict_json
+from harness.core.hashing import identity_hash
+
+from ..schema import place
+from . import layout
+from .encode import METRIC, PARTS, PLAIN, SCORES, short
+
+if TYPE_CHECKING:
+    import pyarrow
+
+Columns = dict[str, list[Any]]
+
+
+class Tables:
+    """The tables of the study in a folder, each read once, when it is first asked for; raises CorruptRecord."""
+
+    def __init__(self, dir: Path) -> None:
+        self.dir = dir
+        self._read: dict[str, tuple[pyarrow.Table, list[list[int]]]] = {}
+        found, self._written_with = layout.read(dir, "runs")
+        self.runs: Columns = found.to_pydict()
+        if self.runs["run"] != list(range(found.num_rows)):
+            raise CorruptRecord(f"{dir}: runs.parquet does not number its rows; copy the study again")
+
+    def records(self) -> list[TableRecord]:
+        """Every record of the study, in its order."""
+        return [TableRecord(self, number) for number in self.runs["run"]]
+
+    def check(self, name: str) -> None:
+        """Read a table now; raises CorruptRecord where that cannot be done."""
+        if name not in self._read:
+            self._read[name] = self._table(name)
+
+    def rows(self, name: str, run: int) -> pyarrow.Table:
+        """The rows of a table that are one run's, in their order."""
+        import pyarrow
+
+        self.check(name)
+        table, rows = self._read[name]
+        return table.take(pyarrow.array(rows[run], pyarrow.int64()))
+
+    def _table(self, name: str) -> tuple[pyarrow.Table, list[list[int]]]:
+        """A table, and which of its rows are of each run."""
+        table, written_with = layout.read(self.dir, name)
+        if written_with != self._written_with:
+            raise CorruptRecord(f"{self.dir}: {name}.parquet and runs.parquet are of different studies; copy the study again")
+        rows: list[list[int]] = [[] for _ in self.runs["run"]]
+        for i, run in enumerate(table["run"].to_pylist()):
+            if not 0 <= run < len(rows):
+                raise CorruptRecord(f"{self.dir}: {name}.parquet has rows of a run {run} that is not in runs.parquet")
+            rows[run].append(i)
+        return table, rows
+
+
+class TableRecord:
+    """One record within a study. Its folder is a name only: no file lies there."""
+
+    def __init__(self, tables: Tables, number: int) -> None:
+        self._tables, self._number = tables, number
+        self._row = {name: column[number] for name, column in tables.runs.items()}
+        self.home = tables.dir
+        self.dir = tables.dir / place({key: self._row[key] for key in PLAIN})
+
+    def manifest(self) -> dict[str, Any]:
+        """The manifest; raises CorruptRecord."""
+        rest = self._object("manifest")
+        parts = {key: self._json(key) for key in PARTS if self._row[key] is not None}
+        return {**rest, **{key: self._row[key] for key in PLAIN}, **parts}
+
+    def summary(self) -> dict[str, Any] | None:
+        """The summary, or None for a run that has none; raises CorruptRecord."""
+        if self._row["summary"] is None:
+            return None
+        points = self._points()
+        sides = {side: points.get(self._row[f"{side}_point"], {}).get("metrics") for side in ("base", "final")}
+        rest = list(self._object("summary").items())
+        at = next((i for i, (key, _) in enumerate(rest) if key == "cost"), len(rest))  # where a run writes them
+        return {**dict(rest[:at]), **sides, "frontier": self._json("frontier"), **dict(rest[at:])}
+
+    def trajectory(self) -> list[dict[str, Any]]:
+        """The evaluations in their order; raises CorruptRecord."""
+        return [point for point in self._points().values() if "update" in point]
+
+    def prompts(self) -> dict[str, Any] | None:
+        """The scores of each prompt, or None where the run has none; raises CorruptRecord."""
+        if self._row["prompts"] is None:
+            return None
+        found, rest = self._tables.rows("prompts", self._number), self._object("prompts")
+        if not found.num_rows:
+            return rest
+        columns = found.drop_columns(["run"]).to_pydict()
+        if any(str(found[name].type) == "float" for name in SCORES):
+            columns |= {name: [v if v is None else short(v) for v in columns[name]] for name in SCORES}
+        return {**rest, **columns}
+
+    def table(self, name: str, columns: Collection[str] | None = None) -> pyarrow.Table:
+        """The samples of `samples/NAME.parquet`; raises FileNotFoundError where none are kept, CorruptRecord."""
+        of = name.removeprefix("samples/").removesuffix(".parquet")
+        found = self._tables.rows("samples", self._number)
+        chosen = [i for i, value in enumerate(found["of"].to_pylist()) if value == of]
+        if not chosen:
+            raise FileNotFoundError(name)
+        found = found.take(chosen).drop_columns(["run", "of"])
+        empty = [c for c in ("kl", "nll", "nll_tokens") if found[c].null_count == found.num_rows]
+        found = found.drop_columns(empty)
+        return found if columns is None else found.select([c for c in found.column_names if c in columns])
+
+    def names(self) -> list[str]:
+        """The files that the record would have in a folder of its own."""
+        kept = sorted({f"samples/{of}.parquet" for of in self._tables.rows("samples", self._number)["of"].to_pylist()})
+        has = {"prompts.json": self._row["prompts"], "summary.json": self._row["summary"]}
+        return sorted(["manifest.json", "trajectory.jsonl", *kept, *(name for name, text in has.items() if text is not None)])
+
+    def hash(self, name: str) -> str:
+        """A hash of the samples that are kept, which are a part of the file of that name; raises FileNotFoundError."""
+        return identity_hash(self.table(name).to_pylist())
+
+    def _points(self) -> dict[int, dict[str, Any]]:
+        """The evaluations by their numbers, as rows of a trajectory; those of the summary alone have metrics only."""
+        points: dict[int, dict[str, Any]] = {}
+        for row in self._tables.rows("evaluations", self._number).to_pylist():
+            if row["point"] not in points:
+                points[row["point"]] = self._evaluation(row)
+            if row["metric"] is not None:
+                points[row["point"]]["metrics"][row["metric"]] = self._metric(row)
+        return points
+
+    def _evaluation(self, row: dict[str, Any]) -> dict[str, Any]:
+        point: dict[str, Any] = {} if row["cost"] is None else {"cost": self._parse(row["cost"], "evaluations")}
+        point |= {"metrics": {}, **{key: row[key] for key in ("seconds", "split", "update") if row[key] is not None}}
+        other = self._parse(row["other"], "evaluations") if row["other"] is not None else {}
+        return point | (other if isinstance(other, dict) else {})
+
+    def _metric(self, row: dict[str, Any]) -> Any:
+        if row["exact"] is not None:
+            return self._parse(row["exact"], "evaluations")
+        return {key: row[key] for key in METRIC if row[key] is not None or key in ("value", "stderr")}
+
+    def _object(self, name: str) -> dict[str, Any]:
+        found = self._json(name)
+        if not isinstance(found, dict):
+            raise CorruptRecord(f"{self.dir}: its {name} in runs.parquet is no JSON object; copy the study again")
+        return found
+
+    def _json(self, name: str) -> Any:
+        return None if self._row[name] is None else self._parse(self._row[name], name)
+
+    def _parse(self, text: str, name: str) -> Any:
+        try:
+            return strict_json(text)
+        except ValueError as error:
+            raise CorruptRecord(f"{self.dir}: its {name} is not strict JSON: {error}; copy the study again") from None

@@ -1,0 +1,146 @@
+"""From records to the tables of a study: every value as it was, what a column cannot hold exactly as JSON text beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from harness.core.hashing import canonical
+
+from .layout import COLUMNS, content
+
+PLAIN = ("run_id", "preset", "task", "method", "seed", "status")
+"""Keys of a manifest that are columns of their own."""
+PARTS = ("identity", "settings", "provenance", "files")
+"""Keys of a manifest that are columns of JSON text of their own, since many runs share them."""
+SCORES = ("reward", "judge", "kl", "nll_per_token")
+METRIC = ("value", "stderr", "n", "n_unscored", "reason")
+
+
+class Record(NamedTuple):
+    """A record to be kept: its files as values, and the samples that stay, by `base` and `final`."""
+
+    manifest: dict[str, Any]
+    summary: dict[str, Any] | None
+    trajectory: list[dict[str, Any]]
+    prompts: dict[str, Any] | None
+    samples: dict[str, list[dict[str, Any]]]
+
+    def digest(self) -> str:
+        """The hash of all its values."""
+        return hashlib.sha256(canonical(list(self)).encode()).hexdigest()
+
+
+def encode(records: list[Record]) -> dict[str, bytes]:
+    """The files of a study by their names, from its records in their order."""
+    columns: dict[str, dict[str, list[Any]]] = {name: {c.name: [] for c in found} for name, found in COLUMNS.items()}
+    for number, record in enumerate(records):
+        for name, rows in _rows(number, record).items():
+            for row in rows:
+                for column, values in columns[name].items():
+                    values.append(row.get(column))
+    narrow = all(_six_digits(value) for name in SCORES for value in columns["prompts"][name])
+    together = hashlib.sha256("".join(record.digest() for record in records).encode()).hexdigest()
+    return {f"{name}.parquet": content(name, columns[name], narrow, together) for name in COLUMNS}
+
+
+def short(value: float) -> float:
+    """A number to six digits, as prompts.json has its scores."""
+    return float(f"{value:.6g}")
+
+
+def _six_digits(value: float | None) -> bool:
+    """Whether float32 holds a score well enough for its six digits."""
+    import numpy as np
+
+    with np.errstate(over="ignore"):
+        return value is None or short(float(np.float32(value))) == value
+
+
+def _rows(number: int, record: Record) -> dict[str, list[dict[str, Any]]]:
+    """The rows of each table that a record makes."""
+    points, base, final = _points(record)
+    prompts, rest = _prompts(record.prompts)
+    run = {"run": number, **{key: record.manifest[key] for key in PLAIN}}
+    run |= {key: _json(record.manifest[key]) for key in PARTS if key in record.manifest}
+    run["manifest"] = _json({k: v for k, v in record.manifest.items() if k not in (*PLAIN, *PARTS)})
+    if record.summary is not None:
+        run["summary"] = _json({k: v for k, v in record.summary.items() if k not in ("base", "final", "frontier")})
+        run["frontier"] = _json(record.summary["frontier"])
+        run |= {"base_point": base, "final_point": final}
+    run["prompts"] = None if rest is None else _json(rest)
+    samples = [row | {"of": of} for of, rows in record.samples.items() for row in rows]
+    evaluations = [row for i, point in enumerate(points) for row in _evaluation(i, point)]
+    rows = {"runs": [run], "evaluations": evaluations, "prompts": prompts, "samples": samples}
+    return {name: [row | {"run": number} for row in found] for name, found in rows.items()}
+
+
+def _points(record: Record) -> tuple[list[dict[str, Any]], int, int]:
+    """The evaluations of a run, those of its summary among them, and which ones are its base and its end.
+
+    An evaluation without an update is in the summary alone.
+    """
+    points, places = list(record.trajectory), []
+    for side in ("base", "final"):
+        metrics = record.summary[side] if record.summary is not None else None
+        order = range(len(points)) if side == "base" else reversed(range(len(points)))
+        place = next((i for i in order if metrics is not None and _same(points[i]["metrics"], metrics)), None)
+        if place is None:
+            points += [{"metrics": metrics}] if metrics is not None else []
+            place = len(points) - 1
+        places.append(place)
+    return points, places[0], places[1]
+
+
+def _same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return a == b and json.dumps(a) == json.dumps(b)  # 1 and 1.0 are equal, and are not spelt the same
+
+
+def _evaluation(number: int, point: dict[str, Any]) -> Iterable[dict[str, Any]]:
+    """A row a metric; an evaluation without any has one row all the same."""
+    row: dict[str, Any] = {"point": number, "update": point.get("update"), "split": point.get("split")}
+    known = {"update", "split", "metrics"}
+    if isinstance(point.get("seconds"), float):
+        row["seconds"] = point["seconds"]
+        known.add("seconds")
+    if "cost" in point:
+        row["cost"] = _json(point["cost"])
+        known.add("cost")
+    if rest := {key: value for key, value in point.items() if key not in known}:
+        row["other"] = _json(rest)
+    return [row | {"metric": name} | _metric(found) for name, found in point["metrics"].items()] or [row]
+
+
+def _metric(found: dict[str, Any]) -> dict[str, Any]:
+    """The columns of a metric, or its JSON text where they do not hold it exactly."""
+    kinds = {"value": float, "stderr": float, "n": int, "n_unscored": int, "reason": str}
+    exact = {"value", "stderr", "n"} <= set(found) <= set(METRIC) and all(
+        type(value) is kinds[key] or (value is None and key in ("value", "stderr")) for key, value in found.items()
+    )
+    return found if exact else {"exact": _json(found)}
+
+
+def _prompts(record: Mapping[str, Any] | None) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """A row a prompt, and what else prompts.json has; all of it where a column does not hold a value exactly."""
+    if record is None:
+        return [], None
+    kinds = {"id": str, "kind": str, "n_scored": int}
+    columns = {name: record.get(name) for name in (*kinds, *SCORES)}
+    if not all(isinstance(column, list) for column in columns.values()):
+        return [], dict(record)
+    lengths = {len(column) for column in columns.values() if isinstance(column, list)}
+    exact = len(lengths) == 1 and all(
+        type(value) is kinds.get(name, float) or (value is None and name in SCORES)
+        for name, column in columns.items()
+        for value in column or ()
+    )
+    if not exact or lengths == {0}:
+        return [], dict(record)
+    rest = {key: value for key, value in record.items() if key not in columns}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)], rest  # type: ignore[arg-type]
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
