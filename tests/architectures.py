@@ -1,6 +1,6 @@
 """Tiny random models of the architectures that people bring, each with what is checked of it.
 
-    python tests/architectures.py        writes the table of docs/architectures.md
+    python tests/architectures.py        writes the table of docs/reference/architectures.md
 
 The table says of each whether it loads, samples, trains, and comes back from its folder; or the line that it is refused
 with. `test_architectures.py` holds the same in the suite.
@@ -26,7 +26,7 @@ from harness.policy.policy import Policy, naming
 from harness.policy.sampler import sample
 from harness.training.trial import Budget, Trial
 
-PAGE = Path(__file__).parent.parent / "docs" / "architectures.md"
+PAGE = Path(__file__).parent.parent / "docs" / "reference" / "architectures.md"
 START, END = "<!-- table: python tests/architectures.py -->", "<!-- end of the table -->"
 WORDS, VOCAB, WINDOW = 64, 72, 8
 COMMON = {"vocab_size": VOCAB, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 0, "initializer_range": 0.4}
