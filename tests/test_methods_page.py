@@ -118,9 +118,7 @@ def test_checks_of_what_the_papers_say_mix_no_tasks(tmp_path):
     everything = runs(tmp_path)
     toxicity = [run for run in everything if run.manifest["task"] == "toxicity"]
     (held,) = [t for t in methods_page._told(everything, toxicity) if "filtering leaves" in t]
-    assert (
-        held.startswith("toxicity: filtering leaves less") and "**holds**" in held and "0.041 against 0.401" in held
-    )
+    assert held.startswith("toxicity: filtering leaves less") and "**holds**" in held and "0.041 against 0.401" in held
     both = [t for t in methods_page._told(everything, everything) if "filtering leaves" in t]
     assert ["**holds**" in t for t in both] == [False, True]
     lacking = [t for t in methods_page._told(everything, everything) if "**not tested**" in t]
