@@ -48,7 +48,10 @@ def test_what_the_papers_say_is_held_against_the_records(root):
     assert "num_quantiles 4: 0.100, KL 0.500; num_quantiles 8: 0.200, KL 0.700" in by_reward.figures
     assert "num_quantiles 2: 0.200, KL 0.300" in by_judge.figures
     assert "does not hold here" in said(along_beta) and "kl_coef 0.8: 0.140, KL 0.200" in said(along_beta)
-    assert "at 0.05 KL 130.000 and judge 0.500 against KL 2.000 and judge 0.900; at 0.2 KL 25.000" in division.figures
+    assert (
+        "at kl_coef 0.05 KL 130.000 and judge 0.500 against KL 2.000 and judge 0.900; at kl_coef 0.2 KL 25.000"
+        in division.figures
+    )
 
 
 def test_a_difference_within_the_noise_is_not_a_difference(root):

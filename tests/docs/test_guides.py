@@ -45,6 +45,7 @@ def test_every_command_is_one_that_the_command_line_takes(command):
             assert re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", text), f"harness {words[1]} has no option {word}"
 
 
+@pytest.mark.slow
 def test_the_method_of_the_guide_holds_the_rules(tmp_path):
     (tmp_path / "mine.py").write_text(code("docs/guides/a-method.md", "python")[0])
     checks = check_method(str(tmp_path / "mine.py"))
