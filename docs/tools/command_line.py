@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+from html import escape
 from pathlib import Path
 
 from readme_tables import write
@@ -18,8 +19,8 @@ from harness.core.text import escaped
 
 HEAD = """# Command line
 
-One section a command, in the order of `harness --help`. The page holds what `--help` prints, written by
-`python docs/tools/command_line.py docs/reference/command-line.md`.
+One section per command, in the order of `harness --help`. `python docs/tools/command_line.py docs/reference/command-line.md`
+writes this page from what `--help` prints.
 
 The result goes to standard output, progress to standard error. With `--json` the result is one JSON object on the last line.
 `harness --install-completion` installs completion of commands and options for your shell.
@@ -55,7 +56,7 @@ def entries(text: str) -> dict[str, list[tuple[str, str]]]:
     found: dict[str, list[tuple[str, str]]] = {}
     for heading, block in re.findall(r"^(\w+):\n((?:  .*\n?)+)", text, re.MULTILINE):
         if heading in HEADINGS:
-            rows = [re.split(r" {2,}", re.sub(r" +\[", " [", line.strip()), maxsplit=1) for line in block.splitlines()]
+            rows = [re.split(r" {2,}", re.sub(r" +\\?\[", " [", line.strip()), maxsplit=1) for line in block.splitlines()]
             found[heading] = [(row[0], row[-1] if len(row) > 1 else "") for row in rows]
     return found
 
@@ -94,8 +95,13 @@ def _paragraph(text: str) -> str:
 
 
 def _table(what: str, rows: list[tuple[str, str]]) -> str:
-    lines = [f"| `{_cell(names)}` | {_cell(_plain(words))} |" for names, words in rows]
+    lines = [f"| {_names(names)} | {_cell(_plain(words))} |" for names, words in rows]
     return "\n".join([f"| {what} | meaning |", "|---|---|", *lines])
+
+
+def _names(text: str) -> str:
+    """Code in a cell; a bar in it as an entity, which every reader of Markdown shows as a bar."""
+    return f"`{text}`" if "|" not in text else f"<code>{escape(text).replace('|', '&#124;')}</code>"
 
 
 def _cell(text: str) -> str:

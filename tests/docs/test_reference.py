@@ -48,11 +48,15 @@ def test_every_public_name_is_on_the_page_once():
     assert sorted(shown) == api.__all__
 
 
+def told(page: str) -> list[str]:
+    """The page without what differs between versions of typer: usage, types, and the help of arguments."""
+    lines = [line for line in page.split("\n") if not re.match(r"harness |\| `[^-]", line)]
+    return [re.sub(r"^\| `([^`]*?)( <[^>`]*>| [A-Z]+( RANGE)?)?` \|", r"| `\1` |", line) for line in lines]
+
+
 def test_the_command_line_page_says_what_help_says():
-    """Names of options and their help texts; how a type is shown differs between versions of typer."""
-    texts = (DOCS / "reference/command-line.md").read_text(), command_line.page()
-    written, made = (re.sub(r"`([^`]*?)( <[^>]*>| [A-Z]+)?`", r"`\1`", text) for text in texts)
-    assert written == made, "run: make pages"
+    written = (DOCS / "reference/command-line.md").read_text()
+    assert told(written) == told(command_line.page()), "run: make pages"
 
 
 def test_every_command_and_option_of_help_is_found():
