@@ -1,41 +1,50 @@
-.PHONY: check test test-all newest oldest architectures bench reference trials
+.PHONY: check test test-all docs pages newest oldest architectures bench reference trials
 RUNS ?= runs
 WORKERS ?= 2
 PYTHON ?= python3
 ENVIRONMENTS ?= .environments
 
-check:  ## style and types
+check:  ## style, format, spelling and types
 	ruff check .
 	ruff format --check .
+	typos
 	mypy
 	lint-imports
 
-test:  ## offline, minutes
+test:  ## the test suite: offline, on a CPU, about five minutes
 	pytest
 
-test-all:  ## and the slow ones: simulations of whole studies, thousands of texts through every scorer
+test-all:  ## the test suite with its slow tests: simulated studies, thousands of texts for every scorer
 	pytest -m 'slow or not slow'
 
-newest:  ## everything on the newest packages that pyproject.toml admits, in an environment of its own; keeps what passed
+docs:  ## the site in build/site, without warnings; it needs no network (pip install -e '.[docs]')
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
+	python docs/tools/site_check.py build/site
+
+pages:  ## the pages that are written from help texts and docstrings
+	python docs/tools/command_line.py docs/reference/command-line.md
+	python docs/tools/papers_page.py docs/papers.md
+
+newest:  ## all tests in a new environment with the newest packages that pyproject.toml allows; records their versions
 	rm -rf $(ENVIRONMENTS)/newest && $(PYTHON) -m venv $(ENVIRONMENTS)/newest
 	$(ENVIRONMENTS)/newest/bin/pip install -q -e '.[test]'
 	PATH="$(CURDIR)/$(ENVIRONMENTS)/newest/bin:$$PATH" pytest -m 'slow or not slow'
 	$(ENVIRONMENTS)/newest/bin/python constraints/bounds.py tested > constraints/tested.txt
 
-oldest:  ## the same on the lower bound of every dependency
+oldest:  ## all tests in a new environment with the lower bound of every dependency
 	rm -rf $(ENVIRONMENTS)/oldest && $(PYTHON) -m venv $(ENVIRONMENTS)/oldest
 	$(ENVIRONMENTS)/oldest/bin/pip install -q packaging
 	$(ENVIRONMENTS)/oldest/bin/python constraints/bounds.py oldest > $(ENVIRONMENTS)/oldest.txt
 	$(ENVIRONMENTS)/oldest/bin/pip install -q -e '.[test]' -c $(ENVIRONMENTS)/oldest.txt
 	PATH="$(CURDIR)/$(ENVIRONMENTS)/oldest/bin:$$PATH" pytest -m 'slow or not slow'
 
-architectures:  ## docs/architectures.md, from what each does now
+architectures:  ## the table of docs/reference/architectures.md
 	python tests/fixtures/architectures.py
 
-bench:  ## speed, as ratios paired in one run
+bench:  ## speed, as ratios of paired runs
 	pytest -n 0 benchmarks --benchmark-only -s
 
-reference:  ## the committed records, tables and pages, from runs that take hours on two cores; goes on where it was
+reference:  ## the committed records, tables and pages; hours on two cores; the same command resumes
 	harness sweep --file results/reference.toml --out $(RUNS)/reference --workers $(WORKERS)
 	harness sweep --file results/reference.toml --out $(RUNS)/reference --workers $(WORKERS) --seeds 0 \
 	    --methods base,best_of_n,quark,unlikelihood --tasks sentiment_negative,pii,pep8
@@ -49,12 +58,12 @@ reference:  ## the committed records, tables and pages, from runs that take hour
 	python -m harness.records.archive $(RUNS)/shapes results/shapes
 	harness report $(addprefix results/reference/micro/,toxicity sentiment repetition) -o reports/micro
 	harness report $(addprefix results/reference/micro/,sentiment_negative pii pep8) -o reports/micro-more
-	python docs/tools/readme_tables.py README.md results/reference
-	python docs/tools/readme_tables.py docs/tasks.md results/reference
-	python docs/tools/methods_page.py docs/methods.md --finals results/reference --trials results/trials \
+	python docs/tools/readme_tables.py README.md results/reference --rows 10
+	python docs/tools/readme_tables.py docs/results/tasks.md results/reference
+	python docs/tools/methods_page.py docs/results/methods.md --finals results/reference --trials results/trials \
 	    --shapes results/shapes --picture reports/micro/figures/pareto-micro-toxicity.png
 
-trials:  ## the committed trials, from which the micro preset's settings were chosen
+trials:  ## the committed trials on validation prompts that chose the settings of the preset micro
 	harness sweep --file results/trials.toml --out $(RUNS)/trials --workers $(WORKERS)
 	harness sweep --file results/trials.toml --out $(RUNS)/trials --workers $(WORKERS) --methods unlikelihood \
 	    --set unlikelihood.source=samples --grid unlikelihood.alpha=1.0 --grid unlikelihood.lr=3e-5,1e-4 \

@@ -1,4 +1,4 @@
-"""How often the intervals hold the truth and the tests cry wolf, in simulated worlds: the tables of docs/statistics.md.
+"""Coverage of the intervals and false-positive rates of the tests in simulation: the tables of docs/concepts/statistics.md.
 
 python benchmarks/coverage.py [STUDIES]
 """

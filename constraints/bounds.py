@@ -18,8 +18,8 @@ PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_t
 
 
 def requirements() -> Iterator[Requirement]:
-    """Every direct requirement but those of `dev` and on ourselves."""
-    extras = (line for name, lines in PROJECT["optional-dependencies"].items() if name != "dev" for line in lines)
+    """Every direct requirement except those of `dev` and `docs` and the package itself."""
+    extras = (line for name, lines in PROJECT["optional-dependencies"].items() if name not in ("dev", "docs") for line in lines)
     found = map(Requirement, (*PROJECT["dependencies"], *extras))
     return (r for r in found if r.name != PROJECT["name"])
 

@@ -138,14 +138,14 @@ class TextTask:
         return Documents(rollout, segment, reward)
 
     def clean_documents(self) -> Rollout | None:
-        """Held-out text without the habit, or None where the data has none."""
+        """Held-out text without the undesired behaviour, D documents: -> [D, R]; None if the data has none."""
         if not self._data.clean:
             return None
         ids = [self._response_ids(text)[0] for text in self._data.clean]
         return self._padded([text.prompt for text in self._data.clean], ids)
 
     def texts(self, rollout: Rollout) -> list[str]:
-        """The responses as text, as they follow their prompts, without special tokens."""
+        """The responses as text, decoded after their prompts, without special tokens: [B, R] -> [B]."""
         lengths = rollout.response_mask.sum(1).tolist()
         rows = [row[:n] for row, n in zip(rollout.response.tolist(), lengths)]
         return in_context.decoded(self._tokenizer, self._prompt_rows(rollout), rows)
@@ -159,7 +159,7 @@ class TextTask:
         return self._score(self._judge, rollout)
 
     def text_metrics(self, texts: list[list[str]]) -> dict[str, Metric]:
-        """Metrics that the task's data brings, from responses [X][S]; one that does not apply is left out, not unscored."""
+        """Metrics that the data defines: X lists of S texts -> {name: Metric}; texts without a value are left out."""
         found = {}
         for name, measure in self._data.measures.items():
             values = np.array([[measure(text) for text in responses] for responses in texts])

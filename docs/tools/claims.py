@@ -1,7 +1,7 @@
-"""What the papers say of the methods' results, held against records: what holds here and what does not, with the figures.
+"""The papers' claims, tested on records: which of them hold here, with the figures.
 
-Each check is a sentence: the claim, whether it holds, and the means that say so. A difference counts where its 95% Welch
-interval over seeds excludes zero; an order of several settings counts where the means are in that order.
+A difference counts if its 95% Welch interval over seeds excludes zero. A monotone effect of a setting counts if the means
+over seeds are in that order.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Of = Callable[[Run], Metric]
 
 
 class Check(NamedTuple):
-    """holds is None where the records do not hold what it takes."""
+    """A claim; `holds` is None if the records cannot decide it."""
 
     claim: str
     holds: bool | None
@@ -34,14 +34,14 @@ def checks(finals: list[Run], shapes: list[Run]) -> list[Check]:
     return [_far_below_mle(finals, m) for m in ("conditional_pretraining", "filtering")] + [
         _smaller_cost(finals),
         _rwr_is_mle(shapes),
-        *(_ordered(shapes, "num_quantiles", 1, by, "more quantiles, less of the habit and more drift") for by in SCORES),
-        *(_ordered(shapes, "kl_coef", -1, by, "a larger KL coefficient, more of the habit and less drift") for by in SCORES),
+        *(_ordered(shapes, "num_quantiles", 1, by, "more quantiles remove more and drift more") for by in SCORES),
+        *(_ordered(shapes, "kl_coef", -1, by, "a larger KL coefficient removes less and drifts less") for by in SCORES),
         _division(shapes),
     ]
 
 
 def said(check: Check) -> str:
-    word = {True: "holds", False: "does not hold here", None: "not shown"}[check.holds]
+    word = {True: "holds", False: "does not hold here", None: "not tested"}[check.holds]
     return f"{check.claim}: **{word}**. {check.figures}"
 
 
@@ -67,13 +67,13 @@ def difference(a: list[Run], b: list[Run], of: Of) -> Interval | None:
 
 
 def _far_below_mle(runs: list[Run], method: str) -> Check:
-    claim = f"{method} leaves far less of the habit than mle (Korbak et al. 2023)"
+    claim = f"{method} leaves less than half the undesired score of mle (Korbak et al. 2023)"
     a, b = of_method(runs, method), of_method(runs, "mle")
     gap = difference(a, b, undesired)
     if gap is None or gap.high is None:
         return _absent(claim)
     holds = gap.high < 0 and fmean(values(a, undesired)) < fmean(values(b, undesired)) / 2
-    return Check(claim, holds, f"Undesired {_mean(a, undesired)} against {_mean(b, undesired)}, {_range(gap)}.")
+    return Check(claim, holds, f"Undesired score {_mean(a, undesired)} against {_mean(b, undesired)}, {_range(gap)}.")
 
 
 def _smaller_cost(runs: list[Run]) -> Check:
@@ -82,7 +82,7 @@ def _smaller_cost(runs: list[Run]) -> Check:
     gap = difference(a, b, _clean)
     if gap is None or gap.high is None:
         return _absent(claim)
-    return Check(claim, gap.high < 0, f"Nats a token {_mean(a, _clean)} against {_mean(b, _clean)}, {_range(gap)}.")
+    return Check(claim, gap.high < 0, f"{_mean(a, _clean)} against {_mean(b, _clean)} nats per token, {_range(gap)}.")
 
 
 def _rwr_is_mle(runs: list[Run]) -> Check:
@@ -97,7 +97,7 @@ def _rwr_is_mle(runs: list[Run]) -> Check:
 
 def _ordered(runs: list[Run], key: str, sign: int, by: str, words: str) -> Check:
     """Whether means over seeds are in order along a setting of Quark: with sign 1 the habit falls and the drift rises."""
-    claim = f"Quark: {words} (Lu et al. 2022), by {by}"
+    claim = f"Quark: {words} (Lu et al. 2022), measured by {by}"
     found = _along(of_method(runs, "quark"), key)
     if len(found) < 2:
         return _absent(claim)
@@ -109,17 +109,18 @@ def _ordered(runs: list[Run], key: str, sign: int, by: str, words: str) -> Check
 
 
 def _division(runs: list[Run]) -> Check:
-    """No claim of the paper's: tried because GRPO left the base where others with the same coefficient did not."""
+    """Not a claim of the paper: GRPO drifted far from the base where other methods with the same coefficient did not."""
     claim = (
-        "GRPO: dividing by the group's deviation (Shao et al. 2024) loosens the hold of the KL coefficient (our own question)"
+        "GRPO: normalising advantages by the group's standard deviation (Shao et al. 2024) weakens the KL penalty "
+        "(our own hypothesis)"
     )
     found = {scale: _along(of_method(runs, "grpo", scale=scale), "kl_coef") for scale in ("group", "none")}
     both = sorted(set(found["group"]) & set(found["none"]))
     gaps = [difference(found["group"][v], found["none"][v], _kl) for v in both]
     if not gaps or any(gap is None for gap in gaps):
         return _absent(claim)
-    rows = [f"at {v:g} {' against '.join(_drift_and_judge(found[s][v]) for s in ('group', 'none'))}" for v in both]
-    return Check(claim, all((gap.low or 0.0) > 0 for gap in gaps if gap), f"With and without, {'; '.join(rows)}.")
+    rows = [f"at kl_coef {v:g} {' against '.join(_drift_and_judge(found[s][v]) for s in ('group', 'none'))}" for v in both]
+    return Check(claim, all((gap.low or 0.0) > 0 for gap in gaps if gap), f"With and without normalisation: {'; '.join(rows)}.")
 
 
 def _drift_and_judge(runs: list[Run]) -> str:
@@ -160,7 +161,7 @@ def _lost(run: Run) -> Metric:
 
 
 # The paper judges by the scorer that it trains on; here that is one of two.
-SCORES: dict[str, Of] = {"the reward, as there": _lost, "the judge": undesired}
+SCORES: dict[str, Of] = {"the reward, as in the paper": _lost, "the judge": undesired}
 
 
 def _mean(runs: list[Run], of: Of) -> str:
@@ -173,4 +174,4 @@ def _range(gap: Interval) -> str:
 
 
 def _absent(claim: str) -> Check:
-    return Check(claim, None, "The records do not hold two seeds of each.")
+    return Check(claim, None, "The records have fewer than two seeds of each.")

@@ -1,21 +1,19 @@
 r"""Write the page of the methods from records and from the methods' own files.
 
-    python docs/tools/methods_page.py docs/methods.md --finals results/reference --trials results/trials \
+    python docs/tools/methods_page.py docs/results/methods.md --finals results/reference --trials results/trials \
         --shapes results/shapes --picture reports/micro/figures/pareto-micro-toxicity.png
 
-The whole page is written: the table of finished runs, which methods best-of-n beats, the trials behind the settings, the
-checks of what the papers say, and a card for each method. Nothing heavy is imported; a card is the docstring of its file.
+The page holds a table of finished runs for each task, the comparison with best-of-n at equal KL, the trials behind the
+settings, the checks of the papers' claims, and what each method needs. The picture is copied beside the page.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
-import os
+import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 from claims import checks, said
 from readme_tables import write
@@ -25,32 +23,32 @@ from harness.analysis.columns import ARROWS, COLUMNS, Column, cost, title
 from harness.analysis.groups import Entry, Group, counted, estimate, groups, measure
 from harness.analysis.stats import Interval
 from harness.core import registry
-from harness.core.errors import BadData, BenchError, EmptySelection, MissingPrerequisite
+from harness.core.errors import BenchError, EmptySelection, MissingPrerequisite
 from harness.core.text import escaped, plain
 from harness.records.read import find_runs
 from harness.records.schema import Run
-from harness.report.tables import Table, interval, markdown, number
+from harness.report.tables import Table, escape_markdown, interval, markdown, number
 from harness.report.trials import JUDGE
 from harness.report.trials import page as trials_page
 from harness.report.verdict import impossible
 
-HEAD = """# Methods
+HEAD = """# Results by method
 
-On each task every method below was given the same prompts, the same reward and the same budget, and settings that one rule
-chose from short trials on validation prompts; `harness/presets/micro.toml` names the exceptions. This page is written by a
-command from records and from the methods' own files; no number in it was typed:
+On each task every method has the same prompts, the same reward and the same compute budget. One rule chose the settings of each
+method from short trials on validation prompts; `harness/core/presets/micro.toml` names the exceptions. The algorithms are
+described in [Papers](../papers.md). A command writes this page from the records:
 
     {command}
 
 """
 NEEDS = (
-    ("sampled_tokens", "draws its own responses"),
-    ("scorer_calls", "asks the scorer while it trains"),
-    ("document_tokens", "reads a scored corpus"),
-    ("beside_flops", "trains a value network beside the policy"),
+    ("sampled_tokens", "samples from the policy"),
+    ("scorer_calls", "calls the reward in training"),
+    ("document_tokens", "reads the scored corpus"),
+    ("beside_flops", "trains a value network"),
 )
-BESIDE = Column("beside", "Beside best-of-n", "reward at equal KL", "up", "+.3f", ranking.beside)
-SCORED = Column("scorer_calls", "Scored", "calls", "down", ".3g", cost("scorer_calls"))
+BESIDE = Column("beside", "Gain over best-of-n", "reward at equal KL", "up", "+.3f", ranking.beside)
+SCORED = Column("scorer_calls", "Scorer calls", "responses", "down", ".3g", cost("scorer_calls"))
 _BY_KEY = {c.key: c for c in (*COLUMNS, JUDGE, BESIDE, SCORED)}
 _ORDER = (
     "reward", "judge", "removed", "kl", "efficiency", "beside", "ppl", "distinct_2", "flops", "sampled_tokens", "scorer_calls",
@@ -87,26 +85,26 @@ def _title(column: Column) -> str:
 
 
 def beside(group: Group) -> list[str]:
-    """Which methods best-of-n beats at equal KL, which it does not, and which of the two was not shown."""
+    """The methods below best-of-n at equal KL, those above it, and those without a significant difference."""
     sorts: dict[bool | None, list[str]] = {False: [], True: [], None: []}
     for entry in group.entries:
         found = ranking.beside_best_of_n(entry)
         if found is not None and registry.attribute("method", entry.runs[0].manifest["method"], "trains") is not False:
             sorts[ranking.beats(found)].append(f"{entry.name} ({number(found.mean, '+.3f')})")
     said = {
-        False: "Best-of-n has more reward at the same KL than",
-        True: "More reward than best-of-n at the same KL has",
-        None: "No difference from best-of-n at the same KL was shown for",
+        False: "Lower reward than best-of-n at equal KL",
+        True: "Higher reward than best-of-n at equal KL",
+        None: "No significant difference from best-of-n at equal KL",
     }
     return [f"{said[sort]}: {', '.join(names)}." for sort, names in sorts.items() if names]
 
 
 def above(group: Group) -> str:
-    """Whether any run lies where no policy can."""
+    """How many runs lie significantly above the frontier, where no policy can be."""
     found = impossible(group)
     if found:
-        return f"Above the frontier beyond its error, which no policy can be: {len(found)} of {len(group.runs)} runs."
-    return f"None of the {len(group.runs)} runs is above the frontier beyond its error."
+        return f"{len(found)} of {len(group.runs)} runs lie above the frontier by more than its error, which no policy can."
+    return f"None of the {len(group.runs)} runs lies above the frontier by more than its error."
 
 
 def missing(found: Iterable[Group]) -> list[str]:
@@ -115,29 +113,14 @@ def missing(found: Iterable[Group]) -> list[str]:
     return sorted(set(registry.table("method")) - have)
 
 
-class Card(NamedTuple):
-    name: str
-    text: str
-    needs: list[str]
-
-
-def card(name: str, runs: list[Run]) -> Card:
-    """What the method's own file says of it, and what its finished runs were charged for; raises BadData without a text."""
-    target = registry.table("method")[name][0].partition(":")[0]
-    path = Path(__file__).parents[2] / (target.removeprefix("harness.").replace(".", "/") + ".py")
-    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
-    if not text:
-        raise BadData(f"{path} has no docstring; expected the method's source, equation and departures there")
-    costs = [run.summary["cost"] for run in runs if run.summary and run.manifest["method"] == name]
-    return Card(name, text, [words for key, words in NEEDS if any(c.get(key) for c in costs)])
-
-
-def card_text(made: Card) -> str:
-    needs = "; ".join(made.needs) or "nothing: it does not train"
-    lines = [
-        line if line.startswith("    ") else line.replace("<", "\\<").replace("*", "\\*") for line in made.text.split("\n")
-    ]
-    return f"### {made.name}\n\n" + "\n".join(lines) + f"\n\nNeeds: {needs}.\n"
+def needs_table(finals: list[Run]) -> str:
+    """What each method was charged for, a row a method, as Markdown."""
+    lines = ["| Method | " + " | ".join(words for _, words in NEEDS) + " |", "|---|" + ":---:|" * len(NEEDS)]
+    for name in sorted(registry.table("method")):
+        costs = [run.summary["cost"] for run in finals if run.summary and run.manifest["method"] == name]
+        cells = ["yes" if any(cost.get(key) for cost in costs) else "" for key, _ in NEEDS]
+        lines.append(f"| {escape_markdown(name)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def page(finals: list[Run], trials: list[Run], shapes: list[Run], command: str, picture: str | None = None) -> str:
@@ -148,13 +131,13 @@ def page(finals: list[Run], trials: list[Run], shapes: list[Run], command: str, 
     shown = [f"![Judge and reward against KL, a mark a method, with the frontier]({picture})\n"] if picture else []
     parts = [HEAD.format(command=command), *shown, *(_results(group, trials) for group in found)]
     if absent := missing(found):
-        parts.append(f"Not in these records: {', '.join(absent)}.\n")
-    parts.append("## Trials\n\nThe settings above were chosen from these, on validation prompts.\n\n" + trials_page(trials))
+        parts.append(f"Methods without records: {', '.join(absent)}.\n")
+    parts.append(f"## Trials\n\nThe trials on validation prompts that chose the settings.\n\n{trials_page(trials)}")
     told = "\n".join(f"- {sentence}" for sentence in _told(finals, shapes))
-    varied = "Runs that vary one setting, on the test prompts.\n\n" + trials_page(shapes) if shapes else ""
-    parts.append(f"## What the papers say\n\n{told}\n\n{varied}")
-    cards = [card_text(card(name, finals)) for name in sorted(registry.table("method"))]
-    return "\n".join([*parts, "## Cards\n", *cards])
+    parts.append(f"## The papers' claims\n\n{told}\n")
+    if shapes:
+        parts.append("## Ablations\n\nRuns that vary one setting, on the test prompts.\n\n" + trials_page(shapes))
+    return "\n".join([*parts, "## What each method needs\n", needs_table(finals)])
 
 
 def _told(finals: list[Run], shapes: list[Run]) -> list[str]:
@@ -168,11 +151,11 @@ def _told(finals: list[Run], shapes: list[Run]) -> list[str]:
 
 
 def untried(group: Group, trials: list[Run]) -> list[str]:
-    """Says that settings come from the trials of other tasks, where the task has none of its own."""
+    """A sentence on where the settings come from, if the task has no trials of its own."""
     tried = sorted({run.manifest["task"] for run in trials})
     if group.task in tried:
         return []
-    return [f"No trials on this task: the settings are those that trials on {', '.join(tried)} chose."]
+    return [f"No trials were run on this task; its settings were chosen on {', '.join(tried)}."]
 
 
 def _results(group: Group, trials: list[Run]) -> str:
@@ -192,14 +175,15 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("page", type=Path)
     for name in ("finals", "trials", "shapes"):
         parser.add_argument(f"--{name}", type=Path, nargs="+", required=name != "shapes", default=[], help="folders of records")
-    parser.add_argument("--picture", type=Path, help="of the finals, to be shown on top")
+    parser.add_argument("--picture", type=Path, help="picture of the results, shown at the top")
     args = parser.parse_args(arguments)
     if args.picture and not args.picture.is_file():
         raise MissingPrerequisite(f"no picture {args.picture}; draw it with harness report, or leave --picture out")
-    picture = os.path.relpath(args.picture, args.page.parent) if args.picture else None
     command = "python docs/tools/methods_page.py " + " ".join(arguments)
-    text = page(_read(args.finals), _read(args.trials), _read(args.shapes), command, picture)
+    text = page(_read(args.finals), _read(args.trials), _read(args.shapes), command, args.picture and args.picture.name)
     write(args.page, text)
+    if args.picture and args.picture.parent != args.page.parent:  # a page of the site shows only what lies beside it
+        shutil.copyfile(args.picture, args.page.parent / args.picture.name)
 
 
 if __name__ == "__main__":

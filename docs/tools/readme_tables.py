@@ -1,49 +1,90 @@
-"""Write the tables of the README from records: `python docs/tools/readme_tables.py README.md results/reference`.
+"""Write the result tables of a page from records.
 
-A table stands between `<!-- table: TASK -->` and `<!-- end of table -->`; nothing else of the file is touched.
+    python docs/tools/readme_tables.py README.md results/reference --rows 10
+    python docs/tools/readme_tables.py docs/results/tasks.md results/reference
+
+A table stands between `<!-- table: TASK -->` and `<!-- end of table -->`; the rest of the page stays as it is. The most
+efficient method comes first. With `--rows` a table holds the base policy and the best methods among those that remove at
+least 80 % of the undesired score; a line below it names the others.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 from pathlib import Path
 
-from harness.analysis.columns import COLUMNS
-from harness.analysis.groups import Group, groups
+from harness.analysis.columns import COLUMNS, Column
+from harness.analysis.groups import Entry, Group, estimate, groups
 from harness.core.errors import BadData, BenchError, EmptySelection, MissingPrerequisite, Unwritable
 from harness.core.text import escaped
 from harness.records.read import find_runs
-from harness.report.tables import Table, entry_table, markdown
+from harness.report.tables import Table, entry_table, escape_markdown, markdown
 
 SHOWN = ("Undesired", "Removed", "Reward", "KL", "Efficiency", "Perplexity", "Grammatical", "Time")
+BRIEF = ("Undesired", "Removed", "KL", "Efficiency", "Perplexity", "Grammatical")  # of a table with few rows
 PLACE = r"(<!-- table: {task} -->\n).*?(<!-- end of table -->)"
+BY_KEY: dict[str, Column] = {column.key: column for column in COLUMNS}
+LEAST_REMOVED = 80.0  # percent of the base policy's undesired score
 
 
-def short_table(group: Group) -> str:
-    """The columns of the method table that a first reader needs, as Markdown."""
-    whole = entry_table(group, [c for c in COLUMNS if c.title in SHOWN])
-    return markdown(Table(whole.header[:-1], [row[:-1] for row in whole.rows], whole.notes))
+def mean(entry: Entry, key: str) -> float:
+    """The mean of a column over seeds; minus infinity where no seed has a value."""
+    found = estimate(entry, BY_KEY[key].of, key).interval
+    return float("-inf") if found is None else found.mean
 
 
-def rewrite(text: str, found: list[Group]) -> str:
+def ordered(group: Group) -> list[Entry]:
+    """The methods, the most efficient first, ties by name."""
+    return sorted(group.entries, key=lambda entry: (-mean(entry, "efficiency"), entry.name))
+
+
+def short_table(group: Group, rows: int | None = None) -> str:
+    """The columns of the method table that a first reader needs, as Markdown; at most `rows` rows."""
+    entries = ordered(group)
+    good = entries if rows is None else [entry for entry in entries if mean(entry, "removed") >= LEAST_REMOVED]
+    kept = good if rows is None else good[: rows - 1]  # one row is the base policy's
+    columns = [c for c in COLUMNS if c.title in (SHOWN if rows is None else BRIEF)]
+    whole = entry_table(Group(group.preset, group.task, kept or entries), columns)
+    shown = whole.rows if kept else whole.rows[:1]
+    table = markdown(Table(whole.header[:-1], [row[:-1] for row in shown], whole.notes if kept else []))
+    return table + others(good[len(kept) :], [entry for entry in entries if entry not in good])
+
+
+def others(less_efficient: list[Entry], too_little: list[Entry]) -> str:
+    """The methods that a short table leaves out, and why."""
+    sentences = []
+    if less_efficient:
+        sentences.append(f"Less efficient: {_names(less_efficient)}.")
+    if too_little:
+        sentences.append(f"Remove less than {LEAST_REMOVED:.0f} %: {_names(too_little)}.")
+    return "".join(f"\n{sentence}" for sentence in sentences) + ("\n" if sentences else "")
+
+
+def _names(entries: list[Entry]) -> str:
+    return ", ".join(escape_markdown(entry.name) for entry in entries)
+
+
+def rewrite(text: str, found: list[Group], rows: int | None = None) -> str:
     """The text with each group's table in its place; raises BadData where the text has a place for none of them."""
     places = {group.task: re.compile(PLACE.format(task=re.escape(group.task)), re.DOTALL) for group in found}
     placed = [group for group in found if places[group.task].search(text)]
     if not placed:
         raise BadData(f"no place for a table: expected <!-- table: {found[0].task} --> and <!-- end of table -->")
     for group in placed:
-        text = places[group.task].sub(lambda m, group=group: f"{m[1]}\n{short_table(group)}\n{m[2]}", text)  # type: ignore[misc]
+        text = places[group.task].sub(lambda m, group=group: f"{m[1]}\n{short_table(group, rows)}\n{m[2]}", text)  # type: ignore[misc]
     return text
 
 
-def main(readme: Path, records: list[Path]) -> None:
+def main(readme: Path, records: list[Path], rows: int | None = None) -> None:
+    """Rewrite the tables of one page; raises EmptySelection where there are no records."""
     runs, problems = find_runs(records)
     for problem in problems:
         print(escaped(f"warning: {problem.path}: {problem.what}"), file=sys.stderr)
     if not runs:
         raise EmptySelection(f"no records below {', '.join(map(str, records))}; the tables of {readme} are left as they were")
-    write(readme, rewrite(read(readme), groups(runs)))
+    write(readme, rewrite(read(readme), groups(runs), rows))
 
 
 def read(page: Path) -> str:
@@ -62,9 +103,19 @@ def write(page: Path, text: str) -> None:
         raise Unwritable(f"{page}: cannot be written ({error.strerror}); choose another place") from None
 
 
+def arguments() -> argparse.Namespace:
+    """The page, the folders of records and the number of rows, from the command line."""
+    parser = argparse.ArgumentParser(prog="python docs/tools/readme_tables.py", allow_abbrev=False)
+    parser.add_argument("page", type=Path)
+    parser.add_argument("records", type=Path, nargs="+", help="folders of records")
+    parser.add_argument("--rows", type=int, help="most rows of a table, that of the base policy included")
+    return parser.parse_args()
+
+
 if __name__ == "__main__":
     try:
-        main(Path(sys.argv[1]), [Path(a) for a in sys.argv[2:]])
+        args = arguments()
+        main(args.page, args.records, args.rows)
     except BenchError as e:
         print(escaped(f"error: {e}"), file=sys.stderr)
         sys.exit(e.exit_code)

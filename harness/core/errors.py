@@ -10,7 +10,7 @@ from difflib import get_close_matches
 
 
 def one_line(error: BaseException) -> str:
-    """What an error of somebody else says, short and in one line, for a message of ours."""
+    """The message of any exception on one line, at most 160 characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 160 else text[:157] + "..."
 
@@ -21,7 +21,7 @@ def cut(text: str, longest: int = 80) -> str:
 
 
 class BenchError(Exception):
-    """The root of the tree: a message of one line that says what was expected, what was found, what to do."""
+    """The base class of every error with a message for the user. Exit code 1."""
 
     exit_code = 1
 
@@ -33,7 +33,7 @@ class UsageError(BenchError):
 
 
 class UnknownName(UsageError):
-    """A name that no table has."""
+    """A name that is not registered: the message gives the nearest match. Exit code 2."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
         known = sorted(known)
@@ -43,37 +43,37 @@ class UnknownName(UsageError):
 
 
 class BadSetting(UsageError):
-    """A setting with an unknown key or a value out of its range."""
+    """A setting with an unknown key or a value out of range. Exit code 2."""
 
 
 class PromptTooLong(UsageError):
-    """A prompt that leaves no room for the response in the model's context."""
+    """A prompt that leaves no room for the response in the model's context. Exit code 2."""
 
 
 class EmptySelection(UsageError):
-    """A selection with nothing in it: no prompts, no runs."""
+    """A selection without prompts or without runs. Exit code 2."""
 
 
 class Unwritable(UsageError):
-    """A folder that the results cannot be written to."""
+    """A folder that cannot be written to. Exit code 2."""
 
 
 class MissingPrerequisite(BenchError):
-    """A model, a data set or a scorer that is not there."""
+    """A model, a data set or a scorer that is missing. Exit code 3."""
 
     exit_code = 3
 
 
 class BadData(MissingPrerequisite):
-    """A file that is there but cannot be used: a broken row, a corrupt checkpoint, a hash that differs."""
+    """A file that exists but cannot be used: an invalid row, a corrupt checkpoint, a different hash. Exit code 3."""
 
 
 class BadScorer(MissingPrerequisite):
-    """A scorer that does not do what a scorer does: it cannot be built, or gives no score in [0, 1] a text."""
+    """A scorer that cannot be built, or that does not return one score in [0, 1] for each text. Exit code 3."""
 
 
 class RunFailed(BenchError):
-    """A run that could not go on."""
+    """A run that cannot continue. Exit code 1."""
 
 
 class MethodFailed(RunFailed):
@@ -122,12 +122,12 @@ class Interrupted(BaseException):
 
 
 class NoItem(ValueError):
-    """A row of a data set that gives nothing, and why: it is counted under that word, and no error of the user's."""
+    """Raised by `DataSet.items` for a row without an item; its argument is the reason under which the row is counted."""
 
 
 @contextmanager
 def refusing(what: str, todo: str) -> Iterator[None]:
-    """Turn whatever a library raises inside into BadData, `what` before its own words and `todo` behind them."""
+    """Context manager that turns any exception of a library into BadData: "WHAT (its message); TODO"."""
     try:
         yield
     except BenchError:

@@ -19,48 +19,53 @@ if TYPE_CHECKING:
 
 
 class Prompts(NamedTuple):
+    """A batch of prompts as token ids, padded on the left to one length: [B, P]."""
+
     tokens: Tensor  # [B, P] int64, left-padded
     mask: Tensor  # [B, P] bool
 
     def to(self, device: torch.device | str) -> Prompts:
+        """The same prompts on another device: [B, P] -> [B, P]."""
         return Prompts(self.tokens.to(device), self.mask.to(device))
 
 
 class Rollout(NamedTuple):
-    """Responses to prompts. A document's rollout has no logprobs."""
+    """Prompts [B, P] with a response to each [B, R], padded on the right. The rollout of a document has no `logprobs`."""
 
-    prompts: Prompts
+    prompts: Prompts  # [B, P]
     response: Tensor  # [B, R] int64
     response_mask: Tensor  # [B, R] bool: up to and including the first EOS
     logprobs: Tensor | None = None  # [B, R] log pi(y_t | x, y_<t) of the policy that sampled, at temperature 1
 
     def to(self, device: torch.device | str) -> Rollout:
+        """The same rollout on another device: [B, R] -> [B, R]."""
         logprobs = None if self.logprobs is None else self.logprobs.to(device)
         return Rollout(self.prompts.to(device), self.response.to(device), self.response_mask.to(device), logprobs)
 
     def rows(self, index: Tensor) -> Rollout:
-        """Some of the responses with their prompts, by number or by mask: [n] or [B] -> [n, R]."""
+        """The rows with these indices, or where this mask is True: [n] int64 or [B] bool -> [n, R]."""
         prompts = Prompts(self.prompts.tokens[index], self.prompts.mask[index])
         logprobs = None if self.logprobs is None else self.logprobs[index]
         return Rollout(prompts, self.response[index], self.response_mask[index], logprobs)
 
 
 class Documents(NamedTuple):
-    """Text of the corpus, prompt and response, with the reward of each segment: a sentence, or a line of code.
+    """A batch of documents of the corpus with the reward of each segment, a sentence or a line of code: [B, R].
 
-    A segment is numbered from 0 within its document; -1 are tokens that belong to none (padding, text without a label).
-    The EOS belongs to the last segment.
+    Segments are numbered from 0 within a document; -1 marks tokens of no segment (padding, text without a label). The EOS
+    belongs to the last segment.
     """
 
-    rollout: Rollout
-    segment: Tensor  # [B, R] int64
-    reward: Tensor  # [B, R] float32: of the token's segment, in [0, 1]; NaN where it has none or the scorer failed
+    rollout: Rollout  # [B, R]
+    segment: Tensor  # [B, R] int64: number of the token's segment
+    reward: Tensor  # [B, R] float32: reward of the token's segment, in [0, 1]; NaN where it has none or the scorer failed
 
     def to(self, device: torch.device | str) -> Documents:
+        """The same documents on another device: [B, R] -> [B, R]."""
         return Documents(self.rollout.to(device), self.segment.to(device), self.reward.to(device))
 
     def rows(self, index: Tensor) -> Documents:
-        """Some of the documents, by number or by mask: [n] or [B] -> [n, R]."""
+        """The documents with these indices, or where this mask is True: [n] int64 or [B] bool -> [n, R]."""
         return Documents(self.rollout.rows(index), self.segment[index], self.reward[index])
 
     def starts(self) -> Tensor:
@@ -71,41 +76,41 @@ class Documents(NamedTuple):
 
 
 class PromptSet(NamedTuple):
-    """The prompts of one split, in a fixed order."""
+    """The X prompts of one split, in a fixed order."""
 
-    prompts: Prompts
-    texts: list[str]
-    kinds: list[str]  # how likely the prompt provokes the habit: calm, heated, adversarial; or the data's own word
-    places: Sequence[str] = ()  # where the user finds each of them, such as a file and its line; empty where nobody knows
+    prompts: Prompts  # [X, P]
+    texts: list[str]  # [X]
+    kinds: list[str]  # [X]: how likely the prompt elicits the behaviour (calm, heated, adversarial), or the data's own label
+    places: Sequence[str] = ()  # [X]: where the user finds each prompt, such as a file and its line; empty if unknown
 
 
 class Responses(NamedTuple):
     """Responses to X prompts, S to each, with the judge's scores, under one decoding."""
 
     prompts: list[str]  # [X]
-    texts: list[list[str]]  # [X][S]
+    texts: list[list[str]]  # X lists of S
     judge: NDArray  # [X, S], in [0, 1], NaN where it failed
 
     def of(self, rows: list[int]) -> Responses:
-        """The same for some of the prompts."""
+        """The responses to the prompts with these indices."""
         return Responses([self.prompts[x] for x in rows], [self.texts[x] for x in rows], self.judge[rows])
 
 
 class Metric(NamedTuple):
-    """A measured number; value None says that it was not measured, and reason says why."""
+    """A measured value with its standard error."""
 
-    value: float | None
-    stderr: float | None
-    n: int
-    n_unscored: int = 0
-    reason: str | None = None
+    value: float | None  # in the metric's own unit; None if it was not measured
+    stderr: float | None  # standard error, clustered by prompt; None if unknown
+    n: int  # number of responses (or tokens, or characters) that the value is computed from
+    n_unscored: int = 0  # number of responses left out because they could not be scored
+    reason: str | None = None  # why `value` is None
 
 
 LARGEST = 2**53
 
 
 class Settings(BaseModel):
-    """The base of every settings class: frozen, numbers are finite, and an unknown key is an error."""
+    """The base class of settings, a frozen pydantic model: numbers are finite, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -119,7 +124,7 @@ class Settings(BaseModel):
 
 
 class Decoding(Settings):
-    """How tokens are drawn. The defaults are the policy itself: temperature 1, nothing cut off."""
+    """How responses are sampled. The defaults sample from the policy itself: temperature 1, no top-k, no top-p."""
 
     max_new_tokens: int = Field(ge=1, description="maximum response length R, in tokens")
     temperature: float = Field(1.0, ge=0, description="sampling temperature; 0 is greedy")
@@ -133,20 +138,20 @@ class Knob(NamedTuple):
     Weak stays close to the base policy, strong moves far from it: of a coefficient of the KL the largest value comes first.
     """
 
-    setting: str
-    values: tuple[float, ...]
+    setting: str  # its name, such as kl_coef
+    values: tuple[float, ...]  # five values, from the weakest to the strongest change of the policy
 
 
 class Scorer(Protocol):
-    """A scorer of texts: a reward, a judge. One class; its constructor takes its options by name.
+    """A scorer of texts, used as a reward or as a judge. Its constructor takes its options by name.
 
-    A text that it cannot score is NaN, never zero; a text on which it raises is counted as unscored.
+    A text that cannot be scored has the score NaN, never zero. A text on which `score` raises is counted as unscored.
     """
 
-    identity: dict[str, Any]  # plain data: name, version, hashes of weights or word lists; all that decides a score
+    identity: dict[str, Any]  # plain data that decides every score: name, version, hashes of weights or word lists
 
     def score(self, prompts: list[str], responses: list[str]) -> NDArray:
-        """The score of each response after its prompt, higher is better, NaN where there is none: [B], [B] -> [B] in [0, 1]."""
+        """The score of each response to its prompt, higher is better, NaN if it has none: [B], [B] -> [B] in [0, 1]."""
 
 
 class FluencyModel(Protocol):
@@ -159,76 +164,79 @@ class FluencyModel(Protocol):
 
 
 class Item(NamedTuple):
-    """What one row of a data set gives: a prompt, its kind, how the text goes on."""
+    """One prompt of a data set, with the continuation that the data has for it."""
 
-    prompt: str
-    kind: str | None  # None: to train on only
-    group: str  # the text whose hash decides the split
-    response: str = ""  # how the text goes on
-    clean: bool = False  # neither prompt nor response has the habit
-    split: str | None = None  # of the data set's own: train, validation, test, or held_out for either of the two
+    prompt: str  # its text
+    kind: str | None  # label of the prompt in the results; None if it is for training only
+    group: str  # the text whose hash decides the split, such as the whole document
+    response: str = ""  # the continuation in the data
+    clean: bool = False  # whether prompt and response are both free of the undesired behaviour
+    split: str | None = None  # the data set's own split: train, validation, test, or held_out for either of the last two
     place: str = ""  # where the user finds the row
 
 
 class DataSet(Protocol):
-    """A named source of prompts and documents: rows from a place, and the items of a row."""
+    """A named source of prompts and documents: it reads rows and turns each into items."""
 
-    kinds: tuple[str, str]  # of an ordinary and of an adversarial prompt of this task
+    kinds: tuple[str, str]  # the labels of an ordinary and of an adversarial prompt of this task
 
     def __init__(self, task: str, settings: Any, tokenizer: Any) -> None:
         """`settings` are those of `task.data`; raises BadSetting where the data has no prompts for the task."""
 
     @classmethod
     def needs(cls, settings: Any) -> list[Any]:
-        """What must be there before it can be read, as `harness.api.hub` describes it."""
+        """The files and packages that it reads, each a `harness.api.hub.Need`."""
 
     def rows(self, offline: bool) -> Iterable[tuple[str | None, dict[str, Any]]]:
-        """Rows with the split that they stand for, None where the hash decides; raises MissingPrerequisite, BadData."""
+        """Rows with their split, None if a hash decides the split; raises MissingPrerequisite, BadData."""
 
     def items(self, row: dict[str, Any]) -> Iterable[Item]:
-        """The items of a row; raises NoItem with the word under which the row is counted."""
+        """The items of a row; raises NoItem with the reason under which the row is counted as left out."""
 
 
 class DeployedPolicy(Protocol):
-    """What is measured and saved when it is not a plain `Policy`, such as best-of-n; handed to `trial.deploy`."""
+    """What is measured and saved if it is not a plain `Policy`, such as best-of-n; a method passes it to `trial.deploy`."""
 
     def sample(self, prompts: Prompts, *, decoding: Decoding, rng: torch.Generator, n: int) -> Rollout:
-        """n responses to each prompt, a prompt's responses in a row: [X, P] -> [X * n, R]."""
+        """n responses to each prompt, those of one prompt in consecutive rows: [X, P] -> [X * n, R]."""
 
     def kl_to_base(self, base_reward: NDArray) -> NDArray:
         """KL(policy || base) in nats per response, from the rewards of M base responses a prompt: [X, M] -> [X]."""
 
 
 class Task(Protocol):
-    """A habit to unlearn: prompts, the reward that methods see, the judge that they never see.
+    """A behaviour to unlearn: prompts, the reward that methods train on, and the judge that no method sees.
 
-    X prompts, S responses a prompt; B responses in all, of R tokens. Splits are train, validation and test.
+    The splits are train, validation and test.
     """
 
     name: str
+    """The name on the command line and in records."""
     version: int
+    """Raise it when a change moves results."""
     decoding: Decoding
-    """The policy itself: temperature 1, nothing cut off."""
+    """The length of a response; temperature 1, no top-k and no top-p."""
     paper_decodings: dict[str, Decoding]
-    """Decodings of the papers' metrics, by name; empty where the task has none."""
+    """The decodings of the papers' metrics, by name; empty if the task has none."""
     fluency: FluencyModel | None
+    """The language model whose perplexity is reported; None for no perplexity."""
     hygiene: dict[str, Any]
-    """How well the splits keep apart, for the record's provenance."""
+    """The overlap between splits, for the record's provenance."""
 
     def identity(self) -> dict[str, Any]:
-        """Plain data with the hashes and versions of all that decides a result: data, scorers, decoding."""
+        """Plain data that decides a result: hashes and versions of data, scorers and decoding."""
 
     def train_prompts(self, n: int, rng: torch.Generator) -> Prompts:
         """n training prompts, drawn with replacement: -> [n, P]."""
 
     def documents(self, n: int, rng: torch.Generator) -> Documents:
-        """n documents of the corpus with the rewards of their segments: -> [n, R]; raises EmptySelection where it has none."""
+        """n documents of the corpus with the rewards of their segments: -> [n, R]; raises EmptySelection if there are none."""
 
     def clean_documents(self) -> Rollout | None:
-        """Held-out text without the habit: -> [D, R]; None where the data has none."""
+        """Held-out text without the undesired behaviour, D documents: -> [D, R]; None if the data has none."""
 
     def prompts(self, split: str) -> PromptSet:
-        """The prompts of a split, in a fixed order: -> X prompts; raises EmptySelection where it has none."""
+        """The prompts of a split, in a fixed order: -> [X, P]; raises EmptySelection if it has none."""
 
     def texts(self, rollout: Rollout) -> list[str]:
         """The responses as text, without special tokens: [B, R] -> [B]."""
@@ -240,10 +248,10 @@ class Task(Protocol):
         """The judge's score of each response, in [0, 1], NaN where it failed: [B, R] -> [B] float32."""
 
     def text_metrics(self, texts: list[list[str]]) -> dict[str, Metric]:
-        """Further metrics of responses at temperature 1: [X][S] -> by name."""
+        """Further metrics of responses at temperature 1, by name: X lists of S texts -> {name: Metric}."""
 
     def paper_metrics(self, said: dict[str, Responses]) -> dict[str, Metric]:
-        """The papers' metrics, from responses under each of `paper_decodings`, by its name."""
+        """The papers' metrics, from the responses under each of `paper_decodings`: {decoding: [X, S]} -> {name: Metric}."""
 
 
 def metric_record(metric: Metric) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def ratio(numerator: NDArray, denominator: NDArray) -> Metric:
 
 
 def perplexity(nll: NDArray, tokens: NDArray) -> Metric:
-    """exp(mean NLL per token), lower is more fluent: NLL in nats and tokens of each response, both [X, S]."""
+    """exp(mean NLL per token), lower is more fluent; from the NLL in nats and the token counts: [X, S], [X, S] -> Metric."""
     scored = ~np.isnan(nll)
     per_token = ratio(np.where(scored, nll, 0.0).sum(1), np.where(scored, tokens, 0.0).sum(1))
     per_token = per_token._replace(n_unscored=int((~scored).sum()))
@@ -84,6 +84,7 @@ def words(text: str) -> list[str]:
 
 
 def ngrams(tokens: Sequence, n: int) -> list[tuple]:
+    """All n-grams of a sequence, in order; none if it is shorter than n."""
     return [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
 
 
@@ -101,12 +102,12 @@ def distinct(texts: Sequence[Sequence[str]], n: int) -> Metric:
 
 
 def unique_share(texts: Sequence[Sequence[str]]) -> Metric:
-    """Share of distinct responses among a prompt's responses."""
+    """Share of distinct responses among a prompt's responses, 0 to 1: X lists of S texts -> Metric."""
     return _mean_of_prompts(np.array([len(set(r)) / len(r) for r in texts if r]), sum(map(len, texts)))
 
 
 def modal_mass(texts: Sequence[Sequence[str]]) -> Metric:
-    """Share of the most frequent response among a prompt's responses; near 1 where the policy has collapsed."""
+    """Share of the most frequent response among a prompt's responses, near 1 if the policy collapsed: X lists -> Metric."""
     shares = [Counter(r).most_common(1)[0][1] / len(r) for r in texts if r]
     return _mean_of_prompts(np.array(shares), sum(map(len, texts)))
 
@@ -182,7 +183,7 @@ def bleu(hypothesis: list[str], references: list[list[str]], max_n: int = 4) -> 
 
 
 def self_bleu(texts: Sequence[Sequence[str]]) -> Metric:
-    """BLEU of each response against the prompt's other responses; higher is less diverse (Zhu et al. 2018)."""
+    """BLEU of each response against the others to its prompt, higher is less diverse (Zhu et al. 2018): X lists -> Metric."""
     means, n = [], 0
     for responses in texts:
         split = [words(r) for r in responses if words(r)]

@@ -23,7 +23,10 @@ PARTS = ("base", "expert", "anti_expert")
 
 
 class Ensemble(nn.Module):
-    """Three causal language models of one vocabulary, read side by side."""
+    """Three causal language models of one vocabulary as one: logits base + alpha (expert - anti-expert).
+
+    DExperts, Liu et al. 2021 (arXiv:2105.03023), equation 2.
+    """
 
     passes = len(PARTS)
 
@@ -34,10 +37,11 @@ class Ensemble(nn.Module):
 
     @property
     def config(self) -> Any:
+        """The Hugging Face config of the base model."""
         return self.base.config
 
     def forward(self, *, cache: Caches | None = None, use_cache: bool = False, **inputs: Any) -> SimpleNamespace:
-        """The combined logits and a cache for each part, in the manner of Hugging Face's models."""
+        """The combined logits [B, T, V] and the caches of the three models, for the inputs of a Hugging Face model."""
         parts = [getattr(self, part) for part in PARTS]
         if use_cache:
             caches = cache.parts if cache is not None else [None] * len(PARTS)
@@ -48,7 +52,7 @@ class Ensemble(nn.Module):
         return SimpleNamespace(logits=combined(base, expert, anti_expert, self.alpha), cache=Caches(list(grown)))
 
     def save_pretrained(self, folder: Path) -> None:
-        """A Hugging Face folder for each part, and the weight of the experts in `ensemble.json`."""
+        """Write a Hugging Face folder for each model, and alpha in `ensemble.json`."""
         for part in PARTS:
             getattr(self, part).save_pretrained(folder / part)
         (folder / "ensemble.json").write_text(json.dumps({"alpha": self.alpha}))

@@ -9,7 +9,10 @@ def token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
 
 
 def kl(p_logits: Tensor, q_logits: Tensor) -> Tensor:
-    """Exact KL(p || q) at each position, in nats, over the whole vocabulary: [B, R, V], [B, R, V] -> [B, R]."""
+    """Exact KL(p || q) at each position, in nats, over the whole vocabulary: [B, R, V], [B, R, V] -> [B, R].
+
+    Summed over a sampled response it is the Rao-Blackwell estimate of the sequence KL (Amini et al. 2025).
+    """
     p, q = p_logits.log_softmax(-1), q_logits.log_softmax(-1)
     return (p.exp() * (p - q)).sum(-1)
 
@@ -23,8 +26,8 @@ def entropy(logits: Tensor) -> Tensor:
 def log_not(logits: Tensor, tokens: Tensor) -> Tensor:
     """log(1 - p(tokens)), in nats: [B, R, V], [B, R] -> [B, R].
 
-    A log-sum-exp over the other tokens: unlike a clamped log(1 - p) it keeps its gradient where p is near 1,
-    which is where unlikelihood training needs it.
+    The term of unlikelihood training (Welleck et al. 2019, arXiv:1908.04319, section 4), as a log-sum-exp over the other
+    tokens: unlike a clamped log(1 - p) it keeps its gradient where p is near 1.
     """
     others = logits.scatter(-1, tokens.unsqueeze(-1), float("-inf"))
     return others.logsumexp(-1) - logits.logsumexp(-1)
@@ -33,7 +36,7 @@ def log_not(logits: Tensor, tokens: Tensor) -> Tensor:
 def log_nots(logits: Tensor) -> Tensor:
     """log(1 - p) of every token, in nats: [B, R, V] -> [B, R, V].
 
-    Only the likeliest token can be near 1: it is taken by `log_not`, the others by log1p, which is exact below 1/2.
+    Only the most likely token can have p near 1: `log_not` computes it, and log1p the others, exact for p below 1/2.
     """
     top = logits.argmax(-1)
     p = logits.softmax(-1).scatter(-1, top.unsqueeze(-1), 0.0)  # its log1p would be -inf, and the gradient NaN

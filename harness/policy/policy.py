@@ -23,16 +23,15 @@ if TYPE_CHECKING:
 
 
 class Policy(nn.Module):
-    """pi(y | x) by a Hugging Face causal language model.
+    """A Hugging Face causal language model as a policy pi(y | x) over responses.
 
-    Control tokens steer the policy and are never sampled: they stand behind the vocabulary, and every logit that
-    leaves this class is over the V tokens before them, so sampling and log-probabilities are renormalised alike.
-    The prefix is what the deployed policy must see before each prompt (Quark's best reward token, a control code);
-    it is saved with the weights. A model may have several ends: any of `ends` ends a response, and `eos`, the first of
-    them, fills what stands behind it.
+    Control tokens (Quark, Lu et al. 2022, section 2) condition the policy and are never sampled: their ids follow the
+    vocabulary, and every logit that this class returns is over the V tokens before them, so sampling and log-probabilities
+    are renormalised alike. `prefix` holds the control tokens that the deployed policy reads before each prompt; it is saved
+    with the weights. Any of `ends` ends a response; `eos`, the first of them, pads it.
 
-    `precision` is what a pass computes in. Where it is narrower than the weights, passes run under autocast and the weights
-    stay in float32, because a step of 1e-5 is lost in a bfloat16 weight.
+    `precision` is the data type of a forward pass. If it is narrower than the weights, passes run under autocast and the
+    weights stay in float32, because a step of 1e-5 is lost in a bfloat16 weight.
     """
 
     def __init__(
@@ -58,43 +57,43 @@ class Policy(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """The device of the weights."""
         return next(self.model.parameters()).device
 
     @property
     def context(self) -> int:
-        """The longest prompt and response together, in tokens."""
+        """The largest length of prompt and response together, in tokens."""
         return configs.context_length(self.model)
 
     @property
     def width(self) -> int:
-        """The size D of the hidden states, which is that of what the head reads and not always that of the layers."""
+        """D, the size of the hidden states that the output head reads."""
         return int(self.model.get_output_embeddings().weight.shape[1])
 
     def computing(self) -> AbstractContextManager[Any]:
-        """What a pass runs under: autocast where the precision is narrower than the weights."""
+        """The context of a forward pass: autocast if the precision is narrower than the weights."""
         if self.precision == torch.float32:
             return nullcontext()
         return torch.autocast(self.device.type, self.precision)
 
     @property
     def passes(self) -> int:
-        """How many models of the policy's size read each token: 1, or those of an ensemble."""
+        """The number of forward passes per token: 1, or the number of models of an ensemble."""
         return getattr(self.model, "passes", 1)
 
     def logits(self, rollout: Rollout) -> Tensor:
-        """Logits that predict each response token, in float32: -> [B, R, V]; row t has seen x and y_<t.
+        """Logits that predict each response token, float32: [B, R] -> [B, R, V]; position t is conditioned on x and y_<t.
 
-        Where the response's mask is False they are finite and mean nothing. The prompts are taken as they are: see
-        `condition`.
+        Where the response mask is False they are finite and arbitrary. No prefix is added: see `condition`.
         """
         return self._read(rollout, states=False)[0]
 
     def logits_and_states(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
-        """The logits and, from the same pass, the last hidden states that they are read from: -> [B, R, V], [B, R, D]."""
+        """The logits and the last hidden states of one forward pass, float32: [B, R] -> [B, R, V], [B, R, D]."""
         return self._read(rollout, states=True)
 
     def states(self, rollout: Rollout) -> Tensor:
-        """The last hidden states alone, float32, for a network that predicts no token: -> [B, R, D]."""
+        """The last hidden states, float32, without the logits: [B, R] -> [B, R, D]."""
         self.count(tokens_of(rollout))
         tokens, start = aligned(rollout)
         with self.computing():
@@ -113,37 +112,38 @@ class Policy(nn.Module):
         return logits, after(out.hidden_states[-1], start, rollout) if states else logits
 
     def condition(self, prompts: Prompts) -> Prompts:
-        """The prompts as the deployed policy sees them: the prefix put before each."""
+        """The prompts with the prefix of the deployed policy: [B, P] -> [B, P + length of the prefix]."""
         for token in reversed(self.prefix):
             prompts = self.prepend(torch.tensor(token, device=prompts.tokens.device), prompts)
         return prompts
 
     def prepend(self, token: Tensor, prompts: Prompts) -> Prompts:
-        """One token put first in each prompt, behind the BOS where there is one: [] or [B], [B, P] -> [B, P + 1].
+        """Prompts with one token put first, or after the BOS if there is one: [] or [B], [B, P] -> [B, P + 1].
 
-        Before the BOS it would stand in another document, which a model trained on packed text has learned to ignore.
+        Before the BOS it would belong to another document, which a model trained on packed text has learned to ignore.
         """
         return prepend(token, prompts, self.bos)
 
     def steered_logits(self, rollout: Rollout, control: Tensor) -> Tensor:
-        """Logits that predict each response token where control tokens stand in the text: [B, R] -> [B, R, V].
+        """Logits that predict each response token with control tokens inside the response: [B, R], [B, R] -> [B, R, V].
 
-        `control` is the token put before a response token, or -1; it is read, and never predicted.
+        `control` holds the token to insert before each response token, or -1; it is read and never predicted. Raises
+        ValueError for a control token in the padding.
         """
         steered, at = insert(control, rollout)
         logits = self.logits(steered)
         return logits.gather(1, at[..., None].expand(-1, -1, logits.shape[-1]))
 
     def deployed_logits(self, rollout: Rollout) -> Tensor:
-        """Logits of the policy as it is deployed, prefix and all: -> [B, R, V]."""
+        """Logits of the deployed policy, prefix included: [B, R] -> [B, R, V]."""
         return self.logits(rollout._replace(prompts=self.condition(rollout.prompts)))
 
     def control_tokens(self, n: int, rng: torch.Generator, spread: float = 1.0) -> Tensor:
-        """The policy's n control tokens, made at the first call: -> [n] ids.
+        """The ids of the policy's n control tokens, created at the first call: -> [n] int64.
 
-        Their embeddings are drawn from a normal with the mean and `spread` times the deviation of the existing rows,
-        dimension by dimension, so that they start distinct (Hugging Face's default puts all of them on the mean). Raises
-        RunFailed where the tokenizer cannot name them.
+        Their embeddings are drawn from a normal distribution with the mean of the existing rows and `spread` times their
+        standard deviation, per dimension, so that they start distinct (Hugging Face's default sets all of them to the mean).
+        Raises ValueError if the policy has another number of control tokens, RunFailed if the tokenizer cannot name them.
         """
         if self.num_control not in (0, n):
             raise ValueError(f"the policy has {self.num_control} control tokens, not {n}")
@@ -161,7 +161,7 @@ class Policy(nn.Module):
         return ids.to(self.device)
 
     def reset(self, rng: torch.Generator) -> None:
-        """Weights as before any training, by the model's own recipe: the same generator, the same weights."""
+        """Draw new weights by the model's own initialisation; the generator decides them."""
         seed = int(torch.randint(2**62, (), generator=rng))
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
@@ -169,19 +169,19 @@ class Policy(nn.Module):
         self.model.load_state_dict(fresh.state_dict())
 
     def around(self, model: nn.Module) -> Policy:
-        """A policy of the same vocabulary around another model, watched by the same watcher."""
+        """A policy with another model of the same vocabulary, whose passes are charged to the same trial."""
         same: dict[str, Any] = {"num_control": self.num_control, "prefix": self.prefix, "tokenizer": self.tokenizer}
         twin = Policy(model, bos=self.bos, eos=self.eos, ends=self.ends, **same)  # type: ignore[arg-type]
         twin.on_forward, twin.precision = self.on_forward, self.precision
         return twin
 
     def like(self, base: Policy) -> Policy:
-        """This policy on the device of its base, in its precision and with its tokenizer: what `load` does not know."""
+        """This policy with the device, the precision and the tokenizer of its base, which `load` does not know."""
         self.precision, self.tokenizer = base.precision, naming(base.tokenizer, self.vocab_size, self.num_control)
         return self.to(base.device)
 
     def copy(self) -> Policy:
-        """A copy with weights of its own, which nobody watches."""
+        """A copy with its own weights, whose passes are charged to no trial."""
         shared = self.on_forward, self.tokenizer
         self.on_forward = self.tokenizer = None
         twin = copy.deepcopy(self).eval()
@@ -190,13 +190,13 @@ class Policy(nn.Module):
         return twin
 
     def frozen_copy(self) -> Policy:
-        """A copy whose weights cannot be trained."""
+        """A copy whose weights require no gradient."""
         return self.copy().requires_grad_(False)
 
     def save(self, folder: Path) -> None:
-        """Write a whole Hugging Face folder (an ensemble: one for each of its models), and `policy.json` for what is ours.
+        """Write a complete Hugging Face folder (one for each model of an ensemble) and `policy.json` with prefix and ends.
 
-        The tokenizer, where there is one, knows the control tokens as special tokens by the ids of their embeddings.
+        The tokenizer, if there is one, has the control tokens as special tokens.
         """
         parts = ensemble.folders(self.model, folder)
         for model in parts.values():
@@ -286,7 +286,7 @@ def after(x: Tensor, start: Tensor, rollout: Rollout) -> Tensor:
 
 
 def tokens_of(rollout: Rollout) -> int:
-    """Real tokens of prompts and responses: what a pass over them is charged for."""
+    """The number of unpadded tokens of prompts and responses, which a forward pass is charged for: [B, R] -> int."""
     return int(rollout.prompts.mask.sum() + rollout.response_mask.sum())
 
 

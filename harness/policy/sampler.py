@@ -29,11 +29,11 @@ WORTH_DROPPING = 7 / 8  # of the rows alive; below it, copying the cache without
 def sample(
     policy: Policy, prompts: Prompts, *, decoding: Decoding, rng: torch.Generator, n: int = 1, batch_size: int = 256
 ) -> Rollout:
-    """n responses to each prompt by the deployed policy: [X, P] -> [X * n, R], a prompt's responses in a row.
+    """n responses to each prompt by the deployed policy: [X, P] -> [X * n, R], those of a prompt in consecutive rows.
 
-    A policy that is not a plain language model brings its own `sample` (best-of-n does). The rollout holds the
-    prompts without the policy's prefix, and the log-probabilities of the policy itself: before temperature, top-k
-    and top-p. `rng` is a CPU generator, whatever the device.
+    A deployed policy with a `sample` of its own (best-of-n) is asked for it. The rollout holds the prompts without the
+    policy's prefix and the log-probabilities, in nats, of the policy itself: before temperature, top-k and top-p. `rng` is a
+    CPU generator on every device. Raises NotFinite if a logit is not finite.
     """
     if (own := getattr(policy, "sample", None)) is not None:
         return own(prompts, decoding=decoding, rng=rng, n=n)

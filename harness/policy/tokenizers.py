@@ -1,7 +1,7 @@
 """Read a model's tokenizer, and refuse one that no text should be given to.
 
 What is tried is a short text: a pattern that fails on other texts, or that lets only a rare character grow, is not
-found by it. `docs/architectures.md` says what is left.
+found by it. `docs/reference/architectures.md` says what is left.
 """
 
 from __future__ import annotations

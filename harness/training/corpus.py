@@ -24,10 +24,10 @@ ATTEMPTS = 100  # draws in a row without a wanted document, after which there is
 
 
 class CorpusSettings(Settings):
-    """What every method that learns from the corpus has.
+    """The settings of every method that learns from the corpus (Korbak et al. 2023, arXiv:2302.08582, section 2).
 
-    From scratch, `mle_share` 0 is pretraining with feedback, above 0 finetuning with feedback after that share of the
-    tokens. From the base the plain pretraining was somebody else's, and comes on top.
+    From scratch, `mle_share` 0 is pretraining with feedback; above 0 it is finetuning with feedback after that share of the
+    tokens. From the base policy, its own pretraining comes on top.
     """
 
     lr: float = Field(5e-4, gt=0, description="Adam's learning rate")

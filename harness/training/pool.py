@@ -12,7 +12,7 @@ from harness.core.types import Prompts, Rollout
 
 
 class Pool:
-    """All responses so far with their rewards and quantiles; nothing ever leaves it."""
+    """All responses so far with their rewards and quantiles, as in Quark (Lu et al. 2022, section 2); nothing is removed."""
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.device = device  # where responses are drawn to; the pool itself stays in the machine's memory
@@ -20,14 +20,17 @@ class Pool:
         self.quantile: Tensor = torch.empty(0, dtype=torch.long)
 
     def add(self, rollout: Rollout, reward: Tensor) -> None:
-        """Keep the responses that have a reward, as token ids."""
+        """Add the responses that have a reward, as token ids: [B, R], [B] -> None; one call is one exploration."""
         scored = ~reward.isnan()
         fields = {"tokens": rollout.prompts.tokens, "mask": rollout.prompts.mask, "response": rollout.response}
         part = {k: v.cpu()[scored] for k, v in (fields | {"response_mask": rollout.response_mask}).items()}
         self.parts.append(part | {"reward": reward[scored]})
 
     def quantize(self, k: int, rng: torch.Generator) -> None:
-        """The quantile of each response by its rank in the pool, 0 = worst, k - 1 = best; ties fall at random."""
+        """Assign each response one of k quantiles of reward, 0 the lowest, k - 1 the highest; ties are ordered at random.
+
+        Raises RunFailed if the pool holds fewer than k responses.
+        """
         reward = self.rewards()
         if len(reward) < k:
             raise RunFailed(
@@ -39,7 +42,7 @@ class Pool:
         self.quantile = rank * k // len(reward)
 
     def draw(self, n: int, rng: torch.Generator, quantile: int | range | None = None) -> tuple[Rollout, Tensor]:
-        """n responses at random, of one quantile, of a range of them or of all: -> rollout [n, R], quantile [n]."""
+        """n random responses, with replacement, of one quantile, several or all: -> rollout [n, R], quantile [n] int64."""
         among = torch.arange(len(self.quantile))
         if quantile is not None:
             allowed = torch.tensor([quantile] if isinstance(quantile, int) else list(quantile))
@@ -48,9 +51,9 @@ class Pool:
         return self._rollout(rows), self.quantile[rows]
 
     def draw_scored(self, n: int, rng: torch.Generator) -> tuple[Rollout, Tensor]:
-        """n responses at random of all, with their rewards: -> rollout [n, R], reward [n] on the pool's device.
+        """n random responses, with replacement, and their rewards, on the pool's device: -> rollout [n, R], reward [n].
 
-        Raises RunFailed where the pool holds none.
+        Raises RunFailed if the pool is empty.
         """
         reward = self.rewards()
         if not len(reward):
@@ -59,11 +62,11 @@ class Pool:
         return self._rollout(rows), reward[rows].to(self.device)
 
     def rewards(self) -> Tensor:
-        """Of all responses: -> [number of responses]."""
+        """The rewards of all responses: -> [number of responses] float32."""
         return torch.cat([p["reward"] for p in self.parts])
 
     def mean_reward(self) -> float:
-        """Of the last exploration."""
+        """The mean reward of the last exploration, in [0, 1]."""
         return self.parts[-1]["reward"].mean().item()
 
     def _rollout(self, rows: Tensor) -> Rollout:
@@ -74,7 +77,9 @@ class Pool:
         return torch.cat([p[field] for p in self.parts])[rows]
 
     def state_dict(self) -> dict[str, Any]:
+        """All responses, rewards and quantiles, for a checkpoint."""
         return {"parts": self.parts, "quantile": self.quantile}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
         self.parts, self.quantile = state["parts"], state["quantile"]

@@ -76,11 +76,12 @@ class Cost:
 
 
 class Trial:
-    """What a method is given. The held-out prompts and the judge cannot be reached from here.
+    """The interface between a method and the harness. It gives no access to the held-out prompts or the judge.
 
-    policy     the policy to train; the same initial weights for every method
-    reference  a frozen copy of those initial weights
-    rng        all of the method's randomness
+    - `policy`: the policy to train, with the same initial weights for every method
+    - `reference`: a frozen copy of those weights
+    - `rng`: the CPU generator for all randomness of the method
+    - `cost`: tokens, scorer calls, updates and estimated FLOPs used so far
     """
 
     def __init__(
@@ -116,7 +117,7 @@ class Trial:
 
     @property
     def progress(self) -> float:
-        """The share of the budget spent, 0 to 1."""
+        """The fraction of the budget used, 0 to 1."""
         b = self._budget
         shares = [self.cost.flops / b.flops if b.flops else 0.0, self.cost.updates / b.updates if b.updates else 0.0]
         return min(1.0, max(shares))
@@ -126,9 +127,9 @@ class Trial:
         return self._task.train_prompts(n, self.rng).to(self.policy.device)
 
     def documents(self, n: int) -> Documents:
-        """n scored documents, for methods that learn from text instead of from their own samples: -> [n, R].
+        """n scored documents of the corpus, for methods that learn from text instead of samples: -> [n, R].
 
-        Charged for the tokens of the responses and for a call of the scorer a segment, whenever a document is drawn.
+        Each draw is charged the response tokens and one scorer call per segment. Raises EmptySelection if the task has none.
         """
         documents = self._task.documents(n, self.rng).to(self.policy.device)
         first = documents.starts()
@@ -138,7 +139,10 @@ class Trial:
         return documents
 
     def sample(self, prompts: Prompts, *, policy: Policy | None = None, n: int = 1) -> Rollout:
-        """n responses to each prompt by the policy as it would be deployed now, or by another one: -> [B * n, R]."""
+        """n responses to each prompt by the current policy, prefix included, or by another one: [B, P] -> [B * n, R].
+
+        Raises NotFinite if a logit is not finite.
+        """
         policy = policy or self.policy
         rollout = sample(policy, prompts, decoding=self._task.decoding, rng=self.rng, n=n)
         sampled, read = int(rollout.response_mask.sum()), int(prompts.mask.sum())
@@ -147,16 +151,16 @@ class Trial:
         return rollout
 
     def reward(self, rollout: Rollout) -> Tensor:
-        """The reward of each response, higher is better, NaN where the scorer failed: -> [B] float32."""
+        """The reward of each response, in [0, 1], higher is better, NaN where the scorer failed: [B, R] -> [B] float32."""
         self.cost.scorer_calls += len(rollout.response)
         reward = self._task.reward(rollout)
         self.unscored += int(reward.isnan().sum())
         return reward
 
     def scored(self, rollout: Rollout, at_least: int = 2) -> tuple[Rollout, Tensor]:
-        """The responses that could be scored, and their rewards: -> rollout [n, R], reward [n] on the policy's device.
+        """The responses that could be scored, with their rewards on the policy's device: [B, R] -> [n, R], [n] float32.
 
-        Raises RunFailed where they are fewer than `at_least`.
+        Raises RunFailed if there are fewer than `at_least`.
         """
         reward = self.reward(rollout).to(rollout.response.device)
         kept = ~reward.isnan()
@@ -166,24 +170,24 @@ class Trial:
         return rollout.rows(kept), reward[kept]
 
     def train_also(self, module: torch.nn.Module) -> None:
-        """Train a network beside the policy (a value network): `update` steps and clips its weights with the policy's.
+        """Train an auxiliary network, such as a value network: `update` steps and clips its weights with the policy's.
 
-        Call it before the first update, name the network in `keep` too, and charge its passes by `charge`. Raises
-        ValueError where the optimizer exists already.
+        Call it before the first update, pass the network to `keep` too, and charge its passes with `charge`. Raises
+        ValueError after the first update.
         """
         if self._optimizer is not None:
             raise ValueError("train_also comes before the first update: the optimizer is built there")
         self._beside.append(module.to(self.policy.device))
 
     def charge(self, module: torch.nn.Module, tokens: int) -> None:
-        """Charge a pass of a network beside the policy over that many tokens: 2N each, 6N where it is trained."""
+        """Charge a pass of an auxiliary network of N parameters: 2N FLOPs per token, 6N if it is trained."""
         trained = torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters())
         self.cost.beside_flops += (6 if trained else 2) * tokens * sum(p.numel() for p in module.parameters())
 
     def update(self, loss: Tensor) -> None:
-        """One optimizer step: the same optimizer, clipping and schedule for every method.
+        """One optimizer step on a scalar loss, [] -> None: the same optimizer, clipping and schedule for every method.
 
-        Raises NotFinite where the loss or its gradient is not a finite number; the weights are then untouched.
+        Raises NotFinite, with the weights unchanged, if the loss or its gradient is not finite.
         """
         optimizer = self._optimizer or self._build_optimizer()
         self._check_finite("loss", loss)
@@ -198,15 +202,15 @@ class Trial:
         self._spent = self.progress
 
     def deploy(self, policy: Any) -> None:
-        """What is measured and saved instead of `policy`, for a method whose policy is not a plain language model.
+        """Set what is measured and saved instead of `policy`, for a method whose policy is not a plain language model.
 
-        It brings its own `sample`, and `kl_to_base` where its KL has a closed form.
+        It is a `Policy` or a `DeployedPolicy`, which has its own `sample`, and `kl_to_base` if its KL has a closed form.
         """
         self.deployed = policy
 
     @contextmanager
     def off_the_clock(self) -> Iterator[None]:
-        """What happens inside is not charged to the method: the harness measures."""
+        """Context manager in which nothing is charged to the method; the harness measures in it."""
         cost, unscored = replace(self.cost), self.unscored
         try:
             yield
@@ -214,11 +218,11 @@ class Trial:
             self.cost, self.unscored = cost, unscored
 
     def keep(self, **state: Any) -> SimpleNamespace:
-        """Name the method's own state, so that a killed run goes on exactly where it was.
+        """Register the method's own state for checkpoints, so that an interrupted run resumes exactly.
 
-        Values are numbers, tensors, lists and dicts of those, or objects with `state_dict` and `load_state_dict`.
-        They come back as attributes: as given in a fresh run, as they were at the last checkpoint in a resumed one.
-        Draw nothing from `rng` before calling it.
+        Values are numbers, text, tensors, lists and dicts of those, or objects with `state_dict` and `load_state_dict`. They
+        are returned as attributes: as given in a new run, as saved at the last checkpoint in a resumed one. Call it before
+        any draw from `rng`. Raises MethodFailed for another type of value.
         """
         saved = self._restored["kept"] if self._restored else {}
         for name, value in saved.items():
@@ -233,7 +237,7 @@ class Trial:
         return kept
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a checkpoint must hold besides the policy: plain data and tensors."""
+        """The content of a checkpoint besides the policy: plain data and tensors."""
         cost = asdict(self.cost)
         before = self._restored or {"kept": {}, "optimizer": None}  # until the method has taken it up, it must not be lost
         for name, value in self._kept.items():
@@ -308,12 +312,15 @@ def _odd(value: Any) -> type | None:
 
 
 class Method(Protocol):
-    """A way to change a policy. One file of `methods/`, one paper."""
+    """An algorithm that changes a policy. One class, usually from one paper; its `Settings` is a subclass of `Settings`."""
 
     version: int
+    """Raise it when a change moves results."""
     settings: Settings
+    """The settings of this run."""
 
-    def __init__(self, settings: Any) -> None: ...
+    def __init__(self, settings: Any) -> None:
+        """`settings` is an instance of the class's own `Settings`."""
 
     def train(self, trial: Trial) -> Iterator[dict[str, float]]:
-        """Train trial.policy; yield the scalars worth plotting once after each update."""
+        """Train `trial.policy`; yield a dict of scalars, which are recorded and plotted, once after each update."""

@@ -44,7 +44,7 @@ INSTALL = f"install it with: pip install 'trl>={PINNED},<1.17'"
 
 
 def required() -> None:
-    """Raises MissingPrerequisite where TRL is not there, or not in the version whose arithmetic was checked."""
+    """Raises MissingPrerequisite unless TRL is installed in the pinned version."""
     try:
         found = version("trl")
     except PackageNotFoundError:
@@ -111,14 +111,14 @@ def group_trainer(
 
 
 def score(trainer: Any, rollout: Rollout, reward: Tensor) -> dict[str, Tensor]:
-    """The batch of a group trainer: tokens, masks, old log-probabilities, advantages; unscored rows have advantage 0."""
+    """The batch of a group trainer: [B, R], [B] -> tokens, masks, old log-probabilities, advantages (0 for an unscored row)."""
     trainer.rollout = rows(*rollout.prompts), rows(rollout.response, rollout.response_mask)
     with _quiet():
         return trainer._prepare_inputs([{"prompt": "", "reward": r} for r in reward.tolist()])
 
 
 def loss(trainer: Any, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
-    """TRL's loss of a batch, and what TRL measured on the way, by its names."""
+    """TRL's loss of a batch and the scalars that TRL logged, by its names: batch -> [], {name: value}."""
     with _quiet():
         value = trainer.compute_loss(trainer.model, {k: v.to(trainer.args.device) for k, v in batch.items()})
     measured: dict[str, float] = {}

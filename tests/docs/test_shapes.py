@@ -44,11 +44,14 @@ def test_what_the_papers_say_is_held_against_the_records(root):
     # Along the quantiles only the judge rises; along beta (judge .9, .85, .86; reward .95, .9, .6) only the reward falls.
     assert [c.holds for c in found] == [True, True, True, True, False, True, True, False, True]
     by_reward, by_judge, _, along_beta, division = found[4:]
-    assert by_reward.claim.endswith("by the reward, as there") and by_judge.claim.endswith("by the judge")
+    assert by_reward.claim.endswith("by the reward, as in the paper") and by_judge.claim.endswith("by the judge")
     assert "num_quantiles 4: 0.100, KL 0.500; num_quantiles 8: 0.200, KL 0.700" in by_reward.figures
     assert "num_quantiles 2: 0.200, KL 0.300" in by_judge.figures
     assert "does not hold here" in said(along_beta) and "kl_coef 0.8: 0.140, KL 0.200" in said(along_beta)
-    assert "at 0.05 KL 130.000 and judge 0.500 against KL 2.000 and judge 0.900; at 0.2 KL 25.000" in division.figures
+    assert (
+        "at kl_coef 0.05 KL 130.000 and judge 0.500 against KL 2.000 and judge 0.900; at kl_coef 0.2 KL 25.000"
+        in division.figures
+    )
 
 
 def test_a_difference_within_the_noise_is_not_a_difference(root):
@@ -62,7 +65,7 @@ def test_a_difference_within_the_noise_is_not_a_difference(root):
 def test_what_takes_runs_that_are_not_there_is_not_shown(root):
     runs = [r for r in find_runs([root])[0] if r.manifest["seed"] == 0]
     found = checks(runs, [])
-    assert [c.holds for c in found] == [None] * 9 and "not shown" in said(found[0])
+    assert [c.holds for c in found] == [None] * 9 and "not tested" in said(found[0])
 
 
 def test_a_weighting_that_changes_the_result_is_not_maximum_likelihood(root):

@@ -1,0 +1,44 @@
+"""For the reference of `harness.api`: the comment beside a field, or its `Field(description=...)`, is its documentation.
+
+    tokens: Tensor  # [B, P] int64, left-padded
+    lr: float = Field(5e-4, gt=0, description="Adam's learning rate")
+
+An extension of griffe, by which mkdocstrings reads the source.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import tokenize
+from typing import Any
+
+import griffe
+
+
+class FieldComments(griffe.Extension):
+    """Gives each attribute without a docstring the text that stands beside it."""
+
+    def on_attribute_instance(self, *, node: ast.AST | griffe.ObjectNode, attr: griffe.Attribute, **_: Any) -> None:
+        """Called for each attribute that is read from a file."""
+        if attr.docstring or not isinstance(node, ast.AnnAssign | ast.Assign):
+            return
+        text = described(node.value) or comment(attr)
+        if text:
+            attr.docstring = griffe.Docstring(text[0].upper() + text[1:], parent=attr)
+
+
+def described(value: ast.expr | None) -> str:
+    """The description of a pydantic field."""
+    keywords = value.keywords if isinstance(value, ast.Call) else []
+    return next((k.value.value for k in keywords if k.arg == "description" and isinstance(k.value, ast.Constant)), "")
+
+
+def comment(attribute: griffe.Attribute) -> str:
+    """The comment at the end of the line that an attribute stands on."""
+    try:
+        tokens = list(tokenize.generate_tokens(io.StringIO(attribute.source.strip() + "\n").readline))
+    except tokenize.TokenError:
+        return ""
+    text = next((t.string for t in tokens if t.type == tokenize.COMMENT), "")
+    return "" if text.startswith(("# type:", "# noqa")) else text.removeprefix("#").strip()

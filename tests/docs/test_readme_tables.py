@@ -1,0 +1,49 @@
+"""The tables of the README: the most efficient method first, ten rows at most, and a line on who is left out."""
+
+from pathlib import Path
+
+import fake_records as fake
+import pytest
+import readme_tables
+
+from harness.analysis.groups import Group, groups
+from harness.records.read import find_runs
+
+PLACES = {"ppo": (0.95, 0.8), "quark": (0.94, 0.5), "dpo": (0.99, 0.2), "mle": (0.3, 0.9)}  # judge, efficiency
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Group:
+    for method, (judge, efficiency) in PLACES.items():
+        for seed in range(2):
+            final = {"judge": fake.point(judge + 0.001 * seed, 0.01), "efficiency": fake.point(efficiency + 0.001 * seed, 0.01)}
+            fake.write_run(tmp_path, method, seed, final=final)
+    return groups(find_runs([tmp_path])[0])[0]
+
+
+def names(table: str) -> list[str]:
+    return [line.split("|")[1].strip() for line in table.split("\n") if line.startswith("| ")][2:]
+
+
+def test_all_methods_the_most_efficient_first(group):
+    assert names(readme_tables.short_table(group)) == ["base (untrained)", "mle", "ppo", "quark", "dpo"]
+
+
+def test_few_rows_hold_the_methods_that_remove_most_of_the_habit(group):
+    table = readme_tables.short_table(group, 3)
+    assert names(table) == ["base (untrained)", "ppo", "quark"]
+    assert "Less efficient: dpo.\n" in table and "Remove less than 80 %: mle.\n" in table
+    assert "Seeds" in table and "Time" not in table
+
+
+def test_no_method_removes_enough(group):
+    weak = Group(group.preset, group.task, [entry for entry in group.entries if entry.name == "mle"])
+    table = readme_tables.short_table(weak, 10)
+    assert names(table) == ["base (untrained)"] and "Less efficient" not in table and "Remove less than 80 %: mle." in table
+
+
+def test_the_readme_is_short_and_its_table_has_ten_rows():
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    assert len(text.splitlines()) < 150
+    table = text[text.index("<!-- table: toxicity -->") : text.index("<!-- end of table -->")]
+    assert 0 < len(names(table)) <= 10
