@@ -160,7 +160,7 @@ def untried(group: Group, trials: list[Run]) -> list[str]:
 
 def _results(group: Group, trials: list[Run]) -> str:
     said = "\n".join(f"- {sentence}" for sentence in [*beside(group), above(group), *untried(group, trials)])
-    return f"## {plain(group.task)}, preset {plain(group.preset)}\n\n{markdown(finals_table(group))}\n{said}\n"
+    return f"## {plain(group.task)}, preset {plain(group.preset)}\n\n{markdown(finals_table(group))}\n\n{said}\n"
 
 
 def _read(folders: list[Path]) -> list[Run]:

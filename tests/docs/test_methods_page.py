@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import fake_records as fake
@@ -79,6 +80,8 @@ def test_the_page_is_written_by_its_command_and_says_what_is_not_there(root, tmp
     done = subprocess.run([sys.executable, methods_page.__file__, str(out), *where], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     text = out.read_text()
+    lines = text.split("\n")
+    assert all(before == "" or before.startswith("- ") for before, line in pairwise(lines) if line.startswith("- "))
     assert "](one.png)\n" in text and (tmp_path / "one.png").is_file()
     assert "Methods without records: awr, base, best_of_n" in text
     assert "| quark | 0, 1, 2 |" in text and "Trials: ppo 1, quark 1." in text
