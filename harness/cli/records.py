@@ -102,7 +102,9 @@ def verify_command(
     return 0
 
 
-def _all(name: str, out: Path, rescore: bool, offline: bool, told: tuple[Sequence[str], str | None, str | None]) -> list[Check]:
+def _all(
+    name: str, out: Path, rescore: bool, offline: bool, told: tuple[Sequence[str], str | None, str | None] = ((), None, None)
+) -> list[Check]:
     try:
         run = locate(name, out)
     except CorruptRecord as error:  # of one among several, which are looked at all the same
