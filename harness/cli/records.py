@@ -115,7 +115,11 @@ def _in_study(name: str) -> dict[str, Run | None]:
 
 
 def _all(
-    named: str | Run, out: Path, rescore: bool, offline: bool, told: tuple[Sequence[str], str | None, str | None]
+    named: str | Run,
+    out: Path,
+    rescore: bool,
+    offline: bool,
+    told: tuple[Sequence[str], str | None, str | None] = ((), None, None),
 ) -> list[Check]:
     try:
         run = named if isinstance(named, Run) else locate(named, out)

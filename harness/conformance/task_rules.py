@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -30,6 +30,7 @@ PROMPTS, EACH, DRAWN = 8, 2, 64
 CLOSE = 1e-5
 IDENTITY = {"task", "data", "scorers", "fluency", "decoding"}
 Finding = tuple[bool | None, str]
+Rule = tuple[str, str, Callable[["Examined"], Finding]]
 
 
 class Examined:
@@ -74,12 +75,13 @@ def check_task(name: str) -> list[Check]:
     return examine(Examined(build(), build))
 
 
-def examine(subject: Examined) -> list[Check]:
-    """Every rule on a task that can be built; the first is what the others need."""
+def examine(subject: Examined, rules: Sequence[Rule] | None = None) -> list[Check]:
+    """Rules, or every one, on a task that can be built; the first is what the others need."""
+    rules = RULES if rules is None else rules
     with own_randomness(), no_network() as attempts:
-        checks = [_apply(*RULES[0], subject)]
+        checks = [_apply(*rules[0], subject)]
         if checks[0].held:
-            checks += [_apply(*rule, subject) for rule in RULES[1:]]
+            checks += [_apply(*rule, subject) for rule in rules[1:]]
     found = f"tried {attempts[0]}" if attempts else "none"
     return [*checks, Check("network", "no connection is tried", found, not attempts)]
 
@@ -250,7 +252,7 @@ def _is_metric(metric: Any) -> bool:
     return bool(metric.reason) if value is None else isinstance(value, (float, int, np.floating)) and not math.isinf(value)
 
 
-RULES: tuple[tuple[str, str, Callable[[Examined], Finding]], ...] = (
+RULES: tuple[Rule, ...] = (
     ("protocol", "the attributes of harness.api.Task, and a decoding that cuts nothing off", protocol),
     ("prompts", "each split has some, left-padded, the same every time", prompts),
     ("splits", "no prompt is in two splits", apart),
