@@ -14,7 +14,20 @@ from harness.core.errors import CorruptRecord, EmptySelection, UnknownName, Usag
 from harness.core.hashing import canonical, content_hash
 
 from .dedup import FOLDER, put_back
-from .schema import FINISHED, SCHEMA_VERSION, Model, Problem, PromptScores, Run, Source, _Manifest, _Prompts, _Row, _Summary
+from .schema import (
+    FINISHED,
+    SCHEMA_VERSION,
+    Model,
+    Problem,
+    PromptScores,
+    Run,
+    Source,
+    _Manifest,
+    _Prompts,
+    _Row,
+    _Scalars,
+    _Summary,
+)
 from .tables.layout import is_study, study_above
 
 if TYPE_CHECKING:
@@ -58,6 +71,13 @@ class Folder:
         """prompts.json as it is, or None where there is none; raises CorruptRecord."""
         return read_prompts(self.dir)
 
+    def scalars(self) -> list[dict[str, Any]]:
+        """The rows of scalars.jsonl, none in an older record; a last line that is being written is no row."""
+        if not os.path.lexists(self.dir / "scalars.jsonl"):
+            return []
+        lines = _text(self.dir, "scalars.jsonl", inside.TABLE_BYTES).split("\n")[:-1]
+        return [_parse(line, self.dir, f"scalars.jsonl line {i}") for i, line in enumerate(lines, 1)]
+
     def table(self, name: str, columns: Collection[str] | None = None) -> pyarrow.Table:
         """A Parquet file of the record; raises FileNotFoundError, CorruptRecord."""
         return inside.table(self.dir, name, columns)
@@ -93,6 +113,13 @@ def prompt_scores(of: Run | Path) -> PromptScores | None:
     if len({len(column) for column in columns}) > 1:
         raise CorruptRecord(f"{dir}: prompts.json has columns of different lengths: {sorted({len(c) for c in columns})}")
     return PromptScores(found.split, found.id, found.kind, values, found.n_scored)
+
+
+def scalars(run: Run) -> list[tuple[int, dict[str, float | None]]]:
+    """What the method yielded at each recorded update, by name; nothing in a record without it; raises CorruptRecord."""
+    source = source_of(run)
+    rows = [_check(_Scalars, row, source.dir, f"scalars.jsonl line {i}") for i, row in enumerate(source.scalars(), 1)]
+    return [(row.update, row.scalars) for row in rows]
 
 
 def find_runs(dirs: Iterable[Path]) -> tuple[list[Run], list[Problem]]:
@@ -154,7 +181,7 @@ def _opened(study: Path, problems: list[Problem]) -> Tables | None:
 
     try:
         tables = Tables(study)
-        for name in ("evaluations", "prompts", "samples"):
+        for name in ("evaluations", "prompts", "samples", "scalars"):
             tables.check(name)
     except CorruptRecord as error:
         problems.append(Problem(study, str(error).removeprefix(f"{study}: ")))
@@ -298,9 +325,9 @@ def _check_version(value: Any, dir: Path, name: str) -> None:
         raise CorruptRecord(f"{dir}: {what}")
 
 
-def _text(dir: Path, name: str) -> str:
+def _text(dir: Path, name: str, limit: int = inside.JSON_BYTES) -> str:
     try:
-        return inside.read(dir, name).decode()
+        return inside.read(dir, name, limit).decode()
     except FileNotFoundError:
         raise CorruptRecord(f"{dir}: {name} is missing") from None
     except OSError as error:

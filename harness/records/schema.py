@@ -22,6 +22,7 @@ class Source(Protocol):
     home: Path  # the folder that came with the record: its own, or that of the whole study
 
     def prompts(self) -> dict[str, Any] | None: ...  # prompts.json; None where there is none; raises CorruptRecord
+    def scalars(self) -> list[dict[str, Any]]: ...  # a row an update; none in an older record; raises CorruptRecord
     def table(self, name: str, columns: Collection[str] | None = None) -> pyarrow.Table: ...  # of samples; FileNotFoundError
     def names(self) -> list[str]: ...  # every file of the record, by its name in it
     def hash(self, name: str) -> str: ...  # content hash of such a file; raises OSError, ValueError or CorruptRecord
@@ -135,6 +136,11 @@ class _Prompts(_Record):
     kl: list[float | None]
     nll_per_token: list[float | None]
     n_scored: list[int]
+
+
+class _Scalars(_Record):
+    update: int = Field(ge=0)
+    scalars: dict[str, float | None]
 
 
 class _Row(_Record):
