@@ -17,16 +17,16 @@ from .dedup import FOLDER, put_back
 from .schema import (
     FINISHED,
     SCHEMA_VERSION,
+    Evaluation,
+    Manifest,
     Model,
     Problem,
+    Prompts,
     PromptScores,
     Run,
+    Scalars,
     Source,
-    _Manifest,
-    _Prompts,
-    _Row,
-    _Scalars,
-    _Summary,
+    Summary,
 )
 from .tables.layout import is_study, study_above
 
@@ -52,7 +52,7 @@ def read_run(dir: Path) -> Run:
 def read_manifest(dir: Path) -> dict[str, Any]:
     """The manifest in a folder; raises CorruptRecord where it is missing, broken or newer than this package."""
     manifest = _object(dir, "manifest.json")
-    _check(_Manifest, manifest, dir, "manifest.json")
+    _check(Manifest, manifest, dir, "manifest.json")
     return manifest
 
 
@@ -107,7 +107,7 @@ def prompt_scores(of: Run | Path) -> PromptScores | None:
     if record is None:
         return None
     _check_version(record, dir, "prompts.json")
-    found = _check(_Prompts, record, dir, "prompts.json")
+    found = _check(Prompts, record, dir, "prompts.json")
     values = {name: getattr(found, name) for name in ("reward", "judge", "kl", "nll_per_token")}
     columns = (found.id, found.kind, found.n_scored, *values.values())
     if len({len(column) for column in columns}) > 1:
@@ -118,7 +118,7 @@ def prompt_scores(of: Run | Path) -> PromptScores | None:
 def scalars(run: Run) -> list[tuple[int, dict[str, float | None]]]:
     """What the method yielded at each recorded update, by name; nothing in a record without it; raises CorruptRecord."""
     source = source_of(run)
-    rows = [_check(_Scalars, row, source.dir, f"scalars.jsonl line {i}") for i, row in enumerate(source.scalars(), 1)]
+    rows = [_check(Scalars, row, source.dir, f"scalars.jsonl line {i}") for i, row in enumerate(source.scalars(), 1)]
     return [(row.update, row.scalars) for row in rows]
 
 
@@ -204,7 +204,7 @@ def _from_tables(record: TableRecord) -> Run:
     dir = record.dir
     manifest = record.manifest()
     _check_version(manifest, dir, "manifest.json")
-    _check(_Manifest, manifest, dir, "manifest.json")
+    _check(Manifest, manifest, dir, "manifest.json")
     summary = record.summary()
     if summary is None and manifest["status"] in FINISHED:
         raise CorruptRecord(f"{dir}: summary.json is missing")
@@ -212,7 +212,7 @@ def _from_tables(record: TableRecord) -> Run:
         _check_summary(summary, manifest, dir)
     trajectory = record.trajectory()
     for i, row in enumerate(trajectory, 1):
-        _check(_Row, row, dir, f"trajectory.jsonl line {i}")
+        _check(Evaluation, row, dir, f"trajectory.jsonl line {i}")
     return Run(dir, manifest, summary, trajectory, record)
 
 
@@ -287,7 +287,7 @@ def _summary(dir: Path, manifest: dict[str, Any], required: bool) -> dict[str, A
 def _check_summary(summary: dict[str, Any], manifest: dict[str, Any], dir: Path) -> None:
     """Raise CorruptRecord where a summary is none, or of another run than the manifest."""
     _check_version(summary, dir, "summary.json")
-    _check(_Summary, summary, dir, "summary.json")
+    _check(Summary, summary, dir, "summary.json")
     for key in ("run_id", "preset", "task", "method", "seed"):
         if summary.get(key, manifest[key]) != manifest[key]:
             raise CorruptRecord(f"{dir}: summary.json and manifest.json differ in {key!r}; they are not of one run")
@@ -303,7 +303,7 @@ def _trajectory(dir: Path, status: str, summary: dict[str, Any] | None) -> list[
     for i, row in enumerate(rows, 1):
         if summary and isinstance(row, dict) and row.get("metrics") in ("base", "final"):  # of an archive
             row["metrics"] = summary[row["metrics"]]
-        _check(_Row, row, dir, f"trajectory.jsonl line {i}")
+        _check(Evaluation, row, dir, f"trajectory.jsonl line {i}")
     return rows
 
 

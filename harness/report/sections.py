@@ -44,9 +44,9 @@ def pictures(group: Group, slug: str, yielded: Sequence[Trace] = ()) -> tuple[di
     if data["attainment"]:
         made["attainment"] = sheets.bands(data, data["attainment"][:MOST])
     data["scalars"] = as_data(list(yielded))
-    if drawn := shown(list(yielded)):
+    if panelled := shown(list(yielded)):
         colours = {entry.name: m["colour"] for entry, m in zip(group.entries, data["methods"])}
-        made["training"] = sheets.training(data["title"], drawn, colours)
+        made["training"] = sheets.training(data["title"], panelled, colours)
     return made, data
 
 

@@ -48,7 +48,8 @@ class Column(NamedTuple):
 
 def _columns(filled: str, texts: str = "", floats: str = "", ints: str = "", order: str = "") -> tuple[Column, ...]:
     kinds: dict[str, Literal["int", "float", "text"]] = {name: "text" for name in texts.split()}
-    kinds |= {name: "float" for name in floats.split()} | {name: "int" for name in ints.split()}
+    kinds.update(dict.fromkeys(floats.split(), "float"))
+    kinds.update(dict.fromkeys(ints.split(), "int"))
     return tuple(Column(name, kinds[name], name in filled.split()) for name in order.split())
 
 
