@@ -23,10 +23,10 @@ from harness.core.files import replace
 from harness.core.text import escaped
 
 from .dedup import digest, file_name, reference
-from .read import find_runs, source_of
+from .read import find_runs, scalars, source_of
 from .samples import read
 from .schema import Problem, Run, place
-from .tables.encode import Record, encode
+from .tables.encode import Record, encode, thinned
 from .tables.layout import is_study
 
 KEPT = ("done", "degraded", "failed")
@@ -134,7 +134,11 @@ def _record(run: Run, samples: int, before: Record | None = None) -> Record:
     if before and had > kept:
         tables, kept = before.samples, had
     manifest = run.manifest | {"archive": {"samples": kept}}
-    return Record(manifest, run.summary, run.trajectory, source_of(run).prompts(), tables)
+    return Record(manifest, run.summary, run.trajectory, source_of(run).prompts(), tables, thinned(_scalars(run)))
+
+
+def _scalars(run: Run) -> list[dict[str, Any]]:
+    return [{"update": update, "scalars": found} for update, found in scalars(run)]
 
 
 def _sample(row: dict[str, Any]) -> dict[str, Any]:
@@ -178,6 +182,8 @@ def contents(run: Run, samples: int) -> tuple[dict[str, bytes], dict[str, bytes]
     files = {name: _json(_without(value, IN_COMMON[name], common)) for name, value in parts.items()}
     if run.trajectory:
         files["trajectory.jsonl"] = b"".join(_json(_row(row, run.summary)) for row in run.trajectory)
+    if rows := thinned(_scalars(run)):
+        files["scalars.jsonl"] = b"".join(_json(row) for row in rows)
     return files | {f"samples/{of}.parquet": _parquet(rows) for of, rows in tables.items()}, common
 
 

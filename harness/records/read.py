@@ -14,7 +14,20 @@ from harness.core.errors import CorruptRecord, EmptySelection, UnknownName, Usag
 from harness.core.hashing import canonical, content_hash
 
 from .dedup import FOLDER, put_back
-from .schema import FINISHED, SCHEMA_VERSION, Model, Problem, PromptScores, Run, Source, _Manifest, _Prompts, _Row, _Summary
+from .schema import (
+    FINISHED,
+    SCHEMA_VERSION,
+    Evaluation,
+    Manifest,
+    Model,
+    Problem,
+    Prompts,
+    PromptScores,
+    Run,
+    Scalars,
+    Source,
+    Summary,
+)
 from .tables.layout import is_study, study_above
 
 if TYPE_CHECKING:
@@ -39,7 +52,7 @@ def read_run(dir: Path) -> Run:
 def read_manifest(dir: Path) -> dict[str, Any]:
     """The manifest in a folder; raises CorruptRecord where it is missing, broken or newer than this package."""
     manifest = _object(dir, "manifest.json")
-    _check(_Manifest, manifest, dir, "manifest.json")
+    _check(Manifest, manifest, dir, "manifest.json")
     return manifest
 
 
@@ -57,6 +70,13 @@ class Folder:
     def prompts(self) -> dict[str, Any] | None:
         """prompts.json as it is, or None where there is none; raises CorruptRecord."""
         return read_prompts(self.dir)
+
+    def scalars(self) -> list[dict[str, Any]]:
+        """The rows of scalars.jsonl, none in an older record; a last line that is being written is no row."""
+        if not os.path.lexists(self.dir / "scalars.jsonl"):
+            return []
+        lines = _text(self.dir, "scalars.jsonl", inside.TABLE_BYTES).split("\n")[:-1]
+        return [_parse(line, self.dir, f"scalars.jsonl line {i}") for i, line in enumerate(lines, 1)]
 
     def table(self, name: str, columns: Collection[str] | None = None) -> pyarrow.Table:
         """A Parquet file of the record; raises FileNotFoundError, CorruptRecord."""
@@ -87,12 +107,19 @@ def prompt_scores(of: Run | Path) -> PromptScores | None:
     if record is None:
         return None
     _check_version(record, dir, "prompts.json")
-    found = _check(_Prompts, record, dir, "prompts.json")
+    found = _check(Prompts, record, dir, "prompts.json")
     values = {name: getattr(found, name) for name in ("reward", "judge", "kl", "nll_per_token")}
     columns = (found.id, found.kind, found.n_scored, *values.values())
     if len({len(column) for column in columns}) > 1:
         raise CorruptRecord(f"{dir}: prompts.json has columns of different lengths: {sorted({len(c) for c in columns})}")
     return PromptScores(found.split, found.id, found.kind, values, found.n_scored)
+
+
+def scalars(run: Run) -> list[tuple[int, dict[str, float | None]]]:
+    """What the method yielded at each recorded update, by name; nothing in a record without it; raises CorruptRecord."""
+    source = source_of(run)
+    rows = [_check(Scalars, row, source.dir, f"scalars.jsonl line {i}") for i, row in enumerate(source.scalars(), 1)]
+    return [(row.update, row.scalars) for row in rows]
 
 
 def find_runs(dirs: Iterable[Path]) -> tuple[list[Run], list[Problem]]:
@@ -154,7 +181,7 @@ def _opened(study: Path, problems: list[Problem]) -> Tables | None:
 
     try:
         tables = Tables(study)
-        for name in ("evaluations", "prompts", "samples"):
+        for name in ("evaluations", "prompts", "samples", "scalars"):
             tables.check(name)
     except CorruptRecord as error:
         problems.append(Problem(study, str(error).removeprefix(f"{study}: ")))
@@ -177,7 +204,7 @@ def _from_tables(record: TableRecord) -> Run:
     dir = record.dir
     manifest = record.manifest()
     _check_version(manifest, dir, "manifest.json")
-    _check(_Manifest, manifest, dir, "manifest.json")
+    _check(Manifest, manifest, dir, "manifest.json")
     summary = record.summary()
     if summary is None and manifest["status"] in FINISHED:
         raise CorruptRecord(f"{dir}: summary.json is missing")
@@ -185,7 +212,7 @@ def _from_tables(record: TableRecord) -> Run:
         _check_summary(summary, manifest, dir)
     trajectory = record.trajectory()
     for i, row in enumerate(trajectory, 1):
-        _check(_Row, row, dir, f"trajectory.jsonl line {i}")
+        _check(Evaluation, row, dir, f"trajectory.jsonl line {i}")
     return Run(dir, manifest, summary, trajectory, record)
 
 
@@ -260,7 +287,7 @@ def _summary(dir: Path, manifest: dict[str, Any], required: bool) -> dict[str, A
 def _check_summary(summary: dict[str, Any], manifest: dict[str, Any], dir: Path) -> None:
     """Raise CorruptRecord where a summary is none, or of another run than the manifest."""
     _check_version(summary, dir, "summary.json")
-    _check(_Summary, summary, dir, "summary.json")
+    _check(Summary, summary, dir, "summary.json")
     for key in ("run_id", "preset", "task", "method", "seed"):
         if summary.get(key, manifest[key]) != manifest[key]:
             raise CorruptRecord(f"{dir}: summary.json and manifest.json differ in {key!r}; they are not of one run")
@@ -276,7 +303,7 @@ def _trajectory(dir: Path, status: str, summary: dict[str, Any] | None) -> list[
     for i, row in enumerate(rows, 1):
         if summary and isinstance(row, dict) and row.get("metrics") in ("base", "final"):  # of an archive
             row["metrics"] = summary[row["metrics"]]
-        _check(_Row, row, dir, f"trajectory.jsonl line {i}")
+        _check(Evaluation, row, dir, f"trajectory.jsonl line {i}")
     return rows
 
 
@@ -298,9 +325,9 @@ def _check_version(value: Any, dir: Path, name: str) -> None:
         raise CorruptRecord(f"{dir}: {what}")
 
 
-def _text(dir: Path, name: str) -> str:
+def _text(dir: Path, name: str, limit: int = inside.JSON_BYTES) -> str:
     try:
-        return inside.read(dir, name).decode()
+        return inside.read(dir, name, limit).decode()
     except FileNotFoundError:
         raise CorruptRecord(f"{dir}: {name} is missing") from None
     except OSError as error:

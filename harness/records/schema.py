@@ -22,6 +22,7 @@ class Source(Protocol):
     home: Path  # the folder that came with the record: its own, or that of the whole study
 
     def prompts(self) -> dict[str, Any] | None: ...  # prompts.json; None where there is none; raises CorruptRecord
+    def scalars(self) -> list[dict[str, Any]]: ...  # a row an update; none in an older record; raises CorruptRecord
     def table(self, name: str, columns: Collection[str] | None = None) -> pyarrow.Table: ...  # of samples; FileNotFoundError
     def names(self) -> list[str]: ...  # every file of the record, by its name in it
     def hash(self, name: str) -> str: ...  # content hash of such a file; raises OSError, ValueError or CorruptRecord
@@ -62,13 +63,15 @@ class Problem(NamedTuple):
     what: str
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
     """What a reader relies on; further keys are welcome, since an addition does not change the schema version."""
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
 
-class _Metric(_Record):
+class MetricRecord(Record):
+    """A metric: mean, standard error, count; value is null with a reason where it could not be measured."""
+
     value: float | None
     stderr: float | None = Field(ge=0)
     n: int = Field(ge=0)
@@ -76,7 +79,9 @@ class _Metric(_Record):
     reason: str | None = None
 
 
-class _Manifest(_Record):
+class Manifest(Record):
+    """manifest.json: what the run is, how it ended, and what it was made with."""
+
     run_id: str
     status: Literal["running", "done", "degraded", "failed", "interrupted"]
     preset: str
@@ -90,43 +95,57 @@ class _Manifest(_Record):
     files: dict[str, str] | None = None
 
 
-class _Point(_Record):
+class Point(Record):
+    """A policy in the plane of KL (nats per response) and reward."""
+
     kl: float = Field(ge=-1e-9)  # a KL of zero may carry its rounding
     reward: float
 
 
-class _CurvePoint(_Point):
+class CurvePoint(Point):
+    """A point of the optimal frontier; solid where the effective sample size allows an estimate, else a bound."""
+
     reward_stderr: float | None = Field(None, ge=0)
     solid: bool
 
 
-class _BestOfN(_Point):
+class BestOfN(Point):
+    """Best-of-n of the base policy, by the exact formula."""
+
     n: int = Field(ge=1)
 
 
-class _JudgeAt(_Record):
+class JudgeAt(Record):
+    """What the judge gives the optimal policy at each KL."""
+
     kl: list[float]
     judge: list[float | None]
 
 
-class _Frontier(_Record):
+class Frontier(Record):
+    """The optimal frontier of the base policy and the reward, from the base responses."""
+
     base_reward: float
     kl_cap: float | None = None
-    curve: list[_CurvePoint]
-    upper: list[_Point] = []
-    best_of_n: list[_BestOfN] = []
-    judge_at: _JudgeAt | None = None
+    curve: list[CurvePoint]
+    upper: list[Point] = []
+    best_of_n: list[BestOfN] = []
+    judge_at: JudgeAt | None = None
 
 
-class _Summary(_Record):
+class Summary(Record):
+    """summary.json: the metrics before and after training, the frontier, and the cost."""
+
     run_id: str
-    base: dict[str, _Metric]
-    final: dict[str, _Metric]
-    frontier: _Frontier | None
+    base: dict[str, MetricRecord]
+    final: dict[str, MetricRecord]
+    frontier: Frontier | None
     cost: dict[str, float | None]
 
 
-class _Prompts(_Record):
+class Prompts(Record):
+    """prompts.json: what the final policy scored on each held-out prompt, a list per column, in one order."""
+
     split: str
     id: list[str]
     kind: list[str]
@@ -137,10 +156,40 @@ class _Prompts(_Record):
     n_scored: list[int]
 
 
-class _Row(_Record):
+class Scalars(Record):
+    """A line of scalars.jsonl: what the method yielded after an update, null where it was no finite number."""
+
+    update: int = Field(ge=0)
+    scalars: dict[str, float | None]
+
+
+class Evaluation(Record):
+    """A line of trajectory.jsonl: the metrics of an evaluation along the run."""
+
     update: int = Field(ge=0)
     split: str
-    metrics: dict[str, _Metric]
+    metrics: dict[str, MetricRecord]
 
 
-Model = TypeVar("Model", bound=_Record)
+Model = TypeVar("Model", bound=Record)
+
+PARTS: dict[str, type[Record]] = {
+    "manifest.json": Manifest,
+    "summary.json": Summary,
+    "trajectory.jsonl": Evaluation,
+    "scalars.jsonl": Scalars,
+    "prompts.json": Prompts,
+}
+"""The model of each file of a record; of a .jsonl, of each line."""
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a record: `properties` has each of its files by name."""
+    from pydantic.json_schema import models_json_schema
+
+    refs, whole = models_json_schema(
+        [(model, "validation") for model in PARTS.values()], ref_template="#/$defs/{model}", title="A record of a run"
+    )
+    files = {name: refs[model, "validation"] for name, model in PARTS.items()}
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "type": "object", "version": SCHEMA_VERSION}
+    return {**head, **whole, "properties": files}

@@ -221,7 +221,7 @@ def _complete(run: Run, files: dict[str, Any]) -> Iterator[Check]:
 
 
 def _file(run: Run, name: str, expected: str) -> Check:
-    kept = name.startswith("samples/") and run.manifest.get("archive")
+    kept = name.startswith(("samples/", "scalars.jsonl")) and run.manifest.get("archive")
     try:
         found = _hash(run, name)
     except CorruptRecord as error:
@@ -254,6 +254,8 @@ def _hash(run: Run, name: str) -> str:
         return identity_hash(run.summary)
     if name == "trajectory.jsonl":
         return identity_hash(run.trajectory)
+    if name == "scalars.jsonl":
+        return identity_hash(source_of(run).scalars() or None)
     if name == "prompts.json":
         return identity_hash(source_of(run).prompts())
     return source_of(run).hash(name)

@@ -2,6 +2,7 @@
 
 manifest.json      identity, status, provenance; written first, replaced atomically
 trajectory.jsonl   a row an evaluation, flushed
+scalars.jsonl      a row an update: what the method yielded; flushed with the trajectory and before each checkpoint
 checkpoints/       the last state to resume from; `policy/` once the run is done
 samples/           what the policy said, as parquet
 prompts.json       what the final policy scored on each prompt: differences are paired by it
@@ -30,7 +31,9 @@ from harness.core.hashing import canonical, content_hash, identity_hash
 from .read import read_manifest, read_run
 from .schema import FINISHED, SCHEMA_VERSION, Run
 
-FILES = re.compile(r"(summary|prompts)\.json|trajectory\.jsonl|samples/[\w-]+\.parquet")  # those that a manifest has hashes of
+FILES = re.compile(
+    r"(summary|prompts)\.json|(trajectory|scalars)\.jsonl|samples/[\w-]+\.parquet"
+)  # those that a manifest has hashes of
 LONGEST_NAME = 100  # bytes; a file system takes 255, and things are put before and behind it
 
 
@@ -131,24 +134,41 @@ class RunStore:
 
     def append(self, row: dict[str, Any]) -> None:
         """Add a row to the trajectory, on disk before this returns."""
-        with self._writing("trajectory.jsonl") as path, path.open("a") as f:
-            f.write(canonical(row) + "\n")
+        self._append("trajectory.jsonl", [row])
+
+    def append_scalars(self, rows: list[dict[str, Any]]) -> None:
+        """Add what a method yielded at some updates, on disk before this returns."""
+        if rows:
+            self._append("scalars.jsonl", rows)
+
+    def _append(self, name: str, rows: list[dict[str, Any]]) -> None:
+        with self._writing(name) as path, path.open("a") as f:
+            f.write("".join(canonical(row) + "\n" for row in rows))
             f.flush()
             os.fsync(f.fileno())
 
-    def rewind(self, rows: int) -> None:
-        """Keep the first rows of the trajectory, those that the checkpoint knows; the others are measured again.
+    def rewind(self, rows: int, scalars: int = 0) -> None:
+        """Keep the first rows of the trajectory and of the scalars, those that the checkpoint knows; others are made again.
 
-        Raises CorruptRecord where it has fewer, or where one of them is no row.
+        Raises CorruptRecord where one has fewer, or where one of the trajectory is no row.
         """
-        path = self.path / "trajectory.jsonl"
+        with self._writing("trajectory.jsonl") as path:
+            replace(path, self._first(path, rows))
+        first = self._first(self.path / "scalars.jsonl", scalars)
+        if not first:  # a run without an update has no such file
+            self._discard(self.path / "scalars.jsonl")
+        else:
+            with self._writing("scalars.jsonl") as path:
+                replace(path, first)
+        with _advised():
+            read_run(self.path)
+
+    def _first(self, path: Path, rows: int) -> bytes:
+        """The first rows of a file; raises CorruptRecord where it has fewer."""
         lines = self._lines(path) if os.path.lexists(path) else []
         if len(lines) < rows:
             raise CorruptRecord(f"{path} has {len(lines)} rows, its checkpoint knows {rows}; start again with --fresh")
-        with self._writing(path.name):
-            replace(path, b"".join(lines[:rows]))
-        with _advised():
-            read_run(self.path)
+        return b"".join(lines[:rows])
 
     @staticmethod
     def _lines(path: Path) -> list[bytes]:
@@ -176,7 +196,7 @@ class RunStore:
 
     def hashes(self, coming: dict[str, Any]) -> dict[str, str]:
         """The content hash of each file of a finished run, and of JSON that is still to be written, by its name."""
-        names = ("trajectory.jsonl", "prompts.json", "samples/*.parquet", "policy/**/*")
+        names = ("trajectory.jsonl", "scalars.jsonl", "prompts.json", "samples/*.parquet", "policy/**/*")
         paths = sorted(path for name in names for path in self.path.glob(name) if path.is_file())
         return {name: identity_hash(value) for name, value in coming.items()} | {
             path.relative_to(self.path).as_posix(): content_hash(path) for path in paths

@@ -24,6 +24,7 @@ from markupsafe import Markup
 from harness.analysis.attainment import MOST
 from harness.analysis.cells import Cell, cells
 from harness.analysis.groups import WORLD, Group, estimate, groups, headings, measure, world
+from harness.analysis.scalars import Trace, traces
 from harness.core.errors import EmptySelection, Unwritable
 from harness.core.hashing import canonical
 from harness.core.text import plain
@@ -68,7 +69,8 @@ def build(
     found = groups(runs)
     cannot_be = sorted(p for group in found for p in impossible(group))
     shown = [samples(group) for group in found]
-    told = sorted({*problems, *cannot_be, *(p for _, unread in shown for p in unread)})
+    yielded = [traces(group) for group in found]
+    told = sorted({*problems, *cannot_be, *(p for _, unread in (*shown, *yielded) for p in unread)})
     if not runs:
         raise EmptySelection(
             "no run to report on" + (f"; {len(told)} could not be read, first {_said(told[0])}" if told else "")
@@ -76,8 +78,10 @@ def build(
     names = _places([run.dir for run in runs] + [p.path for p in told])
     made = cells(runs, outdated, dead)
     parts = [
-        _section(group, slug, heading, names, [c for c in made if c.group == i], said)
-        for i, (group, slug, heading, (said, _)) in enumerate(zip(found, _slugs(found), headings(found), shown))
+        _section(group, slug, heading, names, [c for c in made if c.group == i], said, scalars)
+        for i, (group, slug, heading, (said, _), (scalars, _)) in enumerate(
+            zip(found, _slugs(found), headings(found), shown, yielded)
+        )
     ]
     several = overview(found, [part["heading"] for part in parts]) if len(parts) > 1 else None
     unfinished = [state for part in parts for state in part["states"]]
@@ -103,10 +107,16 @@ def build(
 
 
 def _section(
-    group: Group, slug: str, heading: str, names: dict[Path, str], made: list[Cell], said: dict[str, Any] | None
+    group: Group,
+    slug: str,
+    heading: str,
+    names: dict[Path, str],
+    made: list[Cell],
+    said: dict[str, Any] | None,
+    yielded: list[Trace],
 ) -> dict[str, Any]:
     """What the templates show of one group, and the files of its figures."""
-    sheets, data = pictures(group, slug)
+    sheets, data = pictures(group, slug, yielded)
     as_json = (json.dumps(rounded(data), separators=(",", ":"), sort_keys=True, allow_nan=False) + "\n").encode()
     shown = {"optimum": optimum_table(group), "collapse": collapse_table(group), "kinds": kinds_table(group)}
     return {

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from harness.analysis.attainment import MOST, attained
 from harness.analysis.columns import COLLAPSE, COLUMNS, Column, final, kind_columns, of_base
 from harness.analysis.groups import Entry, Group, counted, estimate
 from harness.analysis.ranking import Ranked, ranking, share_of_hypervolume
+from harness.analysis.scalars import Trace, as_data, shown
 from harness.analysis.stats import Z95
 from harness.core.types import Metric
 from harness.records.schema import Run
@@ -24,8 +25,8 @@ REGRET = Column("regret", "Regret", "reward", "down", ".3f", final("regret"))
 OPTIMUM = (*(c for c in COLUMNS if c.key in ("efficiency", "excess_kl")), REGRET, HYPERVOLUME)
 
 
-def pictures(group: Group, slug: str) -> tuple[dict[str, Sheet], dict[str, Any]]:
-    """Every sheet of a group by its name, and the data behind all of them."""
+def pictures(group: Group, slug: str, yielded: Sequence[Trace] = ()) -> tuple[dict[str, Sheet], dict[str, Any]]:
+    """Every sheet of a group by its name, and the data behind all of them; `yielded` are the scalars of its methods."""
     data = figure_data(group)
     made = {
         "pareto": sheets.curves(data, (JUDGE_KL, REWARD_KL), f"{slug}-pareto"),
@@ -42,6 +43,10 @@ def pictures(group: Group, slug: str) -> tuple[dict[str, Sheet], dict[str, Any]]
     data["attainment"] = attained(data)
     if data["attainment"]:
         made["attainment"] = sheets.bands(data, data["attainment"][:MOST])
+    data["scalars"] = as_data(list(yielded))
+    if panelled := shown(list(yielded)):
+        colours = {entry.name: m["colour"] for entry, m in zip(group.entries, data["methods"])}
+        made["training"] = sheets.training(data["title"], panelled, colours)
     return made, data
 
 

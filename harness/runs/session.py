@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import signal
 import sys
@@ -100,6 +101,8 @@ class Session:
         self.started = self.saved = time.monotonic()
         self.seconds_before = 0.0
         self.rows = 0  # of the trajectory
+        self.scalars: list[dict[str, Any]] = []  # that the method yielded and that are not on disk yet
+        self.scalar_rows = 0  # on disk
         self.above = False  # whether a point along the run lay above the frontier, before an interruption too
         self.rule = cell.settings.evaluation.select
         self.chosen: checkpoint_rule.Point | None = None  # so far, where the rule is not to take the last
@@ -121,6 +124,8 @@ class Session:
             return
         status = "interrupted" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "failed"
         what = {"type": type(error).__name__, "message": str(error)}
+        with suppress(CannotWrite):
+            self._flush_scalars()
         with suppress(CannotWrite):  # then it is the first error that counts, and readers see that nobody holds the run
             self.store.write_manifest(manifest | {"status": status, "error": what, "ended_at": now()})
 
@@ -206,7 +211,8 @@ class Session:
         except (KeyError, TypeError, ValueError, RuntimeError) as e:
             what = f"{type(e).__name__}: {one_line(e)}"
             raise CorruptRecord(f"checkpoint {checkpoints[-1]} does not fit ({what}); start again with --fresh") from e
-        self.store.rewind(state["rows"])
+        self.scalar_rows = state.get("scalars", 0)  # an older checkpoint has none
+        self.store.rewind(state["rows"], self.scalar_rows)
         self.rows = state["rows"]
         self.above = state.get("above", False)
         self.seconds_before = state["seconds"]
@@ -221,6 +227,7 @@ class Session:
         with closing(self._updates(trial)) as updates:
             for scalars in updates:
                 check_weights(trial)  # before they are measured or saved
+                self.scalars.append({"update": trial.cost.updates, "scalars": finite(scalars)})
                 self.progress.at(trial.progress, {"update": str(trial.cost.updates)} | _facts(scalars))
                 due = points > 0 and trial.progress >= next_point / points
                 over = trial.progress >= 1.0
@@ -256,13 +263,25 @@ class Session:
 
     def _save(self, trial: Trial, next_point: int) -> None:
         state = {"trial": trial.state_dict(), "next_point": next_point, "rows": self.rows, "seconds": self._seconds()}
-        state |= {"chosen": None if self.chosen is None else list(self.chosen), "above": self.above}
+        self._flush_scalars()
+        state |= {
+            "chosen": None if self.chosen is None else list(self.chosen),
+            "above": self.above,
+            "scalars": self.scalar_rows,
+        }
         self.store.save_checkpoint(trial.policy, state)
         if self.chosen is not None:
             self.store.drop_kept(self.chosen.update)
         self.saved = time.monotonic()
 
+    def _flush_scalars(self) -> None:
+        """What the method has yielded since the last time, on disk."""
+        rows, self.scalars = self.scalars, []
+        self.store.append_scalars(rows)
+        self.scalar_rows += len(rows)
+
     def _record_point(self, trial: Trial, metrics: dict[str, Metric]) -> None:
+        self._flush_scalars()
         record = {name: metric_record(metric) for name, metric in metrics.items()}
         split = self.cell.settings.evaluation.split if self.rule == checkpoint_rule.LAST else "validation"
         row = {"update": trial.cost.updates, "split": split, "metrics": record, "cost": trial.cost.record()}
@@ -346,6 +365,11 @@ def _load(checkpoint: Path) -> Policy:
         return Policy.load(checkpoint)
     except BadData as e:
         raise CorruptRecord(f"{one_line(e)}; start again with --fresh") from e
+
+
+def finite(scalars: dict[str, Any]) -> dict[str, float | None]:
+    """What a method yielded as strict JSON: null where it is no finite number."""
+    return {name: float(value) if math.isfinite(value) else None for name, value in scalars.items()}
 
 
 def _facts(scalars: dict[str, float]) -> dict[str, str]:

@@ -192,7 +192,7 @@ def test_damage_to_a_run_that_was_done_is_named_and_cleared(record, name, capsys
     assert said in one_line(found.value) and not capsys.readouterr().out
     session.run(at, fresh=True)
     assert sorted(p.name for p in at.path.iterdir() if p.name != ".lock") == [
-        "manifest.json", "policy", "prompts.json", "samples", "summary.json", "trajectory.jsonl",
+        "manifest.json", "policy", "prompts.json", "samples", "scalars.jsonl", "summary.json", "trajectory.jsonl",
     ]  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import quick
 from killed import killed
 
 from harness.core.errors import Busy, CorruptRecord, Interrupted, NotFinite, Unwritable
-from harness.records.read import prompt_scores, read_run
+from harness.records.read import prompt_scores, read_run, scalars
 from harness.records.write import RunStore
 from harness.runs import session
 
@@ -107,7 +107,9 @@ def test_killed_at_every_place_and_resumed_is_uninterrupted(whole, tmp_path):
     again, worked = session.run(resumed)
     assert worked and quick.trajectory(resumed.path) == quick.trajectory(cell.path)
     assert quick.weights(resumed.path) == quick.weights(cell.path)
-    assert (resumed.path / "prompts.json").read_bytes() == (cell.path / "prompts.json").read_bytes()
+    for name in ("prompts.json", "scalars.jsonl"):
+        assert (resumed.path / name).read_bytes() == (cell.path / name).read_bytes()
+    assert [update for update, _ in scalars(read_run(cell.path))] == [1, 2, 3, 4, 5, 6]
     assert quick.without_clock(again) == quick.without_clock(summary)
 
 

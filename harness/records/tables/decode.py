@@ -51,7 +51,7 @@ class Tables:
     def _table(self, name: str) -> tuple[pyarrow.Table, list[list[int]]]:
         """A table, and which of its rows are of each run."""
         table, written_with = layout.read(self.dir, name)
-        if written_with != self._written_with:
+        if written_with not in (self._written_with, None):
             raise CorruptRecord(f"{self.dir}: {name}.parquet and runs.parquet are of different studies; copy the study again")
         rows: list[list[int]] = [[] for _ in self.runs["run"]]
         for i, run in enumerate(table["run"].to_pylist()):
@@ -102,6 +102,13 @@ class TableRecord:
             columns |= {name: [v if v is None else short(v) for v in columns[name]] for name in SCORES}
         return {**rest, **columns}
 
+    def scalars(self) -> list[dict[str, Any]]:
+        """What the method yielded at the updates that are kept, a row an update."""
+        rows: dict[int, dict[str, Any]] = {}
+        for row in self._tables.rows("scalars", self._number).to_pylist():
+            rows.setdefault(row["update"], {})[row["name"]] = row["value"]
+        return [{"scalars": found, "update": update} for update, found in rows.items()]
+
     def table(self, name: str, columns: Collection[str] | None = None) -> pyarrow.Table:
         """The samples of `samples/NAME.parquet`; raises FileNotFoundError where none are kept, CorruptRecord."""
         of = name.removeprefix("samples/").removesuffix(".parquet")
@@ -118,6 +125,7 @@ class TableRecord:
         """The files that the record would have in a folder of its own."""
         kept = sorted({f"samples/{of}.parquet" for of in self._tables.rows("samples", self._number)["of"].to_pylist()})
         has = {"prompts.json": self._row["prompts"], "summary.json": self._row["summary"]}
+        kept += ["scalars.jsonl"] if self._tables.rows("scalars", self._number).num_rows else []
         return sorted(["manifest.json", "trajectory.jsonl", *kept, *(name for name, text in has.items() if text is not None)])
 
     def hash(self, name: str) -> str:

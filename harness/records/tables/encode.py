@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 
 from harness.core.hashing import canonical
 
-from .layout import COLUMNS, content
+from .layout import COLUMNS, OPTIONAL, content
 
 PLAIN = ("run_id", "preset", "task", "method", "seed", "status")
 """Keys of a manifest that are columns of their own."""
 PARTS = ("identity", "settings", "provenance", "files")
 """Keys of a manifest that are columns of JSON text of their own, since many runs share them."""
+SCALARS = 100
+"""Updates of a run whose scalars a study keeps, at most."""
 SCORES = ("reward", "judge", "kl", "nll_per_token")
 METRIC = ("value", "stderr", "n", "n_unscored", "reason")
 
@@ -27,6 +29,7 @@ class Record(NamedTuple):
     trajectory: list[dict[str, Any]]
     prompts: dict[str, Any] | None
     samples: dict[str, list[dict[str, Any]]]
+    scalars: list[dict[str, Any]]
 
     def digest(self) -> str:
         """The hash of all its values."""
@@ -43,7 +46,26 @@ def encode(records: list[Record]) -> dict[str, bytes]:
                     values.append(row.get(column))
     narrow = all(_six_digits(value) for name in SCORES for value in columns["prompts"][name])
     together = hashlib.sha256("".join(record.digest() for record in records).encode()).hexdigest()
-    return {f"{name}.parquet": content(name, columns[name], narrow, together) for name in COLUMNS}
+    written = [name for name in COLUMNS if name not in OPTIONAL or columns[name]["run"]]
+    return {f"{name}.parquet": content(name, columns[name], narrow, together) for name in written}
+
+
+def thinned(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """At most SCALARS rows of scalars, evenly spaced, the first and the last among them: the values that float32 holds."""
+    kept = rows
+    if len(rows) > SCALARS:
+        kept = [rows[round(i * (len(rows) - 1) / (SCALARS - 1))] for i in range(SCALARS)]
+    found = [{"update": row["update"], "scalars": _narrow(row["scalars"])} for row in kept]
+    return [row for row in found if row["scalars"]]
+
+
+def _narrow(row: dict[str, float | None]) -> dict[str, float]:
+    """The finite values of a row in float32."""
+    import numpy as np
+
+    with np.errstate(over="ignore"):
+        narrow = {name: float(np.float32(value)) for name, value in row.items() if value is not None}
+    return {name: value for name, value in narrow.items() if abs(value) < float("inf")}
 
 
 def short(value: float) -> float:
@@ -73,7 +95,12 @@ def _rows(number: int, record: Record) -> dict[str, list[dict[str, Any]]]:
     run["prompts"] = None if rest is None else _json(rest)
     samples = [row | {"of": of} for of, rows in record.samples.items() for row in rows]
     evaluations = [row for i, point in enumerate(points) for row in _evaluation(i, point)]
-    rows = {"runs": [run], "evaluations": evaluations, "prompts": prompts, "samples": samples}
+    scalars = [
+        {"update": row["update"], "name": name, "value": value}
+        for row in record.scalars
+        for name, value in row["scalars"].items()
+    ]
+    rows = {"runs": [run], "evaluations": evaluations, "prompts": prompts, "samples": samples, "scalars": scalars}
     return {name: [row | {"run": number} for row in found] for name, found in rows.items()}
 
 

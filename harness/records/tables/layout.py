@@ -4,6 +4,7 @@ runs.parquet           a row a run: what sets it apart, and the rest of its mani
 evaluations.parquet    a row a metric of an evaluation: [runs x points x metrics]
 prompts.parquet        a row a held-out prompt of a run: the scores of the final policy
 samples.parquet        a row a kept response, before (`base`) and after training (`final`)
+scalars.parquet        a row a scalar that a method yielded at an update, thinned, float32; not there where no run has any
 
 `run` is the row of the run in runs.parquet. An empty cell is a key that the record does not have. A study may be somebody
 else's: only these files are read, within limits; nothing in them names a file, other columns are not read.
@@ -33,6 +34,10 @@ SCATTERED = ("value", "stderr", "kl", "nll", "nll_per_token")
 """Columns whose values hardly repeat, stored byte by byte instead of through a dictionary."""
 
 
+OPTIONAL = ("scalars",)
+"""Tables that are written only where a run has rows for them."""
+
+
 class Column(NamedTuple):
     """A column of a table: what it holds, and whether each row has a value."""
 
@@ -43,10 +48,8 @@ class Column(NamedTuple):
 
 def _columns(filled: str, texts: str = "", floats: str = "", ints: str = "", order: str = "") -> tuple[Column, ...]:
     kinds: dict[str, Literal["int", "float", "text"]] = {name: "text" for name in texts.split()}
-    for name in floats.split():
-        kinds[name] = "float"
-    for name in ints.split():
-        kinds[name] = "int"
+    kinds.update(dict.fromkeys(floats.split(), "float"))
+    kinds.update(dict.fromkeys(ints.split(), "int"))
     return tuple(Column(name, kinds[name], name in filled.split()) for name in order.split())
 
 
@@ -79,6 +82,9 @@ COLUMNS: Mapping[str, tuple[Column, ...]] = {
         ints="run prompt_id",
         order="run of prompt_id kind prompt response reward judge kl nll nll_tokens",
     ),
+    "scalars": _columns(
+        filled="run update name", texts="name", floats="value", ints="run update", order="run update name value"
+    ),
 }
 
 
@@ -94,13 +100,24 @@ def study_above(path: Path) -> Path | None:
     return next((above for above in path.parents if is_study(above)), None)
 
 
-def read(dir: Path, name: str) -> tuple[pyarrow.Table, str]:
-    """One table of a study with the columns above, and the hash of what it was written with; raises CorruptRecord."""
+def _empty(name: str) -> pyarrow.Table:
+    import pyarrow
+
+    return pyarrow.table({c.name: pyarrow.array([], pyarrow.string() if c.kind == "text" else None) for c in COLUMNS[name]})
+
+
+def read(dir: Path, name: str) -> tuple[pyarrow.Table, str | None]:
+    """One table of a study with the columns above, and the hash of what it was written with; raises CorruptRecord.
+
+    A table that need not be there is empty then, and its hash None.
+    """
     file, wanted = f"{name}.parquet", COLUMNS[name]
     try:
         found = files.table(dir, file, [c.name for c in wanted], ROWS, "copy the study again")
         found.validate(full=True)
     except FileNotFoundError:
+        if name in OPTIONAL:
+            return _empty(name), None
         raise CorruptRecord(f"{dir}: {file} is missing; a study is copied with all its tables") from None
     except ValueError as error:  # pyarrow's, of text that is not UTF-8 for instance
         raise CorruptRecord(f"{dir}: {file} cannot be read ({one_line(error)}); copy the study again") from None
@@ -139,7 +156,7 @@ def content(name: str, columns: Mapping[str, list[Any]], narrow: bool, written_w
     from pyarrow import parquet
 
     kinds = {"int": pyarrow.int64(), "text": pyarrow.string(), "float": pyarrow.float64()}
-    if narrow and name == "prompts":
+    if name == "scalars" or (narrow and name == "prompts"):
         kinds["float"] = pyarrow.float32()
     schema = pyarrow.schema([(c.name, kinds[c.kind]) for c in COLUMNS[name]], metadata={STUDY_KEY: written_with.encode()})
     table = pyarrow.table({c.name: columns[c.name] for c in COLUMNS[name]}, schema=schema)

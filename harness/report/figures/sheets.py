@@ -18,12 +18,14 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from harness.analysis.scalars import Trace
 from harness.core.text import plain
 
 from .attainment import draw_attained
 from .panels import Note, Panel, draw_panel, short
 from .pareto import legend_entries
 from .style import GREY, INK, STYLE, save, save_small
+from .training import draw_trace
 
 INCH = 72.0  # points, the unit of a saved SVG
 CELL, TITLE, LEGEND_ROW = (4.7, 3.9), 0.45, 0.185  # inches
@@ -93,6 +95,17 @@ def bands(data: dict[str, Any], methods: Sequence[dict[str, Any]], columns: int 
             draw_attained(ax, data, method)
         _title(figure, data["title"])
     return _sheet(figure, [], [method["name"] for method in methods], columns, SMALL)
+
+
+def training(title: str, found: Sequence[Trace], colours: dict[str, str], columns: int = 4) -> Sheet:
+    """A small panel for each scalar of a method, by update; `colours` are those of the methods."""
+    columns = min(columns, len(found))
+    with matplotlib.style.context(["default", STYLE]):
+        figure = Figure(figsize=(max(2, columns) * SMALL[0], TITLE + ceil(len(found) / columns) * SMALL[1]))
+        for trace, ax in zip(found, _grid(figure, len(found), columns, SMALL, SMALL_MARGIN)):
+            draw_trace(ax, trace, colours[trace.method])
+        _title(figure, title)
+    return _sheet(figure, [], [f"{trace.method}: {trace.name}" for trace in found], columns, SMALL)
 
 
 def _grid(figure: Figure, n: int, columns: int, cell: tuple[float, float], margin: tuple[float, ...]) -> list[Axes]:

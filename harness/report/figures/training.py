@@ -1,0 +1,28 @@
+"""Training: a small panel for each scalar that a method yielded, by update, a line a run."""
+
+from __future__ import annotations
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from harness.analysis.scalars import Trace
+from harness.core.text import plain
+
+from .labels import shortened
+from .panels import short
+
+
+def draw_trace(ax: Axes, trace: Trace, colour: str) -> None:
+    """The lines of one scalar; the axis holds the middle 98 % of the values, so that one spike does not flatten the rest."""
+    values = sorted(value for line in trace.lines for _, value in line)
+    low, high = values[int(0.01 * (len(values) - 1))], values[int(0.99 * (len(values) - 1))]
+    room = 0.08 * (high - low) or max(abs(low) * 0.05, 1e-3)
+    for line in trace.lines:
+        ax.plot([update for update, _ in line], [value for _, value in line], color=colour, linewidth=0.9, alpha=0.75)
+    ax.set_ylim(low - room, high + room)
+    ax.margins(x=0.02)
+    ax.xaxis.set_major_locator(MaxNLocator(3, integer=True))
+    ax.yaxis.set_major_locator(MaxNLocator(3))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    title = f"{shortened(trace.method)}: {plain(trace.name)[:20]}"
+    ax.set_title(title, fontweight="bold", fontsize=8, color=colour, pad=4, y=1.0)
