@@ -21,9 +21,10 @@ docs:  ## the site in build/site, without warnings; it needs no network (pip ins
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
 	python docs/tools/site_check.py build/site
 
-pages:  ## the pages that are written from help texts and docstrings
+pages:  ## the pages written from help texts, docstrings and the record models
 	python docs/tools/command_line.py docs/reference/command-line.md
 	python docs/tools/papers_page.py docs/papers.md
+	python docs/tools/record_schema.py docs/reference
 
 newest:  ## all tests in a new environment with the newest packages that pyproject.toml allows; records their versions
 	rm -rf $(ENVIRONMENTS)/newest && $(PYTHON) -m venv $(ENVIRONMENTS)/newest
