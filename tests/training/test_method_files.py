@@ -30,7 +30,7 @@ class Mine:
             yield {"loss": 1.0}
 """
 MALFORMED = {  # what is changed in the file: what it is changed to, the line that is named, and the words of the message
-    "no Settings": ("    Settings = MineSettings\n", "", 7, "has no Settings; expected a class Settings derived from harness.api"),
+    "no Settings": ("    Settings = MineSettings\n", "", 7, "has no Settings; expected a class Settings derived from harness"),
     "pydantic": ("class MineSettings(Settings):", "import pydantic as p\nclass MineSettings(p.BaseModel):", 8, "Settings"),
     "a dict as Settings": ("Settings = MineSettings", "Settings = {'lr': 1e-2}", 7, "has as Settings an object of type 'dict'"),
     "no version": ("    version = 1\n", "", 7, "has no version; expected a version that is an integer"),
@@ -165,11 +165,8 @@ def test_what_was_put_into_kept_state_later_is_looked_at_when_it_is_saved(world)
 def test_the_check_says_the_same_sentence_and_nothing_else(tmp_path):
     kind = registry.load("method", str(written(tmp_path, YIELD, "yield None")))
     first, network = check_class(kind, "mine")
-    assert (
-        first.held is False
-        and "yields None; expected a dict from names to numbers" in first.found
-        and network.name == "network"
-    )
+    assert first.held is False and network.name == "network"
+    assert "yields None; expected a dict from names to numbers" in first.found
 
 
 @pytest.mark.usefixtures("few_prompts")
