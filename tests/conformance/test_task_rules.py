@@ -89,7 +89,7 @@ FAULTS = {  # a fault: what the class has instead, the rule that fails, words of
     "no hash": (lambda T: {"identity": lambda s: {"task": {}}}, "identity", "has no data, decoding, fluency, scorers"),
     "a tuple": (lambda T: {"identity": lambda s: T.identity(s) | {"extra": (1, 2)}}, "identity", "when it is written"),
     "not a number": (lambda T: {"identity": lambda s: T.identity(s) | {"x": float("nan")}}, "identity", "ValueError"),
-    "the clock": (lambda T: {"identity": lambda s: T.identity(s) | {"x": next(COUNTER)}}, "identity", "differs in x"),
+    "the clock": (lambda T: {"identity": lambda s: T.identity(s) | {"x": next(COUNTER)}}, "identity", "differ in x"),
     "network": (lambda T: {"text_metrics": lambda s, texts: _connect()}, "network", "tried "),
 }  # fmt: skip
 
