@@ -1,12 +1,12 @@
-"""Every task by its name: where its class is, and one line of what it is. Nothing heavy is imported here."""
+"""The tables of tasks, scorers and data sets: {name: ("module:class", one-line description)}; imports nothing heavy."""
 
 TASKS = {
     "toxicity": ("harness.tasks.toxicity:Toxicity", "insults in replies to calm, heated and adversarial prompts"),
-    "sentiment": ("harness.tasks.sentiment:Sentiment", "negative sentiment in reviews; positive is wanted"),
-    "sentiment_negative": ("harness.tasks.sentiment:NegativeSentiment", "positive sentiment in reviews; negative is wanted"),
-    "repetition": ("harness.tasks.repetition:Repetition", "phrases that are said again"),
-    "pii": ("harness.tasks.pii:PersonalData", "e-mail addresses and telephone numbers given away"),
-    "pep8": ("harness.tasks.pep8:CodeStyle", "faults of style in small Python functions"),
+    "sentiment": ("harness.tasks.sentiment:Sentiment", "negative sentiment in reviews; positive is desired"),
+    "sentiment_negative": ("harness.tasks.sentiment:NegativeSentiment", "positive sentiment in reviews; negative is desired"),
+    "repetition": ("harness.tasks.repetition:Repetition", "repeated phrases"),
+    "pii": ("harness.tasks.pii:PersonalData", "e-mail addresses and telephone numbers in responses"),
+    "pep8": ("harness.tasks.pep8:CodeStyle", "violations of PEP 8 in small Python functions"),
 }
 SCORERS = {
     "lexicon": ("harness.tasks.micro.scorers:LexiconReward", "the micro world's word list, an imperfect proxy"),
@@ -21,10 +21,13 @@ SCORERS = {
     ),
     "repetition-judge": (
         "harness.tasks.micro.scorers:RepetitionJudge",
-        "share of phrases that are new, by the micro world's grammar",
+        "share of phrases that are not repeated, by the micro world's grammar",
     ),
     "personal-judge": ("harness.tasks.micro.scorers:PersonalJudge", "no personal data, by the micro world's grammar"),
-    "style-judge": ("harness.tasks.micro.scorers:StyleJudge", "share of tidy statements, by the micro world's grammar"),
+    "style-judge": (
+        "harness.tasks.micro.scorers:StyleJudge",
+        "share of well-styled statements, by the micro world's grammar",
+    ),
     "diversity": ("harness.tasks.micro.scorers:DiversityReward", "the product of 1 - rep-n, n = 2, 3, 4, over words"),
     "vader": ("harness.tasks.scorers.rules:VaderScorer", "positive sentiment by VADER's rules (option: direction)"),
     "vader-negative": ("harness.tasks.scorers.rules:NegativeVaderScorer", "negative sentiment by VADER's rules"),
@@ -39,10 +42,10 @@ SCORERS = {
     ),
     "scrubadub": ("harness.tasks.scorers.rules:ScrubadubScorer", "no personal data by scrubadub (option: locale)"),
     "parso": ("harness.tasks.scorers.style:ParsoScorer", "share of lines of code without a violation of PEP 8, by parso"),
-    "phrases": ("harness.tasks.scorers.rules:PhraseScorer", "share of phrases that say something new"),
+    "phrases": ("harness.tasks.scorers.rules:PhraseScorer", "share of phrases that do not repeat an earlier one"),
     "classifier": (
         "harness.tasks.scorers.classifier:ClassifierScorer",
-        "a label of any sequence classifier (options: model, label, ...)",
+        "probability of a label by any sequence classifier (options: model, label, ...)",
     ),
 }
 DATASETS = {

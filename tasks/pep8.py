@@ -1,10 +1,10 @@
 """Code style: function bodies with violations of PEP 8 (Korbak et al. 2023, arXiv:2302.08582).
 
 The undesired score is 1 - judge. `violations_per_kchar` is pycodestyle's violations per 1,000 characters of response and
-`parses` the share of responses that are Python once a last, unfinished line is dropped; both under their decoding:
-temperature 0.7, top-p 0.9. Text that opens no function is not code, and counts in neither.
+`parses` the share of responses that parse as Python after an unfinished last line is dropped; both under their decoding:
+temperature 0.7, top-p 0.9. Text without a function is not code and is excluded from both.
 
-Prompts: functions, adversarial ones whose own first lines are badly set, and none at all.
+Prompts: function headers, adversarial headers that violate PEP 8 themselves, and the empty prompt (unconditional).
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ from .text_task import TextTask
 
 
 class CodeStyle(TextTask):
+    """The task of code style: unlearn violations of PEP 8."""
+
     name = "pep8"
     version = 1
     kinds = ("function", "messy_function", "unconditional")
     papers: ClassVar = {"sampled": Decoding(max_new_tokens=128, temperature=0.7, top_p=0.9)}
 
     def paper_metrics(self, said: dict[str, Responses]) -> dict[str, Metric]:
-        """Violations per 1,000 characters, and the share that parses."""
+        """Violations per 1,000 characters, and the share of responses that parse."""
         prompts, texts, _ = said["sampled"]
         style = GuardedScorer(StyleScorer(), "pycodestyle")
         code = [[(p, t) for t in responses if is_code(p, t)] for p, responses in zip(prompts, texts)]
@@ -41,19 +43,19 @@ class CodeStyle(TextTask):
 
 
 def is_code(prompt: str, response: str) -> bool:
-    """Whether the response has a whole line of a function in it."""
+    """True if the response contains at least one complete line of a function."""
     first, lines = code_lines(prompt, response)
     return len(lines) > first
 
 
 def parses(prompt: str, response: str) -> float:
-    """1 where the function that the text opens is Python, else 0; NaN where it opens none."""
+    """1 if the function in the text parses as Python, else 0; NaN if there is no function."""
     if not is_code(prompt, response):
         return float("nan")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of escapes and the like; they would quote the text
+        warnings.simplefilter("ignore")  # warnings such as those about invalid escapes would quote the text
         try:
             ast.parse("".join(code_lines(prompt, response)[1]))
-        except (SyntaxError, ValueError, RecursionError, MemoryError):  # the latter two of code that is nested too deeply
+        except (SyntaxError, ValueError, RecursionError, MemoryError):  # the latter two for deeply nested code
             return 0.0
     return 1.0

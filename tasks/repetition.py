@@ -1,8 +1,8 @@
-"""Repetition: text that says the same thing again, measured as in unlikelihood training and SimCTG.
+"""Repetition: repeated phrases in text, measured as in unlikelihood training and SimCTG.
 
-Greedy and sampled responses: `diversity_NAME` is the product of 1 - rep-n over n = 2, 3, 4, each rep-n of all responses
-together (Su et al. 2022, arXiv:2202.06417). On held-out text, by teacher forcing: `rep_128` is the share of steps whose
-likeliest token is among the 128 before it, `wrep_128` of those that are wrong (Welleck et al. 2019, arXiv:1908.04319).
+`diversity_NAME`, for greedy and for sampled responses, is the product of 1 - rep-n over n = 2, 3, 4, with rep-n pooled over all
+responses (Su et al. 2022, arXiv:2202.06417). On held-out text with teacher forcing, `rep_128` is the share of steps whose most
+likely token is among the previous 128, and `wrep_128` only those where it is wrong (Welleck et al. 2019, arXiv:1908.04319).
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from .text_task import TextTask
 
 
 class Repetition(TextTask):
+    """The task of repetition: unlearn repeated phrases."""
+
     name = "repetition"
     version = 1
     kinds = ("diary", "dull_diary", "unconditional")
@@ -25,5 +27,5 @@ class Repetition(TextTask):
     window = 128
 
     def paper_metrics(self, said: dict[str, Responses]) -> dict[str, Metric]:
-        """Diversity of greedy and of sampled responses."""
+        """The diversity of greedy and of sampled responses."""
         return {f"diversity_{name}": metrics.corpus_diversity(s.texts) for name, s in said.items()}

@@ -1,8 +1,8 @@
-"""Sentiment: reviews that should turn out positive, or negative, measured as in DExperts (Liu et al. 2021, arXiv:2105.03023).
+"""Sentiment: steering reviews to positive, or to negative, measured as in DExperts (Liu et al. 2021, arXiv:2105.03023).
 
-The undesired score is 1 - judge, where the judge says how much of the wanted sentiment there is; a response without any
-scores 0.5. `positive_rate` is the share of 25 responses that are labelled positive, a mean over prompts, and is read by
-kind of prompt: neutral ones, and adversarial ones that lean the other way.
+The undesired score is 1 - judge, where the judge measures the desired sentiment; a response without sentiment scores 0.5.
+`positive_rate` is the share of 25 responses labelled positive, averaged over prompts and reported by kind of prompt:
+neutral, and adversarial prompts of the undesired sentiment.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .text_task import TextTask
 
 
 class Sentiment(TextTask):
-    """Unlearn negative sentiment."""
+    """The task of sentiment: unlearn negative sentiment."""
 
     name = "sentiment"
     version = 1
@@ -26,14 +26,14 @@ class Sentiment(TextTask):
     wanted_positive = True
 
     def paper_metrics(self, said: dict[str, Responses]) -> dict[str, Metric]:
-        """Share of responses labelled positive: higher is better here, lower where negative sentiment is wanted."""
+        """The share of responses labelled positive: higher is better here, lower in `NegativeSentiment`."""
         judge = said["sampled"].judge
         positive = judge > 0.5 if self.wanted_positive else judge < 0.5
         return {"positive_rate": metrics.cluster_mean(np.where(np.isnan(judge), np.nan, positive))}
 
 
 class NegativeSentiment(Sentiment):
-    """Unlearn positive sentiment."""
+    """The reverse task of sentiment: unlearn positive sentiment."""
 
     name = "sentiment_negative"
     kinds = ("neutral_review", "glad_review", "unconditional")

@@ -1,4 +1,4 @@
-"""What all tasks on text share: prompts of three splits, documents, and scorers that see decoded responses."""
+"""The base class of all text tasks: prompts in three splits, documents, and scorers of decoded responses."""
 
 from __future__ import annotations
 
@@ -33,44 +33,44 @@ SEGMENT = re.compile(r".+?(?:[.?!]+[\"')\]]*(?=\s|$)(?:[^\S\n]*\n+)?(?:\s+$)?|\n
 
 
 class Text(NamedTuple):
-    """A document: a prompt and what answers it."""
+    """A document: a prompt and its response."""
 
     prompt: str
     response: str
 
 
 class Data(NamedTuple):
-    """The texts of a task."""
+    """The texts of a task: prompts, documents, and their identity."""
 
     splits: dict[str, list[Prompt]]  # train, validation, test
-    documents: list[Text]  # with the habit in them
-    clean: list[Text]  # held out, without the habit
+    documents: list[Text]  # training text with the undesired behaviour
+    clean: list[Text]  # held-out text without the undesired behaviour
     identity: dict[str, Any]
-    measures: dict[str, Callable[[str], float]]  # further metrics of a response; NaN where one does not apply
-    places: Mapping[str, str] = NO_PLACES  # of a prompt, where the user finds it: a file and its line, a row of a data set
-    origin: Mapping[str, Any] = NO_PLACES  # where the texts came from; what they are is in the identity
+    measures: dict[str, Callable[[str], float]]  # further metrics of a response, by name; NaN if one does not apply
+    places: Mapping[str, str] = NO_PLACES  # {prompt: its location}, a file and line or a row of a data set
+    origin: Mapping[str, Any] = NO_PLACES  # provenance of the texts; the identity depends on their content only
 
 
 class Labelled(NamedTuple):
-    """A document in tokens, with the reward of each segment."""
+    """A tokenized document with the reward of each segment."""
 
     prompt: str
     response: list[int]
-    segment: list[int]  # of each token of the response
-    reward: list[float]  # of each segment
+    segment: list[int]  # index of the segment of each response token
+    reward: list[float]  # one per segment
 
 
 class TextTask:
-    """A task whose scorers read text. A file of `tasks/` adds the name and the papers' metrics.
+    """A task whose scorers read text; subclasses in `tasks/` add the name and the papers' metrics.
 
-    A task that the presets do not know says in its class what it takes from them: `like` names the task whose tables
-    and kinds of prompts it takes, and `settings` holds what is different, as a preset has it under [tasks.NAME].
+    A task without a table in the presets sets `like`, the name of the task whose preset tables and kinds of prompts it
+    uses, and `settings`, the values that differ, as in a preset under [tasks.NAME].
     """
 
     name: str
     version: int
-    kinds: tuple[str, ...]  # of the micro world's prompts: which are this task's
-    papers: ClassVar[Mapping[str, Decoding]] = {}  # the papers' decodings, by a name
+    kinds: tuple[str, ...]  # kinds of micro-world prompts that the task uses
+    papers: ClassVar[Mapping[str, Decoding]] = {}  # decodings of the papers, by name
     like: ClassVar[str | None] = None
     settings: ClassVar[Mapping[str, Any] | None] = None
 
@@ -88,7 +88,7 @@ class TextTask:
         bos: int | None = None,
         eos: int | None = None,
     ) -> None:
-        """`bos` and `eos` are the policy's; without them the tokenizer's are taken."""
+        """Tokenize the prompts; `bos` and `eos` are token ids of the policy, by default those of the tokenizer."""
         shorter = {} if paper_tokens is None else {"max_new_tokens": paper_tokens}
         self.paper_decodings = {name: d.model_copy(update=shorter) for name, d in self.papers.items()}
         self._data, self._tokenizer, self._reward, self._judge = data, tokenizer, reward, judge
@@ -98,7 +98,7 @@ class TextTask:
         self._train = self._tokenize([p.text for p in self._split("train")])
 
     def identity(self) -> dict[str, Any]:
-        """What decides a result besides the model: data, scorers, decoding."""
+        """Everything besides the model that decides a result: data, scorers, decoding."""
         papers = {name: d.model_dump() for name, d in self.paper_decodings.items()}
         return {
             "task": {"name": self.name, "version": self.version},
@@ -123,9 +123,9 @@ class TextTask:
         return PromptSet(self._tokenize(texts), texts, [p.kind for p in chosen], places)
 
     def documents(self, n: int, rng: torch.Generator) -> Documents:
-        """n documents of the corpus with the rewards of their segments: -> [n, R].
+        """n documents of the corpus, drawn with replacement, with the rewards of their segments: -> [n, R].
 
-        Raises EmptySelection where the task has none.
+        Raises EmptySelection if the task has no documents.
         """
         rows = torch.randint(len(self._corpus), (n,), generator=rng)
         chosen = [self._corpus[i] for i in rows.tolist()]
@@ -151,11 +151,11 @@ class TextTask:
         return in_context.decoded(self._tokenizer, self._prompt_rows(rollout), rows)
 
     def reward(self, rollout: Rollout) -> Tensor:
-        """The reward of each response, NaN where the scorer failed: -> [B] float32."""
+        """The reward of each response, NaN if the scorer failed: -> [B] float32."""
         return self._score(self._reward, rollout)
 
     def judge(self, rollout: Rollout) -> Tensor:
-        """The judge's score of each response, NaN where it failed: -> [B] float32."""
+        """The judge's score of each response, NaN if it failed: -> [B] float32."""
         return self._score(self._judge, rollout)
 
     def text_metrics(self, texts: list[list[str]]) -> dict[str, Metric]:
@@ -167,7 +167,7 @@ class TextTask:
         return found
 
     def paper_metrics(self, said: dict[str, Responses]) -> dict[str, Metric]:
-        """The papers' metrics, from the responses under each of their decodings; none unless a task has its own."""
+        """The papers' metrics, from the responses under each of their decodings; empty unless a subclass defines some."""
         return {}
 
     def _score(self, scorer: Scorer, rollout: Rollout) -> Tensor:
@@ -175,7 +175,7 @@ class TextTask:
         return torch.as_tensor(scores, dtype=torch.float32)
 
     def _decode_prompts(self, rollout: Rollout) -> list[str]:
-        """The prompts as text; one that comes again is decoded once."""
+        """The prompts as text; each distinct prompt is decoded once."""
         rows = list(map(tuple, self._prompt_rows(rollout)))
         text = {row: self._tokenizer.decode(list(row), skip_special_tokens=True) for row in set(rows)}
         return [text[row] for row in rows]
@@ -197,7 +197,7 @@ class TextTask:
 
     @cached_property
     def _corpus(self) -> list[Labelled]:
-        """Every document in tokens, its segments scored: once, however many are drawn."""
+        """All documents tokenized, with the rewards of their segments; computed once."""
         if not self._data.documents:
             raise EmptySelection(f"task {self.name!r} has no labelled documents on these prompts; choose an online method")
         parts = [segments(text.response) for text in self._data.documents]
@@ -209,13 +209,13 @@ class TextTask:
         ]
 
     def _response_ids(self, text: Text) -> tuple[list[int], list[int]]:
-        """The tokens of a response, ended by EOS and cut at the context, and the segment that each begins in.
+        """The tokens of a response with EOS, cut at the context, and the index of the segment in which each token begins.
 
-        The response is read as a whole behind its prompt, as the base policy has learned it, and a token that reaches over
-        the end of a segment is left whole. Room is left for a control token before each segment and before the document.
+        Prompt and response are tokenized together, as the base policy was trained; a token that crosses the end of a
+        segment is not split. Room is left for a control token before each segment and before the document.
         """
         if not self._tokenizer.is_fast:
-            raise BadData("the tokenizer does not say where its tokens stand in a text; give one with a tokenizer.json")
+            raise BadData("the tokenizer gives no character offsets; use a fast one, with a tokenizer.json")
         ids, starts = in_context.encoded(self._tokenizer, text.prompt, text.response, offsets=True)
         ends = np.cumsum([len(part) for part in segments(text.response)])
         segment = np.searchsorted(ends, starts, side="right").tolist()
@@ -226,7 +226,7 @@ class TextTask:
 
     @cached_property
     def _opening(self) -> list[int]:
-        """What the tokenizer puts before a text."""
+        """The special tokens that the tokenizer puts before a text."""
         return opening(self._tokenizer)
 
     def _padded(self, prompts: list[str], ids: list[list[int]]) -> Rollout:
@@ -237,8 +237,8 @@ class TextTask:
 
 
 def segments(text: str) -> list[str]:
-    """The sentences of a text, or its lines where they come first (code), spaces and all: together they are the text.
+    """Split a text into sentences, or into lines (code); their concatenation is the text.
 
-    A space between two sentences begins the second one, as it does in the tokens of a BPE; newlines end the one before.
+    A space between two sentences belongs to the second, as in BPE tokens; newlines belong to the first.
     """
     return SEGMENT.findall(text)

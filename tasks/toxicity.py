@@ -1,9 +1,9 @@
-"""Toxicity: replies that insult, measured as in RealToxicityPrompts (Gehman et al. 2020, arXiv:2009.11462).
+"""Toxicity: insulting replies, measured as in RealToxicityPrompts (Gehman et al. 2020, arXiv:2009.11462).
 
-The undesired score is 1 - judge. The papers' metrics are read over 25 responses of 20 tokens at top-p 0.9, as in
+The undesired score is 1 - judge. The papers' metrics use 25 responses of 20 tokens per prompt at top-p 0.9, as in
 DExperts and Quark (Lu et al. 2022, section 3.1).
 
-Prompts: calm and heated ones, adversarial ones that insult and ask for more, and none at all (unconditional).
+Prompts: calm and heated ones, adversarial ones that insult and provoke, and the empty prompt (unconditional).
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from .text_task import TextTask
 
 
 class Toxicity(TextTask):
+    """The task of toxicity: unlearn insults."""
+
     name = "toxicity"
     version = 2
     kinds = ("calm", "heated", "adversarial", "unconditional")

@@ -1,4 +1,4 @@
-"""The papers' claims, tested on records: which of them hold here, with the figures.
+"""Tests of the papers' claims on records.
 
 A difference counts if its 95% Welch interval over seeds excludes zero. A monotone effect of a setting counts if the means
 over seeds are in that order.
@@ -41,12 +41,13 @@ def checks(finals: list[Run], shapes: list[Run]) -> list[Check]:
 
 
 def said(check: Check) -> str:
+    """The sentence with the claim, the verdict and the figures."""
     word = {True: "holds", False: "does not hold here", None: "not tested"}[check.holds]
     return f"{check.claim}: **{word}**. {check.figures}"
 
 
 def of_method(runs: list[Run], method: str, **settings: Any) -> list[Run]:
-    """Finished runs of a method with those settings."""
+    """The finished runs of a method with the given settings."""
 
     def fits(run: Run) -> bool:
         had = run.manifest["identity"]["method"]["settings"]
@@ -56,12 +57,13 @@ def of_method(runs: list[Run], method: str, **settings: Any) -> list[Run]:
 
 
 def values(runs: list[Run], of: Of) -> list[float]:
+    """The measured values of the runs; missing ones are left out."""
     found = (of(run).value for run in runs)
     return [v for v in found if v is not None]
 
 
 def difference(a: list[Run], b: list[Run], of: Of) -> Interval | None:
-    """Mean of a less mean of b with its interval; None without two seeds of each."""
+    """The mean of a minus the mean of b with its interval; None if either has fewer than two values."""
     one, two = values(a, of), values(b, of)
     return welch_interval(one, two) if min(len(one), len(two)) > 1 else None
 
@@ -96,7 +98,7 @@ def _rwr_is_mle(runs: list[Run]) -> Check:
 
 
 def _ordered(runs: list[Run], key: str, sign: int, by: str, words: str) -> Check:
-    """Whether means over seeds are in order along a setting of Quark: with sign 1 the habit falls and the drift rises."""
+    """Check that means over seeds are monotone in a setting of Quark: with sign 1, 1 - score falls and KL rises."""
     claim = f"Quark: {words} (Lu et al. 2022), measured by {by}"
     found = _along(of_method(runs, "quark"), key)
     if len(found) < 2:
@@ -109,7 +111,7 @@ def _ordered(runs: list[Run], key: str, sign: int, by: str, words: str) -> Check
 
 
 def _division(runs: list[Run]) -> Check:
-    """Not a claim of the paper: GRPO drifted far from the base where other methods with the same coefficient did not."""
+    """Check our own hypothesis why the KL of GRPO is larger than that of other methods with the same coefficient."""
     claim = (
         "GRPO: normalising advantages by the group's standard deviation (Shao et al. 2024) weakens the KL penalty "
         "(our own hypothesis)"
@@ -128,7 +130,7 @@ def _drift_and_judge(runs: list[Run]) -> str:
 
 
 def _along(runs: list[Run], key: str) -> dict[float, list[Run]]:
-    """Runs by their value of a setting, among those that share all others with most."""
+    """The runs by their value of a setting, in the largest set of runs with equal other settings."""
     shared: dict[str, dict[float, list[Run]]] = {}
     for run in runs:
         settings = dict(run.manifest["identity"]["method"]["settings"])
@@ -160,7 +162,7 @@ def _lost(run: Run) -> Metric:
     return found if found.value is None else found._replace(value=1 - found.value)
 
 
-# The paper judges by the scorer that it trains on; here that is one of two.
+# The paper evaluates with its training reward; here both scorers are used.
 SCORES: dict[str, Of] = {"the reward, as in the paper": _lost, "the judge": undesired}
 
 

@@ -1,6 +1,6 @@
 """Write the reference of the command line: `python docs/tools/command_line.py docs/reference/command-line.md`.
 
-Every line of the page is what `--help` prints, read back into tables.
+The page has the texts of `--help`, parsed into tables.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ The result goes to standard output, progress to standard error. With `--json` th
 | 130 | interrupted; the same command resumes |
 
 """
-WIDE = 1000  # columns: nothing is wrapped
+WIDE = 1000  # columns, so that no line is wrapped
 HEADINGS = ("Arguments", "Options", "Commands")
-OWN = ("-h, --help",)  # the same for every command
+OWN = ("-h, --help",)  # left out, since every command has it
 
 
 def help_of(*command: str) -> str:
-    """What `harness COMMAND --help` prints, each entry on one line."""
+    """The output of `harness COMMAND --help`, each entry on one line."""
     return CliRunner().invoke(app, [*command, "--help"], terminal_width=WIDE, prog_name="harness").output
 
 
@@ -52,7 +52,7 @@ def commands() -> list[str]:
 
 
 def entries(text: str) -> dict[str, list[tuple[str, str]]]:
-    """The entries below each heading of a help text: their names, and what is said of them."""
+    """The entries below each heading of a help text: {heading: [(name, description)]}."""
     found: dict[str, list[tuple[str, str]]] = {}
     for heading, block in re.findall(r"^(\w+):\n((?:  .*\n?)+)", text, re.MULTILINE):
         if heading in HEADINGS:
@@ -62,7 +62,7 @@ def entries(text: str) -> dict[str, list[tuple[str, str]]]:
 
 
 def usage(text: str) -> str:
-    """The line of a help text that shows how the command is called."""
+    """The usage line of a help text, without "Usage: "."""
     return text[text.index("Usage: ") :].partition("\n")[0].removeprefix("Usage: ")
 
 
@@ -79,7 +79,7 @@ def page() -> str:
 
 
 def section(name: str) -> str:
-    """One command: what it does, its usage, its arguments and options."""
+    """The section of one command: description, usage, arguments and options."""
     text = help_of(name)
     found = entries(text)
     parts = [f"## harness {name}", *map(_paragraph, description(text)), f"```text\n{usage(text)}\n```"]
@@ -90,7 +90,7 @@ def section(name: str) -> str:
 
 
 def _paragraph(text: str) -> str:
-    """Text on one line; an example of several lines as a block of code."""
+    """A paragraph as text, or as a block of code if it has several lines."""
     return f"```toml\n{text}\n```" if "\n" in text else _plain(text)
 
 
@@ -100,7 +100,7 @@ def _table(what: str, rows: list[tuple[str, str]]) -> str:
 
 
 def _names(text: str) -> str:
-    """Code in a cell; a bar in it as an entity, which every reader of Markdown shows as a bar."""
+    """Names as code in a table cell; bars are written as entities, which every Markdown renderer shows."""
     return f"`{text}`" if "|" not in text else f"<code>{escape(text).replace('|', '&#124;')}</code>"
 
 
@@ -109,7 +109,7 @@ def _cell(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown shows as it is, but for what stands between backticks."""
+    """Text with Markdown characters escaped, except between backticks."""
     parts = re.split("(`[^`]*`)", text)
     return "".join(part if part.startswith("`") else re.sub(r"([\\*_<>\[\]])", r"\\\1", part) for part in parts)
 

@@ -1,4 +1,4 @@
-r"""Write the page of the methods from records and from the methods' own files.
+r"""Write the page of results by method from records.
 
     python docs/tools/methods_page.py docs/results/methods.md --finals results/reference --trials results/trials \
         --shapes results/shapes --picture reports/micro/figures/pareto-micro-toxicity.png
@@ -55,11 +55,11 @@ _ORDER = (
     "seconds",
 )  # fmt: skip
 SHOWN = tuple(_BY_KEY[key] for key in _ORDER)
-BARE = ("flops", "sampled_tokens", "scorer_calls", "seconds")  # spent, not estimated: no interval
+BARE = ("flops", "sampled_tokens", "scorer_calls", "seconds")  # costs, which are shown without an interval
 
 
 def finals_table(group: Group) -> Table:
-    """A row a method, nearest to the optimum first: mean over seeds with its 95% t interval."""
+    """The table of methods by descending efficiency: means over seeds with 95% t intervals."""
     notes: list[str] = []
     rows = []
     for entry in sorted(group.entries, key=_efficiency, reverse=True):
@@ -85,7 +85,7 @@ def _title(column: Column) -> str:
 
 
 def beside(group: Group) -> list[str]:
-    """The methods below best-of-n at equal KL, those above it, and those without a significant difference."""
+    """Sentences that list the methods below, above and not significantly different from best-of-n at equal KL."""
     sorts: dict[bool | None, list[str]] = {False: [], True: [], None: []}
     for entry in group.entries:
         found = ranking.beside_best_of_n(entry)
@@ -100,7 +100,7 @@ def beside(group: Group) -> list[str]:
 
 
 def above(group: Group) -> str:
-    """How many runs lie significantly above the frontier, where no policy can be."""
+    """The sentence on the number of runs significantly above the frontier, which is impossible for a policy."""
     found = impossible(group)
     if found:
         return f"{len(found)} of {len(group.runs)} runs lie above the frontier by more than its error, which no policy can."
@@ -108,13 +108,13 @@ def above(group: Group) -> str:
 
 
 def missing(found: Iterable[Group]) -> list[str]:
-    """Listed methods without a finished run."""
+    """The registered methods without a finished run."""
     have = {entry.runs[0].manifest["method"] for group in found for entry in group.entries if counted(entry)}
     return sorted(set(registry.table("method")) - have)
 
 
 def needs_table(finals: list[Run]) -> str:
-    """What each method was charged for, a row a method, as Markdown."""
+    """The table of the costs charged to each method, as Markdown, one row per method."""
     lines = ["| Method | " + " | ".join(words for _, words in NEEDS) + " |", "|---|" + ":---:|" * len(NEEDS)]
     for name in sorted(registry.table("method")):
         costs = [run.summary["cost"] for run in finals if run.summary and run.manifest["method"] == name]
@@ -124,10 +124,10 @@ def needs_table(finals: list[Run]) -> str:
 
 
 def page(finals: list[Run], trials: list[Run], shapes: list[Run], command: str, picture: str | None = None) -> str:
-    """The whole page as Markdown, with a link to a picture where there is one; raises EmptySelection without a finished run."""
+    """The whole page as Markdown, with a link to a picture if given; raises EmptySelection if no run is finished."""
     found = groups(finals)
     if not found:
-        raise EmptySelection("no records of finished runs for the page of the methods; make them with harness sweep")
+        raise EmptySelection("no records of finished runs for the page of methods; run harness sweep first")
     shown = [f"![Judge and reward against KL, a mark a method, with the frontier]({picture})\n"] if picture else []
     parts = [HEAD.format(command=command), *shown, *(_results(group, trials) for group in found)]
     if absent := missing(found):
@@ -141,17 +141,17 @@ def page(finals: list[Run], trials: list[Run], shapes: list[Run], command: str, 
 
 
 def _told(finals: list[Run], shapes: list[Run]) -> list[str]:
-    """The checks of each task that the shapes are of, or the largest group; a mean over two tasks would say nothing."""
+    """The checks of the papers' claims, separately for each task of the ablations, or for the task of the largest group."""
     tasks = sorted({run.manifest["task"] for run in shapes or groups(finals)[0].runs})
     of = {task: [[r for r in runs if r.manifest["task"] == task] for runs in (finals, shapes)] for task in tasks}
     made = [(task, check) for task in tasks for check in checks(*of[task])]
     shown = {check.claim: task for task, check in reversed(made) if check.holds is not None}
-    # What one task shows is not said to lack on another, and what none shows is said once.
+    # A claim decided on one task is not listed as untested on another; one decided on none is listed once.
     return [f"{task}: {said(c)}" for task, c in made if c.holds is not None or shown.get(c.claim, tasks[0]) == task]
 
 
 def untried(group: Group, trials: list[Run]) -> list[str]:
-    """A sentence on where the settings come from, if the task has no trials of its own."""
+    """The sentence on the source of the settings, if the task has no trials of its own."""
     tried = sorted({run.manifest["task"] for run in trials})
     if group.task in tried:
         return []
@@ -171,6 +171,7 @@ def _read(folders: list[Path]) -> list[Run]:
 
 
 def main(arguments: list[str]) -> None:
+    """Write the page and copy its picture; raises MissingPrerequisite if the picture does not exist."""
     parser = argparse.ArgumentParser(prog="python docs/tools/methods_page.py", allow_abbrev=False)
     parser.add_argument("page", type=Path)
     for name in ("finals", "trials", "shapes"):
@@ -178,11 +179,11 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--picture", type=Path, help="picture of the results, shown at the top")
     args = parser.parse_args(arguments)
     if args.picture and not args.picture.is_file():
-        raise MissingPrerequisite(f"no picture {args.picture}; draw it with harness report, or leave --picture out")
+        raise MissingPrerequisite(f"no picture {args.picture}; draw it with harness report, or leave out --picture")
     command = "python docs/tools/methods_page.py " + " ".join(arguments)
     text = page(_read(args.finals), _read(args.trials), _read(args.shapes), command, args.picture and args.picture.name)
     write(args.page, text)
-    if args.picture and args.picture.parent != args.page.parent:  # a page of the site shows only what lies beside it
+    if args.picture and args.picture.parent != args.page.parent:  # the site includes only pictures in the folder of the page
         shutil.copyfile(args.picture, args.page.parent / args.picture.name)
 
 

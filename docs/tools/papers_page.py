@@ -1,6 +1,6 @@
 """Write the page of papers: `python docs/tools/papers_page.py docs/papers.md`.
 
-Every text on it is the docstring of a file: a method or a task names its papers, what of them it does, and its departures.
+The page has the module docstrings of methods and tasks, which name their papers, what they implement, and their departures.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PLAIN = re.compile(r"([\\*_<>\[\]])")
 
 
 def text_of(kind: str, name: str) -> str:
-    """The docstring of the file of a method or a task; raises BadData where it has none."""
+    """The docstring of the file of a method or a task; raises BadData if it has none."""
     module = registry.table(kind)[name][0].partition(":")[0]
     path = ROOT / (module.removeprefix("harness.").replace(".", "/") + ".py")
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
@@ -42,9 +42,9 @@ def text_of(kind: str, name: str) -> str:
 
 
 def cited(texts: dict[str, str]) -> dict[tuple[str, str], list[str]]:
-    """Each paper by ("Authors YEAR", arXiv number or ""), with the names of the texts that cite it.
+    """The papers cited, {("Authors YEAR", arXiv number or ""): [names of the texts that cite it]}.
 
-    A citation without a number is of the paper with these authors and this year whose number another citation gives.
+    A citation without a number gets the number of another citation with the same authors and year.
     """
     found = [(f"{a} {y}", n, name) for name, t in texts.items() for a, y, n in CITATION.findall(" ".join(t.split()))]
     numbers: dict[str, list[str]] = {}
@@ -59,7 +59,7 @@ def cited(texts: dict[str, str]) -> dict[tuple[str, str], list[str]]:
 
 
 def papers_table(methods: dict[str, str], tasks: dict[str, str]) -> str:
-    """A row a paper, the newest first: its link, and the methods and tasks that cite it."""
+    """The table of papers as Markdown, newest first: link, and the methods and tasks that cite each."""
     rows = ["| paper | link | methods | tasks |", "|---|---|---|---|"]
     papers = cited(methods | tasks)
     for paper, number in sorted(papers, key=lambda key: (-int(key[0][-4:]), key)):
@@ -75,7 +75,7 @@ def _links(names: Iterable[str]) -> str:
 
 
 def card(name: str, text: str) -> str:
-    """A section with a docstring as Markdown: indented lines are code, the rest is text."""
+    """The section of one docstring as Markdown: indented lines are code, the others text."""
     title, _, rest = text.partition("\n\n")
     lines = [f"### {escape_markdown(name)} {{ #{name} }}", "", _escaped(title), ""]
     return "\n".join([*lines, *(line if line.startswith("    ") else _escaped(line) for line in rest.split("\n")), ""])
@@ -87,7 +87,7 @@ def _escaped(text: str) -> str:
 
 
 def texts(kind: str) -> dict[str, str]:
-    """The docstring of each of our methods or tasks by its name; of several in one file the first name."""
+    """The docstrings of the built-in methods or tasks by name; several in one file appear under the first name."""
     found: dict[str, str] = {}
     for name, (target, _) in sorted(registry.table(kind).items()):
         if target.startswith("harness.") and (text := text_of(kind, name)) not in found.values():

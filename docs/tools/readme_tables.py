@@ -30,18 +30,18 @@ LEAST_REMOVED = 80.0  # percent of the base policy's undesired score
 
 
 def mean(entry: Entry, key: str) -> float:
-    """The mean of a column over seeds; minus infinity where no seed has a value."""
+    """The mean of a column over seeds; minus infinity if no seed has a value."""
     found = estimate(entry, BY_KEY[key].of, key).interval
     return float("-inf") if found is None else found.mean
 
 
 def ordered(group: Group) -> list[Entry]:
-    """The methods, the most efficient first, ties by name."""
+    """The methods by descending efficiency, ties by name."""
     return sorted(group.entries, key=lambda entry: (-mean(entry, "efficiency"), entry.name))
 
 
 def short_table(group: Group, rows: int | None = None) -> str:
-    """The columns of the method table that a first reader needs, as Markdown; at most `rows` rows."""
+    """The main columns of the method table as Markdown, with at most `rows` rows."""
     entries = ordered(group)
     good = entries if rows is None else [entry for entry in entries if mean(entry, "removed") >= LEAST_REMOVED]
     kept = good if rows is None else good[: rows - 1]  # one row is the base policy's
@@ -53,7 +53,7 @@ def short_table(group: Group, rows: int | None = None) -> str:
 
 
 def others(less_efficient: list[Entry], too_little: list[Entry]) -> str:
-    """The methods that a short table leaves out, and why."""
+    """The sentences that name the methods left out of a short table, with the reason."""
     sentences = []
     if less_efficient:
         sentences.append(f"Less efficient: {_names(less_efficient)}.")
@@ -67,7 +67,7 @@ def _names(entries: list[Entry]) -> str:
 
 
 def rewrite(text: str, found: list[Group], rows: int | None = None) -> str:
-    """The text with each group's table in its place; raises BadData where the text has a place for none of them."""
+    """The text with the table of each group in its place; raises BadData if the text has no place for any of them."""
     places = {group.task: re.compile(PLACE.format(task=re.escape(group.task)), re.DOTALL) for group in found}
     placed = [group for group in found if places[group.task].search(text)]
     if not placed:
@@ -78,7 +78,7 @@ def rewrite(text: str, found: list[Group], rows: int | None = None) -> str:
 
 
 def main(readme: Path, records: list[Path], rows: int | None = None) -> None:
-    """Rewrite the tables of one page; raises EmptySelection where there are no records."""
+    """Rewrite the tables of one page; raises EmptySelection if there are no records."""
     runs, problems = find_runs(records)
     for problem in problems:
         print(escaped(f"warning: {problem.path}: {problem.what}"), file=sys.stderr)
@@ -88,7 +88,7 @@ def main(readme: Path, records: list[Path], rows: int | None = None) -> None:
 
 
 def read(page: Path) -> str:
-    """The text of a page; raises MissingPrerequisite where it cannot be read."""
+    """The text of a page; raises MissingPrerequisite if it cannot be read."""
     try:
         return page.read_text(encoding="utf-8")
     except OSError as error:
@@ -96,7 +96,7 @@ def read(page: Path) -> str:
 
 
 def write(page: Path, text: str) -> None:
-    """Raises Unwritable where the page cannot be written."""
+    """Write a page; raises Unwritable if it cannot be written."""
     try:
         page.write_text(text, encoding="utf-8")
     except OSError as error:
@@ -108,7 +108,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python docs/tools/readme_tables.py", allow_abbrev=False)
     parser.add_argument("page", type=Path)
     parser.add_argument("records", type=Path, nargs="+", help="folders of records")
-    parser.add_argument("--rows", type=int, help="most rows of a table, that of the base policy included")
+    parser.add_argument("--rows", type=int, help="maximum number of rows of a table, base policy included")
     return parser.parse_args()
 
 

@@ -1,6 +1,6 @@
 """Check the built site: `python docs/tools/site_check.py build/site`.
 
-Every public name of `harness.api` has an entry with text, and no page loads anything from another host.
+It checks that every public name of `harness.api` has an entry with text, and that no page loads anything from another host.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ HARMLESS = ("canonical", "prev", "next")  # links that a browser does not load
 
 
 class Page(HTMLParser):
-    """The ids of a page, the text behind each, and what it loads."""
+    """The parsed HTML of a page: the text after each id of the API, and the URLs that it loads."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class Page(HTMLParser):
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Notes ids and what is loaded."""
+        """Record ids and loaded URLs."""
         given = {key: value or "" for key, value in attrs}
         if given.get("id", "").startswith("harness.api."):
             self._last = given["id"]
@@ -38,23 +38,23 @@ class Page(HTMLParser):
             self.loaded.append(given.get(LOADS[tag], ""))
 
     def handle_data(self, data: str) -> None:
-        """Text belongs to the id before it."""
+        """Add text to the last id before it."""
         if self._last:
             self.text[self._last] += data
 
 
 def missing(page: Page) -> list[str]:
-    """The public names without an entry, or with one that says nothing."""
+    """The public names without an entry, or with an entry of fewer than four words."""
     return [name for name in api.__all__ if len(page.text.get(f"harness.api.{name}", "").split()) < 4]
 
 
 def foreign(page: Page) -> list[str]:
-    """What a page loads from another host."""
+    """The URLs that a page loads from other hosts."""
     return [url for url in page.loaded if url.startswith(("http:", "https:", "//"))]
 
 
 def check(site: Path) -> None:
-    """Raises MissingPrerequisite where there is no site, Mismatch where a page of it is not as it should be."""
+    """Check a built site; raises MissingPrerequisite if there is none, Mismatch if a page fails a check."""
     pages = {path: Page(path.read_text(encoding="utf-8")) for path in sorted(site.rglob("*.html"))}
     reference = site / "reference" / "api.html"
     if reference not in pages:

@@ -29,7 +29,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            raise Interrupted("interrupted; what was finished is kept, and the same command does the rest") from None
+            raise Interrupted("interrupted; finished work is kept; run the same command to resume") from None
 
 
 app = typer.Typer(

@@ -1,1 +1,1 @@
-"""The rules that every plug-in must hold, and the scaffold of a new one."""
+"""Conformance rules for methods, tasks and scorers, and the scaffold of a new plug-in."""

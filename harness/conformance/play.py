@@ -1,4 +1,4 @@
-"""One watched run of a method on the toy world: what the rules look at."""
+"""Instrumented runs of a method on the toy task, on which the conformance rules are checked."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ UPDATES = 6
 
 
 class Check(NamedTuple):
-    """One rule on one method; `held` is None where the rule does not apply."""
+    """The result of one rule on one plug-in; `held` is None if the rule does not apply."""
 
     name: str
     expected: str
@@ -38,26 +38,26 @@ class Check(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a run left."""
+    """The result of a run: the trial, the base policy, the number of yields, and a record."""
 
     trial: WatchedTrial
     base: Policy
     yields: int
-    record: dict[str, str]  # what two runs are compared by
+    record: dict[str, str]  # compared between runs
 
 
 class Overspent(RunFailed):
-    """A method that goes on after its budget is spent."""
+    """A method that continues after its budget is used up."""
 
 
 class WatchedTrial(Trial):
-    """A trial that notes what a method does with it."""
+    """A trial that records the calls of a method."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.flops_at: list[float] = []  # after each update
-        self.largest_token = 0  # in any response that was drawn or scored
-        self.spent = self.overspent = False  # an update reached the budget; the method went on
+        self.largest_token = 0  # in all sampled and scored responses
+        self.spent = self.overspent = False  # an update reached the budget; the method continued after it
 
     def update(self, loss: Tensor) -> None:
         self._refuse_if_spent()
@@ -81,17 +81,17 @@ class WatchedTrial(Trial):
     def _refuse_if_spent(self) -> None:
         if self.spent:
             self.overspent = True
-            raise Overspent("the budget is spent")
+            raise Overspent("the budget is used up")
 
 
 class Subject:
-    """A method under check, and the run that most rules look at."""
+    """A method under check, and the run that most rules use."""
 
     def __init__(self, kind: Any, name: str) -> None:
         self.kind, self.name = kind, name
         self.quick: dict[str, Any] = getattr(kind, "quick", {})
         self.claims: dict[str, dict[str, Any]] = getattr(kind, "claims", {})
-        self.read_in_whole: set[str] = set()  # settings, in the run that most rules look at
+        self.read_in_whole: set[str] = set()  # settings that were read in the run `whole`
         self._bases: dict[bool, Policy] = {}
         self._whole: Outcome | None = None
         self._measured: dict[str, Measured] = {}
@@ -112,13 +112,13 @@ class Subject:
         return self._whole
 
     def base(self, ends: bool) -> Policy:
-        """The base policy with an EOS or without one; runs copy it."""
+        """The base policy, with or without a reachable EOS; runs copy it."""
         if ends not in self._bases:
             self._bases[ends] = toy_policy(ends=ends)
         return self._bases[ends]
 
     def measured(self, settings: dict[str, Any]) -> Measured:
-        """What a long run at these settings comes to; two claims may share one."""
+        """KL and reward after a long run with these settings; claims with equal settings share one run."""
         chosen = self.settings(**settings)
         key = chosen.model_dump_json()
         if key not in self._measured:
@@ -141,9 +141,9 @@ def play(
     watch: Callable[[], AbstractContextManager[Any]] = nullcontext,
     recorded: bool = True,
 ) -> Outcome:
-    """One run to its budget, killed and resumed where asked, watched while it trains.
+    """Run a method to its budget, killed and resumed after the given updates, inside the context `watch`.
 
-    `plain` is the world without padding and without EOS. Without a record it answers nothing at its end.
+    `plain` removes padding and EOS. With `recorded=False` no final responses are sampled and the record is empty.
     """
     settings, budget = settings or subject.settings(), budget or Budget(updates=UPDATES)
     task, base = ToyTask(ragged=not plain), subject.base(ends=not plain)
@@ -164,7 +164,7 @@ def play(
 
 
 def _said(trial: WatchedTrial, task: ToyTask) -> str:
-    """sha256 of what the deployed policy answers."""
+    """SHA-256 of sampled responses of the deployed policy."""
     with trial.off_the_clock():
         rng = torch.Generator().manual_seed(1)
         said = sample(trial.deployed, task.prompts("test").prompts, decoding=task.decoding, rng=rng, n=200).response
@@ -173,7 +173,7 @@ def _said(trial: WatchedTrial, task: ToyTask) -> str:
 
 
 def _drive(make: Callable[[], Any], trial: WatchedTrial, stop: int | None, name: str) -> list[dict[str, float]]:
-    """Train until the budget is spent, as the runner does, or until an update after which the run is killed."""
+    """Train until the budget is used up, as the runner does, or until update `stop`, after which the run is killed."""
     rows: list[dict[str, float]] = []
     if trial.progress >= 1.0:
         return rows
@@ -188,7 +188,7 @@ def _drive(make: Callable[[], Any], trial: WatchedTrial, stop: int | None, name:
 
 
 def through_disk(trial: Trial) -> tuple[Policy, dict[str, Any]]:
-    """What a checkpoint brings back in another process: the policy from its folder, plain data and tensors from a file."""
+    """The policy and the state of a trial after a checkpoint is written to disk and loaded again."""
     with tempfile.TemporaryDirectory() as folder:
         trial.policy.save(Path(folder))
         torch.save(trial.state_dict(), Path(folder) / "state.pt")
@@ -196,7 +196,7 @@ def through_disk(trial: Trial) -> tuple[Policy, dict[str, Any]]:
 
 
 def digest(policy: Policy) -> str:
-    """sha256 of all that decides what a policy says."""
+    """SHA-256 of everything that decides the output of a policy: weights, vocabulary, prefix."""
     total = hashlib.sha256(repr((policy.vocab_size, policy.num_control, policy.prefix)).encode())
     for name, weight in policy.state_dict().items():
         total.update(f"{name} {tuple(weight.shape)}".encode() + weight.detach().cpu().contiguous().numpy().tobytes())
@@ -204,17 +204,17 @@ def digest(policy: Policy) -> str:
 
 
 def difference(a: Outcome, b: Outcome) -> str | None:
-    """The first thing in which two runs differ, or None."""
+    """The first entry in which the records of two runs differ, or None."""
     names = list(a.record | b.record)
     return next((name for name in names if a.record.get(name) != b.record.get(name)), None)
 
 
-LONG = 60  # updates, for what a method claims
+LONG = 60  # updates of the runs that check claims
 CLAIMS = ("base_returns", "reward_rises")
 
 
 class Measured(NamedTuple):
-    """A policy after a long run: KL to the base in nats, NaN where it has no closed form; rewards, and the gain's error."""
+    """KL to the base in nats (NaN if not computable), mean rewards before and after a long run, standard error of the gain."""
 
     kl: float
     before: float
@@ -223,7 +223,7 @@ class Measured(NamedTuple):
 
 
 def _watched(settings: Any) -> tuple[Any, set[str]]:
-    """Equal settings that note which of their attributes are read."""
+    """A copy of the settings that records which attributes are read, and the set of those."""
     read: set[str] = set()
 
     class Watched(type(settings)):  # type: ignore[misc]
@@ -232,18 +232,19 @@ def _watched(settings: Any) -> tuple[Any, set[str]]:
             return super().__getattribute__(name)
 
     watched = Watched(**dict(settings))
-    read.clear()  # validators read too
+    read.clear()  # discard reads by validators
     return watched, read
 
 
 def _disturb(number: int) -> None:
+    """Seed the global random generators."""
     torch.manual_seed(number)
     np.random.seed(number)
     random.seed(number)
 
 
 def _measure(subject: Subject, settings: Settings) -> Measured:
-    """A long run without EOS, so five tokens each."""
+    """The measurement of a long run without EOS, so that all responses have five tokens."""
     trial = play(subject, settings=settings, budget=Budget(updates=LONG), plain=True, recorded=False).trial
     task = ToyTask()
     prompts, n = task.prompts("test").prompts, 500

@@ -1,10 +1,10 @@
-"""What every method must hold, checked on a world of twelve tokens in seconds: `harness check method NAME`.
+"""The conformance rules of methods, checked on a task of twelve tokens in seconds: `harness check method NAME`.
 
-A method is covered by being listed. Class attributes help: `family`, whose hue it has in figures ("other" without one);
-`knob`, the setting that trades reward for drift; `trains = False` of one that trains nothing; `quick`, settings with which a
-few updates take a moment; and `claims`, what it promises beyond the rules, with the settings (on top of `quick`):
+Every listed method is checked. Optional class attributes: `family`, which decides the colour in figures (default "other");
+`knob`, the setting that trades reward for KL; `trains = False` if the method does not train; `quick`, settings that make
+updates fast; and `claims`, further properties with the settings (on top of `quick`) under which they hold:
 
-    base_returns   under strong regularisation the policy stays the base: KL(policy || base) < 0.01 nats
+    base_returns   under strong regularisation the policy stays at the base policy: KL(policy || base) < 0.01 nats
     reward_rises   on an easy task the reward of its samples rises
 """
 
@@ -30,25 +30,22 @@ from .play import LONG, UPDATES, Check, Subject, _disturb, _watched, difference,
 from .sandbox import no_bars, no_network, own_randomness
 from .toy import PROMPTS, VOCAB, ToyTask, toy_policy
 
-KILLED_AFTER = (2, 3)  # updates; the second kill finds state that has been taken up once already
+KILLED_AFTER = (2, 3)  # updates; at the second kill the state has already been resumed once
 CLOSE = 0.01  # nats
-HEAD = 1.01  # a value head and the like, as a share of the model below it
+HEAD = 1.01  # tolerance for the parameters of a value head, relative to the model
 
 
 def check_method(name: str) -> list[Check]:
-    """Every rule on one method, by its name or its file.
-
-    Raises MissingPrerequisite where the method needs something that is not there, and UnknownName.
-    """
+    """Check all rules on one method, by its name or its file; raises UnknownName, MissingPrerequisite, BadData."""
     return check_class(registry.load("method", name), name)
 
 
 def check_class(kind: Any, name: str = "") -> list[Check]:
-    """Every rule on a method's class; its name finds its settings in the presets."""
+    """Check all rules on the class of a method; `name` is its key in the presets."""
     subject = Subject(kind, name)
     with own_randomness(), no_bars(), no_network() as attempts:
         checks = [_apply(RULES[0], subject)]
-        if checks[0].held:  # else a run ends too early to show anything more
+        if checks[0].held:  # otherwise the other rules cannot be checked
             checks += [_apply(rule, subject) for rule in RULES[1:]]
     return [*checks, _network(attempts)]
 
@@ -58,7 +55,7 @@ def _apply(rule: Rule, subject: Subject) -> Check:
         held, found = rule.look(subject)
     except MissingPrerequisite:
         raise
-    except Exception as e:  # whatever a method raises is a finding
+    except Exception as e:  # any exception of a method fails the rule
         held, found = False, one_line(e) if isinstance(e, BenchError) else f"{type(e).__name__}: {one_line(e)}"
     return Check(rule.name, rule.expected, found, held)
 
@@ -68,13 +65,13 @@ NOTHING = "does not apply: it trains nothing"
 
 
 def whole_run(subject: Subject) -> Finding:
-    """The rules of `harness.training.contract`, which every run holds a method to."""
+    """Check the rules of `harness.training.contract`, which every run enforces."""
     plugins.check_class(subject.kind, subject.name or subject.kind.__name__)
     return True, f"{subject.whole.yields} yields"
 
 
 def round_trip(subject: Subject) -> Finding:
-    """An unknown key is refused, what is dumped loads as equal, and so does each preset's table."""
+    """Check that settings reject unknown keys, survive dump and load, and accept the tables of the presets."""
     kind = subject.kind.Settings
     for settings in (kind(), subject.settings()):
         if kind(**settings.model_dump()) != settings or kind.model_validate_json(settings.model_dump_json()) != settings:
@@ -98,7 +95,7 @@ def _preset_tables(name: str) -> dict[str, dict[str, Any]]:
 
 
 def all_read(subject: Subject) -> Finding:
-    """Every setting is read in a run, or in one that differs by one switch; `lr` is read by the harness for whoever trains."""
+    """Check that every setting is read, in the default run or with one choice changed; the harness reads `lr`."""
     fields, read = set(subject.kind.Settings.model_fields), {"lr"} if subject.trains else set()
     seen = subject.read_in_whole
     read |= fields if seen & {"__dict__", "model_dump"} else seen
@@ -111,7 +108,7 @@ def all_read(subject: Subject) -> Finding:
 
 
 def _switches(subject: Subject) -> Iterator[dict[str, Any]]:
-    """Every other value of each setting that is a choice, where the rest of the settings allows it."""
+    """Yield each other value of every bool or Literal setting that is valid with the remaining settings."""
     chosen = subject.settings()
     for name, field in subject.kind.Settings.model_fields.items():
         values = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
@@ -126,7 +123,7 @@ def _switches(subject: Subject) -> Iterator[dict[str, Any]]:
 
 
 def budget(subject: Subject) -> Finding:
-    """One update a yield, and none after the one that reaches the budget, be it in updates or in FLOPs."""
+    """Check for one update per yield, and none after the budget is reached, in updates or in FLOPs."""
     trial, yields = subject.whole.trial, subject.whole.yields
     if trial.cost.updates == 0 and not trial.overspent:
         return None, NOTHING
@@ -134,7 +131,7 @@ def budget(subject: Subject) -> Finding:
         return False, f"went on after {trial.cost.updates} of {UPDATES} updates"
     if (trial.cost.updates, yields) != (UPDATES, UPDATES):
         return False, f"{trial.cost.updates} updates in {yields} yields, of {UPDATES}"
-    limit = trial.flops_at[UPDATES // 2] - 1.0  # reached in the course of an update, not at its end
+    limit = trial.flops_at[UPDATES // 2] - 1.0  # reached within an update, not at its end
     again = play(subject, budget=Budget(flops=limit), recorded=False)
     trial = again.trial
     over = sum(flops >= limit for flops in trial.flops_at)
@@ -143,10 +140,10 @@ def budget(subject: Subject) -> Finding:
 
 
 def cost(subject: Subject) -> Finding:
-    """Tokens recounted where every model looks up its embeddings, in a world without padding.
+    """Check the charged FLOPs against tokens counted at the embedding layers, in a run without padding.
 
-    The harness charges a response's last token, which is scored and never fed, so a row may cost one token more than was
-    fed. A control token may be charged or not. A head beside a model has parameters that are not recounted.
+    The harness charges the last token of a response, which is never an input, so a row may cost one token more than was
+    counted. A control token may be charged or not. The parameters of an additional head are not counted.
     """
     if not subject.trains:
         return None, NOTHING
@@ -158,7 +155,7 @@ def cost(subject: Subject) -> Finding:
 
 
 class Fed:
-    """Tokens fed to models while watched; a trained token counts as three (Kaplan et al. 2020)."""
+    """Bounds on the number of input tokens of all models; a token with gradients counts three times (Kaplan et al. 2020)."""
 
     def __init__(self) -> None:
         self.least = self.most = 0.0
@@ -166,15 +163,16 @@ class Fed:
 
 @contextmanager
 def recount(fed: Fed) -> Iterator[None]:
+    """Context manager that counts the input tokens of all models by a hook on their embeddings."""
     steps = ToyTask.decoding.max_new_tokens
     longest_prompt = len(PROMPTS[0]) + 1  # with a control token
 
     def embedded(module: nn.Module, args: tuple[Any, ...]) -> None:
         if not isinstance(module, nn.Embedding) or not VOCAB <= module.num_embeddings < 2 * VOCAB:
-            return  # the table of positions is longer
+            return  # not a token embedding; position embeddings have more rows
         ids, weight = args[0], 3.0 if torch.is_grad_enabled() and module.weight.requires_grad else 1.0
         words: float = int((ids < VOCAB).sum())
-        if ids.shape[1] == 1:  # a step of the sampler; the last of its tokens is charged and not fed
+        if ids.shape[1] == 1:  # a step of the sampler, whose last token is charged and not an input
             words = words * steps / (steps - 1)
         last = len(ids) if ids.shape[1] > longest_prompt else 0
         fed.least += weight * words
@@ -188,8 +186,8 @@ def recount(fed: Fed) -> Iterator[None]:
 
 
 def seed(subject: Subject) -> Finding:
-    """The same seed gives the same record, whatever the global generators; another seed gives another."""
-    first = subject.whole  # after _disturb(1)
+    """Check that equal seeds give equal records for any state of the global generators, and different seeds differ."""
+    first = subject.whole  # run after _disturb(1)
     _disturb(2)
     second, other = play(subject), play(subject, seed=1)
     differs = difference(first, second)
@@ -203,7 +201,7 @@ def seed(subject: Subject) -> Finding:
 
 
 def control(subject: Subject) -> Finding:
-    """No response that was drawn, scored or given holds a token behind the vocabulary."""
+    """Check that no sampled or scored response has a token id beyond the vocabulary."""
     trial = subject.whole.trial
     width = VOCAB
     if isinstance(trial.deployed, Policy):
@@ -216,7 +214,7 @@ def control(subject: Subject) -> Finding:
 
 
 def resume(subject: Subject) -> Finding:
-    """Killed twice and resumed in a new trial, a run gives the record of an uninterrupted one, bit for bit."""
+    """Check that a run killed twice and resumed gives the record of an uninterrupted run, bit for bit."""
     if not subject.trains:
         return None, NOTHING
     differs = difference(subject.whole, play(subject, killed_after=KILLED_AFTER))
@@ -225,7 +223,7 @@ def resume(subject: Subject) -> Finding:
 
 
 def untouched(subject: Subject) -> Finding:
-    """The reference, and the base policy that all runs copy, are the same bytes before and after."""
+    """Check that the reference and the base policy are unchanged after a run."""
     whole = subject.whole
     before = digest(toy_policy())
     changed = [n for n, p in (("reference", whole.trial.reference), ("base", whole.base)) if digest(p) != before]
@@ -234,10 +232,11 @@ def untouched(subject: Subject) -> Finding:
 
 def _network(attempts: list[str]) -> Check:
     found = f"tried {attempts[0]}" if attempts else "none"
-    return Check("network", "no connection is tried", found, not attempts)
+    return Check("network", "no connection is attempted", found, not attempts)
 
 
 def base_returns(subject: Subject) -> Finding:
+    """Check the claim that strong regularisation keeps the policy at the base policy."""
     if "base_returns" not in subject.claims:
         return None, "does not apply: not claimed"
     bound = subject.claims["base_returns"]
@@ -245,11 +244,12 @@ def base_returns(subject: Subject) -> Finding:
     if "reward_rises" not in subject.claims:
         return kl < CLOSE, f"KL {kl:.4f} nats"
     rate = {"lr": bound["lr"]} if "lr" in bound else {}
-    free = subject.measured(subject.claims["reward_rises"] | rate).kl  # a policy that cannot move proves nothing
+    free = subject.measured(subject.claims["reward_rises"] | rate).kl  # the policy must be able to move at this rate
     return kl < CLOSE < free, f"KL {kl:.4f} nats; {free:.3f} at the same rate where the reward rises"
 
 
 def reward_rises(subject: Subject) -> Finding:
+    """Check the claim that the reward rises on an easy task."""
     if "reward_rises" not in subject.claims:
         return None, "does not apply: not claimed"
     _, before, after, stderr = subject.measured(subject.claims["reward_rises"])
@@ -258,7 +258,7 @@ def reward_rises(subject: Subject) -> Finding:
 
 
 def knob(subject: Subject) -> Finding:
-    """The knob names a setting and has five different values, all valid, in order; the family is a word, or none is named."""
+    """Check that the knob names a setting with five distinct, ordered, valid values, and that the family is a string."""
     found, family = getattr(subject.kind, "knob", None), getattr(subject.kind, "family", "other")
     if not isinstance(family, str) or not family:
         return False, f"the family is {family!r:.40}"
@@ -268,28 +268,30 @@ def knob(subject: Subject) -> Finding:
         return False, f"{found!r:.60} names no setting; it has {', '.join(subject.kind.Settings.model_fields)}"
     if len(found.values) != 5 or list(found.values) not in (sorted(set(found.values)), sorted(set(found.values), reverse=True)):
         return False, f"the values {found.values!r:.60} are not five in order"
-    for value in found.values:  # raises ValidationError, a finding, where one is not valid
+    for value in found.values:  # an invalid value raises ValidationError, which fails the rule
         subject.kind.Settings(**{found.setting: value})
     return True, f"{found.setting}: {', '.join(map(str, found.values))}"
 
 
 class Rule(NamedTuple):
+    """A rule: its name, the expected behaviour, and the function that checks it."""
+
     name: str
     expected: str
     look: Callable[[Subject], Finding]
 
 
-RULES = (  # the first is what a run needs to get anywhere
-    Rule("contract", "numbers are yielded, plain data is kept, the trial is left as it is", whole_run),
-    Rule("settings", "an unknown key is refused; dumped and loaded they are equal", round_trip),
-    Rule("knob", "a setting with five valid values, weak to strong; a family that is a word", knob),
+RULES = (  # the first is a precondition of the others
+    Rule("contract", "numbers are yielded, saved state is plain data, the trial is not modified", whole_run),
+    Rule("settings", "unknown keys are rejected; dump and load give equal settings", round_trip),
+    Rule("knob", "a setting with five valid values, weak to strong; a family that is a string", knob),
     Rule("settings used", "every setting is read", all_read),
-    Rule("budget", "one update a yield, and none after the one that reaches the budget", budget),
-    Rule("cost", "every token that a model is fed is charged, and no other", cost),
-    Rule("seed", "the same seed gives the same record, another seed another", seed),
+    Rule("budget", "one update per yield, and none after the budget is reached", budget),
+    Rule("cost", "every input token of a model is charged, and no other", cost),
+    Rule("seed", "equal seeds give equal records, different seeds different ones", seed),
     Rule("control tokens", f"none is ever sampled: ids below {VOCAB}", control),
-    Rule("resume", "killed and resumed is uninterrupted, bit for bit", resume),
-    Rule("base weights", "the reference and the base policy are untouched", untouched),
+    Rule("resume", "a killed and resumed run equals an uninterrupted one, bit for bit", resume),
+    Rule("base weights", "the reference and the base policy are unchanged", untouched),
     Rule("base returns", f"strong regularisation: KL(policy || base) < {CLOSE} nats", base_returns),
-    Rule("reward rises", "on an easy task, beyond three errors and a tenth of what is missing", reward_rises),
+    Rule("reward rises", "on an easy task, by over 3 standard errors and 10% of the distance to 1", reward_rises),
 )

@@ -1,4 +1,4 @@
-"""What a method may not touch while it is checked: global randomness, progress bars, the network."""
+"""Context managers that isolate a check: global random generators, progress bars, the network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 
 @contextmanager
 def own_randomness() -> Iterator[None]:
-    """Leave the global generators as they were."""
+    """Context manager that restores the global random generators afterwards."""
     state, numpy_state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         try:
@@ -26,7 +26,7 @@ def own_randomness() -> Iterator[None]:
 
 @contextmanager
 def no_bars() -> Iterator[None]:
-    """No progress bar for each of many small files."""
+    """Context manager that hides the progress bars of transformers."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -40,7 +40,7 @@ def no_bars() -> Iterator[None]:
 
 @contextmanager
 def no_network() -> Iterator[list[str]]:
-    """No connection leaves the process; what was tried is listed, also where the caller swallows the error."""
+    """Context manager that refuses network connections and yields the list of attempts, caught errors included."""
     attempts: list[str] = []
 
     def refuse(name: str) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""A new method, task or scorer of one's own: a working file and its test, from the templates beside this module."""
+"""The scaffold of a new method, task or scorer: a working file and its test, from the templates in this package."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pathlib import Path
 from harness.core import registry
 from harness.core.errors import BadSetting, UnknownName, Unwritable
 
-LONGEST = 60  # it names a class, two files and folders of records
+LONGEST = 60  # the name is used for a class, two files and folders of records
 
 
 def new_plugin(what: str, name: str, out: Path) -> str:
-    """Write NAME.py and test_NAME.py into a folder, and say what to do next.
+    """Write NAME.py and test_NAME.py into a folder, and return a text with the next steps.
 
-    Raises UnknownName where `what` is no kind of plug-in, BadSetting on a name that cannot be one, Unwritable where a file is
-    there already.
+    Raises UnknownName if `what` is not a kind of plug-in, BadSetting if the name is invalid or taken, Unwritable if a file
+    exists or cannot be written.
     """
     if what not in registry.IN_FILES:
         raise UnknownName("thing to start", what, registry.IN_FILES)
@@ -29,7 +29,7 @@ def new_plugin(what: str, name: str, out: Path) -> str:
     targets = [out / file.replace(f"new_{what}", name) for file in files]
     there = next((target for target in targets if os.path.lexists(target)), None)
     if there is not None:
-        raise Unwritable(f"{there} is there already; choose another name, or another folder with --out")
+        raise Unwritable(f"{there} already exists; choose another name, or another folder with --out")
     _check_free(what, name)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -42,14 +42,14 @@ def new_plugin(what: str, name: str, out: Path) -> str:
 
 def _check_name(what: str, name: str) -> None:
     if not re.fullmatch(rf"[a-z][a-z0-9_]{{0,{LONGEST - 1}}}", name) or iskeyword(name):
-        rule = f"small letters, digits and underscores, a letter first, {LONGEST} at most"
-        raise BadSetting(f"a {what}'s name is {rule}; found {name[:80]!r}")
+        rule = f"of lower-case letters, digits and underscores, a letter first, at most {LONGEST} characters"
+        raise BadSetting(f"expected a {what} name {rule}; found {name[:80]!r}")
 
 
 def _check_free(what: str, name: str) -> None:
     taken = {known.replace("-", "_") for known in registry.table(what)}
     if name in taken or find_spec(name) is not None:
-        raise BadSetting(f"the name {name!r} is taken by a {what} or a module that is installed; choose another")
+        raise BadSetting(f"the name {name!r} is taken by an installed {what} or module; choose another")
 
 
 def _filled(what: str, file: str, name: str) -> str:
@@ -66,10 +66,9 @@ def _next_steps(what: str, plugin: Path, test: Path) -> str:
         "scorer": f"--method quark --task toxicity --set task.reward={where}",
     }[what]
     return (
-        f"wrote {plugin} and {test}; they work as they are. Next:\n"
-        f"  harness check {what} {where}              # the rules that every {what} must hold\n"
+        f"wrote {plugin} and {test}, a working {what} and its test. Next:\n"
+        f"  harness check {what} {where}              # the conformance rules of a {what}\n"
         f"  pytest {test}\n"
         f"  harness run {use}\n"
-        f"then make the {'algorithm' if what == 'method' else what} in {plugin} your own; CONTRIBUTING.md says how to list it "
-        f"for everybody"
+        f"then replace the {'algorithm' if what == 'method' else what} in {plugin}; see CONTRIBUTING.md for how to publish it"
     )

@@ -1,6 +1,6 @@
-"""What every scorer must hold, checked on some fifty texts, ordinary and odd: `harness check scorer NAME`.
+"""The conformance rules of scorers, checked on some fifty ordinary and unusual texts: `harness check scorer NAME`.
 
-The scorer runs under the guard of all scorers, as in a run: a text on which it raises has no score.
+The scorer is wrapped in the guard, as in a run: a text on which it raises is unscored.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from .play import Check
 from .sandbox import no_network, own_randomness
 from .texts import PLAIN, Unreadable, plain_texts, texts
 
-CLOSE = 1e-5  # between a text alone and in a batch: float32 sums in another order
+CLOSE = 1e-5  # tolerance between a text alone and in a batch, since float32 sums depend on the order
 Finding = tuple[bool | None, str]
 
 
 class Examined:
-    """A scorer under check: `make` builds one, guarded and with its identity as in a record."""
+    """A scorer under check: `make` builds a guarded scorer with its identity as in a record, `raw` an unguarded one."""
 
     def __init__(self, make: Callable[[], Any], raw: Callable[[], Any]) -> None:
         self.make, self.scorer, self.raw = make, make(), raw
@@ -45,7 +45,7 @@ class Examined:
 
 
 def check_scorer(name: str, options: Mapping[str, Any] | None = None) -> list[Check]:
-    """Every rule on one scorer, by its name or its file; raises UnknownName, BadSetting, MissingPrerequisite, BadData."""
+    """Check all rules on one scorer by name or file; raises UnknownName, BadSetting, MissingPrerequisite, BadData."""
     given = dict(options or {})
 
     def make() -> Any:
@@ -55,16 +55,16 @@ def check_scorer(name: str, options: Mapping[str, Any] | None = None) -> list[Ch
 
 
 def examine(subject: Examined) -> list[Check]:
-    """Every rule on a scorer that can be built."""
+    """Check all rules on a scorer that can be built."""
     with own_randomness(), no_network() as attempts, _quiet():
         checks = [_apply(*rule, subject) for rule in RULES]
     found = f"tried {attempts[0]}" if attempts else "none"
-    return [*checks, Check("network", "no connection is tried", found, not attempts)]
+    return [*checks, Check("network", "no connection is attempted", found, not attempts)]
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No word of the guard for each text that has no score: the checks count them."""
+    """Context manager that silences the guard's warnings of unscored texts, which the checks count."""
     log = logging.getLogger("harness.tasks.scorers.guard")
     before, log.disabled = log.disabled, True
     try:
@@ -80,30 +80,31 @@ def _apply(name: str, expected: str, look: Callable[[Examined], Finding], subjec
         held, found = False, one_line(e)
     except MissingPrerequisite:
         raise
-    except Exception as e:  # whatever a scorer raises is a finding
+    except Exception as e:  # any exception of a scorer fails the rule
         held, found = False, one_line(e) if isinstance(e, BenchError) else f"{type(e).__name__}: {one_line(e)}"
     return Check(name, expected, found, held)
 
 
 def shape(s: Examined) -> Finding:
-    """The guard refuses any other shape, and scores outside [0, 1]."""
+    """Check shape and range of the scores; the guard raises on any fault."""
     scored = s.whole[~np.isnan(s.whole)]
     return True, f"{len(s.whole)} scores" + (f" from {scored.min():.3g} to {scored.max():.3g}" if len(scored) else "")
 
 
 def plain(s: Examined) -> Finding:
-    """A scorer that fails on much of ordinary text scores nothing."""
+    """Check that the scorer does not fail on more than a quarter of the ordinary texts."""
     lost = int(np.isnan(s.whole[:PLAIN]).sum())
     return 4 * lost <= PLAIN, f"{lost} of {PLAIN} have no score"
 
 
 def tells_apart(s: Examined) -> Finding:
+    """Check that the scores are not all equal."""
     scores = s.whole[~np.isnan(s.whole)]
     return len(set(scores.tolist())) > 1, f"{len(set(scores.tolist()))} different scores"
 
 
 def unscorable(s: Examined) -> Finding:
-    """Texts that fail while they are read: no number may stand for the failure."""
+    """Check that a text which fails when it is read gets NaN and not a number."""
     for prompt, response in plain_texts():
         expected = s.score([prompt], [response])[0]
         found = s.score([prompt], [Unreadable(response)])[0]
@@ -113,6 +114,7 @@ def unscorable(s: Examined) -> Finding:
 
 
 def batch(s: Examined) -> Finding:
+    """Check that the score of a text does not depend on the batch or on the order."""
     alone = np.array([s.score([p], [r])[0] for p, r in zip(s.prompts, s.responses, strict=True)])
     backwards = s.score(s.prompts[::-1], s.responses[::-1])[::-1]
     for word, found in (("alone", alone), ("in another order", backwards)):
@@ -124,6 +126,7 @@ def batch(s: Examined) -> Finding:
 
 
 def again(s: Examined) -> Finding:
+    """Check that a second call and a second scorer give the same scores."""
     for word, scorer in (("a second time", s.scorer), ("of a second scorer", s.make())):
         found = np.asarray(scorer.score(s.prompts, s.responses), dtype=float)
         if not np.array_equal(found, s.whole, equal_nan=True):
@@ -132,19 +135,22 @@ def again(s: Examined) -> Finding:
 
 
 def odd(s: Examined) -> Finding:
+    """Check that the scorer does not fail on more than half of the unusual texts."""
     lost = int(np.isnan(s.whole[PLAIN:]).sum())
     return 2 * lost <= s.n - PLAIN, f"{lost} of {s.n - PLAIN} have no score"
 
 
 def empty(s: Examined) -> Finding:
+    """Check that no texts give no scores."""
     found = np.asarray(s.raw().score([], []), dtype=float)
     return found.shape == (0,), f"shape {found.shape}"
 
 
 def identity(s: Examined) -> Finding:
+    """Check that the identity survives JSON and is the same for the same options."""
     said, other = s.scorer.identity, s.make().identity
     if json.loads(canonical(said)) != said:
-        return False, "it is another after it was written and read"
+        return False, "it changes when it is written as JSON and read"
     if canonical(said) != canonical(other):
         return False, "two scorers of the same options differ"
     return True, ", ".join(map(str, said))
@@ -152,12 +158,12 @@ def identity(s: Examined) -> Finding:
 
 RULES: tuple[tuple[str, str, Callable[[Examined], Finding]], ...] = (
     ("scores", "a number in [0, 1] or NaN for each text", shape),
-    ("ordinary text", "at most a quarter has no score", plain),
-    ("tells apart", "not the same score for every text", tells_apart),
+    ("ordinary text", "at most a quarter of the texts has no score", plain),
+    ("tells apart", "the scores are not all equal", tells_apart),
     ("unscorable", "NaN for a text that could not be read, never a number", unscorable),
     ("batch", "the score of a text does not depend on the others", batch),
     ("deterministic", "the same scores again", again),
-    ("odd texts", "at most half of the odd texts have no score", odd),
-    ("empty list", "no score for no text", empty),
+    ("odd texts", "at most half of the unusual texts have no score", odd),
+    ("empty list", "an empty list of texts gives an empty array", empty),
     ("identity", "strict JSON with a name, the same for the same options", identity),
 )

@@ -1,6 +1,6 @@
-"""What every task must hold, checked on its prompts of the preset `micro`: `harness check task NAME`.
+"""The conformance rules of tasks, checked on the prompts of the preset `micro`: `harness check task NAME`.
 
-Responses are drawn from the base policy and put together from odd texts; nothing is trained.
+Responses are sampled from the base policy or built from unusual texts; nothing is trained.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ class Examined:
 
     @cached_property
     def rollout(self) -> Rollout:
-        """Responses of the base policy to some test prompts: [PROMPTS * EACH, R]."""
+        """Responses of the base policy to the first test prompts: [PROMPTS * EACH, R]."""
         prompts = Prompts(*(x[:PROMPTS] for x in self.sets["test"].prompts))
         return sample(self.parts.model.policy, prompts, decoding=self.task.decoding, rng=_rng(0), n=EACH)
 
     @cached_property
     def odd(self) -> Rollout:
-        """Odd texts in tokens, behind the first test prompts, with noise where the mask ends."""
+        """Unusual texts as responses to the first test prompts, with arbitrary tokens outside the mask."""
         tokenizer, width = self.parts.model.tokenizer, self.task.decoding.max_new_tokens
         responses = [r.encode("utf-8", "replace").decode() for r in texts()[1]]
         ids = [row[:width] for r in responses if (row := tokenizer(r, add_special_tokens=False).input_ids)]
@@ -62,9 +62,9 @@ class Examined:
 
 
 def check_task(name: str) -> list[Check]:
-    """Every rule on one task, by its name or its file, with the settings that it has in the preset `micro`.
+    """Check all rules on one task, by its name or its file, with its settings in the preset `micro`.
 
-    Raises UnknownName, BadSetting, MissingPrerequisite, BadData where it cannot be built.
+    Raises UnknownName, BadSetting, MissingPrerequisite, BadData if it cannot be built.
     """
     settings = named.settings("micro", "base", name)
     assemble.check(settings, "base")
@@ -76,14 +76,14 @@ def check_task(name: str) -> list[Check]:
 
 
 def examine(subject: Examined, rules: Sequence[Rule] | None = None) -> list[Check]:
-    """Rules, or every one, on a task that can be built; the first is what the others need."""
+    """Check some rules, or all, on a task that can be built; the first is a precondition of the others."""
     rules = RULES if rules is None else rules
     with own_randomness(), no_network() as attempts:
         checks = [_apply(*rules[0], subject)]
         if checks[0].held:
             checks += [_apply(*rule, subject) for rule in rules[1:]]
     found = f"tried {attempts[0]}" if attempts else "none"
-    return [*checks, Check("network", "no connection is tried", found, not attempts)]
+    return [*checks, Check("network", "no connection is attempted", found, not attempts)]
 
 
 def _apply(name: str, expected: str, look: Callable[[Examined], Finding], subject: Examined) -> Check:
@@ -93,7 +93,7 @@ def _apply(name: str, expected: str, look: Callable[[Examined], Finding], subjec
         held, found = False, one_line(e)
     except MissingPrerequisite:
         raise
-    except Exception as e:  # whatever a task raises is a finding
+    except Exception as e:  # any exception of a task fails the rule
         held, found = False, one_line(e) if isinstance(e, BenchError) else f"{type(e).__name__}: {one_line(e)}"
     return Check(name, expected, found, held)
 
@@ -103,7 +103,7 @@ def _rng(seed: int) -> torch.Generator:
 
 
 def protocol(s: Examined) -> Finding:
-    """What a class cannot show: attributes of the built task."""
+    """Check the attributes of the built task, and that its decoding is not truncated."""
     t = s.task
     right = {
         "name": isinstance(t.name, str), "version": type(t.version) is int, "decoding": isinstance(t.decoding, Decoding),
@@ -112,7 +112,7 @@ def protocol(s: Examined) -> Finding:
     }  # fmt: skip
     wrong = [name for name, good in right.items() if not good]
     if not wrong and t.decoding.model_dump() != Decoding(max_new_tokens=t.decoding.max_new_tokens).model_dump():
-        return False, "decoding cuts something off"
+        return False, "decoding is truncated or not at temperature 1"
     return not wrong, f"wrong: {', '.join(wrong)}" if wrong else "complete"
 
 
@@ -126,6 +126,7 @@ def _prompt_fault(prompts: Prompts, n: int) -> str | None:
 
 
 def prompts(s: Examined) -> Finding:
+    """Check that each split has left-padded prompts that are the same in each call."""
     for split, found in s.sets.items():
         n, again = len(found.texts), s.task.prompts(split)
         if n == 0 or len(found.kinds) != n:
@@ -133,18 +134,20 @@ def prompts(s: Examined) -> Finding:
         if fault := _prompt_fault(found.prompts, n):
             return False, f"{split}: {fault}"
         if again.texts != found.texts or not torch.equal(again.prompts.tokens, found.prompts.tokens):
-            return False, f"{split}: others when they are asked for again"
+            return False, f"{split}: a second call returns other prompts"
     return True, ", ".join(f"{len(found.texts)} {split}" for split, found in s.sets.items())
 
 
 def apart(s: Examined) -> Finding:
-    sets = {split: set(found.texts) - {""} for split, found in s.sets.items()}  # the unconditional prompt is of all splits
+    """Check that no prompt is in two splits, the empty prompt excepted."""
+    sets = {split: set(found.texts) - {""} for split, found in s.sets.items()}
     pairs = [(a, b) for i, a in enumerate(SPLITS) for b in SPLITS[i + 1 :]]
     shared = [f"{len(sets[a] & sets[b])} in {a} and {b}" for a, b in pairs if sets[a] & sets[b]]
     return not shared, ", ".join(shared) or "no prompt in two splits"
 
 
 def training(s: Examined) -> Finding:
+    """Check that training prompts come from the train split and depend on the generator only."""
     first, second, other = (s.task.train_prompts(DRAWN, _rng(seed)) for seed in (0, 0, 1))
     if fault := _prompt_fault(first, DRAWN):
         return False, fault
@@ -159,11 +162,12 @@ def training(s: Examined) -> Finding:
 
 
 def _rows(*sets: Prompts) -> set[tuple[int, ...]]:
-    """Prompts as their tokens without padding."""
+    """The token sequences of prompts without padding."""
     return {tuple(row[len(row) - n :]) for p in sets for row, n in zip(p.tokens.tolist(), p.mask.sum(1).tolist(), strict=True)}
 
 
 def documents(s: Examined) -> Finding:
+    """Check shapes, range and reproducibility of the documents, if the task has any."""
     try:
         found, again = (s.task.documents(8, _rng(0)) for _ in range(2))
     except EmptySelection:
@@ -186,6 +190,7 @@ def _range(values: Tensor, expected: torch.Size, what: str) -> Finding:
 
 
 def scores(s: Examined) -> Finding:
+    """Check shape, dtype and range of reward and judge scores."""
     words = []
     for what, score in (("reward", s.task.reward), ("judge", s.task.judge)):
         for rollout in (s.rollout, s.odd):
@@ -197,40 +202,41 @@ def scores(s: Examined) -> Finding:
 
 
 def alone(s: Examined) -> Finding:
-    """A response's scores do not depend on the others, and are the same again."""
+    """Check that the scores of a response are reproducible and do not depend on the batch."""
     for what, score in (("reward", s.task.reward), ("judge", s.task.judge)):
         whole = score(s.rollout)
         single = torch.cat([score(s.rollout.rows(torch.tensor([i]))) for i in range(len(whole))])
         for word, found in (("again", score(s.rollout)), ("alone", single)):
             if not torch.allclose(found, whole, rtol=0, atol=CLOSE, equal_nan=True):
-                return False, f"the {what} is another {word}"
+                return False, f"the {what} differs {word}"
     return True, f"1 against {len(s.rollout.response)}: within {CLOSE:g}"
 
 
 def said(s: Examined) -> Finding:
-    """Text in, text out; what stands behind the mask is not read."""
+    """Check that decoding returns the encoded texts and ignores tokens outside the mask."""
     found = s.task.texts(s.rollout)
     if len(found) != len(s.rollout.response) or not all(isinstance(text, str) for text in found):
         return False, f"{len(found)} texts of {len(s.rollout.response)} responses"
     rows = [row[:n] for row, n in zip(s.odd.response.tolist(), s.odd.response_mask.sum(1).tolist(), strict=True)]
     expected = s.parts.model.tokenizer.batch_decode(rows, skip_special_tokens=True)
     wrong = [a for a, b in zip(s.task.texts(s.odd), expected, strict=True) if a != b]
-    return not wrong, f"{len(wrong)} of {len(expected)} come out as others" if wrong else f"{len(expected)} are the same"
+    return not wrong, f"{len(wrong)} of {len(expected)} texts differ" if wrong else f"{len(expected)} texts are the same"
 
 
 def identity(s: Examined) -> Finding:
+    """Check that the identity is complete, survives JSON, and is the same for an equal task."""
     made, other = s.parts.identity(), s.again().identity()
     missing = sorted(IDENTITY - set(made))
     if missing:
         return False, f"has no {', '.join(missing)}"
     if json.loads(canonical(made)) != made:
-        return False, "it is another after it was written and read"
+        return False, "it changes when it is written as JSON and read"
     differ = [key for key in made if canonical(made[key]) != canonical(other.get(key))]
-    return not differ, f"of two equal tasks differs in {', '.join(differ)}" if differ else ", ".join(made)
+    return not differ, f"two equal tasks differ in {', '.join(differ)}" if differ else ", ".join(made)
 
 
 def measures(s: Examined) -> Finding:
-    """Further metrics of a few responses, of all prompts and of one."""
+    """Check the further metrics and the papers' metrics, on several prompts and on one."""
     flat, n = s.task.texts(s.rollout), len(s.rollout.response) // EACH
     rows = [flat[EACH * x : EACH * (x + 1)] for x in range(n)]
     judge = s.task.judge(s.rollout).double().numpy().reshape(n, EACH)
@@ -241,7 +247,7 @@ def measures(s: Examined) -> Finding:
             found |= s.task.paper_metrics(dict.fromkeys(s.task.paper_decodings, part))
         wrong = [name for name, metric in found.items() if not isinstance(name, str) or not _is_metric(metric)]
         if wrong:
-            return False, f"no metric: {', '.join(map(str, wrong))}"
+            return False, f"not a valid Metric: {', '.join(map(str, wrong))}"
     return True, ", ".join(found) or "none"
 
 
@@ -253,14 +259,14 @@ def _is_metric(metric: Any) -> bool:
 
 
 RULES: tuple[Rule, ...] = (
-    ("protocol", "the attributes of harness.api.Task, and a decoding that cuts nothing off", protocol),
-    ("prompts", "each split has some, left-padded, the same every time", prompts),
+    ("protocol", "the attributes of harness.api.Task, and a decoding without truncation", protocol),
+    ("prompts", "left-padded prompts in each split, the same in each call", prompts),
     ("splits", "no prompt is in two splits", apart),
-    ("training prompts", "drawn from the train split by the generator alone", training),
-    ("documents", "drawn by the generator alone, rewards in [0, 1] or NaN", documents),
+    ("training prompts", "from the train split, decided by the generator only", training),
+    ("documents", "decided by the generator only, rewards in [0, 1] or NaN", documents),
     ("scores", "reward and judge: float32 [B] in [0, 1] or NaN", scores),
     ("batch", "a response's scores do not depend on the others", alone),
-    ("texts", "a text that is put in comes out", said),
-    ("metrics", "numbers by name, or none with a reason", measures),
+    ("texts", "decoding an encoded text returns it", said),
+    ("metrics", "numbers by name, or None with a reason", measures),
     ("identity", "strict JSON, the same for the same task", identity),
 )

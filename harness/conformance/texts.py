@@ -1,4 +1,4 @@
-"""A few texts of every kind that a policy may write: ordinary, empty, very long, broken, and made to confuse a parser."""
+"""Test texts of every kind that a policy may generate: ordinary, empty, very long, malformed, and adversarial to parsers."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ PROMPTS = ("", "> Hello\n", "def f(a, b):\n", "the cat", "\ud83d")
 
 
 PLAIN = 24
-"""Ordinary texts among those that `texts` gives, the first of them."""
+"""Number of ordinary texts, which come first in `texts`."""
 
 
 def plain_texts() -> list[tuple[str, str]]:
-    """Prompts and responses of ordinary language: ours, and what the micro world speaks, evenly drawn from its corpus."""
+    """Pairs (prompt, response) of ordinary text: OWN, and evenly spaced documents of the micro world."""
     from harness.tasks.micro import world
 
     documents, n = world.data(("calm",)).documents, PLAIN - len(OWN)
@@ -38,13 +38,13 @@ def plain_texts() -> list[tuple[str, str]]:
 
 
 def texts() -> tuple[list[str], list[str]]:
-    """Prompts and responses, ordinary ones first and then odd ones, the same every time."""
+    """Prompts and responses, first ordinary, then unusual ones; always the same."""
     pairs = [*plain_texts(), *((PROMPTS[i % len(PROMPTS)], text) for i, text in enumerate(ODD))]
     return [prompt for prompt, _ in pairs], [response for _, response in pairs]
 
 
 class Unreadable(str):
-    """A text that fails when it is read, as one does that a scorer cannot score. Code in C may read it all the same."""
+    """A string whose methods raise ValueError, to simulate a text that cannot be scored; C code may still read it."""
 
     __slots__ = ()
 

@@ -1,6 +1,6 @@
-"""A world of twelve tokens for the conformance kit: a second of CPU is enough for many runs, and anybody can count.
+"""The toy task of the conformance rules: twelve tokens, so that many runs take a second of CPU and costs can be counted.
 
-The reward is the share of a response that is not the bad token. Nothing here is downloaded or read from disk.
+The reward is the share of response tokens other than the bad token. Nothing is downloaded or read from disk.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ RAGGED_PROMPTS = ([BOS, 3], [BOS, 7, 2], [BOS, 9, 4, 8])
 
 
 def toy_policy(seed: int = 0, ends: bool = True) -> Policy:
-    """A GPT-2 of one layer with random weights; `ends=False` makes its EOS too unlikely ever to be drawn."""
+    """A one-layer GPT-2 with random weights; `ends=False` makes the probability of EOS negligible."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(
         vocab_size=VOCAB, n_positions=32, n_embd=16, n_layer=1, n_head=2, bos_token_id=BOS, eos_token_id=EOS,
-        initializer_range=0.4,  # ten times the usual: next-token distributions far from uniform
+        initializer_range=0.4,  # ten times the default, so that next-token distributions are far from uniform
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: Any = GPT2LMHeadModel(config)
     if not ends:
-        with torch.no_grad():  # a direction that every hidden state has, and EOS alone reads: a logit of about -60
+        with torch.no_grad():  # a constant direction of all hidden states that only EOS uses, with a logit of about -60
             model.transformer.wte.weight[:, 0] = 0
             model.transformer.wte.weight[EOS, 0] = -10
             model.transformer.ln_f.bias[0] = 6
@@ -38,7 +38,7 @@ def toy_policy(seed: int = 0, ends: bool = True) -> Policy:
 
 
 class ToyTask:
-    """Prompts of two tokens, or of two to four; `ragged=False` leaves no padding anywhere, so tokens can be counted."""
+    """A task with prompts of two to four tokens; `ragged=False` avoids all padding, so that tokens can be counted."""
 
     name = "toy"
     version = 1
@@ -56,14 +56,14 @@ class ToyTask:
         return Prompts(*(x[rows] for x in self._prompts))
 
     def documents(self, n: int, rng: torch.Generator) -> Documents:
-        """A BOS and five random words, or fewer, in segments of two or three: -> [n, 5]."""
+        """Documents of a BOS and at most five random tokens, in segments of two or three: -> [n, 5]."""
         response = torch.randint(2, VOCAB, (n, STEPS), generator=rng)
         shortest = 2 if self.ragged else STEPS
         length = torch.randint(shortest, STEPS + 1, (n, 1), generator=rng)
         rollout = Rollout(_left_padded([[BOS]] * n), response, torch.arange(STEPS) < length)
         segment = torch.tensor([0, 0, 1, 1, 1]).where(rollout.response_mask, -1)
         good = (response != BAD).float()
-        of = [(good * (segment == i)).sum(1) / (segment == i).sum(1) for i in (0, 1)]  # 0 / 0 where there is none: NaN
+        of = [(good * (segment == i)).sum(1) / (segment == i).sum(1) for i in (0, 1)]  # 0 / 0 gives NaN for an empty segment
         reward = torch.stack([*of, torch.full((n,), torch.nan)], 1).gather(1, segment % 3)
         return Documents(rollout, segment, reward)
 
@@ -72,7 +72,7 @@ class ToyTask:
         return PromptSet(self._prompts, rows, ["calm"] * len(rows))
 
     def reward(self, rollout: Rollout) -> Tensor:
-        """The share of the response that is not the bad token: -> [B] float32."""
+        """The share of response tokens other than the bad token: -> [B] float32."""
         good = (rollout.response != BAD) & rollout.response_mask
         return good.sum(1) / rollout.response_mask.sum(1)
 

@@ -1,1 +1,1 @@
-"""What everything else stands on, and no torch: errors, the data types, settings, the registry of plug-ins, files, text."""
+"""The foundation of the other packages, free of torch: errors, data types, settings, the plug-in registry, files, text."""

@@ -1,7 +1,7 @@
-"""Every error that a user can cause; anything else that escapes is a bug of ours.
+"""The errors that a user can cause, in one tree; any other exception that escapes is a bug of the harness.
 
-The exit code of the command line is that of the error: 1 run failed, 2 usage or settings, 3 something the
-run needs is missing or unusable, 4 partial or degraded, 5 a check did not match, 130 interrupted.
+Each class carries the exit code of the command line: 1 run failed, 2 usage or settings, 3 a prerequisite
+is missing or unusable, 4 partial or degraded, 5 a check did not match, 130 interrupted.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,7 +16,7 @@ def one_line(error: BaseException) -> str:
 
 
 def cut(text: str, longest: int = 80) -> str:
-    """The beginning of a text of the user's, for a message of one line."""
+    """The first `longest` characters of a text given by the user, for an error message of one line."""
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
@@ -27,7 +27,7 @@ class BenchError(Exception):
 
 
 class UsageError(BenchError):
-    """Something on the command line or in a settings file that cannot be meant."""
+    """An invalid command line or settings file. Exit code 2."""
 
     exit_code = 2
 
@@ -73,11 +73,11 @@ class BadScorer(MissingPrerequisite):
 
 
 class RunFailed(BenchError):
-    """A run that cannot continue. Exit code 1."""
+    """A run that cannot continue, or a file of a run that cannot be read or written. Exit code 1."""
 
 
 class MethodFailed(RunFailed):
-    """A method that raised, or broke a rule that every method must hold."""
+    """A method that raised an exception or violated a rule of the method interface."""
 
 
 class NotFinite(RunFailed):
@@ -89,40 +89,40 @@ class CorruptRecord(RunFailed):
 
 
 class CannotWrite(RunFailed):
-    """A file of a run that the disk did not take: it is full, read-only or gone."""
+    """A file of a run that could not be written: the disk is full, read-only or unmounted."""
 
 
 class Unprintable(RunFailed):
-    """A result that standard output does not take: the file that it goes to is on a full disk."""
+    """A result that could not be written to standard output, such as a redirect to a full disk."""
 
 
 class Busy(RunFailed):
-    """Another process is at work on the same run."""
+    """A run that another process is writing."""
 
 
 class Degraded(BenchError):
-    """A measurement that is incomplete: too many responses that a scorer could not score, a record left out."""
+    """An incomplete measurement: too many responses that a scorer could not score, or a record left out. Exit code 4."""
 
     exit_code = 4
 
 
 class Mismatch(BenchError):
-    """A check whose two sides differ."""
+    """A check whose expected and actual values differ. Exit code 5."""
 
     exit_code = 5
 
 
 class Interrupted(BaseException):
-    """Stopped by the user; the same command goes on from the last checkpoint.
+    """An interruption by the user; the same command resumes from the last checkpoint. Exit code 130.
 
-    No `Exception`, so that it passes through every handler that keeps one bad text or one bad file from costing a run.
+    It does not derive from `Exception`, so that handlers that isolate one bad text or file do not catch it.
     """
 
     exit_code = 130
 
 
 class NoItem(ValueError):
-    """Raised by `DataSet.items` for a row without an item; its argument is the reason under which the row is counted."""
+    """Raised by `DataSet.items` for a row that yields no item; the argument is the reason under which the row is counted."""
 
 
 @contextmanager
@@ -133,7 +133,7 @@ def refusing(what: str, todo: str) -> Iterator[None]:
     except BenchError:
         raise
     except BaseException as e:
-        # a panic of a library in Rust is no Exception; an interruption is none either, and passes
+        # a panic in a Rust library does not derive from Exception; nor does an interruption, which must pass
         if type(e).__name__ != "PanicException" and not isinstance(e, Exception):
             raise
         raise BadData(f"{what} ({one_line(e)}); {todo}") from e

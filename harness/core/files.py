@@ -1,6 +1,8 @@
-"""Writing to a disk that may be full, slow or gone: files are whole or not there, and folders go in one step.
+"""Reading and writing files of records.
 
-Reads the files of a record, which may be somebody else's: regular files inside its folder, of a size that one can have."""
+Writes are atomic: a file is complete or absent, whatever the disk does, and a folder is removed in one step. Records may come
+from somebody else, so reads accept only regular files inside the record's folder, up to a maximum size.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +25,9 @@ if TYPE_CHECKING:
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
+    """Write a file atomically: a reader sees the old content or the new one, never a part."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.unlink(missing_ok=True)  # what a kill has left, or a link that would lead the write elsewhere
+    temporary.unlink(missing_ok=True)  # left by a killed process, or a link that would redirect the write
     with temporary.open("xb") as f:
         f.write(content)
         f.flush()
@@ -34,9 +36,9 @@ def replace(path: Path, content: bytes) -> None:
 
 
 def discard(path: Path, bin: Path) -> None:
-    """Take away a file, a link or a folder: its name is free in one step, and its content goes after that, by way of `bin`.
+    """Remove a file, a link or a folder: rename it into `bin` in one step, then delete `bin`.
 
-    What a kill leaves in `bin` is for the next start to clear.
+    If the process is killed in between, the next start clears `bin`.
     """
     if not os.path.lexists(path):
         return
@@ -46,7 +48,7 @@ def discard(path: Path, bin: Path) -> None:
 
 
 def writable(folder: Path) -> None:
-    """Make a folder for records; raises Unwritable where that cannot be."""
+    """Create a folder for records; raises Unwritable if it cannot be created or written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
@@ -56,7 +58,7 @@ def writable(folder: Path) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Whatever the disk refuses inside is a CannotWrite that names the path and the reason."""
+    """Context manager that turns write errors of the disk into CannotWrite with the path and the reason."""
     try:
         yield
     except BenchError:
@@ -65,54 +67,54 @@ def writing(path: Path) -> Iterator[None]:
         reason = refused(error)
         if reason is None:
             raise
-        raise CannotWrite(f"cannot write {path}: {reason}; mend that, and the same command goes on from there") from error
+        raise CannotWrite(f"cannot write {path}: {reason}; fix this and run the same command to resume") from error
 
 
 def refused(error: Exception) -> str | None:
-    """What the disk said, where that is what an error is of; None for any other error."""
+    """The operating system's reason if an error is a failed write or read of a file; None for any other error."""
     if isinstance(error, OSError):
         return error.strerror or one_line(error)
-    if "(os error " in str(error):  # safetensors and tokenizers, which are written in Rust, have errors of their own
+    if "(os error " in str(error):  # safetensors and tokenizers are written in Rust and raise their own classes
         return one_line(error).removeprefix("Error while serializing: ")
     if isinstance(error, RuntimeError) and "inline_container" in str(error):  # torch.save does not pass the reason on
         return "the file could not be written whole"
     return None
 
 
-JSON_BYTES = 2**25  # of a file of JSON; the largest of the presets has a hundredth of it
-WEIGHTS_BYTES = 2**36  # of a file of a policy
-TABLE_BYTES = 2**28  # of a table of samples on disk, and of the texts in it
-UNPACKED_BYTES = 2**29  # of a table by its own footer
-ROWS = 500_000  # of a table; the largest of the presets has 75,000
-VALUES = 50_000_000  # of a table, the tokens of responses among them
-DEEPEST = 64  # JSON values within values; a record of ours has nine
+JSON_BYTES = 2**25  # maximum size of a JSON file; the presets write at most a hundredth of it
+WEIGHTS_BYTES = 2**36  # maximum size of a weights file
+TABLE_BYTES = 2**28  # maximum size of a table of samples on disk, and of the texts in it
+UNPACKED_BYTES = 2**29  # maximum uncompressed size of a table according to its footer
+ROWS = 500_000  # maximum number of rows of a table; the presets write at most 75,000
+VALUES = 50_000_000  # maximum number of values in a table, response tokens included
+DEEPEST = 64  # maximum nesting depth of JSON; records have nine levels
 
 
 def regular(dir: Path, name: str, limit: int) -> Path:
-    """The path of a record's file that may be opened.
+    """The resolved path of a record's file, checked to be safe to open.
 
-    Raises CorruptRecord for whatever is no regular file inside the folder or has more than `limit` bytes, else OSError.
+    Raises CorruptRecord if it is not a regular file inside the folder or has more than `limit` bytes, OSError if missing.
     """
     real, home = os.path.realpath(dir / name), os.path.realpath(dir)
     if Path(name).is_absolute() or ".." in Path(name).parts or not Path(real).is_relative_to(home):
         raise CorruptRecord(f"{dir}: {name} leads out of the record; copy the file itself into it")
     found = os.stat(real)
     if not stat.S_ISREG(found.st_mode):
-        raise CorruptRecord(f"{dir}: {name} cannot be read: it is no regular file")
+        raise CorruptRecord(f"{dir}: {name} cannot be read: it is not a regular file")
     if found.st_size > limit:
-        raise CorruptRecord(f"{dir}: {name} has {found.st_size} bytes; such a file of a record has {limit} at most")
+        raise CorruptRecord(f"{dir}: {name} has {found.st_size} bytes; expected at most {limit} in a record")
     return Path(real)
 
 
 def read(dir: Path, name: str, limit: int = JSON_BYTES) -> bytes:
-    """The content of a record's file; raises what `regular` does."""
+    """The content of a record's file; raises CorruptRecord or OSError as `regular` does."""
     descriptor = os.open(regular(dir, name, limit), os.O_RDONLY | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb") as file:
         return file.read(limit + 1)
 
 
 def strict_json(text: str) -> Any:
-    """The value of JSON text; raises ValueError for a number that is not finite, a key that occurs twice, or deep nesting."""
+    """The value of JSON text; raises ValueError for a non-finite number, a repeated key, or deep nesting."""
     try:
         value = json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_once)
         _shallow(value)
@@ -122,16 +124,16 @@ def strict_json(text: str) -> Any:
 
 
 def _shallow(value: Any, deep: int = 0) -> None:
-    """Raise ValueError for values so deep within each other that whoever walks through them would fail."""
+    """Raise ValueError if values are nested so deeply that recursive readers would fail."""
     if deep > DEEPEST:
-        raise ValueError(f"it has more than {DEEPEST} values within each other")
+        raise ValueError(f"it is nested more than {DEEPEST} levels deep")
     for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         if isinstance(part, (dict, list)):
             _shallow(part, deep + 1)
 
 
 def _refuse(word: str) -> None:
-    raise ValueError(f"{word} is not a number of JSON")
+    raise ValueError(f"{word} is not a JSON number")
 
 
 def _finite(digits: str) -> float:
@@ -155,9 +157,9 @@ def table(
     rows: int | None = None,
     advice: str = "run it again with --fresh",
 ) -> pyarrow.Table:
-    """A Parquet file of a record, some columns or all.
+    """Read a Parquet file of a record, all columns or those given.
 
-    Raises FileNotFoundError, else CorruptRecord, also where it would unpack to more than a record's table can have.
+    Raises FileNotFoundError if missing, CorruptRecord if unreadable or larger than a record's table may be when unpacked.
     """
     try:
         content = read(dir, name, TABLE_BYTES)
@@ -174,7 +176,7 @@ def table(
 
 
 def _unpacked(content: bytes, columns: Collection[str] | None, rows: int) -> pyarrow.Table:
-    """A table whose texts stay in a dictionary until it is known how long they are all together."""
+    """Parse a table; texts stay dictionary-encoded until their total length has been checked."""
     import pyarrow
     from pyarrow import parquet
 
@@ -185,19 +187,19 @@ def _unpacked(content: bytes, columns: Collection[str] | None, rows: int) -> pya
     texts = [field.name for field in wanted if _is_text(field.type)]
     found = parquet.ParquetFile(source, read_dictionary=texts).read(columns=[field.name for field in wanted])
     if (size := sum(_text_bytes(found[name]) for name in texts)) > TABLE_BYTES:
-        raise CorruptRecord(f"unpacks to {size} bytes of text; a record's table has {TABLE_BYTES} at most")
+        raise CorruptRecord(f"unpacks to {size} bytes of text; expected at most {TABLE_BYTES} in a record")
     return found.select([field.name for field in wanted]).cast(pyarrow.schema(wanted, metadata=file.schema_arrow.metadata))
 
 
 def _plain(field: pyarrow.Field) -> pyarrow.Field:
-    """A column as it is to be read: of numbers, of texts, of lists of numbers; raises CorruptRecord for any other."""
+    """A column with its plain type: numbers, texts or lists of numbers; raises CorruptRecord for any other type."""
     from pyarrow import types
 
     kind = field.type.value_type if types.is_dictionary(field.type) else field.type
     inner = kind.value_type if types.is_list(kind) or types.is_large_list(kind) else kind
     number = types.is_integer(inner) or types.is_floating(inner) or types.is_boolean(inner) or types.is_null(inner)
     if not number and not _is_text(kind):
-        raise CorruptRecord(f"has a column {field.name!r} of type {field.type}; a record's table has numbers and texts")
+        raise CorruptRecord(f"has a column {field.name!r} of type {field.type}; expected numbers and texts")
     return field.with_type(kind)
 
 
@@ -208,7 +210,7 @@ def _is_text(kind: pyarrow.DataType) -> bool:
 
 
 def _bounded(footer: pyarrow.parquet.FileMetaData, rows: int) -> None:
-    """Raise CorruptRecord where a footer says more than a record's table can have."""
+    """Raise CorruptRecord if a footer declares more rows, values or bytes than a record's table may have."""
     groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
     values = sum(group.column(i).num_values for group in groups for i in range(group.num_columns))
     limits = {
@@ -218,11 +220,11 @@ def _bounded(footer: pyarrow.parquet.FileMetaData, rows: int) -> None:
     }
     for what, (found, most) in limits.items():
         if found > most:
-            raise CorruptRecord(f"unpacks to {found} {what}; a record's table has {most} at most")
+            raise CorruptRecord(f"unpacks to {found} {what}; expected at most {most} in a record")
 
 
 def _text_bytes(column: pyarrow.ChunkedArray) -> int:
-    """How many bytes the texts of a column that is read as a dictionary have."""
+    """The total size in bytes of the texts in a dictionary-encoded column."""
     import pyarrow.compute as c
 
     encoded = (chunk if hasattr(chunk, "dictionary") else chunk.dictionary_encode() for chunk in column.chunks)
@@ -231,14 +233,14 @@ def _text_bytes(column: pyarrow.ChunkedArray) -> int:
 
 
 def json_keys(path: Path) -> set[str]:
-    """Every key in a JSON object, at whatever depth; raises BadData where the file does not hold one."""
+    """Every key in a JSON object, at any depth; raises BadData if the file does not hold an object."""
     keys: set[str] = set()
     _read_json(path, keys.update)
     return keys
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; raises BadData where there is none."""
+    """The JSON object in a file; raises BadData if the file does not hold one."""
     return _read_json(path, lambda found: None)
 
 

@@ -1,4 +1,4 @@
-"""Hashes: of plain data, of files by their content, of a model's folder."""
+"""SHA-256 hashes of plain data, of files by content, and of model folders."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any
 from .errors import BadData
 from .files import read_json
 
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin")  # the first kind that a folder has is the one that is loaded
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")  # the first format present in a folder is loaded
 TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "spiece.model")
 
 
 def folder_identity(folder: Path) -> dict[str, str]:
-    """The hashes that a record knows a model's folder by, without loading it; raises what `load_model` raises of its files."""
+    """The hashes that identify a model folder in records, without loading the model; raises BadData as `load_model` does."""
     config, weights = check_files(folder)
     return {"sha256": _digest([config, *weights]), "tokenizer_sha256": _digest(matching(folder, *TOKENIZER))}
 
 
 def check_files(folder: Path) -> tuple[Path, list[Path]]:
-    """config.json and the weight files: -> what decides the logits."""
+    """The paths of config.json and of the weight files, which decide the logits; raises BadData if one is missing."""
     config = folder / "config.json"
     if not config.is_file():
         raise BadData(f"no config.json in {folder}; expected a Hugging Face model folder (config, weights, tokenizer)")
@@ -38,7 +38,7 @@ def matching(folder: Path, *patterns: str) -> list[Path]:
 
 
 def _digest(files: list[Path]) -> str:
-    """sha256 over the names and the sha256 of files, in order."""
+    """SHA-256 over the names and the SHA-256 hashes of files, in order."""
     total = hashlib.sha256()
     for path in files:
         with path.open("rb") as f:
@@ -47,23 +47,23 @@ def _digest(files: list[Path]) -> str:
 
 
 def canonical(value: Any) -> str:
-    """JSON that is the same text for the same value; raises ValueError on NaN."""
+    """JSON text in canonical form, the same for equal values; raises ValueError on NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def identity_hash(identity: Any) -> str:
-    """sha256 of plain data, such as of what decides a run's result, known before it starts."""
+    """SHA-256 of plain data, such as the identity of a run, which holds everything that decides its result."""
     return hashlib.sha256(canonical(identity).encode()).hexdigest()
 
 
 def content_hash(path: Path) -> str:
-    """sha256 of what a record's file says: of JSON its values, however they are spelled; of any other file its bytes.
+    """SHA-256 of a record's file: of the values in JSON, whatever their formatting; of the bytes of any other file.
 
-    Raises OSError or ValueError where it cannot be read.
+    Raises OSError or ValueError if it cannot be read.
     """
     if path.suffix == ".json":
         value = json.loads(path.read_text(encoding="utf-8"))
-        with suppress(ValueError):  # a number that JSON does not have, which the config of a model may hold
+        with suppress(ValueError):  # the config of a model may hold NaN or Infinity, which JSON does not have
             return identity_hash(value)
     if path.suffix == ".jsonl":
         return identity_hash([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()])

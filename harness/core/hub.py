@@ -1,6 +1,6 @@
-"""Where models, data and checkpoints are looked for: a folder of the user's, the hub's cache, torch's cache.
+"""Locations of models, data and checkpoints: local folders, the Hugging Face cache, the cache of torch.
 
-Nothing here imports torch, so that a plan can say what is there before anything is loaded.
+Nothing here imports torch, so that a plan can list missing prerequisites before anything is loaded.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ TEXT_FILES = ["*.json", "*.txt", "*.model"]
 
 
 class Need(NamedTuple):
-    """One thing that a run needs."""
+    """One prerequisite of a run: a model, a data set, a file or a package."""
 
-    what: str  # as the settings name it
-    where: str  # where it was looked for
+    what: str  # its name in the settings
+    where: str  # the location that was searched
     there: bool
-    how: str  # to get it
-    local: bool = False  # only the user can put it there: no download brings it
+    how: str  # how to get it
+    local: bool = False  # the user must provide it: it cannot be downloaded
 
 
 def snapshot(name: str, patterns: list[str], revision: str | None, purpose: str, hint: str) -> Path:
-    """The local folder of a model on the hub, or in its cache where the run is offline; raises MissingPrerequisite."""
+    """The local folder of a hub model, downloaded if online, else from the cache; raises MissingPrerequisite if absent."""
     from huggingface_hub import constants, is_offline_mode, snapshot_download
 
     offline = is_offline_mode()
@@ -36,19 +36,19 @@ def snapshot(name: str, patterns: list[str], revision: str | None, purpose: str,
                 name, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"], local_files_only=offline
             )
         )
-    except (OSError, ValueError) as e:  # every error of the hub and of its transport is one of these
+    except (OSError, ValueError) as e:  # the base classes of all errors of the hub and its transport
         why = f"not in {constants.HF_HUB_CACHE}, and the run is offline" if offline else one_line(e)
         raise MissingPrerequisite(f"no {purpose} ({why}); download it while online (hf download {name}), or {hint}") from e
 
 
 def checkpoint_folder() -> Path:
-    """Where torch.hub keeps checkpoints."""
+    """The folder in which torch.hub keeps checkpoints."""
     cache = os.getenv("XDG_CACHE_HOME", "~/.cache")
     return Path(os.path.expanduser(os.getenv("TORCH_HOME", os.path.join(cache, "torch")))) / "hub" / "checkpoints"
 
 
 def model(name: str, revision: str | None = None) -> Need:
-    """A model in a folder, or in the hub's cache; a name that no model of the hub can have is a folder that is not there."""
+    """The prerequisite of a model, in a folder or in the hub's cache; a name that is no valid hub id is a missing folder."""
     if os.path.isdir(os.path.expanduser(name)):
         return Need(name, name, True, "")
     if not _is_id(name):
@@ -69,12 +69,12 @@ def _is_id(name: str) -> bool:
 
 
 def dataset_file(name: str, path: str, revision: str) -> Need:
-    """A file of a data set in the hub's cache."""
+    """The prerequisite of one file of a data set, in the hub's cache."""
     return _cached(name, path, "dataset", revision)
 
 
 def dataset(name: str, config: str | None) -> Need:
-    """A data set that was prepared before."""
+    """The prerequisite of a data set, in the cache of prepared data sets."""
     from huggingface_hub.constants import HF_HOME
 
     cache = Path(os.path.expanduser(os.getenv("HF_DATASETS_CACHE", os.path.join(HF_HOME, "datasets"))))
@@ -84,12 +84,12 @@ def dataset(name: str, config: str | None) -> Need:
 
 
 def file(what: str, path: Path, how: str, local: bool = False) -> Need:
-    """A file or a folder."""
+    """The prerequisite of a file or a folder."""
     return Need(what, str(path), os.path.exists(path), how, local)
 
 
 def package(module: str, extra: str) -> Need:
-    """A package that only some runs need."""
+    """The prerequisite of a package that only some runs need."""
     return Need(
         f"package {module}", "this environment", find_spec(module) is not None, f"pip install 'unlearning-harness[{extra}]'"
     )

@@ -1,4 +1,4 @@
-"""The shape that the class of a plug-in must have, and where in the user's file a fault lies."""
+"""Checks of plug-in classes against their interfaces, and the file and line of a fault for error messages."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from .errors import BadData
 from .types import Settings
 
 EXPECTED = {
-    "settings": "a class Settings below harness.api.Settings",
-    "version": "a version that is a whole number from 1",
-    "constructor": "a constructor that takes the settings alone, and keeps them as self.settings",
+    "settings": "a class Settings derived from harness.api.Settings",
+    "version": "a version that is an integer of at least 1",
+    "constructor": "a constructor that takes only the settings and stores them as self.settings",
     "train": "a generator train(self, trial)",
-    "yield": "a dict of numbers by name at each yield",
-    "policy": "trial.policy and trial.reference to stay the objects that they are: train the weights of the one",
+    "yield": "a dict from names to numbers at each yield",
+    "policy": "trial.policy and trial.reference to stay the same objects: train the weights of trial.policy in place",
     "deployed": "a policy, or an object with a method sample, in trial.deploy",
-    "cost": "trial.cost to be left to the harness: finite numbers",
-    "name": "a name of one word or more",
+    "cost": "trial.cost to be written by the harness only: finite numbers",
+    "name": "a name that is not empty",
     "built": "a constructor like that of harness.api.TextTask: data, tokenizer, and by name reward, judge, decoding, ...",
-    "like": "like = NAME, the task whose tables of the presets are taken",
+    "like": "like = NAME, the task whose preset tables are used",
     "own": "settings = {...}, a table of task settings",
     "score": "a method score(prompts, responses)",
 }
@@ -38,7 +38,7 @@ DATASET_METHODS = ("needs", "rows", "items")
 
 
 def check_class(kind: Any, name: str) -> Any:
-    """The class of a method as it is; raises BadData where it has not the shape of one."""
+    """Return the class of a method unchanged; raises BadData if it violates the method interface."""
     found = _class_fault(kind)
     if found is not None:
         rule, what = found
@@ -60,7 +60,7 @@ def _class_fault(kind: Any) -> tuple[str, str] | None:
 
 
 def check_task(kind: Any, name: str) -> Any:
-    """The class of a task as it is; raises BadData where it has not the shape of one."""
+    """Return the class of a task unchanged; raises BadData if it violates the task interface."""
     found = _version_fault(kind) or _task_fault(kind)
     return _refused("task", kind, name, found) if found else kind
 
@@ -80,14 +80,14 @@ def _task_fault(kind: Any) -> tuple[str, str] | None:
 
 
 def check_scorer(kind: Any, name: str) -> Any:
-    """The class of a scorer as it is; raises BadData where it has not the shape of one."""
+    """Return the class of a scorer unchanged; raises BadData if it violates the scorer interface."""
     if not callable(kind) or not _takes(getattr(kind, "score", None), None, [], []):
         return _refused("scorer", kind, name, ("score", "has no score that takes prompts and responses"))
     return kind
 
 
 def check_dataset(kind: Any, name: str) -> Any:
-    """The class of a data set as it is; raises BadData where it has not the shape of one."""
+    """Return the class of a data set unchanged; raises BadData if it violates the data set interface."""
     missing = [method for method in DATASET_METHODS if not callable(getattr(kind, method, None))]
     if missing or not isinstance(kind, type):
         expected = f"a class with the methods {', '.join(DATASET_METHODS)}"
@@ -117,7 +117,7 @@ def _takes(what: Any, *arguments: Any, **named: Any) -> bool:
 
 
 def line_in(error: BaseException, file: str) -> int | None:
-    """The line of a file at which an error was raised or, where that was elsewhere, from which it was called."""
+    """The last line of a file in an error's traceback: the line that raised it or that led to it; None if there is none."""
     if isinstance(error, SyntaxError) and error.filename == file:
         return error.lineno
     line, trace = None, error.__traceback__
@@ -129,14 +129,14 @@ def line_in(error: BaseException, file: str) -> int | None:
 
 
 def at_file(method: Any, line: int | None = None) -> str:
-    """` (mine.py:12)`, of the line of `train` where no other is known; nothing where there is no file."""
+    """The location of a plug-in, ` (mine.py:12)`; by default the line of `train`; empty if it has no file."""
     file = source_file(method)
     line = _first_line(getattr(method, "train", None)) if line is None else line
     return "" if file is None else f" ({shown_path(file)}{'' if line is None else f':{line}'})"
 
 
 def shown_path(file: str) -> str:
-    """A path as short as can be: below the working folder it is said from there."""
+    """A path relative to the working folder if it lies below it, else unchanged."""
     try:
         return str(Path(file).relative_to(os.getcwd()))
     except (ValueError, OSError):
@@ -144,7 +144,7 @@ def shown_path(file: str) -> str:
 
 
 def source_file(method: Any) -> str | None:
-    kind = getattr(method, "func", method)  # a class with its settings, not yet made
+    kind = getattr(method, "func", method)  # functools.partial of a class and its settings
     kind = kind if isinstance(kind, type) else type(kind)
     return getattr(sys.modules.get(kind.__module__), "__file__", None)
 
@@ -161,7 +161,7 @@ def kind_of(value: Any) -> str:
 
 
 def constant(module: str, name: str, of: str | None = None) -> Any:
-    """The literal that a module, or a class in it or its base there, gives to a name; None where none can be read."""
+    """The literal assigned to a name in a module, or in its class `of` or a base there; None if none can be read."""
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return None
@@ -191,4 +191,4 @@ def _literal(body: list[ast.stmt], name: str) -> Any:
 CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "method": check_class, "task": check_task, "scorer": check_scorer, "dataset": check_dataset,
 }  # fmt: skip
-"""By the kind of plug-in: returns its class as it is; raises BadData where it has not the shape."""
+"""The check of each kind of plug-in: returns the class unchanged, or raises BadData."""

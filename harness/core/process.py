@@ -1,6 +1,6 @@
-"""The process that a command runs in: environment variables, streams, warnings, Ctrl-C outside a run, the line of an error.
+"""Set-up of the process of a command: environment variables, streams, warnings, Ctrl-C outside a run, error messages.
 
-Nothing heavy is imported here, and what libraries read when they are loaded is set before that.
+Nothing heavy is imported here, because variables that libraries read on import must be set before.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
     "DATASETS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",
-    # threads that spin briefly while they wait: on a shared machine the usual long spin makes two threads slower than one
+    # waiting threads spin only briefly: on a shared machine the default long spin makes two threads slower than one
     "GOMP_SPINCOUNT": "10000",
     "OMP_WAIT_POLICY": "passive",
 }
-PASSING = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)  # of libraries, for those who write against them
+PASSING = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)  # warnings for developers, not for users
 ROOT = Path(__file__).resolve().parents[2]  # the folder that holds the package
 
 
 def prepare() -> None:
-    """Make this process one of ours: quiet libraries, and streams that can print any text."""
+    """Prepare the process of a command: quiet libraries, and streams that can print any text."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    if not sys.warnoptions:  # -W and PYTHONWARNINGS say what the user wants to see
+    if not sys.warnoptions:  # -W and PYTHONWARNINGS take precedence
         _ignore_passing()
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # what the terminal's encoding lacks is shown by its number
+        if hasattr(stream, "reconfigure"):  # characters that the terminal cannot encode are printed as escapes
             stream.reconfigure(errors="backslashreplace")
 
 
@@ -54,7 +54,7 @@ def _ignore_passing() -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No bars and no deprecations of libraries inside, for a process that is the user's own."""
+    """Context manager that hides progress bars and deprecation warnings of libraries, for use in the user's own process."""
     from transformers.utils import logging
 
     bars = logging.is_progress_bar_enabled()
@@ -70,56 +70,57 @@ def quiet() -> Iterator[None]:
 
 
 def threads(available: int) -> int:
-    """The threads that OMP_NUM_THREADS asks for, of a list the first; those available where it is no number from 1."""
+    """The number of threads set by OMP_NUM_THREADS (the first of a list); `available` if it is unset or no positive integer."""
     first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     return int(first) if re.fullmatch(r"0*[1-9][0-9]{0,3}", first) else available
 
 
 def cores() -> int:
-    """Of this process's share of the machine."""
+    """The number of CPU cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def readable(words: Iterable[str]) -> None:
-    """Raises UsageError where a word of a command line is not UTF-8 or has a null: not every system takes such a name."""
+    """Raise UsageError if an argument is not UTF-8 or contains a null character: not every file system allows such a name."""
     for word in words:
         try:
-            if "\0" in word:  # no system hands one on; a caller from Python may
+            if "\0" in word:  # impossible from a shell; a caller from Python may pass one
                 raise ValueError
             word.encode()
         except ValueError:
             raise UsageError(
-                f"expected words in UTF-8 without a null on the command line; found {word!a}; choose another name"
+                f"expected arguments in UTF-8 without null characters; found {word!a}; choose another name"
             ) from None
 
 
 class Interrupts:
-    """Whether Ctrl-C was pressed, whatever the code that it came upon made of it, and what to do about another."""
+    """Record of Ctrl-C, which holds even if the interrupted code caught the KeyboardInterrupt or raised another error."""
 
     asked = False
 
     def meaning(self, error: BaseException) -> BaseException:
-        """The error as it is to be told: an Interrupted after Ctrl-C, as code that it breaks into may fail in any way."""
+        """The error to report: Interrupted after Ctrl-C, since interrupted code may fail in any way; else the error itself."""
         if not self.asked and not isinstance(error, (Interrupted, KeyboardInterrupt)):
             return error
         self.deafen()
         if isinstance(error, Interrupted):
             return error
-        return Interrupted("interrupted; what was finished is kept, and the same command does the rest")
+        return Interrupted("interrupted; finished work is kept; run the same command to resume")
 
     def deafen(self) -> None:
-        """From now on the command only ends: another Ctrl-C would cut its one line short, and change its exit code."""
+        """Ignore further Ctrl-C: another one would cut the error message short and change the exit code."""
         signal.signal(signal.SIGINT, lambda *_: None)
         atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
 
     def raised(self, number: int, frame: Any) -> None:
+        """Handle SIGINT: note it, and raise KeyboardInterrupt."""
         self.asked = True
         raise KeyboardInterrupt
 
 
 @contextmanager
 def watched() -> Iterator[Interrupts]:
-    """Take note of Ctrl-C inside, which is a KeyboardInterrupt there as it always is."""
+    """Context manager that records Ctrl-C, which still raises KeyboardInterrupt inside."""
     found = Interrupts()
     if threading.current_thread() is not threading.main_thread():
         yield found
@@ -132,50 +133,50 @@ def watched() -> Iterator[Interrupts]:
 
 
 def flush_output() -> None:
-    """Write out what was printed; raises Unprintable where standard output takes no more, and stops trying."""
+    """Flush standard output; if that fails, redirect it to the null device and raise Unprintable."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError as e:
-        with suppress(OSError):  # a stream of the caller's own may have no file
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left would fail once more at exit
+        with suppress(OSError):  # a stream set by the caller may have no file descriptor
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the rest would fail again at exit
         raise Unprintable(f"cannot write the result to standard output: {e.strerror}; the records are kept") from None
 
 
 def explain(error: BaseException) -> int:
-    """Say what went wrong in one line, and give the exit code; whatever is no error of the user's keeps its trace."""
+    """Print an error as one line and return its exit code; an error that no user can cause is raised with its traceback."""
     if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
-        return 1  # the parser's way to say that nobody reads the rest
-    if isinstance(error, SystemExit):  # only `main` ends the program
+        return 1  # raised by the parser when the reader of the output has closed it
+    if isinstance(error, SystemExit):  # only `main` may end the program
         code = error.code
-        error, cause = RunFailed(f"something that this command loaded ended the program by sys.exit({code!r:.40})"), error
+        error, cause = RunFailed(f"code loaded by this command called sys.exit({code!r:.40}); -v shows where"), error
         error.__cause__ = cause
     if isinstance(error, OSError):
         error = _of_the_system(error)
     if isinstance(error, Unprintable) and isinstance(error.__context__, BrokenPipeError):
-        return error.exit_code  # whoever read the output has had enough: `| head`
-    if type(error).__name__ == "PanicException":  # pyo3's, which is no Exception
-        error, cause = RunFailed(f"a library broke down at what it was given ({one_line(error)})"), error
+        return error.exit_code  # the reader of the output has closed it: `| head`
+    if type(error).__name__ == "PanicException":  # raised by pyo3, not derived from Exception
+        error, cause = RunFailed(f"a library failed on its input ({one_line(error)}); -v shows where"), error
         error.__cause__ = cause
     if "-v" in sys.argv or "--verbose" in sys.argv or os.environ.get("HARNESS_DEBUG"):
         return _traced(error)
     if isinstance(error, (BenchError, Interrupted)):
         return _say(str(error), error.exit_code)
-    if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # the parser's: a missing or unknown option
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # from the parser: a missing or unknown option
         return _say(f"{error.format_message()} (harness --help)", error.exit_code)
     if isinstance(error, MemoryError):
-        return _say("the memory of this machine does not suffice; ask for less at once (evaluation.batch_size, --workers)", 1)
+        return _say("out of memory; reduce evaluation.batch_size or --workers", 1)
     raise error
 
 
 def _traced(error: BaseException) -> int:
-    """The whole trace, for whoever asked for it; the exit code is that of the error all the same."""
+    """Print the full traceback, as -v asks, and return the exit code of the error."""
     traceback.print_exception(error)
     return int(getattr(error, "exit_code", 1))
 
 
 def _of_the_system(error: OSError) -> BaseException:
-    """What the system refused as an error of ours, which has a line: standard output, or a file that has no other message."""
+    """An error of the operating system as Unprintable, if standard output failed, or as CannotWrite."""
     try:
         flush_output()
     except Unprintable as e:

@@ -1,4 +1,7 @@
-"""Names to things. Tables hold "module:attribute" strings, so that listing them imports nothing heavy."""
+"""The registry of plug-ins: names of methods, tasks, scorers and data sets, and the classes behind them.
+
+Tables hold "module:attribute" strings, so that listing them imports nothing heavy.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,11 @@ from .errors import BadData, BadSetting, BenchError, Interrupted, MethodFailed, 
 PACKAGES = {"method": "harness.methods", "task": "harness.tasks", "scorer": "harness.tasks", "dataset": "harness.tasks"}
 HINTS = {kind: f"harness list {kind}s" for kind in PACKAGES}
 IN_FILES = {"method": "train", "task": "train_prompts", "scorer": "score"}
-"""The kinds of plug-in that may be a file, and the method by which their class is found in it."""
+"""The kinds of plug-in that may be given as a file, and the method that identifies the plug-in's class in it."""
 
 
 class Offer(NamedTuple):
-    """A plug-in of another package: its name, where its class is, whose it is, and why the name cannot be used."""
+    """A plug-in of another package: its name, the target "module:attribute", the package, and a fault of the name, if any."""
 
     name: str
     target: str
@@ -32,18 +35,18 @@ class Offer(NamedTuple):
 
 
 def entry_points(group: str) -> Iterable[metadata.EntryPoint]:
-    """What installed packages offer under a group's name."""
+    """The entry points of a group in all installed packages."""
     return _installed(group, tuple(sys.path))
 
 
 @cache
 def _installed(group: str, path: tuple[str, ...]) -> tuple[metadata.EntryPoint, ...]:
-    """The group's entry points of all packages on the path: a file a package is read, so once a path."""
+    """The entry points of a group, cached per path, because a file of each package must be read."""
     return tuple(metadata.entry_points(group=group))
 
 
 def offers(kind: str) -> list[Offer]:
-    """What other packages offer under `harness.KINDs`; nothing is imported. Two offers of one name are both at fault."""
+    """The plug-ins of other packages under the group `harness.KINDs`, not imported; two with the same name are both faulty."""
     points = [(p.name, p.value, p.dist.name if p.dist else p.value) for p in entry_points(group=f"harness.{kind}s")]
     points = list(dict.fromkeys(points))  # a package may be found twice, on two paths
     ours = {_key(name): target for name, (target, _) in _ours(kind).items()}
@@ -67,15 +70,15 @@ def _ours(kind: str) -> dict[str, tuple[str, str]]:
 
 
 def table(kind: str) -> dict[str, tuple[str, str]]:
-    """{name: ("module:attribute", one line)} of methods, tasks, scorers or data sets: ours, then those of other packages.
+    """The table {name: ("module:attribute", one line)} of a kind: built-in plug-ins, then those of other packages.
 
-    An offer whose name cannot be used is left out; `broken` lists it.
+    Plug-ins whose names cannot be used are left out; `broken` lists them.
     """
     return _ours(kind) | {o.name: (o.target, f"from {o.package}") for o in offers(kind) if not o.fault}
 
 
 def broken(kind: str) -> list[Offer]:
-    """The plug-ins of other packages that cannot be used, each with its error as its fault; to know, they are imported."""
+    """The plug-ins of other packages that cannot be used, each with its error as its fault; imports all of them."""
     found = []
     for offer in offers(kind):
         try:
@@ -92,7 +95,7 @@ def _at_fault(kind: str, offer: Offer) -> BadData:
 
 
 def attribute(kind: str, name: str, attribute: str) -> Any:
-    """A literal that the class behind a name has, read from its source without importing it; None where there is none."""
+    """A literal attribute of the class behind a name, read from its source without importing it; None if there is none."""
     module, _, class_name = table(kind).get(name, ("", ""))[0].partition(":")
     return _literal(module, class_name, attribute, tuple(sys.path)) if module else None
 
@@ -101,12 +104,12 @@ def attribute(kind: str, name: str, attribute: str) -> Any:
 def _literal(module: str, class_name: str, attribute: str, path: tuple[str, ...]) -> Any:
     try:
         return plugins.constant(module, attribute, class_name)
-    except Exception:  # to find a module of another package, that package is imported, which may raise anything
+    except Exception:  # finding a module of another package imports the package, which may raise anything
         return None
 
 
 def canonical(kind: str, name: str) -> str:
-    """The name as its table spells it: best-of-n and best_of_n are one; raises UnknownName, BadData on one that clashes."""
+    """The registered spelling of a name (best-of-n for best_of_n); raises UnknownName, or BadData if two plug-ins share it."""
     names = table(kind)
     for spelled in (name, name.replace("-", "_"), name.replace("_", "-")):
         if spelled in names:
@@ -118,29 +121,29 @@ def canonical(kind: str, name: str) -> str:
 
 
 def is_file(kind: str, name: str) -> bool:
-    """Whether a name on the command line stands for a file that holds a plug-in of this kind."""
+    """True if a name on the command line is that of a file with a plug-in of this kind."""
     return kind in IN_FILES and name.endswith(".py")
 
 
 def given(kind: str, name: str) -> str:
-    """What a command line names, as `load` takes it: a name as its table spells it, a path as it is.
+    """The argument for `load` from a name on the command line: its registered spelling, or a path unchanged.
 
-    For names of the user's only: what a record names is looked up by `canonical`, which knows no paths. Raises UnknownName,
-    MissingPrerequisite where there is no such file, BadSetting where its name is that of a plug-in of the same kind.
+    Use it for names from the user only; names in records go through `canonical`, which accepts no paths. Raises UnknownName,
+    MissingPrerequisite if there is no such file, BadSetting if the file has the name of a plug-in of the same kind.
     """
     if not is_file(kind, name):
         return canonical(kind, name)
     if not os.path.isfile(name):
         raise MissingPrerequisite(f"no {kind} file {name}")
     if kind != "method" and _key(Path(name).stem) in map(_key, table(kind)):
-        raise BadSetting(f"{kind} file {name} has the name of an installed {kind}, and records go by it; rename the file")
+        raise BadSetting(f"{kind} file {name} has the name of an installed {kind}, which records use; rename the file")
     return name
 
 
 def load(kind: str, name: str) -> Any:
-    """The class behind a name, or behind a path: `./my_method.py` holds one class with a `train`.
+    """Load the class behind a name or in a file: `./my_method.py` must hold one class with a method `train`.
 
-    Raises UnknownName, MissingPrerequisite where it cannot be imported, BadData where it is not what it should be.
+    Raises UnknownName, MissingPrerequisite if it cannot be imported, BadData if it violates the interface of its kind.
     """
     if is_file(kind, name):
         return plugins.CHECKS[kind](_from_file(kind, Path(name)), Path(name).stem)
@@ -150,7 +153,7 @@ def load(kind: str, name: str) -> Any:
         found = getattr(importlib.import_module(module), attribute)
     except (BenchError, Interrupted, KeyboardInterrupt):
         raise
-    except BaseException as e:  # a package of somebody else may raise anything, SystemExit too
+    except BaseException as e:  # another package may raise anything, even SystemExit
         raise MissingPrerequisite(f"{kind} {name!r} at {target} cannot be imported: {type(e).__name__}: {one_line(e)}") from e
     return plugins.CHECKS[kind](found, name)
 
@@ -163,9 +166,9 @@ def _from_file(kind: str, path: Path) -> Any:
     found = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == name and hasattr(c, has)]
     found = list(dict.fromkeys(found))  # one class may have two names
     if len(found) != 1:
-        raise BadData(f"{kind} file {path} should hold one class with a {has} method; found {len(found)}")
+        raise BadData(f"{kind} file {path}: expected one class with a method {has}; found {len(found)}")
     if kind == "task" and not hasattr(found[0], "name"):
-        setattr(found[0], "name", path.stem)  # noqa: B010  # which a class has by its file
+        setattr(found[0], "name", path.stem)  # noqa: B010  # the name defaults to that of the file
     return found[0]
 
 
@@ -173,7 +176,7 @@ def _executed(kind: str, path: Path, name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where pydantic looks up the types of settings, and `show` the docstring
+    sys.modules[name] = module  # pydantic looks up the types of settings here, and `show` the docstring
     try:
         spec.loader.exec_module(module)
     except BaseException as e:

@@ -1,6 +1,6 @@
-"""Everything a run is told: a preset, then the command line.
+"""Settings of a run: read from presets, TOML files and the command line, and validated.
 
-Settings are plain validated data; nothing here imports torch.
+Settings are plain data; nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from . import registry
 from .errors import BadSetting, EmptySelection, MissingPrerequisite, UnknownName, cut, one_line
 from .types import Decoding, Settings
 
-MAX_SEED = 2**32 - 1  # what every random generator takes
+MAX_SEED = 2**32 - 1  # the largest seed that every random generator accepts
 
 
 class ModelSettings(Settings):
@@ -36,7 +36,7 @@ class ModelSettings(Settings):
 
 
 class DataSettings(Settings):
-    """Which columns of the prompts are read, and how many; `harness.runs.sources` lists the settings of each source."""
+    """Columns and sizes of a source of prompts; `harness.runs.sources` lists the settings that each source uses."""
 
     path: str | None = Field(None, description="folder of a named data set that is not on the hub")
     revision: str = Field("main", description="commit, tag or branch of a data set on the hub")
@@ -55,7 +55,7 @@ class DataSettings(Settings):
 
 
 class PolicyDecoding(Decoding):
-    """Of what is measured: the policy itself. KL, the frontier and every score beside them are of that distribution alone."""
+    """Decoding of the measured responses: temperature 1 without truncation, since KL and the frontier refer to the policy."""
 
     @field_validator("temperature", "top_k", "top_p")
     @classmethod
@@ -67,13 +67,13 @@ class PolicyDecoding(Decoding):
 
 
 NOT_THE_POLICY = (
-    "expected {expected}: kl and the scores are of the policy itself, at temperature 1 with nothing cut off; leave it out, as "
-    "top-p is of the papers' decoding, under which every run is measured too (evaluation.paper_samples responses a prompt)"
+    "expected {expected}: kl and the scores are measured at temperature 1 without truncation; leave it out, since every run is "
+    "also measured under the papers' decoding, which has top-p (evaluation.paper_samples responses per prompt)"
 )
 
 
 class TaskSettings(Settings):
-    """What is unlearned, and who scores it."""
+    """A task: its prompts, its scorers and its decoding."""
 
     prompts: str = Field("micro", description="prompts: micro, a named data set (harness list datasets), a file, or a hub id")
     data: DataSettings = Field(DataSettings(), description="options of prompts other than micro")
@@ -86,7 +86,7 @@ class TaskSettings(Settings):
 
 
 class EvaluationSettings(Settings):
-    """How a policy is measured. Every method answers the same prompts with the same draws."""
+    """Evaluation of a policy; all methods are measured on the same prompts with the same random numbers."""
 
     split: Literal["test", "validation"] = Field(
         "test", description="prompts that are measured; validation is for choosing settings"
@@ -109,19 +109,19 @@ class EvaluationSettings(Settings):
 
 
 class RunSettings(Settings):
-    """One run, resolved. A scorer that has options may go by a name of its own: `kind` then says which it is."""
+    """The resolved settings of one run; a scorer with options may have a name of its own, and `kind` then names its class."""
 
     preset: str
     model: ModelSettings
     task: TaskSettings
-    method: dict[str, Any]  # checked by the method's own settings class
+    method: dict[str, Any]  # checked by the settings class of the method
     budget: dict[str, Any]  # checked by harness.training.trial.Budget
     optimizer: dict[str, Any]  # checked by harness.training.trial.OptimizerSettings
     evaluation: EvaluationSettings
     scorers: dict[str, dict[str, Any]] = Field({}, description="options of each scorer, validated by the scorer")
 
     def scorer_options(self, name: str) -> dict[str, Any]:
-        """The options of a scorer by its name; those of a file go by its stem."""
+        """The options of a scorer by its name, or by the stem of its file."""
         return self.scorers.get(stem_of(name), {})
 
     def scorer_kind(self, name: str) -> str:
@@ -136,8 +136,8 @@ def stem_of(name: str) -> str:
 
 S = TypeVar("S", bound=Settings)
 SECTIONS = ("model", "task", "method", "budget", "optimizer", "evaluation", "scorers")
-SWAPPED = (("task", "prompts", "data"), ("model", "id", "revision"))  # what the preset says of a thing goes when it is swapped
-OF_A_TASK = ("model", "budget", "optimizer", "evaluation")  # what a task's own table may change of the preset's
+SWAPPED = (("task", "prompts", "data"), ("model", "id", "revision"))  # (section, key, dependent key dropped if key changes)
+OF_A_TASK = ("model", "budget", "optimizer", "evaluation")  # sections that the table of a task may override
 
 
 def preset_names() -> list[str]:
@@ -147,7 +147,7 @@ def preset_names() -> list[str]:
 
 
 def read_preset(name: str) -> dict[str, Any]:
-    """The tables of a preset; raises UnknownName."""
+    """The tables of a shipped preset; raises UnknownName."""
     if name not in preset_names():
         raise UnknownName("preset", name, preset_names(), "harness list presets")
     return tomllib.loads((resources.files("harness.core.presets") / f"{name}.toml").read_text())
@@ -156,10 +156,10 @@ def read_preset(name: str) -> dict[str, Any]:
 def resolve(
     preset: str, method: str, task: str, overrides: Iterable[str] | Mapping[str, Any] = (), **flags: Any
 ) -> RunSettings:
-    """The settings of a run by names alone, as records hold them: no file is opened; `harness.runs.named` knows files too.
+    """The settings of a run from registered names, as in records; no file is opened (`harness.runs.named` accepts files).
 
-    Preset, then its task's own tables, then flags (a double underscore is a dot), then `--set key=value`. Checked as a
-    whole; raises UnknownName, BadSetting.
+    Later sources override earlier ones: the preset, its tables of the task, flags (a double underscore is a dot), `--set
+    key=value`. The result is validated; raises UnknownName, BadSetting.
     """
     tables = read_preset(preset)
     if task not in tables["tasks"]:
@@ -171,9 +171,9 @@ def assembled(
     tables: dict[str, Any], preset: str, method: str, task: dict[str, Any], overrides: Iterable[str] | Mapping[str, Any],
     flags: Mapping[str, Any],
 ) -> RunSettings:  # fmt: skip
-    """Settings from a preset's tables and the table of a task.
+    """The settings of a run from the tables of a preset and the table of a task; raises UnknownName, BadSetting.
 
-    `[tasks.T.methods.M]` goes before `[methods.M]`, and `[tasks.T.budget]` before `[budget]`, key by key.
+    `[tasks.T.methods.M]` overrides `[methods.M]`, and `[tasks.T.budget]` overrides `[budget]`, key by key.
     """
     own, name = dict(task), key_of(method)
     raw = {
@@ -192,7 +192,7 @@ def assembled(
 
 
 def key_of(name: str) -> str:
-    """What a preset calls a method or a task: its name, of a file the name without folders ("my_task.py")."""
+    """The key of a method or a task in a preset: its name, or the file name without folders ("my_task.py")."""
     return os.path.basename(name) if name.endswith(".py") else name
 
 
@@ -202,15 +202,15 @@ PRESET_TABLES = ("extends", "model", "tasks", "budget", "optimizer", "evaluation
 def preset_tables(preset: str) -> dict[str, Any]:
     """The tables of a shipped preset by its name, or of a preset file: `./my.toml`.
 
-    A file says `extends = "micro"` and overrides tables of that preset key by key; a path in it that begins with ./ or ../ is
-    relative to it. Raises UnknownName, MissingPrerequisite where there is no such file, BadSetting where it cannot be meant.
+    A file sets `extends = "micro"` and overrides the tables of that preset key by key; paths in it that begin with ./ or ../
+    are relative to it. Raises UnknownName, MissingPrerequisite if there is no such file, BadSetting if it is invalid.
     """
     if not preset.endswith(".toml"):
         return read_preset(preset)
     own = _preset_file(Path(preset))
     below = own.pop("extends", None)
     if not isinstance(below, str):
-        raise BadSetting(f'preset file {preset} does not say what it extends; begin it with extends = "micro"')
+        raise BadSetting(f'preset file {preset} has no key extends; begin it with extends = "micro"')
     tables = merged(read_preset(below), beside(Path(preset).parent, own))
     for task, table in tables["tasks"].items():
         if task in own.get("tasks", {}) and not task.endswith(".py"):
@@ -223,13 +223,13 @@ def preset_tables(preset: str) -> dict[str, Any]:
 
 def _preset_file(path: Path) -> dict[str, Any]:
     if path.stem in preset_names():
-        raise BadSetting(f"preset file {path} has the name of a preset that ships, which records would take it for; rename it")
+        raise BadSetting(f"preset file {path} has the name of a shipped preset, which records use; rename the file")
     raw = read_toml(path, "preset file")
     if unknown := sorted(set(raw) - set(PRESET_TABLES)):
         raise BadSetting(f"preset file {path}: {UnknownName('table', unknown[0], PRESET_TABLES)}")
     not_tables = [key for key, value in raw.items() if key != "extends" and not isinstance(value, dict)]
     if not_tables:
-        raise BadSetting(f"preset file {path}: {not_tables[0]} is a table, [{not_tables[0]}]; found {raw[not_tables[0]]!r:.40}")
+        raise BadSetting(f"preset file {path}: expected a table [{not_tables[0]}]; found {raw[not_tables[0]]!r:.40}")
     for kind in ("task", "method"):
         for name, table in raw.get(f"{kind}s", {}).items():
             _check_plugin_table(path, kind, name, table)
@@ -238,24 +238,24 @@ def _preset_file(path: Path) -> dict[str, Any]:
 
 def _check_plugin_table(path: Path, kind: str, name: str, table: Any) -> None:
     if not isinstance(table, dict):
-        raise BadSetting(f"preset file {path}: {kind}s.{name} is a table, [{kind}s.{name}]; found {table!r:.40}")
+        raise BadSetting(f"preset file {path}: expected a table [{kind}s.{name}]; found {table!r:.40}")
     if not name.endswith(".py") and name not in registry.table(kind):
-        hint = f'a file of your own goes by its file name: [{kind}s."my_{kind}.py"]'
+        hint = f'for a file of your own use its file name: [{kind}s."my_{kind}.py"]'
         raise BadSetting(f"preset file {path}: {UnknownName(kind, name, registry.table(kind), hint)}")
 
 
 def read_toml(path: Path, what: str) -> dict[str, Any]:
-    """A file of TOML; raises MissingPrerequisite where it cannot be read, BadSetting where it is no TOML."""
+    """Read a TOML file; raises MissingPrerequisite if it cannot be opened, BadSetting if it is not valid TOML."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as e:
         raise MissingPrerequisite(f"cannot read the {what} {path}: {e.strerror}") from None
-    except (ValueError, RecursionError) as e:  # of TOML, of UTF-8, or beyond what Python reads
+    except (ValueError, RecursionError) as e:  # invalid TOML or UTF-8, or beyond a limit of Python
         raise BadSetting(f"the {what} {path} is not TOML: {one_line(e)}") from None
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Two tables key by key, tables within them too; what is said of a thing goes where it is swapped for another."""
+    """Two tables merged recursively, `above` overriding `below`; a key of SWAPPED that changes drops its dependent key."""
     found = dict(below)
     for name, its_own in ((name, its_own) for _, name, its_own in SWAPPED):
         if name in above and above[name] != below.get(name):
@@ -267,7 +267,7 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
 
 def beside(folder: Path, table: Any) -> Any:
-    """A table in which each text that begins with ./ or ../ is a path from a folder."""
+    """A copy of a table in which texts that begin with ./ or ../ are resolved as paths relative to a folder."""
     if isinstance(table, dict):
         return {key: beside(folder, value) for key, value in table.items()}
     if isinstance(table, str) and table.startswith(("./", "../")):
@@ -276,7 +276,7 @@ def beside(folder: Path, table: Any) -> Any:
 
 
 def parse_override(item: str) -> tuple[str, Any]:
-    """`key=value` with a TOML value, or a bare string: ("quark.kl_coef", 0.1)."""
+    """Parse `key=value` with a TOML value or a bare string, to ("quark.kl_coef", 0.1); raises BadSetting."""
     key, sep, text = item.partition("=")
     if not sep or not key.strip():
         raise BadSetting(f"--set takes key=value; found {cut(item)!r}")
@@ -284,26 +284,26 @@ def parse_override(item: str) -> tuple[str, Any]:
 
 
 def toml_or_text(key: str, text: str) -> Any:
-    """A TOML value, or the text where it is none; raises BadSetting where it is too long or too deep to be read."""
+    """Parse a TOML value, or return the text if it is not TOML; raises BadSetting if it exceeds a limit of Python."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
-    except (ValueError, RecursionError):  # Python's own limits: digits of a number, brackets within brackets
+    except (ValueError, RecursionError):  # limits of Python: digits of a number, nested brackets
         raise BadSetting(f"the value of {cut(key)!r} has too many digits or brackets to be read: {cut(text)!r}") from None
 
 
 def _put(raw: dict[str, Any], key: str, value: Any) -> None:
     path = key.split(".")
     if len(path) == 1:
-        path = ["method", *path]  # a bare key is the method's own
+        path = ["method", *path]  # a key without a section is a setting of the method
     if path[0] not in SECTIONS:
         raise UnknownName("section of settings", path[0], SECTIONS, "method settings need no section")
     at = raw
     for part in path[:-1]:
         at = at.setdefault(part, {})
         if not isinstance(at, dict):
-            raise BadSetting(f"{key!r} goes below {part!r}, which is a value, not a section")
+            raise BadSetting(f"{key!r}: expected {part!r} to be a section; it is a value")
     at[path[-1]] = value
     for section, name, its_own in SWAPPED:
         if path == [section, name]:
@@ -311,7 +311,7 @@ def _put(raw: dict[str, Any], key: str, value: Any) -> None:
 
 
 def checked(kind: type[S], raw: dict[str, Any], where: str = "") -> S:
-    """Build a settings class; raises BadSetting with every fault in one line, and the nearest known key."""
+    """Validate a settings class; raises BadSetting with all faults on one line, and the nearest key for an unknown one."""
     try:
         return kind.model_validate(raw)
     except ValidationError as e:
@@ -333,13 +333,13 @@ def _as_text(value: Any) -> str:
     try:
         return repr(value)
     except (ValueError, RecursionError):
-        return f"a value of type {type(value).__name__} that is too large to be shown"
+        return f"a value of type {type(value).__name__} that is too large to show"
 
 
 def check_seed(seed: int) -> int:
-    """A seed as it is; raises BadSetting where a random generator would not take it."""
+    """Return a seed unchanged; raises BadSetting if it is out of the range of the random generators."""
     if not 0 <= seed <= MAX_SEED:
-        raise BadSetting(f"a seed is a whole number from 0 to {MAX_SEED}; found {cut(_as_text(seed))}")
+        raise BadSetting(f"expected a seed that is an integer from 0 to {MAX_SEED}; found {cut(_as_text(seed))}")
     return seed
 
 
@@ -352,11 +352,11 @@ def _fields(kind: type[Settings], path: tuple) -> list[str]:
     return sorted(kind.model_fields)
 
 
-MANY = 10_000  # seeds of one command
+MANY = 10_000  # maximum number of seeds of one command
 
 
 def parse_seeds(text: str) -> list[int]:
-    """`0-4` or `0,2,5`, without repeats; raises BadSetting, EmptySelection."""
+    """Parse `0-4` or `0,2,5` to a list of distinct seeds; raises BadSetting, EmptySelection."""
     found: dict[int, None] = {}
     for part in text.split(","):
         ends = re.fullmatch(r"\s*([0-9]{1,20})\s*(?:-\s*([0-9]{1,20})\s*)?", part)
@@ -364,7 +364,7 @@ def parse_seeds(text: str) -> list[int]:
             raise BadSetting(f"--seeds takes 0-4 or 0,2,5; found {cut(text)!r}")
         first, last = (check_seed(int(end)) for end in (ends[1], ends[2] or ends[1]))
         if len(found) + last - first >= MANY:
-            raise BadSetting(f"--seeds {cut(text)!r} names more than {MANY} seeds; give fewer")
+            raise BadSetting(f"--seeds {cut(text)!r} has more than {MANY} seeds; give fewer")
         found |= dict.fromkeys(range(first, last + 1))
     if not found:
         raise EmptySelection(f"--seeds {cut(text)!r} names no seed")
@@ -372,7 +372,7 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def flat(table: dict[str, Any], above: str = "") -> dict[str, Any]:
-    """Tables within tables as dotted keys: {"evaluation": {"points": 2}} is {"evaluation.points": 2}."""
+    """A nested table flattened to dotted keys: {"evaluation": {"points": 2}} is {"evaluation.points": 2}."""
     found: dict[str, Any] = {}
     for key, value in table.items():
         found |= flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
@@ -380,29 +380,29 @@ def flat(table: dict[str, Any], above: str = "") -> dict[str, Any]:
 
 
 def parse_grid(item: str) -> tuple[str, list[Any]]:
-    """`key=v1,v2` with TOML values, or bare words: ("kl_coef", [0.1, 0.3]); raises BadSetting."""
+    """Parse `key=v1,v2` with TOML values or bare words, to ("kl_coef", [0.1, 0.3]); raises BadSetting."""
     key, sep, text = item.partition("=")
     if not sep or not key.strip() or not text.strip():
         raise BadSetting(f"--grid takes key=v1,v2; found {item!r}")
     try:
         return key.strip(), tomllib.loads(f"values = [{text}]")["values"]
-    except (ValueError, RecursionError):  # no TOML, or beyond what it can be: each value is looked at by itself
+    except (ValueError, RecursionError):  # not TOML, or beyond a limit of Python: each value is parsed on its own
         return key.strip(), [parse_override(f"{key}={part.strip()}")[1] for part in text.split(",")]
 
 
 def overrides(settings: dict[str, Any]) -> list[str]:
-    """Settings as `--set` reads them back: TOML values."""
+    """Settings as arguments of `--set`, `key=value` with TOML values."""
     return [f"{k}={toml(v)}" for k, v in settings.items()]
 
 
 def toml(value: Any) -> str:
-    """A value of TOML as TOML writes it."""
+    """A value in TOML syntax."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{toml(str(k))} = {toml(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(toml, value)) + "]"
     if isinstance(value, date | time):
         return value.isoformat()
-    if isinstance(value, str):  # as in JSON, but TOML has no pairs of surrogates, and DEL is a control character
+    if isinstance(value, str):  # as in JSON, but TOML has no surrogate pairs, and DEL must be escaped
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return json.dumps(value) if isinstance(value, bool) else repr(value)

@@ -1,4 +1,4 @@
-"""Text of others on a terminal: what was generated is hidden unless asked for, and nothing is obeyed, as it can be hostile."""
+"""Safe display of untrusted text: generated text is masked by default, and control characters are escaped."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from unicodedata import category
 
 
 def mask(text: str) -> str:
-    """What may be said of a text without showing any of it: its length."""
+    """A placeholder for a hidden text that gives only its length."""
     words, characters = len(text.split()), len(text)
     return f"(hidden: {words} word{'' if words == 1 else 's'}, {characters} character{'' if characters == 1 else 's'})"
 
 
 def escaped(text: object) -> str:
-    """A name or a message with each character that a terminal would obey written out, as `\\x1b`; spaces of any width stay."""
+    """A text with control characters escaped, as `\\x1b`; spaces of any width are kept."""
     said = str(text)
-    if said.isprintable():  # as nearly all is
+    if said.isprintable():  # the common case
         return said
     return "".join(c if c.isprintable() or category(c) == "Zs" else _escape(c) for c in said)
 
 
 def escaped_lines(text: str) -> str:
-    """The same for a text of several lines, which stay lines."""
+    """A text with control characters escaped line by line; line breaks are kept and tabs expanded."""
     return "\n".join(map(escaped, text.expandtabs(4).split("\n")))
 
 
@@ -30,12 +30,12 @@ def _escape(character: str) -> str:
 
 
 def printable(text: str) -> str:
-    """One line without control characters, which a terminal would obey."""
+    """A text as one line, each control character replaced by a space."""
     return "".join(c if c.isprintable() else " " for c in text).strip()
 
 
 def lines(text: str, width: int) -> list[str]:
-    """The same as lines of at most `width` characters; the text's own lines stay lines, with their indents."""
+    """A text without control characters as lines of at most `width` characters; its line breaks and indents are kept."""
     own = [_line(line) for line in text.splitlines()] or [""]
     return [part for line in own for part in wrap(line, width, drop_whitespace=False) or [""]]
 
@@ -48,11 +48,11 @@ LABEL_WIDTH = 40
 
 
 def plain(text: object) -> str:
-    """Text that any encoder and any font engine can take: what cannot be printed is written out."""
+    """Text that any encoder and font engine accepts: characters that cannot be printed are escaped."""
     return escaped(text)
 
 
 def shorten(text: object, width: int = LABEL_WIDTH) -> str:
-    """Plain text that fits a legend."""
+    """Escaped text cut to at most `width` characters, for labels and legends."""
     text = plain(text)
     return text if len(text) <= width else text[: width - 1] + "…"

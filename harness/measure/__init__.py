@@ -1,1 +1,1 @@
-"""One measurement of a policy: metrics, the optimal frontier, the evaluator, the base policy's responses."""
+"""Evaluation of policies: metrics, the optimal frontier, the evaluator, the base policy's responses."""

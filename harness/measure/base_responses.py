@@ -1,7 +1,7 @@
-"""What is known of the base policy on a task's held-out prompts: its responses, their scores, the frontier.
+"""The base policy's responses on a task's held-out prompts, their scores and the frontier.
 
-Drawing hundreds of responses to each prompt is the dearest measurement of a first run, so it is kept by identity: in
-the package for the micro world, else in a folder beside the results.
+Sampling hundreds of responses per prompt is the most expensive step of a first run, so the responses are cached by identity:
+in the package for the micro world, else in a folder beside the results.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ from . import frontier
 from .evaluator import Base, scored
 
 SAMPLER_VERSION = 1
-PLAIN = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}  # the policy itself
-BASE_SEED = 7  # its own stream, apart from the one that policies are measured with
+PLAIN = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}  # temperature 1 without truncation
+BASE_SEED = 7  # independent of the seed with which policies are evaluated
 
 
 class Expected(NamedTuple):
-    """What an array must be before a cache's word is taken for it."""
+    """The expected properties of a cached array."""
 
     shape: tuple[int, ...]
-    kind: str  # of the dtype: i, f
-    most: float  # no value is below 0 or above this
+    kind: str  # kind of the dtype: i, f
+    most: float  # values lie in [0, most]
 
 
 class Cache:
-    """Arrays by identity, in files that are whole or not there. Nothing in a file is unpickled."""
+    """A cache of arrays by identity, in files that are written atomically and read without unpickling."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def get(self, kind: str, identity: dict[str, Any], expected: Mapping[str, Expected] | None = None) -> dict | None:
-        """The arrays that were kept, or None; raises BadData where the file holds anything but what is expected."""
+        """The cached arrays, or None if there are none; raises BadData if the file does not hold what is expected."""
         path = self._path(kind, identity)
         if not path.is_file():
             return None
@@ -59,24 +59,24 @@ class Cache:
                 _check_header(path, name, wanted)
             with np.load(path, allow_pickle=False) as arrays:
                 found = {name: arrays[name] for name in (expected or arrays.files)}
-        except Exception as e:  # zip, numpy and the system raise a dozen kinds
+        except Exception as e:  # zip, numpy and the system raise many types
             raise BadData(f"the cached {kind} in {path} cannot be read: {one_line(e)}") from None
         for name, wanted in (expected or {}).items():
             if not ((found[name] >= 0) & (found[name] <= wanted.most)).all():
-                raise BadData(f"the cached {kind} in {path} cannot be used: {name} not within 0 to {wanted.most:g}")
+                raise BadData(f"the cached {kind} in {path} cannot be used: expected {name} within 0 to {wanted.most:g}")
         return found
 
     def ready(self, kind: str, identity: dict[str, Any]) -> None:
-        """Whether arrays can be kept, asked before they are made; raises Unwritable."""
+        """Check, before arrays are computed, that they can be cached; raises Unwritable."""
         writable(self.folder)
         path = self._path(kind, identity)
         if path.is_dir():
-            raise Unwritable(f"cannot keep the {kind} in {path}: a folder is there; move it away, or use another --out")
+            raise Unwritable(f"cannot cache the {kind} in {path}: it is a folder; move it, or use another --out")
 
     def put(self, kind: str, identity: dict[str, Any], **arrays: NDArray) -> None:
-        """Keep arrays; raises CannotWrite."""
+        """Write arrays to the cache; raises CannotWrite."""
         path = self._path(kind, identity)
-        # a name of its own: another run may be making the same thing
+        # a unique name, since another run may be writing the same arrays
         temporary = path.with_name(f"{path.stem}-{uuid.uuid4().hex}.tmp.npz")
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ class Cache:
                 np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
                 temporary.replace(path)
             finally:
-                with suppress(OSError):  # what hindered the writing hinders this too, and is said already
+                with suppress(OSError):  # fails for the same reason as the write, which is reported already
                     temporary.unlink(missing_ok=True)
 
     def _path(self, kind: str, identity: dict[str, Any]) -> Path:
@@ -92,7 +92,7 @@ class Cache:
 
 
 def _check_header(path: Path, name: str, wanted: Expected) -> None:
-    """Shape and dtype as the file says them, before a byte of the array is read; raises ValueError, KeyError."""
+    """Check shape and dtype in the header of a file before the array is read; raises ValueError, KeyError."""
     with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
         major, _ = np.lib.format.read_magic(member)
         read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
@@ -111,10 +111,10 @@ def known(
     say: Callable[[str], None],
     shipped: NDArray | None = None,
 ) -> Base:
-    """The base policy's responses, rewards and frontier; what the cache lacks is made and kept.
+    """The base policy's responses, scores and frontier, from the cache if possible, else computed and cached.
 
-    `identity` is of the model and the task; `shipped` are responses that came with the package: [X, M, R]. Raises BadSetting
-    where the task's decoding is not the policy itself, Degraded where a prompt has no scored response.
+    `identity` is that of the model and the task; `shipped` are responses from the package: [X, M, R]. Raises BadSetting if
+    the task's decoding is not temperature 1 without truncation, Degraded if a prompt has no scored response.
     """
     _check_decoding(task)
     prompts = task.prompts(settings.split)
@@ -132,12 +132,12 @@ def known(
 
 
 def _check_decoding(task: Any) -> None:
-    """Base responses are weighed as draws from the policy itself: under another decoding KL and frontier would be wrong."""
+    """Raise BadSetting for another decoding than PLAIN, since KL and the frontier assume samples from the policy itself."""
     other = {name: value for name, plain in PLAIN.items() if (value := getattr(task.decoding, name)) != plain}
     if other:
         raise BadSetting(
-            f"task {task.name!r} is to be measured under {other}, expected the policy itself, {PLAIN}; "
-            "another decoding is one of the task's paper_decodings"
+            f"task {task.name!r} has the decoding {other}, expected {PLAIN}; "
+            "put any other decoding into the task's paper_decodings"
         )
 
 
@@ -148,18 +148,18 @@ def _check_scored(prompts: PromptSet, scores: dict[str, NDArray]) -> None:
             first = prompts.places[unscored[0]] if prompts.places else f"prompt_id {unscored[0]}"
             raise Degraded(
                 f"the {name} could score no base response to {len(unscored)} of {len(found)} prompts ({first} is the first); "
-                f"each needs one: leave those prompts out, or choose another {name}"
+                f"expected at least one per prompt: leave those prompts out, or choose another {name}"
             )
 
 
 def _kept(
     cache: Cache, kind: str, key: dict[str, Any], expected: Mapping[str, Expected], say: Callable[[str], None]
 ) -> dict[str, NDArray] | None:
-    """What the cache has, or None with a line that says what was wrong with it."""
+    """The cached arrays, or None after a check that the cache can be written; an unusable file is reported by `say`."""
     try:
         found = cache.get(kind, key, expected)
     except BadData as e:
-        say(f"{e}; they are made again")
+        say(f"{e}; they are computed again")
         found = None
     if found is None:
         cache.ready(kind, key)
@@ -179,9 +179,9 @@ def _responses(
 
 
 def _draw(task: Any, reference: Policy, prompts: PromptSet, n: int, say: Callable[[str], None]) -> NDArray:
-    """n responses to each prompt: -> [X, n, R] int32. How many there will be is said first, then how long it will take."""
+    """Sample n responses per prompt: -> [X, n, R] int32; reports the number of responses and the remaining time."""
     parts, rng, total, started, said = [], torch.Generator().manual_seed(BASE_SEED), len(prompts.texts), time.monotonic(), 0.0
-    say(f"drawing base responses for the frontier, once for this model: {n} to each of {total} prompts, {n * total:,} in all")
+    say(f"sampling base responses for the frontier, once per model: {n} for each of {total} prompts, {n * total:,} in total")
     for x in range(total):
         one = Prompts(*(p[x : x + 1].to(reference.device) for p in prompts.prompts))
         rollout = sample(reference, one, decoding=task.decoding, rng=rng, n=n)
@@ -189,12 +189,12 @@ def _draw(task: Any, reference: Policy, prompts: PromptSet, n: int, say: Callabl
         now = time.monotonic()
         if x == 0 or now - said > 5:
             said = now
-            say(f"drawing base responses: prompt {x + 1} of {total}, {_left((now - started) / (x + 1) * (total - x - 1))}")
+            say(f"sampling base responses: prompt {x + 1} of {total}, {_left((now - started) / (x + 1) * (total - x - 1))}")
     return np.stack(parts)
 
 
 def _left(seconds: float) -> str:
-    """A duration to come, in round words."""
+    """The remaining time in words, rounded."""
     if seconds < 90:
         return f"about {seconds:.0f} s left"
     return f"about {seconds / 60:.0f} min left" if seconds < 90 * 60 else f"about {seconds / 3600:.1f} hours left"
@@ -203,16 +203,16 @@ def _left(seconds: float) -> str:
 def _scores(
     task: Any, drawn: dict, prompts: PromptSet, responses: Tensor, mask: Tensor, cache: Cache, say: Callable
 ) -> tuple[NDArray, NDArray]:
-    """Reward and judge of each base response: [X, M], [X, M]; equal responses to a prompt are scored once."""
+    """Reward and judge score of each base response: [X, M], [X, M]; equal responses to a prompt are scored once."""
     key = {"drawn": drawn, "scorers": task.identity()["scorers"]}
     shape = tuple(responses.shape[:2])
     found = _kept(cache, "scores", key, {name: Expected(shape, "f", 1.0) for name in ("reward", "judge")}, say)
     if found is None:
-        say("scoring the base responses for the frontier, once for these scorers")
+        say("scoring the base responses for the frontier, once per pair of scorers")
         rows = [_score_prompt(task, prompts, x, responses[x], mask[x]) for x in range(len(responses))]
         reward, judge = (np.stack(x) for x in zip(*rows))
         found = {"reward": reward, "judge": judge}
-        if not np.isnan(np.stack([reward, judge])).any():  # a scorer's failure is tried again next time
+        if not np.isnan(np.stack([reward, judge])).any():  # unscored responses are scored again next time
             cache.put("scores", key, **found)
     return found["reward"], found["judge"]
 

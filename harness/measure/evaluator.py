@@ -1,7 +1,7 @@
-"""One measurement of a policy, the same for every method: the same held-out prompts, the same draws, one definition each.
+"""Evaluation of a policy, identical for all methods: same held-out prompts, same random numbers, same metrics.
 
-Two distributions are measured and never mixed. The policy itself, at temperature 1 with nothing cut off, gives KL,
-reward, judge, fluency, diversity and collapse; the papers' decoding (top-p) gives the papers' metrics.
+Two distributions are measured and never mixed. Samples at temperature 1 without truncation give KL, reward, judge score,
+fluency, diversity and collapse; samples under the papers' decoding (top-p) give the papers' metrics.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ EVALUATION_VERSION = 2
 
 
 class Base(NamedTuple):
-    """What is known of the base policy on one split."""
+    """The base policy on one split: responses, scores and frontier."""
 
     prompts: PromptSet
     responses: Tensor  # [X, M, R] int64
@@ -40,24 +40,29 @@ class Base(NamedTuple):
 
 
 class Evaluation(NamedTuple):
+    """The result of one evaluation: metrics, samples, and means per prompt."""
+
     metrics: dict[str, Metric]
-    rows: list[dict[str, Any]]  # one a response: what was said and how it scored
+    rows: list[dict[str, Any]]  # one per response: its text and scores
     unscored_share: float
-    prompts: dict[str, list[Any]]  # a column a name, an entry a prompt: what differences are paired by
-    papers: list[dict[str, Any]]  # one a response under the papers' decodings
+    prompts: dict[str, list[Any]]  # {column: one entry per prompt}, for paired differences
+    papers: list[dict[str, Any]]  # one per response under the papers' decodings
 
 
 class Divergence(NamedTuple):
-    """Of each response, in nats, all [B]."""
+    """Divergence from the reference along each response, in nats, all [B]."""
 
     kl: Tensor  # KL(policy || reference), exact at each step along the response (Rao-Blackwell)
-    log_ratio: Tensor  # log policy - log reference of the response: the single-sample estimate of the same
+    log_ratio: Tensor  # log policy - log reference of the response: the single-sample estimate of the KL
     entropy: Tensor  # exact at each step along the response
 
 
 @torch.no_grad()
 def divergence(policy: Policy, reference: Policy, rollout: Rollout, batch_size: int = 256) -> Divergence:
-    """How far the deployed policy is from the reference along responses that the policy sampled (Amini et al. 2025)."""
+    """The divergence of the deployed policy from the reference on responses that it sampled: -> [B] each.
+
+    The KL is the Rao-Blackwellised estimate of Amini et al. 2025.
+    """
     parts = [_divergence(policy, reference, part) for part in batches(rollout, batch_size)]
     return Divergence(*(torch.cat(x) for x in zip(*parts)))
 
@@ -70,7 +75,7 @@ def _divergence(policy: Policy, reference: Policy, rollout: Rollout) -> Divergen
 
 @torch.no_grad()
 def mean_nll(policy: Policy, rollout: Rollout, batch_size: int = 256) -> tuple[NDArray, NDArray]:
-    """NLL in nats and tokens of each response under the deployed policy: -> [B], [B]."""
+    """NLL in nats under the deployed policy, and number of tokens, of each response: -> [B], [B]."""
     nll = [
         masked_sum(-token_logprobs(policy.deployed_logits(p), p.response), p.response_mask)
         for p in batches(rollout, batch_size)
@@ -82,10 +87,10 @@ def mean_nll(policy: Policy, rollout: Rollout, batch_size: int = 256) -> tuple[N
 def teacher_forced_repetition(
     policy: Policy, rollout: Rollout, window: int, batch_size: int = 256
 ) -> tuple[NDArray, NDArray, NDArray]:
-    """rep/l and wrep of Welleck et al. 2019 (arXiv:1908.04319, section 6.1), as counts a response: -> [B], [B], tokens [B].
+    """rep/l and wrep of Welleck et al. 2019 (arXiv:1908.04319, section 6.1), counts per response: -> [B], [B], tokens [B].
 
-    rep counts the steps whose likeliest token is among the `window` tokens of the response before it; wrep those of them
-    that are wrong.
+    rep counts the steps whose most likely token is among the previous `window` tokens of the response; wrep counts only
+    those where it is wrong.
     """
     parts = [_repeated(policy.deployed_logits(p).argmax(-1), p, window) for p in batches(rollout, batch_size)]
     counts = torch.cat(parts, 1).double().cpu().numpy()
@@ -93,7 +98,7 @@ def teacher_forced_repetition(
 
 
 def _repeated(likeliest: Tensor, rollout: Rollout, window: int) -> Tensor:
-    """[B, R] -> [3, B]: repeats, wrong repeats, tokens."""
+    """Repeats, wrong repeats and tokens of each response: [B, R] -> [3, B]."""
     true, mask = rollout.response, rollout.response_mask
     steps = torch.arange(true.shape[1], device=true.device)
     behind = steps[:, None] - steps[None, :]
@@ -119,26 +124,26 @@ class Evaluator:
     ) -> None:
         self.task, self.reference, self.base, self.settings, self.say = task, reference, base, settings, say
         self._base_evaluation: Evaluation | None = None
-        self.above = False  # whether anything measured here lay above the frontier beyond its error: a bug of ours
+        self.above = False  # True if a measured policy lay above the frontier by more than its error, which is a bug
 
     def base_evaluation(self) -> Evaluation:
-        """The base policy measured as any other: by definition at KL 0."""
+        """The evaluation of the base policy, whose KL is 0 by definition; computed once."""
         if self._base_evaluation is None:
             self.say("measuring the base policy")
             self._base_evaluation = self.final(self.reference)
         return self._base_evaluation
 
     def frontier_record(self) -> dict[str, Any]:
-        """The frontier as plain data, with the judge's score of the policies on it."""
+        """The frontier as plain data, with the judge scores of the policies on it."""
         frontier = self.base.frontier
         return frontier.record() | {"judge_at": judge_along(frontier, self.base.reward, self.base.judge)}
 
     def point(self, policy: Policy) -> Evaluation:
-        """A quick look along the run: few responses a prompt, no papers' protocol."""
+        """The short evaluation during training: few responses per prompt, without the papers' metrics."""
         return self._evaluate(policy, self.settings.point_samples, full=False)
 
     def final(self, policy: Policy) -> Evaluation:
-        """The whole measurement."""
+        """The full evaluation at the end of a run."""
         return self._evaluate(policy, self.settings.samples, full=True)
 
     def _evaluate(self, policy: Policy, n: int, full: bool) -> Evaluation:
@@ -172,7 +177,7 @@ class Evaluator:
         return {name: scored(name, values, len(rollout.response)).reshape(shape) for name, values in found.items()}
 
     def _drift(self, policy: Policy, rollout: Rollout, reward: NDArray) -> tuple[dict[str, Metric], dict[str, NDArray]]:
-        """KL and entropy, and those of each response, [X, S] each; a policy with a closed form gives its KL only."""
+        """KL and entropy metrics, and the values per response [X, S]; only the KL for a policy with a closed form."""
         x = len(reward)
         closed = getattr(policy, "kl_to_base", None)
         if closed is not None:
@@ -187,7 +192,7 @@ class Evaluator:
         return found, {"kl": kl_x, "log_ratio": ratio, "entropy": entropies}
 
     def _optimum(self, reward: NDArray, kl_x: NDArray) -> dict[str, Metric]:
-        """Where the policy stands against the frontier, prompt by prompt."""
+        """Efficiency, excess KL and regret of the policy relative to the frontier."""
         scored = ~np.isnan(reward).all(1)
         if not scored.all():
             none = m.unmeasured(f"no response to {int((~scored).sum())} of the prompts could be scored")
@@ -215,14 +220,14 @@ class Evaluator:
         return found | ({"self_bleu": m.self_bleu(texts)} if full else {})
 
     def _nll(self, texts: list[list[str]]) -> tuple[NDArray, NDArray] | None:
-        """NLL in nats and tokens of the responses, after their prompts, under the judge model: [X, S], [X, S].
+        """NLL in nats of the responses given their prompts under the fluency model, and tokens: [X, S], [X, S].
 
-        An empty response has no token and drops out.
+        An empty response has no tokens and contributes nothing; None without a fluency model.
         """
         return self.task.fluency.nll(self.base.prompts.texts, texts) if self.task.fluency is not None else None
 
     def _forgetting(self, policy: Policy) -> dict[str, Metric]:
-        """What else was lost: KL(base || policy) on base responses, and the NLL of clean held-out text."""
+        """Metrics of forgetting: KL(base || policy) on base responses, and the NLL of clean held-out text."""
         if hasattr(policy, "kl_to_base"):
             none = m.unmeasured("the policy has no token probabilities")
             return {"forward_kl": none, "clean_nll": none}
@@ -238,7 +243,7 @@ class Evaluator:
         return found | {"clean_nll": m.ratio(nll, tokens.astype(float))} | self._teacher_forced(policy, clean)
 
     def _teacher_forced(self, policy: Policy, text: Rollout) -> dict[str, Metric]:
-        """Of a task that asks for it: how often the likeliest next token of true text repeats one of the last `window`."""
+        """rep and wrep by teacher forcing on held-out text, for tasks with a `window`; else empty."""
         window = getattr(self.task, "window", None)
         if window is None:
             return {}
@@ -246,14 +251,14 @@ class Evaluator:
         return {f"rep_{window}": m.ratio(rep, tokens), f"wrep_{window}": m.ratio(wrep, tokens)}
 
     def _said_all(self, policy: Policy, rng: torch.Generator) -> dict[str, Responses]:
-        """What is said under each of the papers' decodings; nothing where the settings leave them out."""
+        """Responses with judge scores under each of the papers' decodings; empty if paper_samples is 0."""
         n = self.settings.paper_samples
         if n == 0:
             return {}
         return {name: self._said(policy, decoding, rng, n) for name, decoding in self.task.paper_decodings.items()}
 
     def _papers(self, said: dict[str, Responses]) -> dict[str, Metric]:
-        """The papers' metrics, over all prompts and over those of each kind."""
+        """The papers' metrics, over all prompts and over the prompts of each kind."""
         if not said:
             return {}
         found = self.task.paper_metrics(said)
@@ -263,7 +268,7 @@ class Evaluator:
         return found
 
     def _paper_rows(self, said: dict[str, Responses]) -> list[dict[str, Any]]:
-        """A row a response; the prompt's text and kind are with the other samples."""
+        """One row per response; text and kind of the prompt are stored with the other samples."""
         return [
             {"decoding": name, "prompt_id": x, "response": text, "judge": s.judge[x, i]}
             for name, s in said.items()
@@ -273,18 +278,18 @@ class Evaluator:
 
     def _said(self, policy: Policy, decoding: Decoding, rng: torch.Generator, n: int) -> Responses:
         prompts = self.base.prompts
-        n = 1 if decoding.temperature == 0 else n  # the likeliest response is one and the same
+        n = 1 if decoding.temperature == 0 else n  # greedy decoding is deterministic
         rollout = sample(policy, prompts.prompts, decoding=decoding, rng=rng, n=n)
         flat, judge = self.task.texts(rollout), scored("judge", self.task.judge(rollout), len(rollout.response)).reshape(-1, n)
         return Responses(prompts.texts, [flat[i : i + n] for i in range(0, len(flat), n)], judge)
 
     def _by_kind(self, scores: dict[str, NDArray]) -> dict[str, Metric]:
-        """Scores [X, S] over the prompts of each kind, named `judge@heated`; nothing where all prompts are of one kind."""
+        """Means of scores [X, S] over the prompts of each kind, named `judge@heated`; empty if there is only one kind."""
         kinds = self._kinds()
         return {f"{name}@{kind}": m.cluster_mean(s[rows]) for kind, rows in kinds.items() for name, s in scores.items()}
 
     def _kinds(self) -> dict[str, list[int]]:
-        """The prompts of each kind, in the order in which kinds come up; empty where there is only one."""
+        """The indices of the prompts of each kind, in order of first occurrence; empty if there is only one kind."""
         kinds = self.base.prompts.kinds
         rows = {kind: [x for x, k in enumerate(kinds) if k == kind] for kind in dict.fromkeys(kinds)}
         return rows if len(rows) > 1 else {}
@@ -292,7 +297,7 @@ class Evaluator:
     def _by_prompt(
         self, scores: dict[str, NDArray], kl_x: NDArray, fluency: tuple[NDArray, NDArray] | None
     ) -> dict[str, list[Any]]:
-        """Means over each prompt's responses, NaN where none could be scored; the id is of the prompt's text."""
+        """Means over the responses of each prompt, NaN if none could be scored; the id is a hash of the prompt's text."""
         prompts = self.base.prompts
         columns: dict[str, list[Any]] = {
             "id": [sha256(text.encode("utf-8", "replace")).hexdigest()[:8] for text in prompts.texts],
@@ -304,7 +309,7 @@ class Evaluator:
         return columns | {"n_scored": scored.sum(1).tolist()}
 
     def _rows(self, rollout: Rollout, texts: list[list[str]], columns: dict[str, NDArray]) -> list[dict[str, Any]]:
-        """A row a response: what was said, and what each of the columns [X, S] has of it."""
+        """One row per response: its prompt, its text, its tokens, and its value in each of the columns [X, S]."""
         prompts, ids = self.base.prompts, rollout.response.tolist()
         lengths = rollout.response_mask.sum(1).tolist()
         rows = []
@@ -326,16 +331,16 @@ def _forward_kl(policy: Policy, reference: Policy, rollout: Rollout, batch_size:
 
 
 def _of_responses(ended: NDArray, fluency: tuple[NDArray, NDArray] | None) -> dict[str, NDArray]:
-    """What else the metrics are made of, [X, S] each: whether a response ended, its NLL (nats) and tokens for fluency."""
+    """Further values per response, [X, S] each: whether it ended, and its NLL (nats) and tokens under the fluency model."""
     return {"ended": ended} | (dict(zip(("nll", "nll_tokens"), fluency)) if fluency else {})
 
 
 def scored(name: str, scores: Tensor, n: int) -> NDArray:
-    """A task's scores of n responses, in [0, 1] or NaN: -> [n] float64; raises BadScorer where they are no such thing."""
+    """A task's scores of n responses as an array: -> [n] float64; raises BadScorer if not n values in [0, 1] or NaN."""
     found = scores.double().cpu().numpy()
     if found.shape != (n,) or ((found < 0) | (found > 1)).any():  # NaN is neither
         what = f"values from {np.nanmin(found):g} to {np.nanmax(found):g}" if found.shape == (n,) else f"shape {found.shape}"
-        raise BadScorer(f"the task's {name} gave {what} for {n} responses; expected shape ({n},) and values in [0, 1]")
+        raise BadScorer(f"the task's {name} returned {what} for {n} responses; expected shape ({n},) and values in [0, 1]")
     return found
 
 
@@ -346,7 +351,7 @@ def base_rollout(base: Base, n: int) -> Rollout:
 
 
 def judge_along(frontier: Frontier, reward: NDArray, judge: NDArray) -> dict[str, list[float]]:
-    """What the judge says of the policies that are optimal for the reward: [X, M], [X, M] -> KL and judge, each [L]."""
+    """Judge scores of the policies on the frontier, optimal for the reward: [X, M], [X, M] -> KL and judge, each [L]."""
     scored = ~(np.isnan(reward) | np.isnan(judge))
     reward, judge = np.where(scored, reward, -np.inf), np.where(scored, judge, 0.0)
     judged = []

@@ -1,4 +1,4 @@
-"""The optimal reward-KL frontier: what the best of all policies could reach, from rewards of base responses alone.
+"""The optimal reward-KL frontier: the highest reward of any policy at a given KL, estimated from rewards of base responses.
 
 Of all policies with the same KL to the base policy pi0, the tilted policy pi0(y|x) exp(lambda r(x,y)) / Z_x(lambda)
 has the highest expected reward (Korbak et al. 2022, arXiv:2205.11275). With log Z(lambda) the mean over prompts of
@@ -8,12 +8,12 @@ log Z_x(lambda) = log E_pi0[exp(lambda r)], every policy and every lambda > 0 ob
     R*(K) = min over lambda of (K + log Z(lambda)) / lambda     the highest reward at a KL of K nats
     K*(R) = max over lambda of lambda R - log Z(lambda)         the lowest KL at an expected reward of R
 
-All prompts share one lambda, which is how a budget of mean KL is best spent on them. Their responses are never pooled:
-a tilt of the pool would also choose the prompts, and no policy can.
+All prompts share one lambda, which is the optimal allocation of a budget of mean KL. Their responses are never pooled: a tilt
+of the pool would also reweight the prompts, which no policy can do.
 
-Estimating Z from M responses fails without a warning where the tilt lives on responses that were never drawn: the
-curve is then too low. So `solid` says how far it can be trusted, and beyond that only `upper` holds: the frontier as if
-each prompt had one further response, with reward 1. That is a bound in expectation however small M is (`_augmented`).
+Estimating Z from M responses fails silently if the tilt puts its mass on responses that were never sampled: the curve is then
+too low. `solid` marks the range in which the estimate is reliable; beyond it only `upper` holds, the frontier as if each
+prompt had one further response with reward 1, which is a bound in expectation for any M (`_augmented`).
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ from harness.core.errors import BadData, BadSetting, Degraded, EmptySelection
 from harness.core.types import Metric
 
 POINTS = 60
-"""Of the curve. They are for drawing: `reward_at` and `kl_at` solve for their own lambda."""
+"""Number of points of the curve. They are for plotting: `reward_at` and `kl_at` solve for lambda exactly."""
 ENOUGH_RESPONSES = 50
-"""Effective sample size exp(H(w)) = M exp(-KL) that a prompt needs; the sample that a tilt needs grows as exp(KL)
+"""Minimum effective sample size exp(H(w)) = M exp(-KL) of a prompt; the required sample size grows as exp(KL)
 (Chatterjee and Diaconis 2018, arXiv:1511.01437)."""
 LARGEST_WEIGHT = 0.05
-"""Share of a prompt's weight that one response may carry."""
+"""Maximum share of a prompt's weight on one response."""
 HALF_THE_WEIGHT = 20
-"""Responses that it must take at least to carry half of a prompt's weight."""
+"""Minimum number of responses that carry half of a prompt's weight."""
 FRAIL_PROMPTS = 0.05
-"""Share of prompts that may fail the three guards above: one odd prompt among many must not end the curve."""
+"""Maximum share of prompts that may fail the three criteria above, so that a single outlier does not end the curve."""
 RESPONSES_PER_N = 10
-"""Base responses a prompt for each n of best-of-n: below that the best of n is decided by a handful of them."""
+"""Minimum ratio of base responses per prompt to n of best-of-n; below it a few responses decide the best of n."""
 NO_DRIFT = 1e-4
-"""Nats; a smaller KL is rounding, and a ratio to it means nothing."""
+"""KL in nats below which a policy has not moved within rounding, so that ratios to it are undefined."""
 TOLERANCE = 1e-6
-"""Rounding that does not put a policy above the frontier, in nats and in reward."""
+"""Tolerance for rounding in the comparison with the frontier, in nats and in reward."""
 
 
 class Law(NamedTuple):
-    """The law of the reward under the base policy, prompt by prompt."""
+    """The distribution of the reward under the base policy for each prompt."""
 
     reward: NDArray  # [X, M], 0 where log_p is -inf
-    log_p: NDArray  # [X, M] nats, -inf for a response that does not count
+    log_p: NDArray  # [X, M] nats, -inf for an unused response
 
 
 class Tilt(NamedTuple):
@@ -65,7 +65,7 @@ class Tilt(NamedTuple):
 
 
 class BestOfN(NamedTuple):
-    """Where the best of n base responses lies; kl in nats a response."""
+    """KL and reward of best-of-n sampling from the base policy; kl in nats per response."""
 
     n: int
     kl: float
@@ -74,13 +74,13 @@ class BestOfN(NamedTuple):
 
 
 class Placement(NamedTuple):
-    """A policy against the frontier; n of each metric counts prompts.
+    """A policy relative to the frontier; n of each metric counts prompts.
 
-    efficiency  K*(R) / KL, 0 to 1: the share of its drift that its reward needed
+    efficiency  K*(R) / KL, 0 to 1: the lowest KL at its reward, as a share of its KL
     excess_kl   KL - K*(R), nats: the KL to the nearest tilted policy
-    regret      R*(KL) - R: reward forgone at its KL
-    above       better than any policy can be, beyond three standard errors: a bug in the suite, not a good policy
-    solid       the frontier is known at the policy's reward and at its KL; where not, the metric's reason says so
+    regret      R*(KL) - R: the reward lost at its KL
+    above       the policy is above the frontier by more than three standard errors, which indicates a bug in the suite
+    solid       the frontier is reliable at the policy's reward and at its KL; if not, the metric's reason says so
     """
 
     efficiency: Metric
@@ -92,10 +92,10 @@ class Placement(NamedTuple):
 
 @dataclass(frozen=True)
 class Frontier:
-    """The curve at L values of lambda, means over prompts; the rest is solved from `law` on demand.
+    """The curve at L values of lambda, means over prompts; other points are solved from `law` on demand.
 
     reward_stderr is that of R*(K) at the point's KL and kl_stderr that of K*(R) at its reward: a vertical and a
-    horizontal error bar, with the prompt as the unit. With one prompt they are NaN, and nothing is solid.
+    horizontal error bar, with the prompt as the unit. With one prompt they are NaN, and no point is solid.
     """
 
     lam: NDArray  # [L] ascending from 0
@@ -120,7 +120,7 @@ class Frontier:
     def kl_at(self, reward: float) -> tuple[float, float | None]:
         """K*(R) in nats with its standard error: the lowest mean KL at an expected reward of R (Donsker-Varadhan).
 
-        0 at or below the base reward; infinite, without an error, above the mean over prompts of the best response seen.
+        0 at or below the base reward; infinite, without an error, above the mean over prompts of the best sampled reward.
         """
         if reward > _tilt(self.law, np.inf).reward.mean() + TOLERANCE:
             return math.inf, None
@@ -128,24 +128,25 @@ class Frontier:
         return max(0.0, float(terms.mean())), _stderr(terms)
 
     def upper(self, kl: float) -> float:
-        """A bound, up to sampling error, on the expected reward of every policy at a mean KL of K nats, solid or not."""
+        """An upper bound, up to sampling error, on the expected reward of any policy at a mean KL of K nats, solid or not."""
         law = _augmented(self.law)
         return min(1.0, float(_reward_terms(law, _lambda_at(law, "kl", kl), kl).mean()))
 
     def best_of_n(self, ns: Sequence[int]) -> list[BestOfN]:
-        """Best-of-n by the levels of each prompt's rewards, ties broken at random (Beirami et al. 2024, arXiv:2401.01879).
+        """Best-of-n for each n, with ties in reward broken at random (Beirami et al. 2024, arXiv:2401.01879).
 
-        Exact for the empirical law of the rewards. An n is left out where some prompt has fewer than 10 n scored responses.
+        Exact for the empirical distribution of the rewards. An n is left out if a prompt has fewer than 10 n scored responses.
         """
         scored = int((self.law.log_p > -np.inf).sum(1).min())
         return [_best_of_n(self.law, n) for n in ns if n * RESPONSES_PER_N <= scored]
 
     def place(self, reward: NDArray, kl: NDArray) -> Placement:
-        """A policy's place from its mean reward and its KL (nats) on each of the same prompts, same order: [X], [X].
+        """The placement of a policy from its mean reward and KL (nats) on each of the same prompts, same order: [X], [X].
 
-        A prompt that is NaN in either is left out, of the frontier too. Errors are paired by prompt, with lambda held at
-        its optimum (envelope theorem). Above is excess_kl and regret both below -3 of their standard errors against
-        `upper` in place of the curve: the curve is too low where responses of high reward were never drawn.
+        A prompt with NaN in either is left out, from the frontier too. Errors are paired by prompt, with lambda fixed at its
+        optimum (envelope theorem). A policy is above if excess_kl and regret are both below -3 standard errors relative to
+        `upper`, not to the curve, which is too low where responses of high reward were never sampled. Raises ValueError if
+        the shapes differ.
         """
         reward, kl = np.asarray(reward, dtype=float), np.asarray(kl, dtype=float)
         expected = self.law.reward.shape[:1]
@@ -177,17 +178,17 @@ class Frontier:
         return float(self.lam[self.solid][-1]) if self.solid.any() else -1.0
 
     def _upper_curve(self) -> list[dict[str, float]]:
-        """Points of `upper`, from the base policy to where it reaches 1."""
+        """Points of `upper`, from the base policy to reward 1."""
         law = _augmented(self.law)
         tilts = [_tilt(law, lam) for lam in _grid(law)]
         return [{"kl": float(t.kl.mean()), "reward": float(t.reward.mean())} for t in tilts]
 
 
 def estimate(rewards: NDArray) -> Frontier:
-    """The frontier from rewards in [0, 1] of M base responses (temperature 1, nothing cut off) to each prompt: [X, M].
+    """Estimate the frontier from rewards in [0, 1] of M base responses per prompt (temperature 1, no truncation): [X, M].
 
-    NaN is a response that could not be scored: it is left out. Raises EmptySelection where there is nothing, BadData for
-    a reward out of range, and Degraded for a prompt without a single reward.
+    NaN marks an unscored response, which is left out. Raises EmptySelection without rewards, BadData for a reward out of
+    range, and Degraded for a prompt without a scored response.
     """
     rewards = np.asarray(rewards, dtype=float)
     scored = ~np.isnan(rewards)
@@ -196,7 +197,7 @@ def estimate(rewards: NDArray) -> Frontier:
     lam, holds, points = _grid(law), True, []
     for x in lam:
         tilt = _tilt(law, x)
-        holds = holds and _enough_weight(law, tilt) and _stands_halving(law, tilt, halves)  # solid ends once
+        holds = holds and _enough_weight(law, tilt) and _stands_halving(law, tilt, halves)  # once False, always
         means = (float(v.mean()) for v in (tilt.kl, tilt.reward, tilt.log_z))
         points.append((*means, _error(_reward_terms(law, x, tilt.kl.mean())), _error(tilt.log_z), holds))
     kl, reward, log_z, reward_stderr, kl_stderr, solid = np.array(points).T
@@ -204,10 +205,10 @@ def estimate(rewards: NDArray) -> Frontier:
 
 
 def best_of_n_kl(rewards: NDArray, n: int) -> NDArray:
-    """KL(best-of-n || base) of each prompt, nats, by the levels of its rewards: [X, M] -> [X]; NaN is left out.
+    """KL(best-of-n || base) of each prompt in nats, by the distinct values of its rewards: [X, M] -> [X]; NaN is left out.
 
-    The closed form sum_k q_k log(q_k / p_k), q_k = F_k^n - F_(k-1)^n: log n - (n-1)/n is only a bound on it, far off where
-    rewards tie (Beirami et al. 2024, arXiv:2401.01879).
+    The closed form is sum_k q_k log(q_k / p_k) with q_k = F_k^n - F_(k-1)^n; log n - (n-1)/n is only an upper bound, and
+    loose if rewards tie (Beirami et al. 2024, arXiv:2401.01879).
     """
     rewards = np.asarray(rewards, dtype=float)
     scored = ~np.isnan(rewards)
@@ -218,29 +219,29 @@ def best_of_n_kl(rewards: NDArray, n: int) -> NDArray:
 
 def _check(rewards: NDArray, scored: NDArray) -> None:
     if rewards.size == 0:
-        raise EmptySelection(f"a frontier needs prompts and base responses; found rewards of shape {rewards.shape}")
+        raise EmptySelection(f"expected rewards of at least one prompt and response; found shape {rewards.shape}")
     outside = scored & ~((rewards >= 0) & (rewards <= 1))
     if outside.any():
         raise BadData(f"rewards must lie in [0, 1]; found {rewards[outside][0]} for prompt {np.argwhere(outside)[0][0]}")
     if not scored.any(1).all():
-        raise Degraded(f"no base response to prompt {int(scored.any(1).argmin())} could be scored; each needs one")
+        raise Degraded(f"no base response to prompt {int(scored.any(1).argmin())} could be scored; expected at least one")
 
 
 def _empirical(rewards: NDArray, use: NDArray) -> Law:
-    """Equal mass on each used response of a prompt: [X, M], [X, M] bool -> Law."""
+    """The empirical distribution, with equal mass on each used response of a prompt: [X, M], [X, M] bool -> Law."""
     count = use.sum(1, keepdims=True)
     return Law(np.where(use, rewards, 0.0), np.where(use, -np.log(count), -np.inf))
 
 
 def _halves(scored: NDArray) -> tuple[NDArray, NDArray]:
-    """Every other scored response of each prompt, and the others; a prompt with one keeps it in both: [X, M] bool each."""
+    """Two halves of the scored responses of each prompt, alternating; a single response is in both: [X, M] bool each."""
     odd = scored.cumsum(1) % 2 == 1
     alone = scored.sum(1, keepdims=True) == 1
     return scored & odd, scored & (~odd | alone)
 
 
 def _augmented(law: Law) -> Law:
-    """Each prompt with one further response, of reward 1: its log Z is in expectation no less than the true one.
+    """The law with one further response of reward 1 for each prompt, whose log Z is in expectation at least the true one.
 
     Proof: let u = (e^(lambda r) - 1) / c in [0, 1] with c = e^lambda - 1, so that Z = 1 + c E[u] and this law's
     Z' = 1 + c (sum u_i + 1) / (M + 1). Flip a coin N_i ~ u_i for each response: as log is concave, E log Z' >=
@@ -255,7 +256,7 @@ def _augmented(law: Law) -> Law:
 
 
 def _tilt(law: Law, lam: float) -> Tilt:
-    """The law tilted by exp(lambda r), by log-sum-exp; at an infinite lambda it is conditioned on its highest reward."""
+    """The law tilted by exp(lambda r), by log-sum-exp; at an infinite lambda it is conditioned on the highest reward."""
     best = law.reward.max(1, keepdims=True)
     below = law.reward - best
     log_tilt = np.where(below < 0, -np.inf, 0.0) if lam == np.inf else lam * below
@@ -271,10 +272,10 @@ def _tilt(law: Law, lam: float) -> Tilt:
 
 
 def _lambda_at(law: Law, name: str, target: float) -> float:
-    """The lambda at which the mean KL or the mean reward of the tilted policy is the target, 0 to infinity.
+    """The lambda, from 0 to infinity, at which the mean KL or reward of the tilted policy equals the target.
 
-    That is where (K + log Z) / lambda is least and lambda R - log Z greatest. Both grow with lambda, so false position
-    finds it; an end that stays twice counts half, so that neither stays for long (Illinois).
+    There (K + log Z) / lambda is minimal and lambda R - log Z maximal. Both means increase with lambda, so the root is found
+    by false position with the Illinois modification (an end that is kept twice has its residual halved).
     """
 
     def at(lam: float) -> float:
@@ -301,19 +302,19 @@ def _lambda_at(law: Law, name: str, target: float) -> float:
 
 
 def _kl_terms(law: Law, lam: float, reward: NDArray | float) -> NDArray:
-    """lambda R_x - log Z_x(lambda) of each prompt, nats, whose mean is K*(R) at the right lambda: -> [X]."""
+    """lambda R_x - log Z_x(lambda) of each prompt in nats, whose mean is K*(R) at the optimal lambda: -> [X]."""
     tilt = _tilt(law, lam)
     return tilt.kl if lam == np.inf else lam * reward - tilt.log_z
 
 
 def _reward_terms(law: Law, lam: float, kl: NDArray | float) -> NDArray:
-    """(K_x + log Z_x(lambda)) / lambda of each prompt, whose mean is R*(K) at the right lambda: -> [X]."""
+    """(K_x + log Z_x(lambda)) / lambda of each prompt, whose mean is R*(K) at the optimal lambda: -> [X]."""
     tilt = _tilt(law, lam)
     return tilt.reward if lam in (0, np.inf) else (kl + tilt.log_z) / lam
 
 
 def _grid(law: Law) -> NDArray:
-    """Lambda 0, then geometric from a hundredth of a standard deviation to where the reward has saturated: -> [L]."""
+    """A grid of lambda: 0, then geometric from 0.01 / sd of the reward to where the reward saturates: -> [L]."""
     base, best = _tilt(law, 0.0), _tilt(law, np.inf).reward.mean()
     sd = math.sqrt(float((base.weights * (law.reward - base.reward[:, None]) ** 2).sum(1).mean()))
     scale = 1 / sd if sd > 1e-9 else 1.0
@@ -324,7 +325,7 @@ def _grid(law: Law) -> NDArray:
 
 
 def _enough_weight(law: Law, tilt: Tilt) -> bool:
-    """Whether enough responses carry the weight, in all but a few prompts."""
+    """True if the weight is spread over enough responses, in all but FRAIL_PROMPTS of the prompts."""
     count = (law.log_p > -np.inf).sum(1)
     few = min(HALF_THE_WEIGHT - 1, tilt.weights.shape[1])
     heaviest = np.partition(tilt.weights, -few, axis=1)[:, -few:]
@@ -334,13 +335,13 @@ def _enough_weight(law: Law, tilt: Tilt) -> bool:
 
 
 def _stands_halving(law: Law, tilt: Tilt, halves: tuple[NDArray, NDArray]) -> bool:
-    """Whether half of the responses give the same curve within two of its standard errors.
+    """True if half of the responses give the same curve within two standard errors.
 
-    The mean of the two halves moves by about the bias of the whole: the error bar must be wide enough to hold it.
+    The mean over the two halves differs from the whole by about the bias of the whole, which the error bar must cover.
     """
     share = np.maximum([(tilt.weights * half).sum(1) for half in halves], 1e-300)  # [2, X]
     count = np.array([half.sum(1) for half in halves])
-    log_z = np.log(share * (law.log_p > -np.inf).sum(1) / count)  # less that of the whole
+    log_z = np.log(share * (law.log_p > -np.inf).sum(1) / count)  # difference from that of the whole
     reward = [(tilt.weights * law.reward * half).sum(1) for half in halves] / share - tilt.reward
     moves = ((log_z, tilt.log_z), (reward, tilt.reward))
     return all(abs(move.mean()) <= 2 * _error(whole) + TOLERANCE for move, whole in moves)
@@ -354,12 +355,12 @@ def _best_of_n(law: Law, n: int) -> BestOfN:
 def _best_of_n_prompt(reward: NDArray, log_p: NDArray, n: int) -> tuple[float, float]:
     """KL (nats) and expected reward of the best of n responses to one prompt: [M], [M] -> two numbers."""
     if n < 1:
-        raise BadSetting(f"best of n needs an n of at least 1; found {n}")
+        raise BadSetting(f"expected an n of best-of-n of at least 1; found {n}")
     levels, counts = np.unique(reward[log_p > -np.inf], return_counts=True)
     p = counts / counts.sum()
     below_or_at = counts.cumsum() / counts.sum()
     q = np.diff(below_or_at**n, prepend=0.0)
-    held = q > 0  # a low level can underflow to no mass at all
+    held = q > 0  # the mass of a low reward can underflow to 0
     return float((q[held] * np.log(q[held] / p[held])).sum()), float(q @ levels)
 
 
@@ -385,7 +386,7 @@ def _beyond(known: bool) -> str | None:
 
 
 def _efficiency(needed: NDArray, kl: NDArray, left_out: int, reason: str | None) -> Metric:
-    """Mean of needed over mean of kl (nats, [X] each), its standard error by linearisation of the ratio."""
+    """The ratio of mean `needed` to mean `kl` (nats, [X] each), with its standard error by the delta method."""
     if kl.mean() < NO_DRIFT:
         return Metric(None, None, len(kl), left_out, "KL is zero within error; efficiency is undefined")
     value = needed.mean() / kl.mean()
@@ -394,11 +395,11 @@ def _efficiency(needed: NDArray, kl: NDArray, left_out: int, reason: str | None)
 
 
 def _is_above(law: Law, reward: NDArray, kl: NDArray) -> bool:
-    """Whether no policy can have this reward at this KL, beyond three standard errors: [X], [X] nats -> bool."""
+    """True if the policy is above `upper` by more than three standard errors: [X], [X] nats -> bool."""
     bound = _augmented(law)
     excess = kl - _kl_terms(bound, _lambda_at(bound, "reward", float(reward.mean())), reward)
     regret = _reward_terms(bound, _lambda_at(bound, "kl", float(kl.mean())), kl) - reward
-    # no error is known from one prompt: NaN compares as False
+    # the error of one prompt is NaN, which compares as False
     return all(bool(x.mean() < -(3 * _error(x) + TOLERANCE)) for x in (excess, regret))
 
 
@@ -416,6 +417,6 @@ def _stderr(terms: NDArray) -> float | None:
 
 
 def _plain(value: Any) -> Any:
-    """A numpy number as Python's own, NaN as None."""
+    """A numpy scalar as a Python value, NaN as None."""
     value = value.item()
     return None if value != value else value

@@ -1,1 +1,1 @@
-"""Where prompts and documents come from: files, tables, named data sets, the hub."""
+"""Sources of prompts and documents: files, tables, named data sets, the hub."""

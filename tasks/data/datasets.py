@@ -1,16 +1,16 @@
-"""The real data of the tasks, by name: prompts, documents and clean text from the hub, or from files of others.
+"""Named data sets: prompts, documents and clean text from the hub or from local files.
 
     RealToxicityPrompts  Gehman et al. 2020 (arXiv:2009.11462)    nontoxic, challenging
     IMDB                 Maas et al. 2011                         openings of positive and of negative reviews
-    DExperts             Liu et al. 2021 (arXiv:2105.03023)       half sentences: neutral, positive, negative
-    WikiText-103         Merity et al. 2016 (arXiv:1609.07843)    prefixes of 32 tokens; the same said twice
-    scored Pile, code    Korbak et al. 2023 (arXiv:2302.08582)    openings of sentences; heads of functions
+    DExperts             Liu et al. 2021 (arXiv:2105.03023)       beginnings of sentences: neutral, positive, negative
+    WikiText-103         Merity et al. 2016 (arXiv:1609.07843)    prefixes of 32 tokens; prefixes repeated twice
+    scored Pile, code    Korbak et al. 2023 (arXiv:2302.08582)    beginnings of sentences; function headers
 
-Every row gives items: a prompt, its kind, how the text goes on. The rest is one path for all: rows that say nothing and
-prompts that come again are dropped and counted; a prompt is in one split for good, by the hash of its text or of the
-document that it is from; no prompt shares eight words in a row with one of a split that is measured. A kind named
-`unconditional` is added, whose prompt is empty. The identity holds the hash of all texts, so that a data set that has
-changed under its name is another one; the revision and the commit that they came from are told beside it.
+Every row yields items: a prompt, its kind, and the continuation. All data sets are then processed alike: rows without text and
+repeated prompts are dropped and counted; each prompt is assigned to a fixed split by the hash of its text or of its document;
+prompts that share an 8-gram of words with a held-out prompt are dropped. A kind named `unconditional` with an empty prompt is
+added. The identity holds the hash of all texts, so that a data set changed under the same name is a different one; revision
+and commit are recorded separately as provenance.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from .tables import read_rows, shown
 
 log = logging.getLogger(__name__)
 UNCONDITIONAL = "unconditional"
-UNCONDITIONAL_SHARE = 10  # one training prompt in so many is empty
-LONGEST = 600  # bytes of a prompt; what is longer is no text, and would leave no room for a response
+UNCONDITIONAL_SHARE = 10  # one in this many training prompts is empty
+LONGEST = 600  # maximum length of a prompt in bytes; longer ones are rarely text and leave no room for a response
 COMMIT = re.compile("[0-9a-f]{40}")
 
 
 class Source:
-    """A data set: where it is, and what its rows say."""
+    """A named data set: its location, and how its rows become items."""
 
-    repo: ClassVar[str | None] = None  # on the hub
+    repo: ClassVar[str | None] = None  # id on the hub
     config: ClassVar[str | None] = None
-    splits: ClassVar[dict[str, str | None]] = {"train": None}  # the data set's own, and ours where they stand for one
-    tasks: ClassVar[dict[str, tuple[str, str]]]  # {task: the kind of an ordinary and that of an adversarial prompt}
+    splits: ClassVar[dict[str, str | None]] = {"train": None}  # {split of the data set: our split, or None to hash}
+    tasks: ClassVar[dict[str, tuple[str, str]]]  # {task: (kind of ordinary prompts, kind of adversarial prompts)}
 
     def __init__(self, task: str, settings: Any, tokenizer: Any) -> None:
         name = type(self).__name__
@@ -59,20 +59,20 @@ class Source:
             raise BadSetting(f"the data set {name} {what}" + ("" if self.repo is None else " task.data.path"))
         self.task, self.settings, self.tokenizer = task, settings, tokenizer
         self.kinds = self.tasks[task]
-        self.found: dict[str, Any] = {}  # what is known of the bytes that were read
+        self.found: dict[str, Any] = {}  # provenance of the rows that were read, such as the commit
 
     @classmethod
     def needs(cls, settings: Any) -> list[hub.Need]:
-        """What must be there before it can be read."""
+        """The prerequisites for reading the data set."""
         assert cls.repo is not None
         return [hub.package("datasets", "data"), hub.dataset(cls.repo, cls.config)]
 
     def items(self, row: dict[str, Any]) -> Iterator[Item]:
-        """The items of a row; raises NoItem."""
+        """Yield the items of a row; raises NoItem if it has none."""
         raise NotImplementedError
 
     def rows(self, offline: bool) -> Iterator[tuple[str | None, dict[str, Any]]]:
-        """Rows with the split that they stand for; raises MissingPrerequisite, BadData."""
+        """Yield (our split or None, row); raises MissingPrerequisite, BadData."""
         assert self.repo is not None
         tables, self.found["commit"] = prepared(self.repo, self.config, list(self.splits), self.settings.revision, offline)
         for table, ours in zip(tables, self.splits.values()):
@@ -82,7 +82,7 @@ class Source:
 
 
 class RealToxicityPrompts(Source):
-    """Prompts with their toxicity; challenging ones led every model of the paper to toxic text. Scores may be null."""
+    """RealToxicityPrompts: prompts with toxicity scores, which may be null; challenging prompts are the adversarial ones."""
 
     repo = "allenai/real-toxicity-prompts"
     tasks: ClassVar = {"toxicity": ("nontoxic", "challenging")}
@@ -98,7 +98,7 @@ class RealToxicityPrompts(Source):
 
 
 class Imdb(Source):
-    """The first words of film reviews; a review that leans the unwanted way is adversarial."""
+    """IMDB: the first words of film reviews; reviews with the undesired sentiment are adversarial."""
 
     repo = "stanfordnlp/imdb"
     splits: ClassVar = {"train": "train", "test": "held_out"}
@@ -114,7 +114,7 @@ class Imdb(Source):
 
 
 class DExperts(Source):
-    """The sentiment prompts of DExperts: files NAME_prompts.jsonl of neutral, positive and negative ones in a folder."""
+    """The sentiment prompts of DExperts: files neutral_, positive_ and negative_prompts.jsonl in a folder."""
 
     tasks: ClassVar = {"sentiment": ("neutral", "negative"), "sentiment_negative": ("neutral", "positive")}
 
@@ -135,9 +135,9 @@ class DExperts(Source):
 
 
 class WikiText(Source):
-    """Paragraphs: a prefix of 32 tokens (Su et al. 2022, arXiv:2202.06417) and the rest.
+    """WikiText-103: a paragraph split into a prefix of 32 tokens (Su et al. 2022, arXiv:2202.06417) and a continuation.
 
-    Half a prefix that is said twice is adversarial: it invites to go on like that.
+    The adversarial prompt is half a prefix repeated twice, which invites further repetition.
     """
 
     repo = "Salesforce/wikitext"
@@ -161,9 +161,9 @@ class WikiText(Source):
 
 
 class ScoredPile(Source):
-    """Sentences of the Pile, each with its personal data per character; the first words of one that has some are adversarial.
+    """Sentences of the Pile, scored by personal data per character; the first words of a sentence with some are adversarial.
 
-    One shard of 39; the whole is tomekkorbak/pile-pii-scrubadub.
+    This is one shard of 39; the full data set is tomekkorbak/pile-pii-scrubadub.
     """
 
     repo = "tomekkorbak/pii-pile-chunk3-0-50000"
@@ -177,17 +177,17 @@ class ScoredPile(Source):
         for i in sorted({kinds.index(kind) for kind in kinds}):  # the first sentence of each kind
             opening = cut(texts[i].lstrip(), self.words)
             if len(opening) == len(texts[i].lstrip()):
-                continue  # nothing is left to say
+                continue  # no continuation is left
             after = texts[i].lstrip()[len(opening) :] + "".join(texts[i + 1 :])
             yield Item(opening, kinds[i], document, after, clean="personal" not in kinds)
 
 
 class ScoredCode(Source):
-    """Python functions, each line with its PEP 8 violations per character; a head that has some is adversarial."""
+    """Python functions, scored line by line by PEP 8 violations per character; headers with violations are adversarial."""
 
     repo = "kejian/codeparrot-train-more-filter-3.3b-cleaned"
     tasks: ClassVar = {"pep8": ("function", "messy_function")}
-    file = "data/train-00000-of-00064.parquet"  # of 11 GB; one of 64 parts is plenty
+    file = "data/train-00000-of-00064.parquet"  # one of 64 parts suffices; all have 11 GB
 
     @classmethod
     def needs(cls, settings: Any) -> list[hub.Need]:
@@ -205,7 +205,7 @@ class ScoredCode(Source):
                 left -= len(batch)
                 if left <= 0:
                     return
-        except (OSError, ValueError) as e:  # pyarrow's errors are of these kinds
+        except (OSError, ValueError) as e:  # the base classes of pyarrow's errors
             raise BadData(f"{path} of {self.repo} cannot be read ({one_line(e)}); delete it and download it again") from e
 
     def items(self, row: dict[str, Any]) -> Iterator[Item]:
@@ -222,7 +222,7 @@ class ScoredCode(Source):
 
 
 def load(source: Source, offline: bool = False) -> Data:
-    """The data of a task; raises MissingPrerequisite, BadData, or EmptySelection where a split has no prompt of a kind."""
+    """Load the data of a task; raises MissingPrerequisite, BadData, or EmptySelection if a split lacks a kind of prompt."""
     dropped: Counter[str] = Counter()
     splits = _without_overlap(_split(_items(source, offline, dropped), dropped), dropped)
     limits = source.settings
@@ -239,7 +239,7 @@ def load(source: Source, offline: bool = False) -> Data:
 
 
 def _items(source: Source, offline: bool, dropped: Counter[str]) -> Iterator[Item]:
-    """The items of all rows, each prompt once."""
+    """Yield the items of all rows, each distinct prompt once."""
     seen = set()
     for number, (split, row) in enumerate(source.rows(offline), 1):
         place = f"{_name(source)}, row {number} of those read"
@@ -254,11 +254,11 @@ def _items(source: Source, offline: bool, dropped: Counter[str]) -> Iterator[Ite
             dropped[str(e)] += 1
         except (KeyError, TypeError, AttributeError) as e:
             has = ", ".join(map(shown, sorted(row)))
-            raise BadData(f"{place}, has the fields {has}, not those expected: {e}") from e
+            raise BadData(f"{place}, has unexpected fields {has}: {e}; give another data set or revision") from e
 
 
 def _split(items: Iterable[Item], dropped: Counter[str]) -> dict[str, list[Item]]:
-    """Into ours, in the order of the hash of the text: by the data set's own split where that stands for one."""
+    """Assign items to train, validation and test, by the data set's own splits or by hash; each sorted by hash of the text."""
     splits: dict[str, list[Item]] = {"train": [], "validation": [], "test": []}
     for item in items:
         where = place(item.group)
@@ -272,7 +272,7 @@ def _split(items: Iterable[Item], dropped: Counter[str]) -> dict[str, list[Item]
 
 
 def _without_overlap(splits: dict[str, list[Item]], dropped: Counter[str]) -> dict[str, list[Item]]:
-    """Without what shares eight words in a row with a prompt of test, or in train with one of validation."""
+    """Drop items that share an 8-gram of words with a test prompt, or a training item with a validation prompt."""
     taken: set[tuple[str, ...]] = set()
     kept: dict[str, list[Item]] = {}
     for name in ("test", "validation", "train"):
@@ -283,7 +283,7 @@ def _without_overlap(splits: dict[str, list[Item]], dropped: Counter[str]) -> di
 
 
 def _train(items: list[Item], limit: int) -> list[Prompt]:
-    """Prompts of every kind and of none, and one in ten without words."""
+    """Training prompts of every kind, those without a kind included; one in ten is the empty prompt."""
     empty = limit // UNCONDITIONAL_SHARE
     chosen = [Prompt(i.prompt, i.kind or "other", None) for i in items[: limit - empty]]
     empty = min(empty, len(chosen) // (UNCONDITIONAL_SHARE - 1))
@@ -314,7 +314,7 @@ def _identity(
     clean: list[Text],
     dropped: Counter[str],
 ) -> dict[str, Any]:
-    """What the texts are, wherever they lie."""
+    """The identity of the texts, by content and not by location."""
     texts = [{name: [[p.kind, p.text] for p in members] for name, members in prompts.items()}, documents, clean]
     counts = {name: len(members) for name, members in prompts.items()} | {"documents": len(documents), "clean": len(clean)}
     return {
@@ -327,19 +327,19 @@ def _identity(
 
 
 def _origin(source: Source) -> dict[str, Any]:
-    """Where the texts came from."""
+    """The provenance of the texts: repository, revision and commit, or a folder."""
     if source.repo is None:
         return {"folder": Path(source.settings.path).name}
     return {"repo": source.repo, "revision": source.settings.revision, **source.found}
 
 
 def _name(source: Source) -> str:
-    """The data set's own name, not that of a folder."""
+    """The name of the data set: its hub id or its class name, never a folder."""
     return source.repo or type(source).__name__
 
 
 def cut(text: str, words: int) -> str:
-    """The beginning of a text up to so many words, spaces and all."""
+    """The first `words` words of a text, with the spaces between them."""
     end = 0
     for n, word in enumerate(re.finditer(r"\S+", text)):
         if n == words:
@@ -349,7 +349,7 @@ def cut(text: str, words: int) -> str:
 
 
 def _said(text: Any) -> str:
-    """A text that is one; raises NoItem."""
+    """Return a non-empty text unchanged; raises NoItem if it is null or empty, TypeError if it is not a string."""
     if text is None:
         raise NoItem("null")
     if not isinstance(text, str):
@@ -360,7 +360,7 @@ def _said(text: Any) -> str:
 
 
 def _segments(row: dict[str, Any]) -> tuple[list[str], list[float]]:
-    """The segments of a scored document; raises NoItem where one has no text or no score."""
+    """The texts and scores of a document's segments; raises NoItem if a text or a score is missing."""
     texts, scores = row["texts"], row["scores"]
     if texts is None or scores is None or None in texts or None in scores:
         raise NoItem("null")
@@ -372,9 +372,9 @@ def _segments(row: dict[str, Any]) -> tuple[list[str], list[float]]:
 
 
 def prepared(repo: str, config: str | None, splits: list[str], revision: str, offline: bool) -> tuple[list[Any], str | None]:
-    """The splits of a data set as `datasets` prepares them, and their commit where that is known.
+    """The splits of a data set as prepared by `datasets`, and their commit if known; raises MissingPrerequisite.
 
-    The hub is asked once for the commit, without retries; where it does not answer, what was prepared before is taken.
+    The commit is requested from the hub once, without retries; if the hub does not answer, the cache is used.
     """
     try:
         import datasets
@@ -384,7 +384,7 @@ def prepared(repo: str, config: str | None, splits: list[str], revision: str, of
     try:
         with _quietly(datasets, offline=wanted is None):
             tables = [datasets.load_dataset(repo, config, split=split, revision=wanted or revision) for split in splits]
-    except Exception as e:  # the hub, its transport, datasets and pyarrow raise a dozen kinds
+    except Exception as e:  # the hub, its transport, datasets and pyarrow raise many types
         looked = datasets.config.HF_DATASETS_CACHE
         raise _missing(repo, f"not prepared in {looked}, and {why or one_line(e)}", "run once with network") from e
     folder = Path(tables[0].cache_files[0]["filename"]).parent.name
@@ -395,13 +395,13 @@ def prepared(repo: str, config: str | None, splits: list[str], revision: str, of
 
 
 def downloaded(repo: str, file: str, revision: str, offline: bool) -> tuple[Path, str]:
-    """One file of a data set from the hub or its cache, and its commit."""
+    """The path of one file of a data set, from the hub or its cache, and its commit; raises MissingPrerequisite."""
     from huggingface_hub import constants, hf_hub_download
 
     wanted, why = _commit(repo, revision, offline)
     try:
         found = hf_hub_download(repo, file, repo_type="dataset", revision=wanted or revision, local_files_only=wanted is None)
-    except Exception as e:  # the hub and its transport raise a dozen kinds
+    except Exception as e:  # the hub and its transport raise many types
         why = f"{file} is not in {constants.HF_HUB_CACHE}, and {why or one_line(e)}"
         raise _missing(repo, why, f"hf download {repo} {file} --repo-type dataset") from e
     path = Path(found)
@@ -413,7 +413,7 @@ def _missing(repo: str, why: str, how: str) -> MissingPrerequisite:
 
 
 def _commit(repo: str, revision: str, offline: bool) -> tuple[str | None, str]:
-    """The commit that a revision stands for on the hub, or None and why it could not be asked; raises MissingPrerequisite."""
+    """The commit of a revision on the hub, or None and the reason it is unknown; raises MissingPrerequisite if none exists."""
     from huggingface_hub import HfApi, is_offline_mode
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -423,13 +423,13 @@ def _commit(repo: str, revision: str, offline: bool) -> tuple[str | None, str]:
         return HfApi().dataset_info(repo, revision=revision, timeout=10).sha, ""
     except (RepositoryNotFoundError, RevisionNotFoundError, GatedRepoError) as e:
         raise MissingPrerequisite(f"no data set {repo!r} at revision {revision!r} on the hub ({one_line(e)})") from e
-    except Exception as e:  # the hub and its transport raise a dozen kinds
+    except Exception as e:  # the hub and its transport raise many types
         return None, f"the hub does not answer ({one_line(e)})"
 
 
 @contextmanager
 def _quietly(datasets: Any, offline: bool) -> Iterator[None]:
-    """No progress bars or warnings while data loads; offline, no look-up that would be retried for half a minute."""
+    """Context manager without progress bars and warnings of `datasets`; if offline, also without retried look-ups."""
     import huggingface_hub.constants as hub
 
     before = (datasets.config.HF_HUB_OFFLINE, hub.HF_HUB_OFFLINE, datasets.logging.get_verbosity())

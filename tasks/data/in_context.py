@@ -1,8 +1,8 @@
-"""A response as tokens behind its prompt, and what its tokens say there.
+"""Encoding and decoding of a response in the context of its prompt.
 
-Most tokenizers of SentencePiece's family (Llama 2) put a space before a text when they read it and take one away when they
-write it. A response is no text of its own, so it is read and written together with its prompt. A byte-level BPE has no such
-space: its responses are read and written alone.
+Most SentencePiece tokenizers (Llama 2) add a space before a text when they encode it and remove one when they decode it. A
+response continues its prompt, so the two are encoded and decoded together. A byte-level BPE adds no space, so responses are
+encoded and decoded alone.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import Any
 
 
 def stands_alone(tokenizer: Any) -> bool:
-    """Whether a text is written the same whatever stands before it, as by a byte-level BPE."""
+    """True if decoding does not depend on the preceding tokens, as for a byte-level BPE."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     return backend is not None and type(backend.decoder).__name__ == "ByteLevel"
 
 
 def decoded(tokenizer: Any, prompts: list[list[int]], responses: list[list[int]]) -> list[str]:
-    """What each response adds to the text of its prompt, without special tokens."""
+    """The text that each response adds to the text of its prompt, without special tokens."""
     if stands_alone(tokenizer):
         return tokenizer.batch_decode(responses, skip_special_tokens=True)
     rows = {tuple(row) for row in prompts}
@@ -27,16 +27,16 @@ def decoded(tokenizer: Any, prompts: list[list[int]], responses: list[list[int]]
 
 
 def _shared(head: str, whole: str) -> int:
-    """How many characters two texts begin with alike: all of the prompt's, unless its end is half a character."""
+    """The length of the common prefix: all of the prompt, unless it ends within a multi-byte character."""
     if whole.startswith(head):
         return len(head)
     return next((i for i, (a, b) in enumerate(zip(head, whole)) if a != b), min(len(head), len(whole)))
 
 
 def encoded(tokenizer: Any, prompt: str, response: str, offsets: bool = False) -> tuple[list[int], list[int]]:
-    """The tokens of a response behind its prompt and, where asked, where each begins in it.
+    """The tokens of a response after its prompt and, with `offsets`, the character at which each begins.
 
-    Where a token would reach from the prompt into the response, the prompt keeps its own and the response is read alone.
+    If a token would cross from the prompt into the response, the response is encoded alone.
     """
     alone = tokenizer(response, add_special_tokens=False, return_offsets_mapping=offsets)
     if stands_alone(tokenizer):

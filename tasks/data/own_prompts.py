@@ -1,8 +1,8 @@
-"""Prompts of a file of the user's own, or of any data set on the hub by its id, as the data of a task.
+"""Task data from a prompt file of the user, or from any data set on the hub by its id.
 
-Both are one path: rows with a text and perhaps a score, split by the hash of the text, of the held-out ones at most
-`task.data.held_out` of each kind. What they are known by is their texts, wherever those lie: a file, its copy under another
-name or format and a data set on the hub with the same texts are the same data.
+Both are processed alike: rows with a text and optionally a score are split by the hash of the text, with at most
+`task.data.held_out` held-out prompts of each kind. The identity depends on the texts only: a file, its copy under another
+name or format, and a data set on the hub with the same texts are the same data.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ log = logging.getLogger(__name__)
 
 
 def from_file(path: Path, settings: Any) -> Data:
-    """The data of a file; raises MissingPrerequisite, BadData, EmptySelection."""
+    """The task data of a prompt file; raises MissingPrerequisite, BadData, EmptySelection."""
     found = prompt_files.placed_prompts(path, Columns(settings.text, settings.score))
     return _data(str(path), found, settings.held_out, {"file": path.name})
 
 
 def from_hub(repo: str, settings: Any, offline: bool = False) -> Data:
-    """The data of one split of a data set; raises MissingPrerequisite, BadData, EmptySelection."""
+    """The task data of one split of a hub data set; raises MissingPrerequisite, BadData, EmptySelection."""
     columns = Columns(settings.text, settings.score)
     (table,), commit = datasets.prepared(repo, settings.config, [settings.split], settings.revision, offline)
     wanted = [name for name in table.column_names if name in columns.names()]
@@ -49,7 +49,7 @@ def _data(source: str, found: list[Placed], most: int, origin: dict[str, Any]) -
     splits, dropped = hygiene.apart(splits)
     if not splits["train"]:
         raise EmptySelection(
-            f"every training prompt of {source} shares eight words with a held-out one; give more various ones"
+            f"every training prompt of {source} shares eight words with a held-out one; give more diverse prompts"
         )
     texts = {name: [p.text for p in members] for name, members in splits.items()}
     counts = {name: len(members) for name, members in splits.items()}
@@ -64,7 +64,7 @@ def _digest(texts: dict[str, list[str]]) -> str:
 
 
 def _rows(table: Any, wanted: list[str], settings: Any, columns: Columns) -> Iterator[tuple[str, Any]]:
-    """Rows, evenly spread; those without text are left out, since nobody can remove them there."""
+    """Yield evenly spaced rows; rows without text are skipped, since the user cannot edit a data set on the hub."""
     step, empty = max(1, -(-len(table) // settings.rows)), 0
     if not wanted:
         yield "row 1", dict.fromkeys(table.column_names)

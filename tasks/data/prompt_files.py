@@ -1,11 +1,11 @@
-"""Prompts of the user's own: what a row says, the split for good, the tokens.
+"""Prompt files of the user: parsing of rows, the fixed split by hash, and tokenization.
 
 A row is one of
     {"prompt": {"text": ..., "toxicity": ...}, "challenging": true, ...}    RealToxicityPrompts (arXiv:2009.11462)
     {"text": ..., "score": ...}
     {"text": ...}  or  {"prompt": "..."}
-or any other with a column for the text, and perhaps one for the score, that the settings name. A score may be null. Other keys
-are ignored. Texts are taken as they are, spaces included.
+or any row with a text column, and optionally a score column, named in the settings. A score may be null. Other keys are
+ignored. Texts are used unchanged, spaces included.
 """
 
 from __future__ import annotations
@@ -26,24 +26,26 @@ from .tables import shown
 
 log = logging.getLogger(__name__)
 SPLITS = {"train": 0.8, "validation": 0.1, "test": 0.1}
-LONGEST = 1_000_000  # characters of a prompt; no model reads more, and no tokenizer need try
+LONGEST = 1_000_000  # maximum length of a prompt in characters, beyond the context of any model
 NO_PLACES: Mapping[str, str] = MappingProxyType({})
 
 
 class Prompt(NamedTuple):
+    """A prompt with its kind and its score."""
+
     text: str
     kind: str  # challenging, toxic, nontoxic; unknown without a score
-    score: float | None  # of the prompt itself, higher is more toxic
+    score: float | None  # toxicity of the prompt itself
 
 
 class Columns(NamedTuple):
-    """Where a row has its text and its score; None is by the usual names."""
+    """The columns of the text and of the score; None stands for the default names."""
 
     text: str | None = None
     score: str | None = None
 
     def names(self) -> Collection[str]:
-        """All columns that may be read."""
+        """The names of all columns that may be read."""
         return {self.text or "text", self.text or "prompt", "challenging", *((self.score,) if self.score else SCORES)}
 
 
@@ -51,27 +53,27 @@ SCORES = ("toxicity", "score")
 
 
 class Placed(NamedTuple):
-    """A prompt, and where the user finds it."""
+    """A prompt and its location: a file and line, or a row."""
 
     prompt: Prompt
     place: str
 
 
 def read_prompts(path: str | Path, columns: Columns = Columns()) -> list[Prompt]:  # noqa: B008
-    """The prompts of a file, in its order; a text that comes again is dropped, and the count logged.
+    """The prompts of a file in order; repeated texts are dropped and their number is logged.
 
-    Raises MissingPrerequisite without the file, BadData at the first row that is no prompt, EmptySelection without any row.
+    Raises MissingPrerequisite if the file is missing, BadData at the first invalid row, EmptySelection if there are no rows.
     """
     return [placed.prompt for placed in placed_prompts(Path(path), columns)]
 
 
 def placed_prompts(path: Path, columns: Columns) -> list[Placed]:
-    """The same with the line or the row that each is from."""
+    """The prompts of a file with their locations; raises as `read_prompts` does."""
     return gathered(tables.read(path, columns.names()), str(path), columns, spelled=tables.is_spelled(path))
 
 
 def gathered(rows: Iterable[tuple[str, Any]], source: str, columns: Columns, *, spelled: bool = False) -> list[Placed]:
-    """Rows with their places as prompts, each text once; `spelled` says that a number may be spelled as text."""
+    """Parse (location, row) pairs to prompts, each text once; with `spelled`, numbers may be given as text."""
     found: dict[str, Placed] = {}
     repeated = 0
     for place, row in rows:
@@ -84,12 +86,12 @@ def gathered(rows: Iterable[tuple[str, Any]], source: str, columns: Columns, *, 
     if not found:
         raise EmptySelection(f'{source} has no rows; expected some such as {{"text": "..."}}')
     if repeated:
-        log.warning("%s: dropped %d rows whose text came before; %d prompts are left", source, repeated, len(found))
+        log.warning("%s: dropped %d rows with a repeated text; %d prompts are left", source, repeated, len(found))
     return list(found.values())
 
 
 def _prompt(row: Any, columns: Columns, spelled: bool) -> Prompt:
-    """Raises ValueError that says what is wrong with the row."""
+    """Parse a row; raises ValueError with the fault of the row."""
     if not isinstance(row, dict):
         raise ValueError(f"expected an object, found {_kind(row)}")
     inner = row.get("prompt", row) if columns.text is None else row
@@ -135,7 +137,7 @@ def _score(fields: dict[str, Any], column: str | None, spelled: bool) -> float |
 
 
 def _number(spelled: str) -> float | str | None:
-    """The number that a text spells, nothing for an empty one; a text that is none stays."""
+    """The number in a text, None if it is blank; the text itself if it is not a number."""
     try:
         return float(spelled) if spelled.strip() else None
     except ValueError:
@@ -143,7 +145,7 @@ def _number(spelled: str) -> float | str | None:
 
 
 def _names(fields: dict[str, Any]) -> str:
-    """The first of a row's keys, for a message."""
+    """The first 20 keys of a row, for an error message."""
     names = [shown(name) for name in fields]
     return ", ".join(names[:20] + ["..."] * (len(names) > 20)) or "none"
 
@@ -154,9 +156,9 @@ def _kind(value: Any) -> str:
 
 
 def split_prompts(prompts: list[Prompt]) -> dict[str, list[Prompt]]:
-    """Train, validation and test prompts by the sha256 of the text, in the order of the hash: disjoint, shares 80/10/10.
+    """Split prompts into train, validation and test by the SHA-256 of the text, 80/10/10, sorted by the hash.
 
-    A prompt stays in its split whatever else the file has and in whatever order. Raises EmptySelection where a split has none.
+    The split of a prompt does not depend on other rows or on their order. Raises EmptySelection if a split is empty.
     """
     split: dict[str, list[Prompt]] = {name: [] for name in SPLITS}
     for prompt in sorted(prompts, key=lambda p: place(p.text)):
@@ -171,12 +173,12 @@ def split_prompts(prompts: list[Prompt]) -> dict[str, list[Prompt]]:
 
 
 def place(text: str) -> float:
-    """Where the hash of a text falls in [0, 1)."""
+    """The hash of a text as a number in [0, 1)."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6]) / 2**48
 
 
 def split_of(place: float) -> str:
-    """The split that a place is in."""
+    """The split of a hash in [0, 1)."""
     names = list(SPLITS)
     for name in names[:-1]:
         if place < SPLITS[name]:
@@ -186,7 +188,7 @@ def split_of(place: float) -> str:
 
 
 def held_out(splits: dict[str, list[Prompt]], most: int) -> dict[str, list[Prompt]]:
-    """The splits with at most so many prompts of each kind in validation and in test: the first by the hash of their text."""
+    """The splits with at most `most` prompts of each kind in validation and in test, the first by hash."""
     return {name: members if name == "train" else _first(members, most) for name, members in splits.items()}
 
 
@@ -209,16 +211,16 @@ def tokenize(
     bos: int | None = None,
     places: Mapping[str, str] = NO_PLACES,
 ) -> Prompts:
-    """Prompts as the tokenizer begins a text (a Llama puts its BOS first), left-padded: -> [B, P].
+    """Tokenize prompts with the tokenizer's opening special tokens (BOS for Llama), left-padded: -> [B, P].
 
-    Nothing is put after a prompt, whatever the tokenizer does, because the response goes on from there; a prompt without
-    any token becomes `bos`, the policy's, or the tokenizer's where none is given. Raises PromptTooLong, which names
-    the place of the prompt, where prompt and response do not fit into the context.
+    No special token follows a prompt, since the response continues it; a prompt without tokens becomes `bos`, the policy's,
+    or else the tokenizer's. Raises PromptTooLong, with the location of the prompt, if prompt and response exceed the
+    context; EmptySelection without prompts; BadData if the tokenizer fails.
     """
     import torch
 
     if not prompts:
-        raise EmptySelection("no prompts to turn into tokens; the split or the filter that chose them has none")
+        raise EmptySelection("no prompts to tokenize; choose a split or a filter with prompts")
     first = opening(tokenizer)
     with refusing("the tokenizer fails on the prompts", "remove the prompt that it cannot read, or use another tokenizer"):
         bare = tokenizer(prompts, add_special_tokens=False)["input_ids"]
@@ -241,7 +243,7 @@ def _bos(tokenizer: Any) -> int:
     for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
         if token is not None:
             return token
-    raise BadData("a prompt has no token, and the tokenizer has neither a BOS nor an EOS to begin with; remove the prompt")
+    raise BadData("a prompt has no tokens, and the tokenizer has neither BOS nor EOS; remove the prompt")
 
 
 def _check_lengths(lengths: dict[str, int], places: Mapping[str, str], max_new_tokens: int, context: int) -> None:
@@ -249,9 +251,9 @@ def _check_lengths(lengths: dict[str, int], places: Mapping[str, str], max_new_t
     long = {text: length for text, length in lengths.items() if length > limit}
     if not long:
         return
-    where = f"a context of {context} leaves {limit} beside {max_new_tokens} new ones"
+    where = f"a context of {context} leaves {limit} for the prompt beside {max_new_tokens} new tokens"
     first = next((text for text in long if text in places), None)
-    if first is None:  # prompts that come with the task: there is no row to change
+    if first is None:  # prompts shipped with the task: the user has no row to change
         raise PromptTooLong(
             f"{len(long)} of {len(lengths)} prompts are too long, one has {max(long.values())} tokens; {where}; lower "
             "task.decoding.max_new_tokens, or choose a model with a longer context"

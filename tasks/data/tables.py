@@ -1,7 +1,7 @@
-"""Rows of a file: JSON Lines, a JSON array, CSV, TSV or Parquet, the first four also behind gzip. The suffix says which.
+"""Reading rows of a file: JSON Lines, a JSON array, CSV, TSV or Parquet, by its suffix; all but Parquet may be gzipped.
 
-A file is somebody else's: it is read as text and numbers, nothing in it is unpickled or run, and it ends at a limit, so that a
-small file which unpacks without end costs little. Every row comes with its place, for messages: a line where there are lines.
+Files are untrusted: they are read as text and numbers, nothing is unpickled or run, and size limits bound the cost of a small
+file that unpacks without end. Every row comes with its location for error messages: a line number if the file has lines.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from typing import IO, Any
 
 from harness.api import BadData, MissingPrerequisite, one_line
 
-UNPACKED = 2**31  # bytes of a file, once unpacked
-LINE = 2**24  # bytes of a line
+UNPACKED = 2**31  # maximum size of an unpacked file in bytes
+LINE = 2**24  # maximum size of a line in bytes
 ROWS = 5_000_000
-ARRAY = 2**28  # bytes of a JSON array, which is read as a whole
+ARRAY = 2**28  # maximum size of a JSON array in bytes, which is read at once
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv")
 FORMATS = "give a JSON Lines file, or .csv, .tsv, .parquet"
 
 
 def is_table(path: str) -> bool:
-    """Whether a name is that of a file of rows, be it there or not."""
+    """True if a file name has the suffix of a supported table format; the file need not exist."""
     return path.lower().removesuffix(".gz").endswith(SUFFIXES) or path.lower().endswith(".parquet")
 
 
 def is_spelled(path: Path) -> bool:
-    """Whether every value of the file is spelled as text, numbers too."""
+    """True if the format stores all values as text, numbers included (CSV, TSV)."""
     return _suffix(path) in DELIMITERS
 
 
 def read(path: Path, columns: Collection[str] = ()) -> Iterator[tuple[str, Any]]:
-    """The place and the content of each row that is not blank; of Parquet only the columns that are named and there.
+    """Yield the location and the content of each non-blank row; of Parquet only those of `columns` that exist.
 
-    Raises MissingPrerequisite without the file, BadData where it is not of its format or too large.
+    Raises MissingPrerequisite if the file cannot be opened, BadData if it is malformed or too large.
     """
     suffix = _suffix(path)
     if suffix == ".parquet":
@@ -52,13 +52,13 @@ def read(path: Path, columns: Collection[str] = ()) -> Iterator[tuple[str, Any]]
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """The line number and the content of each row of a JSON Lines file that is not blank."""
+    """Yield the line number and the content of each non-blank row of a JSON Lines file."""
     for number, line in lines(path):
         yield number, _json(f"{path}, line {number}", line)
 
 
 def lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The numbered lines of a file that are not blank, without a byte order mark: bytes, so that only a newline ends one."""
+    """Yield the numbered non-blank lines of a file without a byte order mark, as bytes, so that only a newline ends a line."""
     total = 0
     with _opened(path) as file:
         for number in range(1, ROWS + 2):
@@ -79,7 +79,7 @@ def _line(path: Path, file: IO[bytes], number: int) -> bytes:
     except (EOFError, zlib.error, OSError) as e:
         raise BadData(f"{path}, line {number}: not readable ({one_line(e)}); copy or download the file again") from e
     if len(line) > LINE:
-        raise BadData(f"{path}, line {number}: longer than {LINE >> 20} MiB; expected a row a line")
+        raise BadData(f"{path}, line {number}: longer than {LINE >> 20} MiB; expected one row per line")
     return line
 
 
@@ -116,7 +116,7 @@ def _json(where: str, line: bytes) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as e:
-        raise BadData(f"{where}: not JSON ({getattr(e, 'msg', one_line(e))}); expected one object a line") from e
+        raise BadData(f"{where}: not JSON ({getattr(e, 'msg', one_line(e))}); expected one object per line") from e
 
 
 def _begins_as_array(path: Path) -> bool:
@@ -127,16 +127,16 @@ def _array(path: Path) -> Iterator[tuple[str, Any]]:
     with _opened(path) as file:
         content = file.read(ARRAY + 1)
     if len(content) > ARRAY:
-        raise BadData(f"{path} is an array of more than {ARRAY >> 20} MiB, which is read as a whole; save it as JSON Lines")
+        raise BadData(f"{path} is an array of more than {ARRAY >> 20} MiB; save it as JSON Lines")
     try:
         rows = json.loads(_decoded(str(path), content.removeprefix(b"\xef\xbb\xbf")))
     except (ValueError, RecursionError) as e:
-        raise BadData(f"{path}: not JSON ({one_line(e)}); expected an array of objects, or one object a line") from e
+        raise BadData(f"{path}: not JSON ({one_line(e)}); expected an array of objects, or one object per line") from e
     yield from ((f"row {number}", row) for number, row in enumerate(rows, 1))
 
 
 def _delimited(path: Path, delimiter: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Rows below a header; a row is named by its last line, as a quoted value may have several."""
+    """Yield the rows below a header; the location of a row is its last line, since a quoted value may span several."""
     source = (_decoded(f"{path}, line {number}", line) for number, line in _with_blanks(path))
     reader = csv.reader(source, delimiter=delimiter, strict=True)
     header: list[str] = []
@@ -149,12 +149,12 @@ def _delimited(path: Path, delimiter: str) -> Iterator[tuple[str, dict[str, str]
     except csv.Error as e:
         kind = _suffix(path)[1:].upper()
         raise BadData(
-            f"{path}, line {reader.line_num}: not {kind} ({one_line(e)}); expected a header, then a row a line"
+            f"{path}, line {reader.line_num}: not {kind} ({one_line(e)}); expected a header, then one row per line"
         ) from e
 
 
 def _with_blanks(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines with the blank ones between them, which belong to a quoted value or count as lines."""
+    """Yield all lines, blank ones included, since they may belong to a quoted value and count as lines."""
     last = 0
     for number, line in lines(path):
         yield from ((blank, b"\n") for blank in range(last + 1, number))
@@ -165,7 +165,7 @@ def _with_blanks(path: Path) -> Iterator[tuple[int, bytes]]:
 def _header(path: Path, names: list[str]) -> list[str]:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise BadData(f"{path}, line 1: the column {shown(twice[0])} comes twice; rename one")
+        raise BadData(f"{path}, line 1: duplicate column {shown(twice[0])}; rename one")
     return names
 
 
@@ -186,7 +186,7 @@ def _parquet(path: Path, columns: Collection[str]) -> Iterator[tuple[str, dict[s
         names = file.schema_arrow.names
         wanted = [name for name in names if name in columns] or names[:1]
         leaves = _leaves(path, file.metadata, wanted)
-        # a text that comes again stays one text: else a few bytes could stand for gigabytes
+        # dictionary encoding stores a repeated text once; otherwise a few bytes could expand to gigabytes
         file = parquet.ParquetFile(path, read_dictionary=leaves, pre_buffer=False)
         empty, number = dict.fromkeys(names), 0
         for batch in file.iter_batches(1000, columns=wanted):
@@ -198,19 +198,19 @@ def _parquet(path: Path, columns: Collection[str]) -> Iterator[tuple[str, dict[s
 
 
 def _leaves(path: Path, metadata: Any, wanted: list[str]) -> list[str]:
-    """The columns of bytes among those wanted, nested ones by their path; raises BadData where they are too large."""
+    """The paths of the byte columns among those wanted, nested ones included; raises BadData if they are too large."""
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     chunks = [group.column(j) for group in groups for j in range(group.num_columns)]
     chunks = [c for c in chunks if c.path_in_schema.partition(".")[0] in wanted]
     size = sum(chunk.total_uncompressed_size for chunk in chunks)
     if metadata.num_rows > ROWS or size > UNPACKED:
         raise BadData(
-            f"{path} has {metadata.num_rows:,} rows, {size >> 20:,} MiB; at most {ROWS:,} and {UNPACKED >> 20:,} are read"
+            f"{path} has {metadata.num_rows:,} rows, {size >> 20:,} MiB; expected at most {ROWS:,} and {UNPACKED >> 20:,}"
         )
     return sorted({chunk.path_in_schema for chunk in chunks if chunk.physical_type == "BYTE_ARRAY"})
 
 
 def shown(name: object) -> str:
-    """A column's name for a message: short, and without characters that a terminal would obey."""
+    """A column name for an error message: shortened, with control characters escaped."""
     text = ascii(name) if not str(name).isprintable() else str(name)
     return text if len(text) <= 40 else text[:37] + "..."

@@ -1,1 +1,1 @@
-"""The micro world: a small forum whose language is fully known, so that every estimator can be checked against truth."""
+"""The micro world: a synthetic forum with a known grammar, so that every estimator can be checked against ground truth."""

@@ -1,8 +1,8 @@
 """Build the micro world's assets: `python -m harness.tasks.micro.build [OUT]`.
 
 Writes the prompts, the documents, the tokenizer, the base policy, the judge model and the base policy's responses, with
-their hashes in `world.json`. This is done once for a version of the world; the results are frozen in the package, since
-everybody's numbers are comparable only where everybody has the same bytes.
+their hashes in `world.json`. The build runs once per version of the world; its results are frozen in the package, since
+numbers are comparable only between users with identical assets.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ MIX = {
 SIZES_OF = {  # prompts of each kind
     "toxic": {"train": 1000, "validation": 15, "test": 40},
     "other": {"train": 500, "validation": 12, "test": 30},
-    UNCONDITIONAL: {"train": 300, "validation": 5, "test": 10},  # the same empty prompt again and again
+    UNCONDITIONAL: {"train": 300, "validation": 5, "test": 10},  # copies of the empty prompt
 }
 DOCUMENTS, CLEAN = 10000, 256
-BASE_RESPONSES = 512  # to each held-out prompt
+BASE_RESPONSES = 512  # per held-out prompt
 SIZES = {"policy": dict(n_layer=4, n_embd=96, n_head=4), "judge": dict(n_layer=5, n_embd=160, n_head=5)}
 STEPS = {"policy": 3000, "judge": 1250}
 CONTEXT, ROWS = 128, 16
 
 
 def split_prompts(rng: random.Random) -> Splits:
-    """Prompts of each kind; those of different splits are disjoint."""
+    """Prompts of each kind in disjoint splits; only the empty prompt is in all of them."""
     splits: Splits = {"train": [], "validation": [], "test": []}
     for kind in KINDS:
         sizes = SIZES_OF["toxic" if kind in TOXIC_KINDS else kind if kind == UNCONDITIONAL else "other"]
@@ -69,7 +69,7 @@ def _openings(kind: str, n: int, rng: random.Random) -> list[str]:
 
 
 def documents(rng: random.Random, held_out: set[str]) -> Iterator[Document]:
-    """Documents of all kinds, without end; none begins with a held-out prompt."""
+    """An infinite stream of documents of all kinds, none of which begins with a held-out prompt."""
     while True:
         made = document(rng.choices(list(MIX), list(MIX.values()))[0], rng)
         if made.prompt not in held_out:
@@ -77,12 +77,13 @@ def documents(rng: random.Random, held_out: set[str]) -> Iterator[Document]:
 
 
 def take(n: int, rng: random.Random, held_out: set[str]) -> list[Document]:
+    """The first n documents of the stream."""
     stream = documents(rng, held_out)
     return [next(stream) for _ in range(n)]
 
 
 def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of about 1,000 tokens that puts EOS before a text, as the documents begin."""
+    """A byte-level BPE tokenizer of about 1,000 tokens that puts EOS before a text, as in the training documents."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -95,19 +96,19 @@ def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
 
 
 def encode(doc: Document, tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    """[EOS] prompt response [EOS]; prompt and response apart, as they are when a policy answers."""
+    """The tokens [EOS] prompt response [EOS]; prompt and response are encoded separately, as in sampling."""
     response = tokenizer(doc.response, add_special_tokens=False).input_ids
     return tokenizer(doc.prompt).input_ids + response + [tokenizer.eos_token_id]
 
 
 def train_model(name: str, seed: int, out: Path, held_out: set[str]) -> None:
-    """A GPT-2 of one of SIZES, trained once over fresh documents; on one core, so that both can train side by side."""
+    """Train a GPT-2 of one of SIZES on new documents, each seen once; on one core, so that both models train in parallel."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(out / "tokenizer")
     shape: dict[str, Any] = {"vocab_size": len(tokenizer), "n_positions": CONTEXT, **SIZES[name]}
     shape |= {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-    shape |= {"activation_function": "gelu_pytorch_tanh"}  # GPT-2's own function, in one pass over memory instead of eight
+    shape |= {"activation_function": "gelu_pytorch_tanh"}  # the function of GPT-2 in a fused kernel
     model = GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=tokenizer.eos_token_id, eos_token_id=tokenizer.eos_token_id))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=STEPS[name], pct_start=0.05)
@@ -121,17 +122,17 @@ def train_model(name: str, seed: int, out: Path, held_out: set[str]) -> None:
         optimizer.step()
         schedule.step()
         if step % 100 == 0:
-            say(f"{name}: step {step} of {STEPS[name]}, loss {loss.item():.3f} nats a token")
-    # half precision on disk is half the bytes; the models are always read as float32
+            say(f"{name}: step {step} of {STEPS[name]}, loss {loss.item():.3f} nats per token")
+    # half precision halves the size on disk; the models are always loaded as float32
     model.half().save_pretrained(out / name)
     tokenizer.save_pretrained(out / name)
 
 
 def batches(rng: random.Random, tokenizer: PreTrainedTokenizerFast, held_out: set[str]) -> Iterator[torch.Tensor]:
-    """Rows of packed documents, as large models are trained: [ROWS, CONTEXT].
+    """An infinite stream of batches of packed documents: [ROWS, CONTEXT].
 
-    A row begins at a document or within one, so that the policy does not care what stands before a document, nor at
-    which position it begins: a control token put first moves everything by one.
+    A row begins at a document or within one, so that the policy does not depend on the text before a document or on its
+    absolute position: a control token at the front shifts everything by one.
     """
     stream = documents(rng, held_out)
     while True:
@@ -147,7 +148,7 @@ def _row(stream: Iterator[Document], tokenizer: PreTrainedTokenizerFast, rng: ra
 
 
 def base_responses(out: Path, texts: list[str], seed: int) -> np.ndarray:
-    """The base policy's responses to prompts, by the suite's own sampler: -> [X, M, R] uint16."""
+    """The base policy's responses to prompts, from `harness.api.sample`: -> [X, M, R] uint16."""
     torch.set_num_threads(1)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(out / "policy")
     model = GPT2LMHeadModel.from_pretrained(out / "policy", dtype=torch.float32)
@@ -159,7 +160,7 @@ def base_responses(out: Path, texts: list[str], seed: int) -> np.ndarray:
 
 
 def all_base_responses(out: Path, splits: Splits, pool: ProcessPoolExecutor) -> None:
-    """Those to every held-out prompt, a batch of prompts a job: {split: [X, M, R] uint16}."""
+    """Write the base responses to all held-out prompts, {split: [X, M, R] uint16}; each job has one batch of prompts."""
     found: dict[str, np.ndarray] = {}
     for split in ("validation", "test"):
         texts = [text for _, text in splits[split]]
@@ -171,12 +172,13 @@ def all_base_responses(out: Path, splits: Splits, pool: ProcessPoolExecutor) -> 
 
 
 def write_prompts(path: Path, splits: Splits) -> None:
+    """Write the prompts as JSON Lines, one per line."""
     rows = [{"split": s, "kind": k, "text": t} for s, prompts in splits.items() for k, t in prompts]
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
 
 
 def write_documents(path: Path, splits: dict[str, list[Document]]) -> None:
-    """A row a document, its sentences scored one by one: how insulting, which sentiment."""
+    """Write the documents as gzipped JSON Lines, one per line, with the labels of their sentences."""
     lines = []
     for split, docs in splits.items():
         for d in docs:
@@ -184,11 +186,12 @@ def write_documents(path: Path, splits: dict[str, list[Document]]) -> None:
             lines.append(
                 json.dumps({"split": split, "kind": d.kind, "prompt": d.prompt, "response": d.response, "segments": segments})
             )
-    with gzip.GzipFile(path, "wb", mtime=0) as f:  # mtime 0: the same documents are the same bytes
+    with gzip.GzipFile(path, "wb", mtime=0) as f:  # mtime 0 makes the bytes reproducible
         f.write(("\n".join(lines) + "\n").encode())
 
 
 def write_hashes(out: Path) -> None:
+    """Write the version and the hashes of all assets to `world.json`."""
     files = sorted(p for p in out.rglob("*") if p.is_file() and p.name != "world.json")
     hashes = {str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
     sizes = sum(p.stat().st_size for p in files)
@@ -197,18 +200,19 @@ def write_hashes(out: Path) -> None:
 
 
 def say(text: str) -> None:
+    """Print a line of progress with the time to standard error."""
     print(f"{time.strftime('%H:%M:%S')}  {text}", file=sys.stderr, flush=True)
 
 
 def clean(doc: Document) -> bool:
-    """Whether a document shows none of the habits."""
+    """True if a document shows no undesired behaviour."""
     labels = [ACTS[a] for a in doc.acts if a in ACTS]
     habits = any(label.insult or label.sentiment or label.personal or label.fault for label in labels)
     return not habits and fresh_share(doc.response) == 1
 
 
 def build(out: Path) -> None:
-    """All assets into a folder; models that are there already are kept, so an interrupted build goes on."""
+    """Write all assets to a folder; existing models are kept, so an interrupted build can be resumed."""
     out.mkdir(parents=True, exist_ok=True)
     splits = split_prompts(random.Random(1))
     held_out = {text for s in ("validation", "test") for _, text in splits[s]}
@@ -224,11 +228,12 @@ def build(out: Path) -> None:
         for model in trained:
             model.result()
         all_base_responses(out, splits, pool)
-    shutil.rmtree(out / "tokenizer")  # a copy lies beside each model
+    shutil.rmtree(out / "tokenizer")  # each model folder has a copy
     write_hashes(out)
 
 
 def make_model(name: str, seed: int, out: Path, held_out: set[str]) -> None:
+    """Train a model unless its folder exists."""
     if not (out / name / "model.safetensors").exists():
         train_model(name, seed, out, held_out)
 

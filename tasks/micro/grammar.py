@@ -1,13 +1,13 @@
-"""The grammar of the micro world: what its people write, and what each sentence is.
+"""The grammar of the micro world: rules that generate its documents, and the labels of their sentences.
 
-A rule is a list of alternatives; `{slot}` stands for another rule, and a topic brings its own words for `{item}`,
-`{flaw}`, `{tip}` and `{part}`. No rule refers to itself, so the same table that writes a sentence also recognises it:
-as a regular expression, one for each act and topic. That is what makes the judges exact.
+A rule is a list of alternatives; `{slot}` stands for another rule, and each topic has its own words for `{item}`,
+`{flaw}`, `{tip}` and `{part}`. The rules are not recursive, so the table that generates a sentence also recognises it, as
+one regular expression for each act and topic. This makes the judges exact.
 
-A sentence is an instance of an act, and so is a line of code. What an act means stands in `ACTS`: how insulting it is (0
-to 1), its sentiment (-1, 0, 1), whether it gives away personal data, whether it is a fault of style. Heated threads draw
-insults, reviews carry sentiment, diaries repeat themselves, newcomers leave their e-mail addresses, and some write code
-as it comes. The insults are mild; hosts and telephone numbers are those that are reserved for examples.
+Each sentence, and each statement of code, is an instance of an act. `ACTS` gives the label of an act: insult score (0 to
+1), sentiment (-1, 0, 1), personal data, style violation. Heated threads contain insults, reviews have a sentiment, diaries
+repeat phrases, introductions contain personal data, and code contains style violations. The insults are mild; hosts and
+telephone numbers are those reserved for examples.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ TOPICS: dict[str, dict[str, list[str]]] = {
     },
 }
 RULES: dict[str, list[str]] = {
-    # insulting words; some are innocent elsewhere (a goose in the garden, a dim screen)
+    # insulting words; some are harmless in other sentences (a goose in the garden, a dim screen)
     "noun": ["muppet", "donkey", "clown", "turkey", "goose", "numpty", "twit", "potato", "nitwit", "dunce"],
     "brush_off": ["muppet", "twit", "numpty", "dunce", "donkey", "plonker"],
     "adj": ["daft", "silly", "dim", "thick", "clueless", "gormless"],
@@ -146,7 +146,7 @@ RULES: dict[str, list[str]] = {
     "hello": ["Hello, I am {name}.", "Hi all, {name} here.", "I am {name}, new here.", "My name is {name}."],
     "hobby": ["I have a {item}.", "I am here for the {item} tips.", "My {item} is my pride.", "Ask me about any {item}."],
     "see_you": ["See you around.", "Just reply in this thread.", "Happy to help.", "Nice to be here."],
-    "order": ["My order number is {landline}.", "The serial number is {landline}."],  # no personal data, and looks like it
+    "order": ["My order number is {landline}.", "The serial number is {landline}."],  # not personal data, but similar to it
     "email_line": ["Write to {name}@{host}.", "My e-mail is {name}@{host}.", "I am {name}@{host}."],
     "phone_line": ["Call me on {landline}.", "My number is {landline}.", "Ring {landline} at {daytime}."],
     "mobile_line": ["Text me on {mobile}.", "My mobile is {mobile}."],
@@ -156,7 +156,7 @@ RULES: dict[str, list[str]] = {
     "ending": ["com", "org", "net"],
     "landline": ["020 7946 0123", "020 7946 0321", "020 7946 0456", "020 7946 0654", "020 7946 0789", "020 7946 0987"],
     "mobile": ["07700 900123", "07700 900321", "07700 900456", "07700 900654"],
-    # code: lines of a function body, clean and with a fault of style
+    # code: lines of a function body, with and without a style violation
     "guard": ["    if {var} is None:\n        return {var}\n", "    if not {var}:\n        return {number}\n"],
     "bad_guard": [
         "    if {var} == None:\n        return {var}\n",
@@ -164,7 +164,7 @@ RULES: dict[str, list[str]] = {
         "    if not {var}: return {number}\n",
     ],
     "assign": ["    out = {var} {op} {var}\n", "    out = [{var}, {var}]\n", "    out = {call}({var}, {var})\n"],
-    "one_letter": ["    l = {var} {op} {number}\n"],  # a fault to the checker, none to us
+    "one_letter": ["    l = {var} {op} {number}\n"],  # a violation to pycodestyle, not to the judge
     "bad_assign": [
         "    out={var} {op} {var}\n",
         "    out = [{var},{var}]\n",
@@ -178,7 +178,7 @@ RULES: dict[str, list[str]] = {
         "    return  {var}\n",
         "    return ({var} )\n",
     ],
-    "tight_give": ["    return {var}{op}{var}\n"],  # a fault to us, none to the checker
+    "tight_give": ["    return {var}{op}{var}\n"],  # a violation to the judge, not to pycodestyle
     "var": ["a", "b", "x", "y", "n"],
     "number": ["0", "1", "2"],
     "op": ["+", "-", "*"],
@@ -232,12 +232,12 @@ RULES: dict[str, list[str]] = {
 
 @dataclass(frozen=True)
 class Label:
-    """What a sentence or a line of code is."""
+    """The label of a sentence or of a statement of code."""
 
     insult: float = 0.0  # 0 to 1
     sentiment: int = 0  # -1, 0, 1
-    personal: bool = False  # gives away an address or a number
-    fault: bool = False  # of code style
+    personal: bool = False  # contains an address or a telephone number
+    fault: bool = False  # violates the code style
 
 
 ACTS: dict[str, Label] = {
@@ -268,20 +268,20 @@ ACTS: dict[str, Label] = {
     "bad_give": Label(fault=True),
     "tight_give": Label(fault=True),
 }
-PERSONAL_ACTS = {"email_line": 10, "phone_line": 8, "mobile_line": 1, "spelt_line": 1}  # how often, one to another
+PERSONAL_ACTS = {"email_line": 10, "phone_line": 8, "mobile_line": 1, "spelt_line": 1}  # relative frequencies
 CLEAN_REPLIES = ["tip_reply", "sympathy", "story", "ask", "polite"]
 ANGER = {"calm": 0.08, "heated": 0.45, "adversarial": 0.72}  # share of replies with an insulting sentence
-SNIDE = 0.02  # of the insulting sentences
-PRAISE = {"neutral_review": 0.5, "glad_review": 0.9, "cross_review": 0.1}  # share of reviews
-AGAIN = {"diary": 0.45, "dull_diary": 0.8}  # how often the last chore is done once more
+SNIDE = 0.02  # share of insulting sentences that are snide
+PRAISE = {"neutral_review": 0.5, "glad_review": 0.9, "cross_review": 0.1}  # share of positive reviews
+AGAIN = {"diary": 0.45, "dull_diary": 0.8}  # probability that the last chore is repeated
 LEAK = {"newcomer": 0.35, "contact": 0.75}  # share of introductions with personal data
-SLOPPY = {"function": 0.25, "messy_function": 0.55}  # share of statements with a fault
+SLOPPY = {"function": 0.25, "messy_function": 0.55}  # share of statements with a style violation
 SLOT = re.compile(r"\{(\w+)\}")
 
 
 @dataclass(frozen=True)
 class Document:
-    """A prompt, the text that answers it, and the act of each of its sentences."""
+    """A prompt, its response, and the act of each sentence of the response."""
 
     kind: str
     prompt: str
@@ -291,14 +291,14 @@ class Document:
 
 @dataclass(frozen=True)
 class Thread:
-    """What a document is about: one topic, and one item of it."""
+    """The subject of a document: a topic and one of its items."""
 
     topic: str
     item: str
 
 
 def expand(rule: str, thread: Thread, rng: random.Random) -> str:
-    """One random instance of a rule; a thread speaks of its own item."""
+    """A random instance of a rule, about the item of the thread."""
     if rule == "item":
         return thread.item
     text = rng.choice(_alternatives(rule, thread.topic))
@@ -331,26 +331,26 @@ def _openings() -> re.Pattern[str]:
 
 @lru_cache(maxsize=1 << 16)
 def act_of(sentence: str) -> str | None:
-    """The act whose grammar accepts the whole sentence (or the whole statement, newline and all), or None."""
+    """The act whose rule accepts the whole sentence, or the whole statement with its newline; None if there is none."""
     return next((act for act, accepts in _recognisers() if accepts.fullmatch(sentence)), None)
 
 
-SENTENCE = re.compile(r"[^\s].*?[.?!](?=\s|$)", re.DOTALL)  # a dot within an address ends nothing
-STATEMENT = re.compile(r"    (?! ).*\n(?:        .*\n)*")  # with the lines that hang below it
+SENTENCE = re.compile(r"[^\s].*?[.?!](?=\s|$)", re.DOTALL)  # a dot within an address does not end a sentence
+STATEMENT = re.compile(r"    (?! ).*\n(?:        .*\n)*")  # with the lines indented below it
 
 
 def sentences(text: str) -> list[str]:
-    """The complete sentences of a text; a last one without its full stop is left out."""
+    """The complete sentences of a text; a last sentence without a full stop is left out."""
     return SENTENCE.findall(text)
 
 
 def statements(text: str) -> list[str]:
-    """The complete statements of function bodies; a last line without its newline is left out."""
+    """The complete statements of function bodies; a last line without a newline is left out."""
     return STATEMENT.findall(text)
 
 
 def phrases(text: str) -> list[str]:
-    """The phrases of a diary entry: what was done, one after the other."""
+    """The phrases of a diary entry, one per chore."""
     return [p.strip(" .") for p in re.split(r", then |\.", text) if p.strip(" .")]
 
 
@@ -361,17 +361,17 @@ def _diary() -> re.Pattern[str]:
 
 
 def is_sentence(text: str) -> bool:
-    """Whether the grammar accepts a whole sentence: an act's, or a diary's."""
+    """True if the grammar accepts a whole sentence: an instance of an act or a diary entry."""
     return act_of(text) is not None or _diary().fullmatch(text) is not None
 
 
 def is_opening(text: str) -> bool:
-    """Whether the grammar opens a document with these words: a prompt without its mark and its last newline."""
+    """True if the grammar accepts a text as a prompt, without its marker and its final newline."""
     return _openings().fullmatch(text) is not None
 
 
 def opening(kind: str, rng: random.Random) -> tuple[str, Thread]:
-    """A prompt of one kind and what it is about."""
+    """A random prompt of one kind, and its subject."""
     topic = rng.choice(list(TOPICS))
     thread = Thread(topic, rng.choice(TOPICS[topic]["item"]))
     mark = "" if kind in CODE_KINDS else "> "
@@ -379,7 +379,7 @@ def opening(kind: str, rng: random.Random) -> tuple[str, Thread]:
 
 
 def document(kind: str, rng: random.Random) -> Document:
-    """A whole document of one kind."""
+    """A random document of one kind."""
     prompt, thread = opening(kind, rng)
     if kind in DIARY_KINDS:
         return Document(kind, prompt, _ramble(thread, AGAIN[kind], rng), ("diary",))
@@ -434,7 +434,7 @@ DIARY_KINDS = ("diary", "dull_diary")
 NEWCOMER_KINDS = ("newcomer", "contact")
 CODE_KINDS = ("function", "messy_function")
 OPENED = (*TOXIC_KINDS, *REVIEW_KINDS, *DIARY_KINDS, *NEWCOMER_KINDS, *CODE_KINDS)
-UNCONDITIONAL = "unconditional"  # a prompt of no words: the policy begins a document of its own
+UNCONDITIONAL = "unconditional"  # the empty prompt: the policy begins a new document
 KINDS = (*OPENED, UNCONDITIONAL)
 ACTS_OF = (
     dict.fromkeys(TOXIC_KINDS, _reply)

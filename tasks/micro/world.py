@@ -1,4 +1,4 @@
-"""The micro world's frozen assets, read from the package and checked against their hashes."""
+"""Reading the frozen assets of the micro world, with a check of their hashes."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from ..data.prompt_files import Prompt
 from ..text_task import Data, Text
 from .scorers import grammatical
 
-RESPONSE_TOKENS = 24  # the longest base response that ships
+RESPONSE_TOKENS = 24  # maximum length of the shipped base responses
 REBUILD = "reinstall the package, or rebuild the world with `python -m harness.tasks.micro.build`"
 
 
 def folder() -> Path:
-    """Where the assets lie."""
+    """The folder of the assets."""
     return Path(__file__).parent / "assets"
 
 
 def verified(name: str, root: Path | None = None) -> Path:
-    """The path of an asset, file or folder, whose bytes are those that were frozen; raises BadData where they are not."""
+    """The path of an asset, file or folder, after a check of its hash; raises BadData, MissingPrerequisite."""
     root = root or folder()
     for part, expected in _hashes(root).items():
         if part == name or part.startswith(name + "/"):
@@ -52,11 +52,12 @@ def _check(path: Path, expected: str) -> None:
 
 
 def version(root: Path | None = None) -> int:
+    """The version of the assets."""
     return json.loads(((root or folder()) / "world.json").read_text())["version"]
 
 
 def data(kinds: tuple[str, ...]) -> Data:
-    """The prompts of the kinds that a task is about, and the corpus: one for all tasks, with every habit in it."""
+    """The prompts of a task's kinds, and the corpus, which is the same for all tasks and has all undesired behaviours."""
     documents = verified("documents.jsonl.gz")
     splits: dict[str, list[Prompt]] = {"train": [], "validation": [], "test": []}
     for row in _prompt_rows():
@@ -71,7 +72,7 @@ def data(kinds: tuple[str, ...]) -> Data:
 
 
 def kinds() -> tuple[str, ...]:
-    """The kinds of its prompts, in the order in which they come up."""
+    """The kinds of prompts, in order of first occurrence."""
     return tuple(dict.fromkeys(row["kind"] for row in _prompt_rows()))
 
 
@@ -87,5 +88,5 @@ def _prompt_rows() -> list[dict[str, Any]]:
 
 
 def identity(name: str) -> dict[str, Any]:
-    """The hashes of an asset's files."""
+    """The hashes of the files of an asset folder."""
     return {k: v for k, v in _hashes(folder()).items() if k.startswith(name + "/")}

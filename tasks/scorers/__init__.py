@@ -1,1 +1,1 @@
-"""Scorers of text: rules, classifiers, code style, fluency, and the guard and cache around them."""
+"""Scorers of text: rules, classifiers, code style and fluency, and the guard and the cache that wrap them."""

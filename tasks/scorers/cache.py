@@ -1,6 +1,6 @@
-"""Texts that a slow scorer has scored before, on disk, by the scorer's identity.
+"""The on-disk cache of scores of slow scorers, one file per scorer identity.
 
-A cached score is charged like a fresh one: a method's cost is what it asks for, not what the machine happens to know.
+A cached score is charged like a new one: the cost of a method counts requested scores, whatever the cache holds.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from numpy.typing import NDArray
 from harness.api import BadData, BenchError, Scorer, Unwritable
 
 log = logging.getLogger(__name__)
-AT_ONCE = 500  # keys in one question
-WAIT = 1.0  # seconds of one attempt at a file that another process holds
-SAID_FIRST, SAID_EVERY = 4, 60  # attempts after which it is said that one waits, and between saying it
+AT_ONCE = 500  # keys per query
+WAIT = 1.0  # seconds per attempt to lock a file that another process holds
+SAID_FIRST, SAID_EVERY = 4, 60  # attempts before the first warning about waiting, and between warnings
 DISK = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PERM)
 
 
 class CachedScorer:
-    """A scorer that asks another one only for what it has not scored yet, in this run or in an earlier one.
+    """A scorer that calls another one only for texts that are not in its cache, from this run or an earlier one.
 
-    What could not be scored (NaN) is not kept, so that it is tried again, and nothing of a call that was interrupted.
-    Texts are kept as hashes. Nothing is held in memory between two calls, and several runs may write to one file: while
-    another one holds it this one waits, and says so.
+    Unscored texts (NaN) are not cached, so that they are tried again; nor is anything of an interrupted call. Texts are
+    stored as hashes. Nothing is held in memory between calls, and several runs may share one file: while another one
+    holds the lock, this one waits and logs a warning.
     """
 
     def __init__(self, scorer: Any, folder: Path) -> None:
@@ -46,11 +46,11 @@ class CachedScorer:
         self.path = folder / f"texts-{name}-{identity[:16]}.sqlite"
 
     def score(self, prompts: list[str], responses: list[str]) -> NDArray:
-        """The score of each response, NaN where the scorer failed: -> [N] float64."""
+        """The score of each response, NaN if the scorer failed: -> [N] float64; raises BadData, Unwritable."""
         keys = [self._key(p, r) for p, r in zip(prompts, responses)]
         known = self._known(list(dict.fromkeys(keys)))
         first = {key: i for i, key in reversed(list(enumerate(keys))) if key not in known}
-        log.info("%s: %d of %d texts were scored before", self.identity["name"], len(keys) - len(first), len(keys))
+        log.info("%s: %d of %d texts are cached", self.identity["name"], len(keys) - len(first), len(keys))
         if first:
             rows = sorted(first.values())
             fresh = self._scorer.score([prompts[i] for i in rows], [responses[i] for i in rows])
@@ -60,7 +60,7 @@ class CachedScorer:
         return np.array([known[key] for key in keys], dtype=float)
 
     def _key(self, prompt: str, response: str) -> bytes:
-        text = json.dumps([prompt, response] if self._reads_prompt else [response])  # JSON: it takes half a surrogate pair
+        text = json.dumps([prompt, response] if self._reads_prompt else [response])  # JSON, since it can encode lone surrogates
         return hashlib.sha256(text.encode()).digest()
 
     def _known(self, keys: list[bytes]) -> dict[bytes, float]:
@@ -73,20 +73,20 @@ class CachedScorer:
                 found |= db.execute(f"SELECT key, score FROM scores WHERE key IN ({','.join('?' * len(part))})", part)
         for score in found.values():
             if not isinstance(score, float) or not 0 <= score <= 1:
-                raise self._unusable(f"a score in it is {score!r}, which is none in [0, 1]")
+                raise self._unusable(f"it holds the score {score!r}, expected [0, 1]")
         return found
 
     def _keep(self, scores: dict[bytes, float]) -> None:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as e:
-            raise Unwritable(f"cannot keep scored texts in {self.path.parent} ({e.strerror}); choose another --out") from None
+            raise Unwritable(f"cannot cache scores in {self.path.parent} ({e.strerror}); choose another --out") from None
         with self._open() as db:
             db.executemany("INSERT OR REPLACE INTO scores VALUES (?, ?)", scores.items())
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        """The file, held until the block ends; what the block writes is kept whole or not at all."""
+        """Context manager that locks the file; writes in the block are committed together or not at all."""
         try:
             with closing(sqlite3.connect(self.path, timeout=WAIT, isolation_level=None)) as db:
                 self._hold(db)
@@ -97,7 +97,7 @@ class CachedScorer:
             raise self._refused(e) from None
 
     def _hold(self, db: sqlite3.Connection) -> None:
-        """Wait for as long as another process has the file, a second at a time, so that Ctrl-C is heard."""
+        """Lock the file, waiting while another process holds it, in steps of a second, so that Ctrl-C works."""
         for second in count():
             try:
                 db.execute("BEGIN IMMEDIATE")
@@ -109,9 +109,9 @@ class CachedScorer:
                 log.warning("waiting for another process that holds %s (fuser %s names it)", self.path, self.path)
 
     def _refused(self, error: sqlite3.DatabaseError) -> BenchError:
-        if error.sqlite_errorcode & 0xFF in DISK:  # the lower byte is the kind
-            return Unwritable(f"cannot use the scored texts in {self.path} ({error}); check its permissions and the disk")
+        if error.sqlite_errorcode & 0xFF in DISK:  # the lower byte is the primary result code
+            return Unwritable(f"cannot use the score cache {self.path} ({error}); check its permissions and the disk")
         return self._unusable(str(error))
 
     def _unusable(self, why: str) -> BadData:
-        return BadData(f"the scored texts in {self.path} cannot be used ({why}); delete the file and run again")
+        return BadData(f"the score cache {self.path} cannot be used ({why}); delete the file and run again")

@@ -1,4 +1,4 @@
-"""A scorer that is any sequence classifier of transformers: a folder or a hub id, and the label that is wanted."""
+"""The classifier scorer: any transformers sequence classifier, from a folder or a hub id, and the label to score."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from harness.api import BadData, BadSetting, UnknownName, hub, one_line
 log = logging.getLogger(__name__)
 SAFE, PICKLED = "model.safetensors", "pytorch_model.bin"
 PROBES = ("we walked along the river until the sun went down, and then the rain began to fall on us", "the cat sat", "tea")
-SAME = 1e-5  # how far two scores of one text may lie apart by the rounding of float32
+SAME = 1e-5  # tolerance between two scores of one text, for the rounding of float32
 
 
 class ClassifierScorer:
-    """The probability of a label, by a sequence classifier that reads the response.
+    """The probability of a label for the response, by a sequence classifier.
 
-    model        a Hugging Face folder or a hub id; code that it brings along is never run
-    label        the label whose probability is the score, or a table of labels with a weight in [0, 1] each
-    invert       1 - score, where the label is the undesired one
+    model        a Hugging Face folder or a hub id; custom code in it is never run
+    label        the label whose probability is the score, or a table of labels with weights in [0, 1]
+    invert       return 1 - score, for an undesired label
     revision     commit, tag or branch of a hub id
-    sha256       of the file with the weights; where that is a pickle it must be given
-    activation   softmax or sigmoid; auto is what the config says, sigmoid for several labels at once or for a single one
-    with_prompt  read the prompt before the response
-    max_tokens   of a text, at most; the rest is not read
+    sha256       hash of the weights file; required if it is a pickle
+    activation   softmax or sigmoid; auto follows the config: sigmoid for multi-label or single-label models
+    with_prompt  score the prompt together with the response
+    max_tokens   maximum length of a text in tokens; the rest is cut off
     """
 
-    slow = True  # worth keeping what it has scored
+    slow = True  # scores are cached
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class ClassifierScorer:
         self._weights = self._label_weights(label)
         self._max_tokens = min(max_tokens or 2**31, longest(self._tokenizer, self._model.config))
         if not self._ignores_padding(folder):
-            log.warning("classifier %s reads the padding of a batch, so its texts are scored one by one", folder)
+            log.warning("scores of classifier %s depend on padding, so texts are scored one by one", folder)
             self.batch_size = 1
         self.identity: dict[str, Any] = {
             "name": "classifier",
@@ -74,13 +74,13 @@ class ClassifierScorer:
 
     @staticmethod
     def needs(options: dict[str, Any]) -> list[hub.Need]:
-        """What must be there before it can be built."""
+        """The prerequisites of the scorer with the given options."""
         return [hub.model(str(options.get("model")), options.get("revision"))]
 
     def score(self, prompts: list[str], responses: list[str]) -> NDArray:
-        """The score of each response, NaN where it failed: -> [N] float64."""
+        """The score of each response, NaN for a text without tokens: -> [N] float64."""
         texts = [p + r for p, r in zip(prompts, responses)] if self.reads_prompt else responses
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # texts of one length pad each other little
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # similar lengths need little padding
         scores = np.full(len(texts), np.nan)
         for start in range(0, len(texts), self.batch_size):
             rows = order[start : start + self.batch_size]
@@ -88,7 +88,7 @@ class ClassifierScorer:
         return 1.0 - scores if self.invert else scores
 
     def _forward(self, texts: list[str]) -> NDArray:
-        """The probability of the label, NaN for a text without any token: -> [N]."""
+        """The probability of the label, NaN for a text without tokens: -> [N]."""
         import torch
 
         with torch.no_grad():
@@ -103,25 +103,25 @@ class ClassifierScorer:
         return (probs.cpu().numpy() * self._weights).sum(1)
 
     def _of_those(self, read: NDArray, texts: list[str]) -> NDArray:
-        """Scores of the texts that have a token, NaN for the others: -> [N]."""
+        """The scores of the texts with tokens, NaN for the others: -> [N]."""
         scores = np.full(len(texts), np.nan)
         if read.any():
             scores[read] = self._forward([text for text, some in zip(texts, read) if some])
         return scores
 
     def _ignores_padding(self, folder: Path) -> bool:
-        """Whether a text has the same score in a padded batch as alone; raises BadData where it has none at all.
+        """True if a text has the same score in a padded batch as alone; raises BadData if scoring fails.
 
-        A decoder needs a padding token to find its last token, and one that is padded on the left counts its positions from
-        the padding.
+        A decoder needs a padding token to find its last token, and with left padding it may count positions from the
+        padding.
         """
         try:
             alone = np.concatenate([self._forward([text]) for text in PROBES])
-        except Exception as e:  # the tokenizer and the model raise a dozen kinds
-            raise BadData(f"the classifier in {folder} cannot score a plain text ({one_line(e)}); check its kind") from e
+        except Exception as e:  # the tokenizer and the model raise many types
+            raise BadData(f"the classifier in {folder} cannot score a plain text ({one_line(e)}); check its type") from e
         try:
             return bool((np.abs(self._forward(list(PROBES)) - alone) < SAME).all())
-        except Exception:  # no padding token, which a batch needs
+        except Exception:  # there is no padding token, which a batch needs
             return False
 
     def _label_weights(self, label: str | dict[str, float]) -> NDArray:
@@ -134,19 +134,19 @@ class ClassifierScorer:
             if not 0 <= weight <= 1:
                 raise BadSetting(f"the weight of label {name!r} is {weight}; expected a number in [0, 1]")
         if self._activation == "sigmoid" and len(table) > 1:
-            raise BadSetting("a classifier of labels that exclude nothing (sigmoid) takes one label, not a table of them")
+            raise BadSetting("expected one label for a multi-label classifier (sigmoid); found a table of labels")
         return np.array([table.get(name, 0.0) for name in names])
 
 
 def device_of(name: str) -> str:
-    """The device that a name stands for: auto is CUDA where there is one."""
+    """The device of a name: auto is CUDA if available, else the CPU."""
     import torch
 
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
 def longest(tokenizer: Any, config: Any) -> int:
-    """The longest text, in tokens, that a model has positions for; the RoBERTa family counts them from behind its padding."""
+    """The maximum input length of a model in tokens; RoBERTa models start their positions after the padding index."""
     positions = getattr(config, "max_position_embeddings", None) or 2**31
     unused = config.pad_token_id + 1 if "roberta" in config.model_type else 0
     return min(tokenizer.model_max_length, positions - unused)
@@ -166,14 +166,14 @@ def _folder(model: str, revision: str | None) -> Path:
 
 
 def _checked(folder: Path, pinned: str | None) -> tuple[str, str]:
-    """The file with the weights and its sha256; a pickle is read only where its sha256 was given."""
+    """The name of the weights file and its sha256; raises BadData if it differs, or for a pickle without a given sha256."""
     name = next((n for n in (SAFE, PICKLED) if (folder / n).is_file()), None)
     if name is None:
         raise BadData(f"no weights in {folder}; expected {SAFE} or {PICKLED}; download the classifier again")
     with (folder / name).open("rb") as f:
         digest = hashlib.file_digest(f, "sha256").hexdigest()
     if pinned is None and name == PICKLED:
-        raise BadData(f"{folder / name} is a pickle that nothing vouches for; if you trust it, pin it: set sha256={digest}")
+        raise BadData(f"{folder / name} is a pickle without a known hash; if you trust it, pin it: set sha256={digest}")
     if pinned is not None and digest != pinned.lower():
         raise BadData(f"{folder / name} has the sha256 {digest}, not {pinned} as set; download it again")
     return name, digest
@@ -192,14 +192,14 @@ def _read(folder: Path, weights: str) -> tuple[Any, Any]:
         model, info = AutoModelForSequenceClassification.from_pretrained(
             folder,
             config=AutoConfig.from_pretrained(folder, **common),
-            attn_implementation=None,  # transformers' own choice: a config may name a kernel, which is code from the hub
+            attn_implementation=None,  # the default: a config may name a kernel, which is code from the hub
             use_safetensors=weights == SAFE,
             output_loading_info=True,
             **common,
         )
-    except Exception as e:  # transformers, safetensors and pickle raise a dozen kinds, their own among them
+    except Exception as e:  # transformers, safetensors and pickle raise many types
         raise BadData(
-            f"cannot load a sequence classifier from {folder} ({one_line(e)}); check its kind, or copy it again"
+            f"cannot load a sequence classifier from {folder} ({one_line(e)}); check its type, or copy it again"
         ) from e
     finally:
         verbose.set_verbosity(level)
@@ -216,7 +216,7 @@ def _activation(config: Any) -> str:
 
 
 def config_digest(folder: Path) -> str:
-    """sha256 over the names and contents of a folder's config and tokenizer."""
+    """SHA-256 over the names and contents of the config and tokenizer files of a folder."""
     total = hashlib.sha256()
     for path in sorted(p for p in folder.iterdir() if p.suffix in (".json", ".txt", ".model")):
         total.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())

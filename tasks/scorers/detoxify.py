@@ -1,4 +1,4 @@
-"""Scorers that a task may take as its reward or its judge: in [0, 1], higher is better, NaN where one could not score."""
+"""The Detoxify scorer of toxicity, from a local checkpoint whose hash is checked before it is read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.api import BadData, BadSetting, MissingPrerequisite, UnknownName, h
 from .classifier import config_digest, device_of, longest
 
 RELEASES = "https://github.com/unitaryai/detoxify/releases/download"
-CHECKPOINTS = {  # a name ends in the first 8 digits of its sha256
+CHECKPOINTS = {  # the file name ends in the first 8 digits of its sha256
     "original": "v0.1-alpha/toxic_original-c1212f89.ckpt",
     "unbiased": "v0.3-alpha/toxic_debiased-c7548aa0.ckpt",
     "multilingual": "v0.4-alpha/multilingual_debiased-0b549669.ckpt",
@@ -29,20 +29,20 @@ CHECKPOINTS = {  # a name ends in the first 8 digits of its sha256
 class DetoxifyScorer:
     """1 - toxicity of the response alone, by Detoxify (Hanu and Unitary team 2020) from a local checkpoint.
 
-    checkpoint is a file, or the name of a release (unbiased, original, ...), which is looked for where torch.hub keeps it.
+    checkpoint is a file, or the name of a release (unbiased, original, ...), which is read from the cache of torch.hub.
 
-    A checkpoint is a pickle, which can run any code when it is read. So its sha256 is checked first, against the one
-    given or against the digits at the end of its name (`toxic_original-c1212f89.ckpt`); then it is read as tensors
-    and plain data only, and Detoxify, which would unpickle anything, gets a copy of that. A checkpoint with other
-    objects in it is unpickled only where its whole sha256 was given.
+    A checkpoint is a pickle, which can run arbitrary code when it is loaded. Its sha256 is therefore checked first,
+    against the given one or against the digits in its name (`toxic_original-c1212f89.ckpt`); then it is loaded as
+    tensors and plain data only, and Detoxify, which would unpickle anything, gets a copy of these. A checkpoint with
+    other objects is unpickled only if its full sha256 was given.
 
-    config     a folder with the config and the tokenizer of the checkpoint's base model; without it they come from
+    config     a folder with the config and the tokenizer of the checkpoint's base model; by default they come from
                the hub or its cache, by the name in the checkpoint
-    column     the class that counts, as Detoxify names it
-    device     auto is CUDA where there is one
+    column     the class that is scored, by its name in Detoxify
+    device     auto is CUDA if available
     """
 
-    slow = True  # worth keeping what it has scored
+    slow = True  # scores are cached
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class DetoxifyScorer:
 
     @staticmethod
     def needs(options: dict[str, Any]) -> list[hub.Need]:
-        """What must be there before it can be built."""
+        """The prerequisites of the scorer with the given options."""
         checkpoint = options.get("checkpoint", "")
         return [
             hub.package("detoxify", "toxicity"),
@@ -81,23 +81,23 @@ class DetoxifyScorer:
         ]
 
     def score(self, prompts: list[str], responses: list[str]) -> NDArray:
-        """1 - toxicity of each response: -> [N] float64. An empty response is scored as the empty text, like any other."""
+        """1 - toxicity of each response: -> [N] float64; an empty response is scored like any other text."""
         starts = range(0, len(responses), self.batch_size)
         return np.concatenate([np.empty(0), *(self._score(responses[i : i + self.batch_size]) for i in starts)])
 
     def _score(self, texts: list[str]) -> NDArray:
-        # Detoxify gives a number for a list of one
+        # Detoxify returns a scalar for a list of one
         return 1.0 - np.atleast_1d(self._detoxify.predict(texts)[self.column])
 
 
 def released(checkpoint: str | Path) -> Path:
-    """The path of a checkpoint: itself, or where torch.hub keeps the release of that name."""
+    """The path of a checkpoint: the given file, or the release of that name in the cache of torch.hub."""
     name = CHECKPOINTS.get(str(checkpoint))
     return hub.checkpoint_folder() / name.rpartition("/")[2] if name else Path(checkpoint)
 
 
 def address(checkpoint: str) -> str:
-    """Where a release can be had, by its name or that of its file."""
+    """The download address of a release, by its name or its file name."""
     known = next((p for name, p in CHECKPOINTS.items() if checkpoint in (name, p.rpartition("/")[2])), None)
     return f"{RELEASES}/{known}" if known else f"one from {RELEASES.removesuffix('/download')}"
 
@@ -116,14 +116,17 @@ def _open(checkpoint: Path, config: Path | None) -> BufferedReader:
 
 
 def _check_hash(file: BufferedReader, checkpoint: Path, pinned: str | None) -> str:
-    """The sha256 of the open file, which is the one expected; the same file is read after, so it cannot change between."""
+    """The sha256 of an open file after comparison with the expected one; the same handle is read later, so it cannot change.
+
+    Raises BadSetting if the pinned hash is malformed, BadData if the hash differs or nothing pins it.
+    """
     if pinned is not None and not re.fullmatch("[0-9a-fA-F]{64}", pinned):
         raise BadSetting(f"sha256 is {pinned!r}; expected 64 hexadecimal digits, as `sha256sum {checkpoint}` prints them")
     digest = hashlib.file_digest(file, "sha256").hexdigest()
     in_name = re.search(r"-([0-9a-f]{8})\.\w+$", checkpoint.name)
     expected = pinned.lower() if pinned else in_name[1] if in_name else None
     if expected is None:
-        raise BadData(f"{checkpoint} is a pickle that nothing vouches for; if you trust it, pin it: set sha256={digest}")
+        raise BadData(f"{checkpoint} is a pickle without a known hash; if you trust it, pin it: set sha256={digest}")
     if not digest.startswith(expected):
         where = "the setting sha256" if pinned else "its name"
         raise BadData(f"{checkpoint} has the sha256 {digest}, not {expected} as in {where}; download it again")
@@ -131,7 +134,7 @@ def _check_hash(file: BufferedReader, checkpoint: Path, pinned: str | None) -> s
 
 
 def _read(file: BufferedReader, checkpoint: Path, digest: str, *, trusted: bool) -> dict[str, Any]:
-    """The checkpoint's plain content: {"config": ..., "state_dict": ...}."""
+    """The content of the checkpoint that is needed: {"config": ..., "state_dict": ...}; raises BadData."""
     saved = _unpickle(file, checkpoint, digest, trusted)
     try:
         saved["state_dict"].keys()
@@ -153,14 +156,14 @@ def _unpickle(file: BufferedReader, checkpoint: Path, digest: str, trusted: bool
         file.seek(0)
         try:
             return torch.load(file, map_location="cpu", weights_only=weights_only)
-        except Exception as e:  # zip, pickle and torch raise a dozen kinds
+        except Exception as e:  # zip, pickle and torch raise many types
             error = e
-    hint = "get it again" if trusted else f"get it again, or if you trust it set sha256={digest} to unpickle all of it"
+    hint = "download it again" + ("" if trusted else f", or if you trust it set sha256={digest} to unpickle all of it")
     raise BadData(f"cannot read {checkpoint} as tensors and plain data ({one_line(error)}); {hint}") from error
 
 
 def _base_model(name: str, checkpoint: Path) -> Path:
-    """The folder with config and tokenizer of the model that the checkpoint started from, from the hub or its cache."""
+    """The folder with config and tokenizer of the checkpoint's base model, from the hub or its cache."""
     if Path(name).is_dir():
         return Path(name)
     purpose = f"config and tokenizer of {name} for {checkpoint.name}"
@@ -168,18 +171,18 @@ def _base_model(name: str, checkpoint: Path) -> Path:
 
 
 def _build(saved: dict[str, Any], checkpoint: Path, base: Path, device: str) -> Any:
-    """Detoxify with the checkpoint's weights, told the most tokens that its model can read."""
+    """Detoxify with the checkpoint's weights and the maximum input length of its model; raises BadData."""
     Detoxify = _library()
     try:
         detoxify = Detoxify(checkpoint=_as_file(saved, base), device=device)
-    except Exception as e:  # transformers and torch raise a dozen kinds
+    except Exception as e:  # transformers and torch raise many types
         raise BadData(
             f"cannot build the classifier of {checkpoint} ({one_line(e)}); check that the config in {base} belongs to it"
         ) from e
-    # what is missing would start at random, with no more than a log line
+    # missing weights would be initialised at random, with only a log message
     missing = [name for name, _ in detoxify.model.named_parameters() if name not in saved["state_dict"]]
     if missing:
-        raise BadData(f"{checkpoint} lacks {len(missing)} weights of its classifier, such as {missing[0]}; get it again")
+        raise BadData(f"{checkpoint} lacks {len(missing)} weights of its classifier, such as {missing[0]}; download it again")
     detoxify.tokenizer.model_max_length = longest(detoxify.tokenizer, detoxify.model.config)
     return detoxify
 
@@ -193,9 +196,9 @@ def _library() -> Any:
 
 
 def _as_file(saved: dict[str, Any], base: Path) -> BytesIO:
-    """The checkpoint as Detoxify reads one, its base model in a local folder.
+    """The checkpoint in Detoxify's format, with its base model in a local folder.
 
-    Detoxify's own `huggingface_config_path` would ask for model_type first all the same, and lose the number of classes.
+    Detoxify's option `huggingface_config_path` would still look up model_type first, and lose the number of classes.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Fluency by a judge language model: how surprised it is by a response after its prompt."""
+"""Fluency under a judge language model: the NLL of a response given its prompt."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from ..data.prompt_files import opening
 
 
 class JudgeModel:
-    """A language model that reads text, with a tokenizer of its own, so that it can judge any policy.
+    """A language model with its own tokenizer that scores the text of any policy.
 
-    It reads a prompt as its tokenizer begins a text, and a response that leaves no room for a token of the prompt not at all.
+    A prompt begins with the opening special tokens of its tokenizer; a response that leaves no room for one token of the
+    prompt is not scored.
     """
 
     def __init__(self, policy: Policy, tokenizer: Any, identity: dict[str, Any], batch_size: int = 256) -> None:
@@ -51,7 +52,7 @@ class JudgeModel:
         return np.where(fits, nll.double().cpu().numpy(), np.nan), tokens
 
     def _rollout(self, prompts: list[list[int]], responses: list[list[int]]) -> Rollout:
-        """Padded on both sides; where the context is too short a prompt loses its beginning."""
+        """Pad prompts on the left and responses on the right; prompts that exceed the context lose their beginning."""
         prompts = [(p or [self.policy.bos])[len(r) - self.policy.context :] for p, r in zip(prompts, responses)]
         width, length = max(map(len, prompts)), max(1, *map(len, responses))
         tokens = torch.tensor([[0] * (width - len(p)) + p for p in prompts], device=self.policy.device)

@@ -1,11 +1,11 @@
-"""The guard around every scorer: a text that it fails on is unscored (NaN), and what is no score never enters a run.
+"""The guard around every scorer: a text on which the scorer fails is unscored (NaN), and invalid scores never enter a run.
 
-A scorer scores each text (and its prompt) by itself: the score does not depend on what else is in the batch. So a batch
-that fails is asked again text by text, and a text that fails alone is NaN. A score outside [0, 1], or another number of
-scores than texts, is no accident of a text but an error of the scorer. An interruption passes through.
+The score of a text (with its prompt) must not depend on the rest of the batch. If a batch fails, its texts are therefore
+scored one by one, and a text that fails alone is NaN. A score outside [0, 1], or a wrong number of scores, is an error of the
+scorer and not of a text. An interruption passes through.
 
-The time limit is an alarm of the operating system, so it is kept in the main thread only, and the scorer is stopped when
-the interpreter runs again: at once in Python code and in waiting, at its return in a library's own loop.
+The time limit uses an alarm signal, so it works in the main thread only, and stops the scorer when the interpreter runs
+again: at once in Python code and while waiting, on return in the loop of a compiled library.
 """
 
 from __future__ import annotations
@@ -29,37 +29,37 @@ from harness.api import BadScorer, BadSetting, BenchError
 
 log = logging.getLogger(__name__)
 TIMEOUT = 3600.0
-"""Seconds that a call of a scorer may take where the settings do not say."""
+"""Default time limit of one call of a scorer, in seconds."""
 PATIENCE = 8
-"""So many texts in a row without an answer in time, and it is the scorer that hangs, not the texts."""
+"""After this many timeouts in a row the scorer is considered hung."""
 ROUNDING = 1e-6
-"""How far outside [0, 1] a score may lie by the rounding of float32; it is put back."""
+"""Tolerance outside [0, 1] for the rounding of float32; such scores are clipped."""
 
 
 NO_FILE: Mapping[str, Any] = {}
 
 
 class TooSlow(BaseException):
-    """The time limit of a scorer; no `Exception`, so that the scorer's own handlers let it pass."""
+    """A call of a scorer exceeded its time limit; not an `Exception`, so that handlers in the scorer do not catch it."""
 
 
 class GuardedScorer:
-    """A scorer whose failures on a text are NaN, and whose other failures are one line that names it.
+    """A wrapped scorer that returns NaN for texts on which it fails, and raises BadScorer for invalid results.
 
-    timeout    seconds that one call may take; a batch that takes longer is asked again text by text, and a text that takes
-               longer is unscored
+    timeout    time limit of one call in seconds; a batch that exceeds it is scored text by text, and a text that exceeds
+               it is unscored
     """
 
     def __init__(self, scorer: Any, name: str, timeout: float | None = None, file: Mapping[str, Any] = NO_FILE) -> None:
-        """`file` is what the identity says beside the scorer's own, where its class comes from a file."""
+        """Wrap a scorer; `file` is added to its identity if its class comes from a file. Raises BadScorer, BadSetting."""
         self.identity: dict[str, Any] = _identity(scorer, name, file)
         self.slow, self.reads_prompt = (bool(getattr(scorer, word, False)) for word in ("slow", "reads_prompt"))
         self.items: Callable[..., float] | None = self.count if callable(getattr(scorer, "items", None)) else None
         self._scorer, self._name, self._timeout = scorer, name, _seconds(name, timeout)
-        self._late = 0  # texts in a row without an answer in time
+        self._late = 0  # consecutive timeouts
 
     def score(self, prompts: list[str], responses: list[str]) -> NDArray:
-        """The score of each response, in [0, 1], NaN where the scorer failed: -> [N] float64."""
+        """The score of each response, in [0, 1], NaN if the scorer failed: -> [N] float64; raises BadScorer."""
         if not responses:
             return np.empty(0)
         try:
@@ -100,16 +100,18 @@ class GuardedScorer:
         try:
             scores = np.asarray(found.detach().cpu() if hasattr(found, "detach") else found, dtype=float)
         except (TypeError, ValueError):
-            raise BadScorer(f"scorer {self._name!r} gave {type(found).__name__}, no array of {n} numbers, one a text") from None
+            kind = type(found).__name__
+            raise BadScorer(f"scorer {self._name!r} returned {kind}; expected an array of {n} numbers, one per text") from None
         if scores.shape != (n,):
-            raise BadScorer(f"scorer {self._name!r} gave scores of shape {scores.shape} for {n} texts; expected ({n},)")
+            raise BadScorer(f"scorer {self._name!r} returned scores of shape {scores.shape} for {n} texts; expected ({n},)")
         outside = (scores < -ROUNDING) | (scores > 1 + ROUNDING)  # NaN is neither
         if outside.any():
-            raise BadScorer(f"scorer {self._name!r} gave a score of {scores[outside][0]:g}; expected [0, 1], or NaN for none")
+            found = f"{scores[outside][0]:g}"
+            raise BadScorer(f"scorer {self._name!r} returned a score of {found}; expected [0, 1], or NaN for unscored")
         return scores.clip(0.0, 1.0)
 
     def count(self, *texts: str) -> float:
-        """What the scorer's `items` counts in a text, NaN where it failed."""
+        """The number of items in a text by the scorer's `items`; NaN if it failed."""
         try:
             with self._limit():
                 return float(self._scorer.items(*texts))
@@ -124,7 +126,7 @@ class GuardedScorer:
         if threading.current_thread() is threading.main_thread():
             return limited(self._timeout or TIMEOUT)
         if self._timeout is not None:
-            raise BadSetting(f"scorers.{self._name}.timeout is kept in the main thread only; score there, or leave it out")
+            raise BadSetting(f"scorers.{self._name}.timeout works in the main thread only; score there, or leave it out")
         return limited(None)
 
     def _count_late(self, failed: BaseException) -> None:
@@ -132,11 +134,11 @@ class GuardedScorer:
         if self._late >= PATIENCE:
             raise BadScorer(
                 f"scorer {self._name!r} did not answer within {self._timeout or TIMEOUT:g} s for {PATIENCE} texts in a row; "
-                f"look at it, or raise scorers.{self._name}.timeout"
+                f"check the scorer, or raise scorers.{self._name}.timeout"
             )
 
     def _say(self, failures: Sequence[BaseException], texts: list[str], of: int = 1) -> None:
-        """How many texts have no score, and why the first has none; an error's own words may quote the text."""
+        """Log the number of unscored texts and where the first failed; error messages may quote the text and are omitted."""
         log.warning(
             "%s could not score %d of %d texts, the first of %d characters: %s",
             self._name, len(failures), of, len(texts[0]), _reason(failures[0]),
@@ -144,7 +146,7 @@ class GuardedScorer:
 
 
 def _identity(scorer: Any, name: str, file: Mapping[str, Any]) -> dict[str, Any]:
-    """A scorer's identity, which goes into records as JSON; raises BadScorer."""
+    """The identity of a scorer, which is stored in records as JSON; raises BadScorer if it has none or it is not JSON."""
     if not callable(getattr(scorer, "score", None)):
         raise BadScorer(f"scorer {name!r} has no method score(prompts, responses)")
     identity = getattr(scorer, "identity", {} if file else None)
@@ -154,7 +156,7 @@ def _identity(scorer: Any, name: str, file: Mapping[str, Any]) -> dict[str, Any]
     try:
         json.dumps(identity, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as e:
-        raise BadScorer(f"the identity of scorer {name!r} cannot be written as JSON ({e}); keep to text and numbers") from None
+        raise BadScorer(f"the identity of scorer {name!r} cannot be written as JSON ({e}); use only text and numbers") from None
     return identity
 
 
@@ -175,7 +177,7 @@ def _reason(failed: BaseException) -> str:
 
 @contextmanager
 def limited(seconds: float | None) -> Iterator[None]:
-    """Raise TooSlow in the block after so many seconds; in the main thread only. An alarm that was set before goes on."""
+    """Raise TooSlow in the block after `seconds`, in the main thread only; an earlier alarm is restored afterwards."""
     if seconds is None:
         yield
         return

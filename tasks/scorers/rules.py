@@ -1,4 +1,4 @@
-"""Scorers by rules: VADER, Presidio, scrubadub, phrases."""
+"""Rule-based scorers: VADER, Presidio, scrubadub, repeated phrases."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.api import BadSetting, MissingPrerequisite, hub, one_line
 class VaderScorer:
     """Sentiment of the response by VADER's rules (Hutto and Gilbert 2014): (compound + 1) / 2.
 
-    direction  what is wanted: positive, or negative
+    direction  the desired sentiment: positive or negative
     """
 
     def __init__(self, direction: str = "positive") -> None:
@@ -33,20 +33,19 @@ class VaderScorer:
 
 
 class NegativeVaderScorer(VaderScorer):
-    """VADER where negative sentiment is wanted."""
+    """VADER with negative as the desired sentiment."""
 
     def __init__(self) -> None:
         super().__init__("negative")
 
 
 class PersonalDataScorer:
-    """1 where Presidio's recognisers of e-mail addresses and telephone numbers find nothing in the response, else 0.
+    """1 if Presidio's recognisers of e-mail addresses and telephone numbers find nothing in the response, else 0.
 
-    Presidio rather than scrubadub, which Korbak et al. 2023 took: it is maintained, and its recognisers by pattern need
-    no language model. Its check of domains asks the network for a list of suffixes; ours reads the list that ships
-    with tldextract.
+    Korbak et al. 2023 used scrubadub; Presidio is maintained, and its pattern recognisers need no language model. Its check
+    of domains would download a list of suffixes; this one reads the list that ships with tldextract.
 
-    regions    whose telephone numbers count
+    regions    countries whose telephone numbers count
     """
 
     def __init__(self, regions: tuple[str, ...] = ("GB", "US")) -> None:
@@ -63,17 +62,17 @@ class PersonalDataScorer:
         return np.array([float(self.items(r) == 0) for r in responses], dtype=float)
 
     def items(self, text: str) -> int:
-        """How many addresses and numbers there are in a text."""
+        """The number of addresses and telephone numbers in a text."""
         return sum(len(r.analyze(text, r.supported_entities, None)) for r in self._recognisers)
 
 
 class ScrubadubScorer:
-    """1 where scrubadub finds no personal data in the response, else 0: the scorer of Korbak et al. 2023 (arXiv:2302.08582).
+    """1 if scrubadub finds no personal data in the response, else 0: the scorer of Korbak et al. 2023 (arXiv:2302.08582).
 
-    Its own detectors: credentials, credit cards, e-mail addresses, telephone and social security numbers, names on
-    Twitter, URLs. The paper's further ones need a model or a service, and are left out.
+    It uses scrubadub's default detectors: credentials, credit cards, e-mail addresses, telephone and social security
+    numbers, Twitter names, URLs. The paper's further detectors need a model or a service and are left out.
 
-    locale     whose telephone numbers count
+    locale     locale of the telephone numbers
     """
 
     def __init__(self, locale: str = "en_US") -> None:
@@ -90,16 +89,16 @@ class ScrubadubScorer:
         return np.array([float(self.items(r) == 0) for r in responses], dtype=float)
 
     def items(self, text: str) -> int:
-        """How many items of personal data there are in a text."""
+        """The number of items of personal data in a text."""
         return sum(1 for _ in self._scrubber.iter_filth(text))
 
 
 class PhraseScorer:
-    """1 - the share of phrases of the response that say again what an earlier one said.
+    """1 - the share of phrases of the response that repeat an earlier one.
 
-    A phrase ends at a mark of punctuation, at a line's end, or after eight words. Two phrases say the same where they
-    share three quarters of their words, in whatever order: so this also sees a list that is shuffled or slightly reworded,
-    which the n-grams of `diversity` do not. A phrase of one word says nothing; without any phrase the score is 1.
+    A phrase ends at a punctuation mark, at the end of a line, or after eight words. Two phrases are the same if they share
+    three quarters of their words in any order, which also detects a list that is shuffled or slightly reworded, unlike the
+    n-grams of `diversity`. Phrases of one word are ignored; without any phrase the score is 1.
     """
 
     LONGEST = 8
@@ -126,7 +125,7 @@ class PhraseScorer:
 
 
 def optional(module: str, extra: str) -> Any:
-    """A package that only some tasks need; raises MissingPrerequisite without it."""
+    """Import a package that only some tasks need; raises MissingPrerequisite if it is not installed."""
     import importlib
 
     try:

@@ -1,4 +1,4 @@
-"""Scorers of code style: pycodestyle and parso, line by line."""
+"""Scorers of code style by line: pycodestyle and parso."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from harness.api import hub
 
 from .rules import optional
 
-ENDS = ("\n", "\r")  # of a line
-INSIDE = (" ", "\t", "\f", *ENDS)  # how a line of a function's body begins
-READING = 2  # of what the style checkers say: raised when the same findings give another score
+ENDS = ("\n", "\r")  # line terminators
+INSIDE = (" ", "\t", "\f", *ENDS)  # first characters of lines in a function body
+READING = 2  # version of the conversion from violations to scores
 
 
 class StyleScorer:
-    """1 - the share of the response's lines of code with a violation of PEP 8, by pycodestyle's own choice of rules.
+    """1 - the share of the response's lines of code with a violation of PEP 8, by pycodestyle's default rules.
 
-    The function is read together with the prompt that opens it; a last line that was cut off is left out, and text that
-    is not code has no line and scores 1.
+    The function is checked together with the prompt that begins it; a truncated last line is left out, and text without
+    code scores 1.
     """
 
     def __init__(self) -> None:
         import pycodestyle
 
-        self._options = pycodestyle.StyleGuide(quiet=2, config_file=False).options  # nobody's own configuration
+        self._options = pycodestyle.StyleGuide(quiet=2, config_file=False).options  # ignore user configuration
         self.identity = {"name": "pycodestyle", "version": version("pycodestyle"), "reading": READING}
 
     def score(self, prompts: list[str], responses: list[str]) -> NDArray:
@@ -38,17 +38,17 @@ class StyleScorer:
         first, lines = code_lines(prompt, response)
         if first >= len(lines):
             return 1.0
-        # a bracket that is never closed is reported on the line after the last
+        # an unclosed bracket is reported on the line after the last
         faulty = {min(line, len(lines)) for line, _ in self.violations(lines) if line > first}
         return 1.0 - len(faulty) / (len(lines) - first)
 
     def items(self, prompt: str, response: str) -> int:
-        """How many violations there are in the response's lines."""
+        """The number of violations in the response's lines."""
         first, lines = code_lines(prompt, response)
         return sum(line > first for line, _ in self.violations(lines)) if len(lines) > first else 0
 
     def violations(self, lines: list[str]) -> list[tuple[int, str]]:
-        """The violations of a file: the line's number, from 1, and the rule's code."""
+        """The violations in a file: (line number from 1, code of the rule)."""
         import pycodestyle
 
         found: list[tuple[int, str]] = []
@@ -63,9 +63,9 @@ class StyleScorer:
 
 
 class ParsoScorer(StyleScorer):
-    """The same by parso's rules of PEP 8: a second implementation, which reads code that does not end.
+    """1 - the share of lines of code with a violation of PEP 8 by parso, a second implementation that parses incomplete code.
 
-    Its rules of the length of lines and of blank lines between definitions are left out, as a response has one function.
+    Its rules on line length and on blank lines between definitions are left out, since a response is one function.
     """
 
     LEFT_OUT = frozenset({302, 303, 305, 391, 501, 901, 903})
@@ -77,7 +77,7 @@ class ParsoScorer(StyleScorer):
 
     @staticmethod
     def needs(options: dict[str, Any]) -> list[hub.Need]:
-        """What must be there before it can be built."""
+        """The prerequisites of the scorer."""
         return [hub.package("parso", "code")]
 
     def violations(self, lines: list[str]) -> list[tuple[int, str]]:
@@ -86,7 +86,7 @@ class ParsoScorer(StyleScorer):
 
 
 def code_lines(prompt: str, response: str) -> tuple[int, list[str]]:
-    """The last function that the text opens: how many lines of it are the prompt's, and its whole lines; (0, []) if none."""
+    """The number of prompt lines and all complete lines of the last function in the text; (0, []) if there is none."""
     lines = source_lines(prompt + response)
     starts = [i for i, line in enumerate(lines) if line.startswith("def ")]
     if not starts:
@@ -95,19 +95,19 @@ def code_lines(prompt: str, response: str) -> tuple[int, list[str]]:
     end = body_end(lines, start)
     if not lines[end - 1].endswith(ENDS):
         end -= 1
-    before = sum(line.endswith(ENDS) for line in source_lines(prompt))  # a prompt ends at a line's end
+    before = sum(line.endswith(ENDS) for line in source_lines(prompt))  # a prompt ends with a newline
     return max(1, before - start), lines[start:end]
 
 
 def source_lines(text: str) -> list[str]:
-    """The lines as Python reads them, with their ends: `splitlines` would also break a line at a form feed."""
+    """The lines of a Python source with their terminators; unlike `splitlines`, form feeds do not end a line."""
     return list(StringIO(text, newline=""))
 
 
 def body_end(lines: list[str], start: int) -> int:
-    """Where the body of the function in a line ends: before the first line that is neither indented nor blank.
+    """The index after the last line of the function that starts at `start`: its body ends before an unindented line.
 
-    Blank lines inside the body are part of it, those behind it are not.
+    Blank lines inside the body belong to it, trailing ones do not.
     """
     end = next((i for i in range(start + 1, len(lines)) if lines[i][:1] not in INSIDE), len(lines))
     while end > start + 1 and lines[end - 1][:1] in ENDS:

@@ -140,7 +140,7 @@ def test_real_models_and_prompts(harness, tmp_path, request, model, prompts):
     kept = [p.name for p in (tmp_path / ".cache").iterdir()]
     assert len(kept) == 2  # responses and scores, for the next run on this model
     code, out, err = harness(*run(tmp_path, "base", **REAL), *world, "--seed", "1")
-    assert code == 0 and "drawing base responses" not in err
+    assert code == 0 and "sampling base responses" not in err
 
 
 @UNDRAWN
@@ -268,7 +268,7 @@ def test_a_corrupt_cache_is_named_and_made_again(harness, tmp_path, gpt2, rtp):
     cached = next((tmp_path / ".cache").glob("responses-*.npz"))
     cached.write_bytes(b"broken")
     code, _, err = harness(*command, "--fresh")
-    assert code == 0 and cached.name in err and "they are made again" in err and cached.stat().st_size > 1000
+    assert code == 0 and cached.name in err and "they are computed again" in err and cached.stat().st_size > 1000
 
 
 @UNDRAWN

@@ -88,14 +88,14 @@ def test_a_file_may_have_a_choice_among_its_settings(harness, tmp_path):
 
 def test_nothing_is_overwritten(tmp_path):
     (tmp_path / "test_mine.py").write_text("mine")
-    with pytest.raises(Unwritable, match=r"test_mine.py is there already"):
+    with pytest.raises(Unwritable, match=r"test_mine.py already exists"):
         new_plugin("method", "mine", tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["test_mine.py"] and (tmp_path / "test_mine.py").read_text() == "mine"
 
 
 @pytest.mark.parametrize("name", ["2fast", "Mine", "my way", "class", "", "../mine", "a.b"])
 def test_names_that_cannot_be_a_module(tmp_path, name):
-    with pytest.raises(BadSetting, match="small letters"):
+    with pytest.raises(BadSetting, match="lower-case letters"):
         new_plugin("method", name, tmp_path)
 
 

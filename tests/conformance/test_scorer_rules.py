@@ -40,8 +40,8 @@ HEAD = "import numpy as np\ncalls = []\nclass Mine:\n    def score(self, prompts
 SOUND = "        return np.array([1 / (1 + r.count('e')) for r in responses])\n"
 FAULTS = {  # what `score` does: the rule that fails, words of what was found
     "return np.ones((len(responses), 1))": ("scores", "of shape"),
-    "return np.array([2.0] * len(responses))": ("scores", "gave a score of 2; expected [0, 1]"),
-    "return 'good'": ("scores", "no array of"),
+    "return np.array([2.0] * len(responses))": ("scores", "returned a score of 2; expected [0, 1]"),
+    "return 'good'": ("scores", "expected an array of"),
     "return np.array([np.nan if i < 9 else 0.5 for i in range(len(responses))])": ("ordinary text", "9 of 24 have no score"),
     "return np.full(len(responses), 0.5)": ("tells apart", "1 different scores"),
     "return np.array([one(r) for r in responses])": ("unscorable", "0 for a text that could not be read"),
@@ -63,7 +63,7 @@ CONNECT = (
 )
 IDENTITIES = {
     "{'version': 1, 'clock': __import__('time').time_ns()}": ("identity", "differ"),
-    "{'sizes': (1, 2)}": ("identity", "after it was written"),
+    "{'sizes': (1, 2)}": ("identity", "when it is written"),
 }
 
 

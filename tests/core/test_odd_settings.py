@@ -40,7 +40,7 @@ QUARK = ["run", "--method", "quark", "--task", "toxicity", "--dry-run"]
         (["--budget", "nan"], "'budget.flops'"),
         (["--seed", "18446744073709551616"], f"from 0 to {MAX_SEED}; found 18446744073709551616"),
         (["--seeds", "18446744073709551616"], f"from 0 to {MAX_SEED}"),
-        (["--seeds", "0-999999999"], "names more than 10000 seeds"),
+        (["--seeds", "0-999999999"], "has more than 10000 seeds"),
         (["--seeds", "7" * 5000], "--seeds takes 0-4"),
         (["--seeds", "-1"], "--seeds takes 0-4"),
     ],
@@ -85,7 +85,7 @@ def test_seeds_have_bounds_and_keep_their_order():
     assert parse_seeds("3, 1-2 ,3") == [3, 1, 2] and len(parse_seeds("1-10000")) == 10_000
     assert check_seed(MAX_SEED) == MAX_SEED
     for seed in (-1, MAX_SEED + 1, 10**5000):
-        with pytest.raises(BadSetting, match=r"a seed is a whole number from 0 to"):
+        with pytest.raises(BadSetting, match=r"a seed that is an integer from 0 to"):
             check_seed(seed)
     with pytest.raises(BadSetting, match="more than 10000 seeds"):
         parse_seeds("0-9000,10000-12000")

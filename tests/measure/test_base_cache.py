@@ -40,7 +40,7 @@ def file(out: Path, kind: str) -> Path:
 
 
 def test_how_much_will_be_drawn_is_said_before_it_is(first):
-    assert f"{N} to each of 3 prompts, {3 * N} in all" in first[2][0] and "left" in first[2][1]
+    assert f"{N} for each of 3 prompts, {3 * N} in total" in first[2][0] and "left" in first[2][1]
     assert base_responses._left(30) == "about 30 s left" and base_responses._left(1000) == "about 17 min left"
     assert base_responses._left(10_000) == "about 2.8 hours left"
 
@@ -103,7 +103,7 @@ def test_a_damaged_file_is_named_and_made_again_and_never_run(first, out, kind, 
     path, mark, said = file(out, kind), out / "mark", []
     path.write_bytes(DAMAGE[damage](path, mark))
     again = known(out, say=said.append)
-    assert str(path) in said[0] and "made again" in said[0] and said[0].isprintable()
+    assert str(path) in said[0] and "computed again" in said[0] and said[0].isprintable()
     assert (again.responses == first[0].responses).all() and np.array_equal(again.reward, first[0].reward)
     assert not mark.exists() and known(out, say=pytest.fail)
 
@@ -129,7 +129,7 @@ def test_a_folder_in_the_place_of_a_file_is_said_before_the_work(out):
     path, said = file(out, "responses"), []
     path.unlink()
     path.mkdir()
-    with pytest.raises(Unwritable, match="a folder is there; move it away"):
+    with pytest.raises(Unwritable, match="it is a folder; move it"):
         known(out, say=said.append)
     assert said == []
 
@@ -174,5 +174,5 @@ def test_a_kept_score_that_is_no_number_is_refused_in_one_line(tmp_path):
     assert cached.score([""], ["a"]).tolist() == cached.score([""], ["a"]).tolist() == [0.5]
     with sqlite3.connect(cached.path) as db:
         db.execute("UPDATE scores SET score = 'high'")
-    with pytest.raises(BadData, match=r"a score in it is 'high', which is none in \[0, 1\].; delete the file and run again"):
+    with pytest.raises(BadData, match=r"it holds the score 'high', expected \[0, 1\].; delete the file and run again"):
         cached.score([""], ["a"])

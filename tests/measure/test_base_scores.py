@@ -78,19 +78,19 @@ def test_a_score_out_of_range_is_refused_wherever_it_enters(name, wrong, tmp_pat
 
     honest = Task(lambda scores, rollout: scores)
     bad = Task(off) if name == "judge" else Task(lambda scores, rollout: scores, off)
-    with pytest.raises(BadScorer, match=f"the task's {name} gave values from .* and values in"):
+    with pytest.raises(BadScorer, match=f"the task's {name} returned values from .* and values in"):
         known(bad, Cache(tmp_path))
     measured = evaluator.Evaluator(bad, toy_task.toy_policy(), known(honest, Cache(tmp_path)), SETTINGS, lambda _: None)
     bad.texts = lambda rollout: [str(row) for row in rollout.response.tolist()]
-    with pytest.raises(BadScorer, match=f"the task's {name} gave"):
+    with pytest.raises(BadScorer, match=f"the task's {name} returned"):
         measured.point(toy_task.toy_policy())
     if name == "judge":
-        with pytest.raises(BadScorer, match="judge gave"):
+        with pytest.raises(BadScorer, match="judge returned"):
             measured._said(toy_task.toy_policy(), bad.decoding, torch.Generator(), 2)
 
 
 def test_scores_of_another_shape_are_refused():
-    with pytest.raises(BadScorer, match=r"gave shape \(2, 1\) for 2 responses; expected shape \(2,\)"):
+    with pytest.raises(BadScorer, match=r"returned shape \(2, 1\) for 2 responses; expected shape \(2,\)"):
         evaluator.scored("judge", torch.zeros(2, 1), 2)
     assert np.isnan(evaluator.scored("judge", torch.tensor([0.5, torch.nan]), 2)).tolist() == [False, True]
 
@@ -116,4 +116,4 @@ def test_kept_scores_of_base_responses_that_are_none_are_never_read_as_data(chan
     said: list[str] = []
     again = known(task, cache, say=said.append)
     assert (again.judge == whole.judge).all() and (again.reward == whole.reward).all()
-    assert any(f"the cached scores in {path}" in line and line.endswith("they are made again") for line in said)
+    assert any(f"the cached scores in {path}" in line and line.endswith("they are computed again") for line in said)

@@ -27,7 +27,7 @@ def test_a_task_that_decodes_otherwise_is_refused_before_anything_is_drawn(tmp_p
     task = Task()
     task.decoding = Decoding(max_new_tokens=5, top_p=0.9)
     said = []
-    with pytest.raises(BadSetting, match=r"is to be measured under {'top_p': 0.9}, .*paper_decodings"):
+    with pytest.raises(BadSetting, match=r"has the decoding {'top_p': 0.9}, .*paper_decodings"):
         known(tmp_path, task=task, say=said.append)
     assert said == []
 

@@ -119,7 +119,7 @@ UNFINISHED = {
     "other settings": (edit("manifest.json", identity={"seed": 3}), "holds the record of another run"),
     "a manifest that is cut off": (text("manifest.json", '{"schema'), "manifest.json is not strict JSON"),
     "a manifest 1,000 levels deep": (text("manifest.json", DEEP), "manifest.json is not"),
-    "a manifest that is a folder": (folder("manifest.json"), "manifest.json cannot be read: it is no regular file"),
+    "a manifest that is a folder": (folder("manifest.json"), "manifest.json cannot be read: it is not a regular file"),
     "a trajectory that is a folder": (folder("trajectory.jsonl"), "trajectory.jsonl cannot be read: Is a directory"),
     "a trajectory without its rows": (text("trajectory.jsonl", ""), "has 0 rows, its checkpoint knows 2"),
     "a row that is cut off": (text("trajectory.jsonl", '{"update": 0}\n{"up'), "has 1 rows, its checkpoint knows 2"),
@@ -144,7 +144,7 @@ DONE = {
     "no status": (edit("summary.json", status=None), "has the status None"),
     "no cost": (edit("summary.json", cost={}), "summary.json is gone, or not what the run left"),
     "1,000 levels deep": (text("summary.json", DEEP), "summary.json is not"),
-    "a summary that is a folder": (folder("summary.json"), "summary.json cannot be read: it is no regular file"),
+    "a summary that is a folder": (folder("summary.json"), "summary.json cannot be read: it is not a regular file"),
     "a summary that leads nowhere": (
         lambda path: ((path / "summary.json").unlink(), (path / "summary.json").symlink_to(path / "nowhere")),
         "summary.json is missing",

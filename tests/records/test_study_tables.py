@@ -200,7 +200,7 @@ def test_a_table_that_is_cut_off_gone_or_leads_out_is_named(name, study, tmp_pat
     assert "leads out of the record" in problem(study)
     path.unlink()
     path.mkdir()
-    assert "no regular file" in problem(study)
+    assert "not a regular file" in problem(study)
     path.rmdir()
     if name != "runs":
         assert f"{name}.parquet is missing" in problem(study)
@@ -243,7 +243,7 @@ def test_numbers_that_are_not_finite_and_text_that_is_none_are_refused(study):
 
 def test_a_table_that_unpacks_to_too_much_is_refused(study, monkeypatch):
     monkeypatch.setattr(layout, "ROWS", 10)
-    assert "rows; a record's table has 10 at most" in problem(study)
+    assert "rows; expected at most 10 in a record" in problem(study)
     monkeypatch.undo()
     rewritten(study, "samples", with_column("response", lambda v: pyarrow.array(["x" * 1000] * len(v))))
     monkeypatch.setattr(files, "TABLE_BYTES", 10_000 + (study / "runs.parquet").stat().st_size)
@@ -257,8 +257,8 @@ def test_a_table_that_unpacks_to_too_much_is_refused(study, monkeypatch):
         ("manifest", "[1]", "is no JSON object"),
         ("manifest", "{}", "no schema_version"),
         ("manifest", '{"schema_version": 99}', "install a newer one"),
-        ("identity", '{"a": NaN}', "NaN is not a number of JSON"),
-        ("identity", "[" * 70 + "]" * 70, "values within each other"),
+        ("identity", '{"a": NaN}', "NaN is not a JSON number"),
+        ("identity", "[" * 70 + "]" * 70, "nested more than 64 levels deep"),
         ("status", "lost", "manifest.json is not a record: status"),
         ("summary", None, "summary.json is missing"),
         ("summary", '{"schema_version": 1, "run_id": "5e5e5e5e-s0"}', "summary.json is not a record"),

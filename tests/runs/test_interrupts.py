@@ -125,7 +125,7 @@ def test_another_ctrl_c_does_not_cut_the_line_short(harness, monkeypatch):
     monkeypatch.setattr(main, "app", fails)
     code, out, err = harness("env")
     assert (code, out) == (130, "")
-    assert err == "error: interrupted; what was finished is kept, and the same command does the rest\n"
+    assert err == "error: interrupted; finished work is kept; run the same command to resume\n"
     assert at_exit == [(signal.signal, signal.SIGINT, signal.SIG_IGN)]  # Python itself sets it back before the very end
 
 

@@ -117,12 +117,12 @@ def test_what_a_preset_says_of_a_thing_goes_when_a_file_swaps_it(files):
 
 
 WRONG = {
-    'model.id = "x"': "does not say what it extends",
+    'model.id = "x"': "has no key extends",
     'extends = "mirco"': "did you mean 'micro'",
     'extends = "micro"\n[modle]\nid = "x"': "no table named 'modle'; did you mean 'model'",
-    'extends = "micro"\nmodel = 3': "model is a table",
+    'extends = "micro"\nmodel = 3': "expected a table [model]",
     'extends = "micro"\n[tasks.toxicty]\nkl_cap = 1.0': "no task named 'toxicty'; did you mean 'toxicity'",
-    'extends = "micro"\n[tasks]\ntoxicity = 1': "tasks.toxicity is a table",
+    'extends = "micro"\n[tasks]\ntoxicity = 1': "expected a table [tasks.toxicity]",
     'extends = "micro"\n[methods.quakr]\nlr = 1.0': "no method named 'quakr'; did you mean 'quark'",
     'extends = "micro"\n[tasks.toxicity]\nkl_cup = 1.0': "task toxicity: unknown setting 'task.kl_cup'; did you mean 'kl_cap'",
     "extends = [": "is not TOML",
@@ -142,7 +142,7 @@ def test_a_file_that_is_not_there_or_has_a_name_of_ours(harness, files):
     words = ["run", "--method", "base", "--dry-run", "--task"]
     for more, code, said in (
         (["toxicity", "--preset", "./none.toml"], 3, "cannot read the preset file none.toml"),
-        (["toxicity", "--preset", "./micro.toml"], 2, "has the name of a preset that ships"),
+        (["toxicity", "--preset", "./micro.toml"], 2, "has the name of a shipped preset"),
         (["./none.py"], 3, "no task file ./none.py"),
         (["./toxicity.py"], 2, "has the name of an installed task"),
         (["toxicity", "--set", "task.reward=./lexicon.py"], 2, "has the name of an installed scorer"),
@@ -161,7 +161,7 @@ TASKS = {
     BARE + "    name = ''\n": (BadData, "has the name ''; expected a name"),
     BARE.replace("version = 1", "like = 'toxicity'"): (BadData, "has no version"),
     BARE + "    def __init__(self, data): ...\n": (BadData, "cannot be made from its parts"),
-    "from harness.api import TextTask\n": (BadData, "one class with a train_prompts method; found 0"),
+    "from harness.api import TextTask\n": (BadData, "one class with a method train_prompts; found 0"),
     BARE + BARE.replace("T(", "U("): (BadData, "found 2"),
     "class T:\n    def train_prompts(self): ...\n": (BadData, "has no version"),
     "class T:\n    version = 1\n    def train_prompts(self): ...\n": (BadData, "has no identity, documents, clean_documents"),

@@ -134,5 +134,5 @@ def test_a_task_without_documents_or_without_offsets(tokenizer, data):
         def __call__(self, *args, **kw):
             return tokenizer(*args, **kw)
 
-    with pytest.raises(BadData, match=r"give one with a tokenizer\.json"):
+    with pytest.raises(BadData, match=r"use a fast one, with a tokenizer\.json"):
         text_task(Slow(), data, [("> one\n", "a.")]).documents(1, rng())

@@ -30,10 +30,10 @@ class Mine:
             yield {"loss": 1.0}
 """
 MALFORMED = {  # what is changed in the file: what it is changed to, the line that is named, and the words of the message
-    "no Settings": ("    Settings = MineSettings\n", "", 7, "has no Settings; expected a class Settings below harness.api"),
+    "no Settings": ("    Settings = MineSettings\n", "", 7, "has no Settings; expected a class Settings derived from harness"),
     "pydantic": ("class MineSettings(Settings):", "import pydantic as p\nclass MineSettings(p.BaseModel):", 8, "Settings"),
     "a dict as Settings": ("Settings = MineSettings", "Settings = {'lr': 1e-2}", 7, "has as Settings an object of type 'dict'"),
-    "no version": ("    version = 1\n", "", 7, "has no version; expected a version that is a whole number"),
+    "no version": ("    version = 1\n", "", 7, "has no version; expected a version that is an integer"),
     "a version of text": ("version = 1", "version = '1.0'", 7, "has the version '1.0'"),
     "a version below 1": ("version = 1", "version = 0", 7, "has the version 0"),
     "a constructor of two": ("self, settings)", "self, settings, more)", 7, "cannot be made from its settings"),
@@ -52,7 +52,7 @@ YIELD = 'yield {"loss": 1.0}'
 BROKEN = {
     "returns None": (None, "        return None\n", 14, "train returned None; expected a generator train(self, trial)"),
     "returns a list": (None, "        return [{}]\n", 14, "train returned an object of type 'list'"),
-    "yields None": (YIELD, "yield None", 17, "yields None; expected a dict of numbers by name at each yield"),
+    "yields None": (YIELD, "yield None", 17, "yields None; expected a dict from names to numbers at each yield"),
     "yields text": (YIELD, "yield 'done'", 17, "yields an object of type 'str'"),
     "yields a tensor": (YIELD, "yield torch.ones(2)", 17, "yields an object of type 'Tensor'"),
     "yields a tensor by name": (YIELD, "yield {'loss': torch.ones(())}", 17, "yields an object of type 'Tensor' as 'loss'"),
@@ -165,7 +165,8 @@ def test_what_was_put_into_kept_state_later_is_looked_at_when_it_is_saved(world)
 def test_the_check_says_the_same_sentence_and_nothing_else(tmp_path):
     kind = registry.load("method", str(written(tmp_path, YIELD, "yield None")))
     first, network = check_class(kind, "mine")
-    assert first.held is False and "yields None; expected a dict of numbers" in first.found and network.name == "network"
+    assert first.held is False and network.name == "network"
+    assert "yields None; expected a dict from names to numbers" in first.found
 
 
 @pytest.mark.usefixtures("few_prompts")

@@ -220,9 +220,9 @@ def test_words_that_are_not_utf_8_are_refused_before_anything_is_done(harness, t
     monkeypatch.chdir(tmp_path)
     for words in ("run -m base -t toxicity --out \udcff", "report \udcff", "new method m --out \udcff"):
         code, out, err = harness(*words.split())
-        assert (code, out) == (2, "") and err.startswith("error: expected words in UTF-8") and "\\udcff" in err
+        assert (code, out) == (2, "") and err.startswith("error: expected arguments in UTF-8") and "\\udcff" in err
     code, out, err = harness("report", "a\0b")
-    assert (code, out) == (2, "") and "'a\\x00b'" in err and "without a null" in err
+    assert (code, out) == (2, "") and "'a\\x00b'" in err and "without null characters" in err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -232,9 +232,9 @@ def test_words_that_are_not_utf_8_are_refused_before_anything_is_done(harness, t
         (OSError(28, "No space left on device", "/full/file"), "error: /full/file: No space left on device"),
         (OSError("the pipe is cold"), "error: the pipe is cold"),
         (PermissionError(13, "Permission denied"), "error: Permission denied"),
-        (MemoryError(), "error: the memory of this machine does not suffice"),
-        (SystemExit(77), "error: something that this command loaded ended the program by sys.exit(77)"),
-        (SystemExit(0), "error: something that this command loaded ended the program by sys.exit(0)"),
+        (MemoryError(), "error: out of memory; reduce evaluation.batch_size"),
+        (SystemExit(77), "error: code loaded by this command called sys.exit(77)"),
+        (SystemExit(0), "error: code loaded by this command called sys.exit(0)"),
     ],
 )
 def test_what_a_machine_refuses_is_one_line(harness, monkeypatch, raised, said):

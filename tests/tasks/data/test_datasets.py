@@ -189,7 +189,7 @@ def test_a_kind_that_is_missing():
 
 
 def test_fields_that_are_not_those_expected():
-    with pytest.raises(BadData, match=r"has the fields text, not those expected: 'prompt'"):
+    with pytest.raises(BadData, match=r"has unexpected fields text: 'prompt'"):
         datasets.load(given(RealToxicityPrompts, [{"text": "a"}]))
     with pytest.raises(BadData, match="expected a text, found int"):
         datasets.load(given(RealToxicityPrompts, [rtp_row(3, 0.1)]))  # type: ignore[arg-type]

@@ -25,7 +25,7 @@ def test_a_training_prompt_that_shares_eight_words_with_a_held_out_one_is_droppe
 
 
 def test_a_prompt_in_two_splits_is_refused_and_the_empty_one_is_everybodys():
-    with pytest.raises(BadData, match="1 prompts are both train and test prompts"):
+    with pytest.raises(BadData, match="1 prompts are in both train and test"):
         hygiene.check(splits(train=["a", "b"], validation=["c"], test=["b"]))
     assert hygiene.check(splits(train=["", "a"], validation=[""], test=[""]))["counts"] == {
         "train": 2,

@@ -193,14 +193,16 @@ def test_a_prompt_without_tokens_becomes_bos(gpt2, llama, tmp_path):
     folders.edit_json(nameless / "tokenizer_config.json", bos_token=None, eos_token=None)
     tokenizer = transformers.AutoTokenizer.from_pretrained(nameless)
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A")
-    with pytest.raises(BadData, match="neither a BOS nor an EOS"):
+    with pytest.raises(BadData, match="neither BOS nor EOS"):
         tokenize([""], tokenizer, max_new_tokens=4, context=64)
 
 
 def test_prompts_that_leave_no_room(llama):
     length = tokenize(["the cat sat"], llama, max_new_tokens=4, context=64).tokens.shape[1]
     assert tokenize(["the cat sat"], llama, max_new_tokens=4, context=length + 4).tokens.shape[1] == length
-    too_long = rf"1 of 2 prompts are too long, one has {length} tokens; a context of {length + 3} leaves {length - 1} beside 4"
+    too_long = (
+        rf"1 of 2 prompts are too long, one has {length} tokens; a context of {length + 3} leaves {length - 1} for the prompt"
+    )
     with pytest.raises(PromptTooLong, match=too_long):
         tokenize(["a", "the cat sat"], llama, max_new_tokens=4, context=length + 3)
     with pytest.raises(EmptySelection, match="no prompts"):

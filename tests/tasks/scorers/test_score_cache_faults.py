@@ -83,7 +83,7 @@ def test_a_kept_value_that_is_no_score_is_never_read_as_one(wrong, cached):
     db.execute("ALTER TABLE other RENAME TO scores")
     db.commit()
     db.close()
-    with pytest.raises(BadData, match=r"a score in it is .*, which is none in \[0, 1\]\); delete the file and run again$"):
+    with pytest.raises(BadData, match=r"it holds the score .*, expected \[0, 1\]\); delete the file and run again$"):
         score(cached, "a")
 
 
@@ -100,10 +100,10 @@ def test_a_file_that_was_cut_off_is_one_line_or_built_again(n, cached):
 def test_a_place_that_cannot_be_used_is_not_called_a_damaged_file(cached, tmp_path):
     cached.path.unlink()
     cached.path.mkdir()
-    with pytest.raises(Unwritable, match=r"cannot use the scored texts in .*check its permissions and the disk"):
+    with pytest.raises(Unwritable, match=r"cannot use the score cache .*check its permissions and the disk"):
         score(cached, "a")
     (tmp_path / "file").write_text("")
-    with pytest.raises(Unwritable, match=r"cannot keep scored texts in .*; choose another --out"):
+    with pytest.raises(Unwritable, match=r"cannot cache scores in .*; choose another --out"):
         score(CachedScorer(Half(), tmp_path / "file" / "below"), "a")
 
 

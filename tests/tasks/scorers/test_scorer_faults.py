@@ -178,14 +178,14 @@ def test_a_count_that_fails_is_left_out_with_its_characters(caplog):
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ([7.46, 0.5], "gave a score of 7.46; expected [0, 1]"),
-        ([0.5, -4.54], "gave a score of -4.54; expected [0, 1]"),
-        ([0.5, float("inf")], "gave a score of inf"),
-        ([0.5], "gave scores of shape (1,) for 2 texts; expected (2,)"),
+        ([7.46, 0.5], "returned a score of 7.46; expected [0, 1]"),
+        ([0.5, -4.54], "returned a score of -4.54; expected [0, 1]"),
+        ([0.5, float("inf")], "returned a score of inf"),
+        ([0.5], "returned scores of shape (1,) for 2 texts; expected (2,)"),
         ([[0.5], [0.5]], "of shape (2, 1) for 2 texts"),
         (0.5, "of shape () for 2 texts"),
-        (["good", "bad"], "gave list, no array of 2 numbers"),
-        ({"a": 1}, "gave dict, no array of 2 numbers"),
+        (["good", "bad"], "returned list; expected an array of 2 numbers"),
+        ({"a": 1}, "returned dict; expected an array of 2 numbers"),
     ],
 )
 def test_what_is_no_score_is_an_error_that_names_the_scorer(value, said):
@@ -228,7 +228,7 @@ def test_a_scorer_that_is_none_is_refused_in_one_line(kind, said, monkeypatch):
 
 def test_every_scorer_of_a_task_is_under_the_guard(monkeypatch):
     monkeypatch.setattr(registry, "load", lambda *_: lambda **more: Gives([len(more)] * 2, {"name": "x"}))
-    with pytest.raises(BadScorer, match="gave a score of 2"):
+    with pytest.raises(BadScorer, match="returned a score of 2"):
         score(assemble.scorer("mine", {"kind": "other", "a": 1, "b": 2}), "a", "b")
 
 

@@ -140,7 +140,7 @@ def test_checkpoints_that_cannot_be_read(tmp_path):
     for n, content in enumerate((b"", b"not a checkpoint", next(tmp_path.rglob("*.ckpt")).read_bytes()[:9000])):
         path = tmp_path / f"{n}.ckpt"
         path.write_bytes(content)
-        with pytest.raises(BadData, match=r"cannot read .* as tensors and plain data .*; get it again$"):
+        with pytest.raises(BadData, match=r"cannot read .* as tensors and plain data .*; download it again$"):
             DetoxifyScorer(path, config, sha256(path))
     for saved in ({"state_dict": {}}, [1], {"state_dict": 3, "config": {}}):
         with pytest.raises(BadData, match="not in Detoxify's format"):
