@@ -206,7 +206,8 @@ def _plain(field: pyarrow.Field) -> pyarrow.Field:
 def _is_text(kind: pyarrow.DataType) -> bool:
     from pyarrow import types
 
-    return types.is_string(kind) or types.is_large_string(kind) or types.is_binary(kind) or types.is_large_binary(kind)
+    texts = (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)
+    return any(bool(is_one(kind)) for is_one in texts)
 
 
 def _bounded(footer: pyarrow.parquet.FileMetaData, rows: int) -> None:

@@ -343,7 +343,7 @@ def check_seed(seed: int) -> int:
     return seed
 
 
-def _fields(kind: type[Settings], path: tuple) -> list[str]:
+def _fields(kind: type[Settings], path: tuple[Any, ...]) -> list[str]:
     for part in path:
         field = kind.model_fields.get(str(part))
         if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, Settings):

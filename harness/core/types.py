@@ -89,7 +89,7 @@ class Responses(NamedTuple):
 
     prompts: list[str]  # [X]
     texts: list[list[str]]  # X lists of S
-    judge: NDArray  # [X, S], in [0, 1], NaN where it failed
+    judge: NDArray[Any]  # [X, S], in [0, 1], NaN where it failed
 
     def of(self, rows: list[int]) -> Responses:
         """The responses to the prompts with these indices."""
@@ -150,7 +150,7 @@ class Scorer(Protocol):
 
     identity: dict[str, Any]  # plain data that decides every score: name, version, hashes of weights or word lists
 
-    def score(self, prompts: list[str], responses: list[str]) -> NDArray:
+    def score(self, prompts: list[str], responses: list[str]) -> NDArray[Any]:
         """The score of each response to its prompt, higher is better, NaN if it has none: [B], [B] -> [B] in [0, 1]."""
 
 
@@ -159,7 +159,7 @@ class FluencyModel(Protocol):
 
     identity: dict[str, Any]
 
-    def nll(self, prompts: list[str], texts: list[list[str]]) -> tuple[NDArray, NDArray]:
+    def nll(self, prompts: list[str], texts: list[list[str]]) -> tuple[NDArray[Any], NDArray[Any]]:
         """NLL in nats and number of tokens of each response after its prompt: [X], [X][S] -> [X, S], [X, S]."""
 
 
@@ -200,7 +200,7 @@ class DeployedPolicy(Protocol):
     def sample(self, prompts: Prompts, *, decoding: Decoding, rng: torch.Generator, n: int) -> Rollout:
         """n responses to each prompt, those of one prompt in consecutive rows: [X, P] -> [X * n, R]."""
 
-    def kl_to_base(self, base_reward: NDArray) -> NDArray:
+    def kl_to_base(self, base_reward: NDArray[Any]) -> NDArray[Any]:
         """KL(policy || base) in nats per response, from the rewards of M base responses a prompt: [X, M] -> [X]."""
 
 

@@ -49,7 +49,7 @@ class Cache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def get(self, kind: str, identity: dict[str, Any], expected: Mapping[str, Expected] | None = None) -> dict | None:
+    def get(self, kind: str, identity: dict[str, Any], expected: Mapping[str, Expected] | None = None) -> dict[str, Any] | None:
         """The cached arrays, or None if there are none; raises BadData if the file does not hold what is expected."""
         path = self._path(kind, identity)
         if not path.is_file():
@@ -73,7 +73,7 @@ class Cache:
         if path.is_dir():
             raise Unwritable(f"cannot cache the {kind} in {path}: it is a folder; move it, or use another --out")
 
-    def put(self, kind: str, identity: dict[str, Any], **arrays: NDArray) -> None:
+    def put(self, kind: str, identity: dict[str, Any], **arrays: NDArray[Any]) -> None:
         """Write arrays to the cache; raises CannotWrite."""
         path = self._path(kind, identity)
         # a unique name, since another run may be writing the same arrays
@@ -109,7 +109,7 @@ def known(
     settings: EvaluationSettings,
     cache: Cache,
     say: Callable[[str], None],
-    shipped: NDArray | None = None,
+    shipped: NDArray[Any] | None = None,
 ) -> Base:
     """The base policy's responses, scores and frontier, from the cache if possible, else computed and cached.
 
@@ -141,7 +141,7 @@ def _check_decoding(task: Any) -> None:
         )
 
 
-def _check_scored(prompts: PromptSet, scores: dict[str, NDArray]) -> None:
+def _check_scored(prompts: PromptSet, scores: dict[str, NDArray[Any]]) -> None:
     for name, found in scores.items():
         unscored = np.flatnonzero(np.isnan(found).all(1))
         if len(unscored):
@@ -154,7 +154,7 @@ def _check_scored(prompts: PromptSet, scores: dict[str, NDArray]) -> None:
 
 def _kept(
     cache: Cache, kind: str, key: dict[str, Any], expected: Mapping[str, Expected], say: Callable[[str], None]
-) -> dict[str, NDArray] | None:
+) -> dict[str, NDArray[Any]] | None:
     """The cached arrays, or None after a check that the cache can be written; an unusable file is reported by `say`."""
     try:
         found = cache.get(kind, key, expected)
@@ -167,7 +167,13 @@ def _kept(
 
 
 def _responses(
-    task: Any, reference: Policy, drawn: dict, prompts: PromptSet, settings: EvaluationSettings, cache: Cache, say: Callable
+    task: Any,
+    reference: Policy,
+    drawn: dict[str, Any],
+    prompts: PromptSet,
+    settings: EvaluationSettings,
+    cache: Cache,
+    say: Callable[[str], None],
 ) -> Tensor:
     shape = (len(prompts.texts), settings.base_samples, task.decoding.max_new_tokens)
     expected = {"responses": Expected(shape, "i", reference.vocab_size - 1)}
@@ -178,7 +184,7 @@ def _responses(
     return torch.from_numpy(found["responses"].astype(np.int64))
 
 
-def _draw(task: Any, reference: Policy, prompts: PromptSet, n: int, say: Callable[[str], None]) -> NDArray:
+def _draw(task: Any, reference: Policy, prompts: PromptSet, n: int, say: Callable[[str], None]) -> NDArray[Any]:
     """Sample n responses per prompt: -> [X, n, R] int32; reports the number of responses and the remaining time."""
     parts, rng, total, started, said = [], torch.Generator().manual_seed(BASE_SEED), len(prompts.texts), time.monotonic(), 0.0
     say(f"sampling base responses for the frontier, once per model: {n} for each of {total} prompts, {n * total:,} in total")
@@ -201,8 +207,14 @@ def _left(seconds: float) -> str:
 
 
 def _scores(
-    task: Any, drawn: dict, prompts: PromptSet, responses: Tensor, mask: Tensor, cache: Cache, say: Callable
-) -> tuple[NDArray, NDArray]:
+    task: Any,
+    drawn: dict[str, Any],
+    prompts: PromptSet,
+    responses: Tensor,
+    mask: Tensor,
+    cache: Cache,
+    say: Callable[[str], None],
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Reward and judge score of each base response: [X, M], [X, M]; equal responses to a prompt are scored once."""
     key = {"drawn": drawn, "scorers": task.identity()["scorers"]}
     shape = tuple(responses.shape[:2])
@@ -217,7 +229,7 @@ def _scores(
     return found["reward"], found["judge"]
 
 
-def _score_prompt(task: Any, prompts: PromptSet, x: int, responses: Tensor, mask: Tensor) -> tuple[NDArray, NDArray]:
+def _score_prompt(task: Any, prompts: PromptSet, x: int, responses: Tensor, mask: Tensor) -> tuple[NDArray[Any], NDArray[Any]]:
     unique, where = torch.unique(responses, dim=0, return_inverse=True)
     first = torch.zeros(len(unique), dtype=torch.long).scatter(0, where, torch.arange(len(where)))
     repeated = Prompts(*(p[x : x + 1].expand(len(unique), -1) for p in prompts.prompts))

@@ -6,7 +6,7 @@ fluency, diversity and collapse; samples under the papers' decoding (top-p) give
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -34,8 +34,8 @@ class Base(NamedTuple):
     prompts: PromptSet
     responses: Tensor  # [X, M, R] int64
     response_mask: Tensor  # [X, M, R] bool
-    reward: NDArray  # [X, M]
-    judge: NDArray  # [X, M]
+    reward: NDArray[Any]  # [X, M]
+    judge: NDArray[Any]  # [X, M]
     frontier: Frontier
 
 
@@ -74,7 +74,7 @@ def _divergence(policy: Policy, reference: Policy, rollout: Rollout) -> Divergen
 
 
 @torch.no_grad()
-def mean_nll(policy: Policy, rollout: Rollout, batch_size: int = 256) -> tuple[NDArray, NDArray]:
+def mean_nll(policy: Policy, rollout: Rollout, batch_size: int = 256) -> tuple[NDArray[Any], NDArray[Any]]:
     """NLL in nats under the deployed policy, and number of tokens, of each response: -> [B], [B]."""
     nll = [
         masked_sum(-token_logprobs(policy.deployed_logits(p), p.response), p.response_mask)
@@ -86,7 +86,7 @@ def mean_nll(policy: Policy, rollout: Rollout, batch_size: int = 256) -> tuple[N
 @torch.no_grad()
 def teacher_forced_repetition(
     policy: Policy, rollout: Rollout, window: int, batch_size: int = 256
-) -> tuple[NDArray, NDArray, NDArray]:
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """rep/l and wrep of Welleck et al. 2019 (arXiv:1908.04319, section 6.1), counts per response: -> [B], [B], tokens [B].
 
     rep counts the steps whose most likely token is among the previous `window` tokens of the response; wrep counts only
@@ -107,7 +107,7 @@ def _repeated(likeliest: Tensor, rollout: Rollout, window: int) -> Tensor:
     return torch.stack([repeats.sum(1), (repeats & (likeliest != true)).sum(1), mask.sum(1)])
 
 
-def batches(rollout: Rollout, size: int):
+def batches(rollout: Rollout, size: int) -> Iterator[Rollout]:
     """The rollout in parts of at most `size` rows."""
     for i in range(0, len(rollout.response), size):
         part = slice(i, i + size)
@@ -171,12 +171,14 @@ class Evaluator:
         rows = self._rows(rollout, texts, scores | along | _of_responses(ended, fluency))
         return Evaluation(found, rows, float(missing), by_prompt, self._paper_rows(said))
 
-    def _scores(self, rollout: Rollout, texts: list[list[str]]) -> dict[str, NDArray]:
+    def _scores(self, rollout: Rollout, texts: list[list[str]]) -> dict[str, NDArray[Any]]:
         found = {"reward": self.task.reward(rollout), "judge": self.task.judge(rollout)}
         shape = (len(texts), len(texts[0]))
         return {name: scored(name, values, len(rollout.response)).reshape(shape) for name, values in found.items()}
 
-    def _drift(self, policy: Policy, rollout: Rollout, reward: NDArray) -> tuple[dict[str, Metric], dict[str, NDArray]]:
+    def _drift(
+        self, policy: Policy, rollout: Rollout, reward: NDArray[Any]
+    ) -> tuple[dict[str, Metric], dict[str, NDArray[Any]]]:
         """KL and entropy metrics, and the values per response [X, S]; only the KL for a policy with a closed form."""
         x = len(reward)
         closed = getattr(policy, "kl_to_base", None)
@@ -191,7 +193,7 @@ class Evaluator:
         found |= {"kl_per_token": m.ratio(kl_x.sum(1), tokens.sum(1))}
         return found, {"kl": kl_x, "log_ratio": ratio, "entropy": entropies}
 
-    def _optimum(self, reward: NDArray, kl_x: NDArray) -> dict[str, Metric]:
+    def _optimum(self, reward: NDArray[Any], kl_x: NDArray[Any]) -> dict[str, Metric]:
         """Efficiency, excess KL and regret of the policy relative to the frontier."""
         scored = ~np.isnan(reward).all(1)
         if not scored.all():
@@ -205,8 +207,8 @@ class Evaluator:
         self,
         rollout: Rollout,
         texts: list[list[str]],
-        ended: NDArray,
-        fluency: tuple[NDArray, NDArray] | None,
+        ended: NDArray[Any],
+        fluency: tuple[NDArray[Any], NDArray[Any]] | None,
         full: bool,
     ) -> dict[str, Metric]:
         x = len(texts)
@@ -219,7 +221,7 @@ class Evaluator:
         found |= self.task.text_metrics(texts)
         return found | ({"self_bleu": m.self_bleu(texts)} if full else {})
 
-    def _nll(self, texts: list[list[str]]) -> tuple[NDArray, NDArray] | None:
+    def _nll(self, texts: list[list[str]]) -> tuple[NDArray[Any], NDArray[Any]] | None:
         """NLL in nats of the responses given their prompts under the fluency model, and tokens: [X, S], [X, S].
 
         An empty response has no tokens and contributes nothing; None without a fluency model.
@@ -261,7 +263,7 @@ class Evaluator:
         """The papers' metrics, over all prompts and over the prompts of each kind."""
         if not said:
             return {}
-        found = self.task.paper_metrics(said)
+        found: dict[str, Metric] = self.task.paper_metrics(said)
         for kind, rows in self._kinds().items():
             parts = self.task.paper_metrics({name: s.of(rows) for name, s in said.items()})
             found |= {f"{name}@{kind}": metric for name, metric in parts.items()}
@@ -283,7 +285,7 @@ class Evaluator:
         flat, judge = self.task.texts(rollout), scored("judge", self.task.judge(rollout), len(rollout.response)).reshape(-1, n)
         return Responses(prompts.texts, [flat[i : i + n] for i in range(0, len(flat), n)], judge)
 
-    def _by_kind(self, scores: dict[str, NDArray]) -> dict[str, Metric]:
+    def _by_kind(self, scores: dict[str, NDArray[Any]]) -> dict[str, Metric]:
         """Means of scores [X, S] over the prompts of each kind, named `judge@heated`; empty if there is only one kind."""
         kinds = self._kinds()
         return {f"{name}@{kind}": m.cluster_mean(s[rows]) for kind, rows in kinds.items() for name, s in scores.items()}
@@ -295,7 +297,7 @@ class Evaluator:
         return rows if len(rows) > 1 else {}
 
     def _by_prompt(
-        self, scores: dict[str, NDArray], kl_x: NDArray, fluency: tuple[NDArray, NDArray] | None
+        self, scores: dict[str, NDArray[Any]], kl_x: NDArray[Any], fluency: tuple[NDArray[Any], NDArray[Any]] | None
     ) -> dict[str, list[Any]]:
         """Means over the responses of each prompt, NaN if none could be scored; the id is a hash of the prompt's text."""
         prompts = self.base.prompts
@@ -308,7 +310,7 @@ class Evaluator:
         scored = ~np.isnan(scores["reward"] + scores["judge"])
         return columns | {"n_scored": scored.sum(1).tolist()}
 
-    def _rows(self, rollout: Rollout, texts: list[list[str]], columns: dict[str, NDArray]) -> list[dict[str, Any]]:
+    def _rows(self, rollout: Rollout, texts: list[list[str]], columns: dict[str, NDArray[Any]]) -> list[dict[str, Any]]:
         """One row per response: its prompt, its text, its tokens, and its value in each of the columns [X, S]."""
         prompts, ids = self.base.prompts, rollout.response.tolist()
         lengths = rollout.response_mask.sum(1).tolist()
@@ -323,19 +325,19 @@ class Evaluator:
 
 
 @torch.no_grad()
-def _forward_kl(policy: Policy, reference: Policy, rollout: Rollout, batch_size: int) -> NDArray:
+def _forward_kl(policy: Policy, reference: Policy, rollout: Rollout, batch_size: int) -> NDArray[Any]:
     parts = [
         masked_sum(kl(reference.logits(p), policy.deployed_logits(p)), p.response_mask) for p in batches(rollout, batch_size)
     ]
     return torch.cat(parts).double().cpu().numpy()
 
 
-def _of_responses(ended: NDArray, fluency: tuple[NDArray, NDArray] | None) -> dict[str, NDArray]:
+def _of_responses(ended: NDArray[Any], fluency: tuple[NDArray[Any], NDArray[Any]] | None) -> dict[str, NDArray[Any]]:
     """Further values per response, [X, S] each: whether it ended, and its NLL (nats) and tokens under the fluency model."""
     return {"ended": ended} | (dict(zip(("nll", "nll_tokens"), fluency)) if fluency else {})
 
 
-def scored(name: str, scores: Tensor, n: int) -> NDArray:
+def scored(name: str, scores: Tensor, n: int) -> NDArray[Any]:
     """A task's scores of n responses as an array: -> [n] float64; raises BadScorer if not n values in [0, 1] or NaN."""
     found = scores.double().cpu().numpy()
     if found.shape != (n,) or ((found < 0) | (found > 1)).any():  # NaN is neither
@@ -350,7 +352,7 @@ def base_rollout(base: Base, n: int) -> Rollout:
     return Rollout(prompts, base.responses[:, :n].flatten(0, 1), base.response_mask[:, :n].flatten(0, 1))
 
 
-def judge_along(frontier: Frontier, reward: NDArray, judge: NDArray) -> dict[str, list[float]]:
+def judge_along(frontier: Frontier, reward: NDArray[Any], judge: NDArray[Any]) -> dict[str, list[float]]:
     """Judge scores of the policies on the frontier, optimal for the reward: [X, M], [X, M] -> KL and judge, each [L]."""
     scored = ~(np.isnan(reward) | np.isnan(judge))
     reward, judge = np.where(scored, reward, -np.inf), np.where(scored, judge, 0.0)

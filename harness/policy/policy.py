@@ -58,7 +58,8 @@ class Policy(nn.Module):
     @property
     def device(self) -> torch.device:
         """The device of the weights."""
-        return next(self.model.parameters()).device
+        found: torch.device = next(self.model.parameters()).device
+        return found
 
     @property
     def context(self) -> int:

@@ -36,7 +36,8 @@ def sample(
     CPU generator on every device. Raises NotFinite if a logit is not finite.
     """
     if (own := getattr(policy, "sample", None)) is not None:
-        return own(prompts, decoding=decoding, rng=rng, n=n)
+        rollout: Rollout = own(prompts, decoding=decoding, rng=rng, n=n)
+        return rollout
     noise = torch.rand(len(prompts.tokens) * n, decoding.max_new_tokens, generator=rng, dtype=torch.float64)
     prompts = prompts.to(policy.device)
     conditioned = policy.condition(prompts)

@@ -68,7 +68,8 @@ def _from_pretrained(folder: Path, dtype: torch.dtype | None) -> tuple[Any, dict
         output_loading_info=True,
         **common,
     )
-    return loaded
+    model, info = loaded
+    return model, info
 
 
 def _check_weights(folder: Path, model: Any, info: dict[str, Any]) -> None:

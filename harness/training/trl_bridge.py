@@ -94,7 +94,7 @@ def group_trainer(
     class Ours(getattr(trl, f"{kind}Trainer")):  # type: ignore[misc]
         def _send_telemetry(self) -> None: ...
 
-        def _generate(self, prompts: Any) -> tuple:
+        def _generate(self, prompts: Any) -> tuple[Any, ...]:
             """The rollout that is being scored: prompts and responses as lists of ids, and no text."""
             asked, given = self.rollout
             texts = [""] * len(given)
@@ -114,7 +114,8 @@ def score(trainer: Any, rollout: Rollout, reward: Tensor) -> dict[str, Tensor]:
     """The batch of a group trainer: [B, R], [B] -> tokens, masks, old log-probabilities, advantages (0 for an unscored row)."""
     trainer.rollout = rows(*rollout.prompts), rows(rollout.response, rollout.response_mask)
     with _quiet():
-        return trainer._prepare_inputs([{"prompt": "", "reward": r} for r in reward.tolist()])
+        batch: dict[str, Tensor] = trainer._prepare_inputs([{"prompt": "", "reward": r} for r in reward.tolist()])
+        return batch
 
 
 def loss(trainer: Any, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
