@@ -232,7 +232,7 @@ def test_records_that_have_less(tmp_path, record):
     assert verify.verify(unfinished)[-1].found == "the run is failed; there is no result to check"
     with pytest.raises(MissingPrerequisite, match="is failed"):
         rescore.rescored(unfinished)
-    with pytest.raises(MissingPrerequisite, match="does not say its settings"):
+    with pytest.raises(MissingPrerequisite, match="records no settings"):
         rescore.rescored(Run(old.dir, old.manifest, old.summary | {"settings": {}}, []))
     table = pd.read_parquet(record / "samples" / "final.parquet").drop(columns=["entropy", "ended", "nll", "log_ratio"])
     table.to_parquet(record / "samples" / "final.parquet")
