@@ -111,7 +111,7 @@ def _of_study(target: Path) -> dict[Path, Record]:
         return {}
     runs, problems = find_runs([target])
     if problems:
-        raise CorruptRecord(f"{problems[0].path}: {problems[0].what}; choose another study, or remove it and write it anew")
+        raise CorruptRecord(f"{problems[0].path}: {problems[0].what}; choose another study, or remove it and run again")
     return {place_of(run): _record(run, sys.maxsize) for run in runs}
 
 

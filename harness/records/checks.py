@@ -52,7 +52,7 @@ def _names(run: Run) -> Iterator[Check]:
     for key in ("method", "task"):
         made, said = _table(identity.get(key)).get("name"), str(run.manifest[key])
         if made is None:
-            yield Check(key, None, found="the identity does not name it")
+            yield Check(key, None, found="not named in the identity")
             continue
         same = said.startswith("eval-") if (key, made) == ("method", "eval") else said == made
         yield Check(key, same, f"{made}, of the identity", said)
@@ -198,12 +198,12 @@ def _rows(run: Run) -> Iterator[Check]:
     wrong = [i for i, (row, cost) in numbered if cost.get("updates", row["update"]) != row["update"] or not _possible(row)]
     yield _of_rows("trajectory", wrong, "updates as counted, scores in [0, 1], a KL of 0 or more")
     if not costs or not all({"parameters", "flops", "sampled_tokens", "trained_tokens"} <= set(cost) for cost in costs):
-        yield Check("FLOPs", None, found="the record does not say the tokens that they are counted from")
+        yield Check("FLOPs", None, found="the record has no token counts to compute them from")
     else:
         wrong = [i for i, (_, cost) in numbered if not isclose(cost["flops"], flops(cost), rel_tol=1e-9, abs_tol=1.0)]
-        yield _of_rows("FLOPs", wrong, "2N a forward token, 6N a trained one, and those of networks beside")
+        yield _of_rows("FLOPs", wrong, "2N per forward token, 6N per trained token, plus other networks")
     falls = [i for i, (a, b) in enumerate(pairwise(run.trajectory), 2) if _falls(a, b)]
-    yield _of_rows("cost along the trajectory", falls, "none that falls")
+    yield _of_rows("cost along the trajectory", falls, "no decrease")
 
 
 def flops(cost: dict[str, float]) -> float:
@@ -225,7 +225,7 @@ def _falls(before: dict[str, Any], after: dict[str, Any]) -> bool:
 
 
 def _of_rows(what: str, wrong: list[int], expected: str) -> Check:
-    return Check(what, not wrong, expected, f"otherwise in row {', '.join(map(str, wrong[:5]))}" if wrong else "so in each row")
+    return Check(what, not wrong, expected, f"violated in row {', '.join(map(str, wrong[:5]))}" if wrong else "in all rows")
 
 
 def _table(value: Any) -> dict[str, Any]:

@@ -84,5 +84,5 @@ def _read(folder: Path, sha256: str, dir: Path) -> tuple[Any, int]:
     except (OSError, ValueError, RecursionError, CorruptRecord) as error:
         raise CorruptRecord(f"{dir}: {file_name(sha256)} cannot be read: {type(error).__name__}") from None
     if found != sha256:
-        raise CorruptRecord(f"{dir}: {file_name(sha256)} is not what the record refers to; its hash differs")
+        raise CorruptRecord(f"{dir}: {file_name(sha256)} differs from its hash in the record; copy the archive again")
     return value, len(content)

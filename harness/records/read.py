@@ -290,7 +290,7 @@ def _check_summary(summary: dict[str, Any], manifest: dict[str, Any], dir: Path)
     _check(Summary, summary, dir, "summary.json")
     for key in ("run_id", "preset", "task", "method", "seed"):
         if summary.get(key, manifest[key]) != manifest[key]:
-            raise CorruptRecord(f"{dir}: summary.json and manifest.json differ in {key!r}; they are not of one run")
+            raise CorruptRecord(f"{dir}: summary.json and manifest.json differ in {key!r}; they are of different runs")
 
 
 def _trajectory(dir: Path, status: str, summary: dict[str, Any] | None) -> list[dict[str, Any]]:
@@ -348,7 +348,7 @@ def _check(model: type[Model], value: Any, dir: Path, name: str) -> Model:
         return model.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the whole"
+        where = ".".join(map(str, first["loc"])) or "the file"
         raise CorruptRecord(f"{dir}: {name} is not a record: {where}: {first['msg']}") from None
 
 
@@ -368,7 +368,7 @@ def locate(name: str, out: Path) -> Run:
         raise UnknownName("run", name, [run.dir.name for run in found], "harness list runs")
     if len(matches) > 1:
         raise UsageError(
-            f"{name!r} is {len(matches)} runs: {', '.join(str(run.dir) for run in matches)}; give the folder of one"
+            f"{name!r} matches {len(matches)} runs: {', '.join(str(run.dir) for run in matches)}; give the folder of one"
         )
     return matches[0]
 

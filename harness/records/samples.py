@@ -44,11 +44,11 @@ def read(run: Run, of: str = "final", columns: Collection[str] = COLUMNS) -> lis
         rows = source.table(name).to_pandas().to_dict("records")
     except FileNotFoundError:
         kept = [name[8:-8] for name in source.names() if re.fullmatch(r"samples/[^/]+\.parquet", name)]
-        what = f"it has {', '.join(kept)}" if kept else "they are not kept in an archive, nor before a run is done"
+        what = f"it has {', '.join(kept)}" if kept else "they are not kept in an archive, and written only when a run is done"
         raise MissingPrerequisite(f"{run.dir} has no samples {of!r}: {what}") from None
     missing = set(columns) - set(rows[0] if rows else ())
     if missing:
-        raise CorruptRecord(f"{run.dir}: {name} is no table of samples: it has no {', '.join(sorted(missing))}")
+        raise CorruptRecord(f"{run.dir}: {name} is not a table of samples: it has no {', '.join(sorted(missing))}")
     return [{str(key): value for key, value in row.items()} for row in rows]
 
 
@@ -58,7 +58,7 @@ def choose(rows: list[dict[str, Any]], wanted: Wanted) -> list[dict[str, Any]]:
     Raises UnknownName, UsageError, EmptySelection if no row matches, MissingPrerequisite if the record lacks the score.
     """
     if wanted.best and wanted.worst:
-        raise UsageError("--best and --worst are two orders; choose one")
+        raise UsageError("--best and --worst exclude each other; give one of them")
     found = _filtered(rows, wanted)
     key = wanted.sort or ("judge" if wanted.best or wanted.worst else None)
     if key is not None:
@@ -83,7 +83,7 @@ def _order(rows: list[dict[str, Any]], key: str, best: bool) -> Callable[[dict[s
     if key not in LOW_IS_WORSE:
         raise UnknownName("score to sort by", key, SCORES)
     if key not in rows[0]:
-        raise MissingPrerequisite(f"these samples have no {key!r}: they were made before it was kept; run again with --fresh")
+        raise MissingPrerequisite(f"these samples have no {key!r}: the record is older than this score; run again with --fresh")
     ascending = LOW_IS_WORSE[key] != best
 
     def order(row: dict[str, Any]) -> tuple[bool, float]:

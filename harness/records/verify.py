@@ -37,9 +37,9 @@ NOT_FROM_SAMPLES = {
     "forward_kl": "measured on the base policy's responses",
     "clean_nll": "measured on held-out text",
 }
-NOT_KEPT = "the samples were made before what it needs was kept"
+NOT_KEPT = "the samples are older than the columns that it needs"
 ALONG = ("entropy", "kl_log_ratio", "kl_per_token", "eos_rate", "ppl")
-OF_THE_TASK = "a measure of the task's own, which --rescore runs again"
+OF_THE_TASK = "a metric of the task, which --rescore computes again"
 AGAINST_FRONTIER = ("efficiency", "excess_kl", "regret")
 
 
@@ -49,7 +49,7 @@ def verify(run: Run) -> list[Check]:
     if run.summary is None:
         return [*checks, Check("summary", None, found=f"the run is {run.manifest['status']}; there is no result to check")]
     if run.manifest.get("archive"):
-        return [*checks, Check("samples", None, found="an archive keeps a few of them at most")]
+        return [*checks, Check("samples", None, found="an archive keeps at most a few of them")]
     for side, of in (("final", "final"), ("base", "base")):
         try:
             rows = read(run, of)
@@ -198,7 +198,7 @@ def _files(run: Run) -> Iterator[Check]:
     """Check each file against its content hash in the manifest."""
     files = run.manifest.get("files")
     if files is None:
-        yield Check("files", None, found="the record was made before hashes of files were kept")
+        yield Check("files", None, found="the record is older than the hashes of files")
         return
     if not isinstance(files, dict):
         yield Check("files", False, "a table of hashes", type(files).__name__)
@@ -213,11 +213,11 @@ def _complete(run: Run, files: dict[str, Any]) -> Iterator[Check]:
     needed = {"trajectory.jsonl", *(["summary.json"] if run.summary is not None else [])}
     there = [name for name in source_of(run).names() if name not in UNLISTED]
     if not any(name.startswith(POLICY) for name in files) and _policy(run):
-        yield Check("policy", None, found="the list of files has none of the policy's: it was made before they were hashed")
+        yield Check("policy", None, found="the list has no files of the policy: the record is older than their hashes")
         there = [name for name in there if not name.startswith(POLICY)]
     absent = sorted({*needed, *there} - set(files))
-    found = f"{len(absent)} that it does not have, first {absent[0]}" if absent else "those"
-    yield Check("files", not absent, "every file in the record's folder is in its list", found)
+    found = f"{len(absent)} not in the list, first {absent[0]}" if absent else "the same"
+    yield Check("files", not absent, "all files in the folder of the record", found)
 
 
 def _file(run: Run, name: str, expected: str) -> Check:
@@ -240,7 +240,7 @@ def _not_there(run: Run, name: str) -> str | None:
     """The reason why a listed file may be absent; None if it must exist."""
     if run.manifest.get("archive") and name.startswith(("samples/", POLICY)):
         return "not kept in the archive"
-    return "the policy is not beside the record any more" if name.startswith(POLICY) and not _policy(run) else None
+    return "the policy has been removed from the record" if name.startswith(POLICY) and not _policy(run) else None
 
 
 def _policy(run: Run) -> list[str]:
@@ -265,7 +265,7 @@ def _prompts(run: Run, rows: list[dict[str, Any]]) -> Iterator[Check]:
     """Check the scores of each prompt, to six digits, against the samples."""
     kept = prompt_scores(run)
     if kept is None:
-        yield Check("prompts.json", None, found="the record was made before the scores of each prompt were kept")
+        yield Check("prompts.json", None, found="the record is older than the scores of each prompt")
         return
     table = Table(rows)
     ids = [sha256(text.encode("utf-8", "replace")).hexdigest()[:8] for text in table.prompts]

@@ -115,7 +115,7 @@ class RunStore:
             run = read_run(self.path)
             changed = [] if run.manifest.get("archive") else _changed(run)
             if changed:
-                raise CorruptRecord(f"{self.path}: {', '.join(changed)} is gone, or not what the run left")
+                raise CorruptRecord(f"{self.path}: {', '.join(changed)} is missing or changed since the run")
         return run
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
@@ -304,7 +304,7 @@ class RunStore:
         except OSError:
             gone = True
         if gone:
-            raise CannotWrite(f"{self.path} was removed while the run was at work; the same command starts it again") from None
+            raise CannotWrite(f"{self.path} was removed during the run; run the same command to start it again") from None
 
     def _write(self, name: str, record: dict[str, Any]) -> None:
         text = json.dumps(record, indent=1, allow_nan=False) + "\n"

@@ -142,7 +142,7 @@ DONE = {
     "a schema between two": (edit("summary.json", schema_version=0.5), "summary.json has no schema_version"),
     "no result": (edit("summary.json", final=None), "final: Field required"),
     "no status": (edit("summary.json", status=None), "has the status None"),
-    "no cost": (edit("summary.json", cost={}), "summary.json is gone, or not what the run left"),
+    "no cost": (edit("summary.json", cost={}), "summary.json is missing or changed since the run"),
     "1,000 levels deep": (text("summary.json", DEEP), "summary.json is not"),
     "a summary that is a folder": (folder("summary.json"), "summary.json cannot be read: it is no regular file"),
     "a summary that leads nowhere": (
@@ -152,9 +152,9 @@ DONE = {
     "no manifest": (removed("manifest.json"), "manifest.json is missing"),
     "another cell": (edit("manifest.json", identity={"seed": 3}), "holds the record of a run with another identity"),
     "no trajectory": (removed("trajectory.jsonl"), "trajectory.jsonl is missing"),
-    "samples that are broken": (text("samples/final.parquet", "broken"), "samples/final.parquet is gone, or not what"),
-    "no samples": (removed("samples"), "samples/base.parquet, samples/final.parquet is gone"),
-    "samples without a row": (samples(lambda t: t.head(0)), "samples/base.parquet, samples/final.parquet is gone"),
+    "samples that are broken": (text("samples/final.parquet", "broken"), "samples/final.parquet is missing or changed"),
+    "no samples": (removed("samples"), "samples/final.parquet is missing or changed"),
+    "samples without a row": (samples(lambda t: t.head(0)), "samples/final.parquet is missing or changed"),
     "samples of other prompts": (samples(lambda t: t.assign(prompt="z")), "samples/base.parquet, samples/final.parquet is"),
 }
 

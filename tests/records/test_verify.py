@@ -241,7 +241,7 @@ def test_records_that_have_less(tmp_path, record):
     checks = verify.verify(read_run(record))
     left = {c.what: c.found for c in checks if c.held is None}
     assert not [c for c in checks if c.held is False]
-    assert all("before what it needs" in left[f"final {n}"] for n in ("entropy", "kl_per_token", "eos_rate", "ppl"))
+    assert all("older than the columns" in left[f"final {n}"] for n in ("entropy", "kl_per_token", "eos_rate", "ppl"))
     papers = [c for c in rescore.rescored(read_run(record)) if c.what == "final papers' metrics"]
     assert papers[0].held is None and "no samples 'final-papers'" in papers[0].found
 

@@ -56,7 +56,7 @@ class Tables:
         rows: list[list[int]] = [[] for _ in self.runs["run"]]
         for i, run in enumerate(table["run"].to_pylist()):
             if not 0 <= run < len(rows):
-                raise CorruptRecord(f"{self.dir}: {name}.parquet has rows of a run {run} that is not in runs.parquet")
+                raise CorruptRecord(f"{self.dir}: {name}.parquet has rows of unknown run {run}; copy the study again")
             rows[run].append(i)
         return table, rows
 
@@ -156,7 +156,7 @@ class TableRecord:
     def _object(self, name: str) -> dict[str, Any]:
         found = self._json(name)
         if not isinstance(found, dict):
-            raise CorruptRecord(f"{self.dir}: its {name} in runs.parquet is no JSON object; copy the study again")
+            raise CorruptRecord(f"{self.dir}: its {name} in runs.parquet is not a JSON object; copy the study again")
         return found
 
     def _json(self, name: str) -> Any:

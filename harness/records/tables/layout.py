@@ -133,7 +133,7 @@ def _check(table: pyarrow.Table, column: Column, where: str) -> None:
     from pyarrow import types
 
     if column.name not in table.column_names:
-        raise CorruptRecord(f"{where} has no column {column.name!r}; it is no table of a study of this package")
+        raise CorruptRecord(f"{where} has no column {column.name!r}; it is not a table of a study of this package")
     values = table[column.name]
     is_kind = {
         "int": types.is_integer(values.type),

@@ -141,7 +141,7 @@ def choices(sweep: Sweep) -> Iterator[Choice]:
 
 
 def _scope(key: str, methods: list[str]) -> dict[str, str]:
-    """The methods that a setting (kl_coef, quark.kl_coef, evaluation.points) applies to, and its key there; raises UnknownName."""
+    """The methods that a setting (quark.kl_coef, evaluation.points) applies to, and its key there; raises UnknownName."""
     head, _, rest = key.removeprefix("method.").partition(".")
     if rest and head in SHARED:
         return {method: key for method in methods}
