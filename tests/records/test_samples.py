@@ -72,7 +72,7 @@ def test_a_draw_is_that_of_its_seed(run):
         (Wanted(best=True, worst=True), UsageError, "exclude each other"),
         (Wanted(kind="heatd"), UnknownName, "did you mean 'heated'"),
         (Wanted(sort="juge"), UnknownName, "did you mean 'judge'"),
-        (Wanted(sort="nll"), MissingPrerequisite, "before it was kept"),
+        (Wanted(sort="nll"), MissingPrerequisite, "older than this score"),
         (Wanted(search="nowhere"), EmptySelection, "none of 6"),
     ],
 )
