@@ -227,7 +227,7 @@ def test_prompts_rows_and_states(record):
 def test_records_that_have_less(tmp_path, record):
     old = read_run(fake.write_run(tmp_path, "quark", 0))
     left = {c.what: c.found for c in verify.verify(old) if c.held is None}
-    assert "before hashes" in left["files"] and "no samples" in left["final metrics"]
+    assert "older than the hashes" in left["files"] and "no samples" in left["final metrics"]
     unfinished = read_run(fake.write_run(tmp_path, "ppo", 0, status="failed"))
     assert verify.verify(unfinished)[-1].found == "the run is failed; there is no result to check"
     with pytest.raises(MissingPrerequisite, match="is failed"):
