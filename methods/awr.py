@@ -4,11 +4,11 @@ arXiv:2302.08582, section 2).
     V(x_<t) = sigmoid(v . h_t),  h_t the hidden state that x_t is predicted from;  A_t = r(segment of t) - V(x_<t)
     min over theta, v:  mean over t of  -alpha exp(A_t / beta) log p(x_t | x_<t) + (1 - alpha) (r - V(x_<t))^2
 
-The weight has no gradient; the error of the value goes through the whole policy. Both as in the authors' code, and so
-are the head (one row, no bias, zero at first) and the clip of the weights.
+The weight is not differentiated; the value loss is backpropagated through the whole policy. Both follow the authors' code,
+as do the value head (one row, no bias, initialised at zero) and the clipping of the weights.
 
-Departures: rewards are in [0, 1], so the value is a sigmoid, where theirs are in [-1, 0] and it is minus one. A prompt's
-tokens have weight 1 and no value. Unscored segments are left out. From the base the pretraining becomes finetuning.
+Departures: rewards are in [0, 1], so the value is a sigmoid; theirs are in [-1, 0], and it is minus a sigmoid. Prompt
+tokens have weight 1 and no value. Unscored segments are left out. Training starts from the base policy (finetuning).
 """
 
 from __future__ import annotations
@@ -65,14 +65,14 @@ class AWR:
         value, reward = head(states), batch.reward.nan_to_num()
         weight = torch.exp((reward - value.detach()) / s.beta).clamp(max=s.max_weight).where(found, 1.0)
         cost = masked_mean(-weight * token_logprobs(logits, batch.rollout.response), corpus.plain(batch) | found)
-        if not found.any():  # nothing to learn a value from
+        if not found.any():  # no rewards to fit the value to
             return s.alpha * cost, {"cost": cost.item()}
         error = masked_mean((reward - value) ** 2, found)
         return s.alpha * cost + (1 - s.alpha) * error, {"cost": cost.item(), "value_error": error.item()}
 
 
 class ValueHead(nn.Module):
-    """The reward that is expected from a hidden state, in (0, 1): [B, R, D] -> [B, R]."""
+    """Value head: the expected reward given a hidden state, in (0, 1): [B, R, D] -> [B, R]."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The base policy, untouched: the control that every gain is measured against. It trains nothing and costs nothing."""
+"""The unchanged base policy, the control for all gains: no training and no cost."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Fine-tuning on the best quantile of own samples only: Quark's ablation without reward tokens (Lu et al. 2022, section 4).
+"""Fine-tuning on the best quantile of the policy's samples: Quark's ablation without reward tokens (Lu et al. 2022, section 4).
 
     pool <- pool + {(x, y, r(y)) : y ~ policy(. | x)}                                         explore
     min over theta:  -log p(y | x) + beta * KL(reference || policy),  y in the best quantile     learn
 
-A control: what the reward tokens of Quark are worth is the distance from this.
+A control: its difference from Quark is the effect of the reward tokens.
 """
 
 from __future__ import annotations

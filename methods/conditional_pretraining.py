@@ -1,17 +1,17 @@
-"""Conditional pretraining: text with its label before it, then the good label alone (Korbak et al. 2023,
+"""Conditional pretraining: train on labelled text, decode with the good label (Korbak et al. 2023,
 arXiv:2302.08582, section 2).
 
     c(segment) = GOOD if r(segment) >= t else BAD;  t = a quantile of r over the segments of the corpus
-    min over theta:  -log p(x_1, ..., x_S | c_1, ..., c_S),  c_i standing before x_i     learn
+    min over theta:  -log p(x_1, ..., x_S | c_1, ..., c_S),  c_i placed before x_i       learn
     answer with GOOD before the prompt                                                   deploy
 
-Departures: control tokens are read and never predicted, so they cannot be sampled and take no probability. Before a
-document's first segment stands its prompt, and the token before both, where the deployed policy has it. A token is left
-out with probability `drop`, as in the paper, but the first never is, and a token speaks for all segments up to the next
-one: bad if any of them is. So GOOD before a prompt means that all of the answer is good, though no token follows it (the
-paper's leaves the second sentence open); with `drop` 1 there is one label a document. A document whose first segment
-could not be scored is not used. The threshold is a quantile of 1,000 documents' segments, where the paper gives a score
-for each task; a tie with it is good. `token_spread` is Quark's. From the base the pretraining becomes finetuning.
+Departures: control tokens are inputs only and never predicted, so they cannot be sampled and have no probability. The
+prompt precedes a document's first segment, and the control token precedes both, as in the deployed policy. A token is left
+out with probability `drop`, as in the paper, except the first one, and a token labels all segments up to the next token:
+bad if any of them is bad. GOOD before a prompt thus means that the whole response is good, although no token follows (in
+the paper it covers the first sentence only); with `drop` 1 there is one label per document. A document whose first segment
+could not be scored is not used. The threshold is a quantile over the segments of 1,000 documents, where the paper gives a
+score for each task; a tie with it is good. `token_spread` is as in Quark. Training starts from the base policy (finetuning).
 """
 
 from __future__ import annotations
@@ -65,11 +65,11 @@ class ConditionalPretraining:
             yield {"nll": loss.item(), "threshold": state.threshold}
 
     def _control(self, trial: Trial, batch: Documents, threshold: float, bad: int, good: int) -> tuple[Tensor, Tensor]:
-        """The token before each document and those within it, -1 where there is none: -> [B], [B, R]."""
+        """The control token before each document and those within it, -1 for none: -> [B], [B, R]."""
         first = batch.segment == 0
         keeps = (torch.rand(batch.reward.shape, generator=trial.rng) >= self.settings.drop).to(first.device)
         here = batch.starts() & (first | (keeps & corpus.scored(batch)))
-        spoken_for = here.long().cumsum(1)  # the token that speaks for a position, counted from 1
+        spoken_for = here.long().cumsum(1)  # number of the control token that labels a position, from 1
         counts = spoken_for.new_zeros(len(first), first.shape[1] + 1)
         is_bad = counts.scatter_add(1, spoken_for, (batch.reward < threshold).long()) > 0
         token = torch.where(is_bad.gather(1, spoken_for), bad, good)
@@ -77,12 +77,12 @@ class ConditionalPretraining:
         return token.gather(1, opening[:, None]).squeeze(1), token.where(here & ~first, -1)
 
     def _loss(self, trial: Trial, batch: Documents, opening: Tensor, control: Tensor) -> Tensor:
-        """Mean over the text's own tokens, nats."""
+        """Mean loss over the tokens of the text, in nats per token."""
         rollout = batch.rollout._replace(prompts=trial.policy.prepend(opening, batch.rollout.prompts))
         logits = trial.policy.steered_logits(rollout, control)
         return masked_mean(-token_logprobs(logits, rollout.response), corpus.plain(batch) | corpus.scored(batch))
 
 
 def first_is_scored(documents: Documents) -> Tensor:
-    """The tokens of a document's first segment, where that has a reward: -> [B, R] bool."""
+    """Mask of the tokens of a document's first segment if it has a reward: -> [B, R] bool."""
     return (documents.segment == 0) & corpus.scored(documents)

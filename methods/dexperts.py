@@ -1,13 +1,14 @@
-"""DExperts: steer the base at decoding time by an expert and an anti-expert (Liu et al. 2021, arXiv:2105.03023).
+"""DExperts: steer the base policy at decoding time with an expert and an anti-expert (Liu et al. 2021, arXiv:2105.03023).
 
     expert       min over theta+:  -log p+(x_t | x_<t)  for tokens of good segments      (r >= t)
     anti-expert  min over theta-:  -log p-(x_t | x_<t)  for tokens of bad segments       (r < t)
     answer by the softmax of  z_base + alpha (z_expert - z_anti)                         equation 2
 
-Departures: both are copies of the base finetuned on the segments of one scored corpus, good or bad by a quantile of the
-rewards, where the paper has two sets of comments; a segment is learned after all that stands before it, and prompts are
-not learned. The policy that is measured is the ensemble itself, at temperature 1 over the whole vocabulary; the paper
-first cuts the base's distribution to its nucleus. The two are trained in turn, an update each. An answer costs three passes.
+Departures: both are copies of the base policy finetuned on the segments of one scored corpus, good or bad by a quantile of
+the rewards, where the paper has two sets of comments; a segment is conditioned on all preceding text, and there is no loss
+on prompts. The evaluated policy is the ensemble itself, at temperature 1 over the whole vocabulary; the paper first
+truncates the base distribution to its nucleus. The two are trained alternately, one update each. A response costs three
+forward passes.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class DExperts:
             yield {name: loss.item()}
 
     def _experts(self, trial: Trial) -> tuple[Policy, Policy]:
-        """Expert and anti-expert within the policy, which becomes the ensemble; in a resumed run it is one already."""
+        """Return expert and anti-expert after turning the policy into their ensemble, which it already is in a resumed run."""
         policy = trial.policy
         if not isinstance(policy.model, Ensemble):
             anti_expert = trial.reference.copy().requires_grad_(True).model
@@ -72,10 +73,10 @@ class DExperts:
         return policy.around(policy.model.expert), policy.around(policy.model.anti_expert)
 
     def _loss(self, learner: Policy, batch: Documents, chosen: Tensor) -> Tensor:
-        """Mean over the chosen tokens, nats."""
+        """Mean loss over the chosen tokens, in nats per token."""
         return masked_mean(-token_logprobs(learner.logits(batch.rollout), batch.rollout.response), chosen)
 
 
 def tokens(documents: Documents, threshold: float, good: bool) -> Tensor:
-    """The tokens of good or of bad segments: -> [B, R] bool."""
+    """Mask of the tokens of good or bad segments: -> [B, R] bool."""
     return corpus.scored(documents) & ((documents.reward >= threshold) == good)

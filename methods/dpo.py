@@ -1,15 +1,16 @@
-"""Direct preference optimisation on own pairs, by TRL's DPOTrainer (Rafailov et al. 2023, arXiv:2305.18290, section 4).
+"""Direct preference optimisation on pairs of the policy's samples, by TRL's DPOTrainer (Rafailov et al. 2023,
+arXiv:2305.18290, section 4).
 
     y1..yn ~ policy(. | x);  y+ = the best, y- = the worst by reward;  pool <- pool + {(x, y+, y-) : r(y+) > r(y-)}   explore
     min over theta:  -log sigmoid(beta * (log policy/reference (y+ | x) - log policy/reference (y- | x)))               learn
 
-Departures: the paper's pairs are given by people, once; here the reward ranks the policy's own responses and new pairs
-join the pool at each exploration, the first being of the base policy. A tie makes no pair and is counted. The loss is
+Departures: the paper's pairs are labelled once by humans; here the reward ranks the policy's responses and new pairs join
+the pool at each exploration, the first ones sampled from the base policy. Ties give no pair and are counted. The loss is
 that of TRL 1.16 (`trl_bridge`); the reference is the base policy throughout.
 
-A pair whose order is certain has no best margin: the sigmoid falls for ever, so a large beta slows the policy but does
-not bring it back to the base. The variant `ipo` does (Azar et al. 2023, arXiv:2310.12036): it aims at a margin of
-1 / (2 * beta), here between means over tokens.
+A pair with deterministic order has no optimal margin: the loss decreases monotonically with it, so a large beta slows the
+policy but does not return it to the base. The variant `ipo` does (Azar et al. 2023, arXiv:2310.12036): it regresses to a
+margin of 1 / (2 * beta), here between means over tokens.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class DPO:
 
 
 def preferences(rollout: Rollout, reward: Tensor) -> tuple[list[dict[str, list[int]]], int]:
-    """The best and the worst of each prompt's responses where they differ, and how many prompts tie: [X * n, R], [X, n].
+    """Pairs of the best and the worst response to each prompt, and the number of ties: [X * n, R], [X, n].
 
     Unscored responses are left out; a prompt with fewer than two scored ones makes neither a pair nor a tie.
     """

@@ -1,11 +1,11 @@
-"""Filtering: learn from the good documents only (Korbak et al. 2023, arXiv:2302.08582, section 2).
+"""Filtering: maximum likelihood on the good documents only (Korbak et al. 2023, arXiv:2302.08582, section 2).
 
     R(x) = mean over the segments of x of r(segment);  t = a quantile of R over the corpus
-    min over theta:  -log p(x)  for documents with R(x) >= t                             the others are thrown away
+    min over theta:  -log p(x)  for documents with R(x) >= t                             the others are discarded
 
 Departures: the threshold is a quantile of 1,000 documents' rewards, where the paper gives a score for each task; a tie
-with it is good. A document without any scored segment is thrown away, one with some is learned in those. Documents are
-rows of their own, not packed. From the base the paper's pretraining becomes finetuning.
+with it is good. A document without any scored segment is discarded; in others the loss is on the scored segments. Documents
+are separate rows, not packed. Training starts from the base policy (finetuning), where the paper pretrains.
 """
 
 from __future__ import annotations
@@ -52,5 +52,5 @@ class Filtering:
 
 
 def is_good(documents: Documents, threshold: float) -> Tensor:
-    """Documents whose mean reward reaches the threshold: -> [B, 1] bool."""
+    """Mask of the documents whose mean reward reaches the threshold: -> [B, 1] bool."""
     return corpus.document_rewards(documents)[:, None] >= threshold

@@ -12,11 +12,11 @@
     total_variation   sum |policy - p| / 2               f'(t) = sign(t - 1) / 2
     jensen_shannon    (KL(policy || m) + KL(p || m)) / 2 with m their mean,   f'(t) = log(2t / (1 + t)) / 2
 
-Departures: the target is the tilt by exp(r / beta), not a hard constraint. Samples come from the policy itself at each
-update; the papers keep a proposal that follows it. Z_x is the mean over the n responses of the update, which for the
-forward KL bounds every weight by n at a bias of order 1/n (a mean over the others has no bias and far more noise); the
-papers keep a running mean of it, for one prompt or few.
-f' is a constant in the gradient (the authors' conditional code lets one through). A prompt with a response that the
+Departures: the target is the base policy tilted by exp(r / beta), not a hard constraint. Samples come from the policy
+itself at each update; the papers keep a proposal that follows it. Z_x is the mean over the n responses of the update, which
+for the forward KL bounds every weight by n at a bias of order 1/n (a mean over the others has no bias but a much larger
+variance); the papers keep a running mean of it, for one or a few prompts.
+f' is a constant in the gradient (the authors' conditional code differentiates it). A prompt with a response that the
 scorer could not score is left out of the update.
 """
 
@@ -33,7 +33,7 @@ from torch.nn.functional import softplus
 
 from harness.api import Knob, Policy, Rollout, RunFailed, Settings, Trial, masked_sum, token_logprobs
 
-SLOPES: dict[str, Callable[[Tensor], Tensor]] = {  # f'(t) by log t
+SLOPES: dict[str, Callable[[Tensor], Tensor]] = {  # f'(t) as a function of log t
     "forward_kl": lambda log_t: -(-log_t).exp(),
     "reverse_kl": lambda log_t: log_t,
     "total_variation": lambda log_t: log_t.sign() / 2,
@@ -85,7 +85,7 @@ class GDC:
             yield {"reward": reward.mean().item(), "kl": log_ratio.mean().item()}
 
     def _sample(self, trial: Trial) -> tuple[Rollout, Tensor]:
-        """n responses to each prompt and their rewards, of the prompts whose responses were all scored."""
+        """Sample n responses to each prompt; return those of the prompts whose responses were all scored, with rewards."""
         n = self.settings.samples
         rollout = trial.sample(trial.prompts(self.settings.batch_size // n), n=n)
         reward = trial.reward(rollout).to(rollout.response.device)
@@ -96,16 +96,16 @@ class GDC:
 
 
 def sequence_logprob(policy: Policy, rollout: Rollout) -> Tensor:
-    """log policy(y | x) of each response, nats: [B, R] -> [B]."""
+    """log policy(y | x) of each response, in nats: [B, R] -> [B]."""
     return masked_sum(token_logprobs(policy.logits(rollout), rollout.response), rollout.response_mask)
 
 
 def log_t(log_w: Tensor, n: int) -> Tensor:
-    """log(Z_x / w), Z_x the mean w of a prompt's n responses: [X * n] -> [X, n]."""
+    """log(Z_x / w), where Z_x is the mean of w over a prompt's n responses: [X * n] -> [X, n]."""
     log_w = log_w.view(-1, n)
     return log_w.logsumexp(1, keepdim=True) - math.log(n) - log_w
 
 
 def against_the_others(x: Tensor) -> Tensor:
-    """Each value less the mean of the others in its row: [X, n] -> [X, n]."""
+    """Each value minus the mean of the others in its row: [X, n] -> [X, n]."""
     return (x - x.mean(1, keepdim=True)) * x.shape[1] / (x.shape[1] - 1)

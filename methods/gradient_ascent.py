@@ -1,12 +1,12 @@
-"""Gradient ascent on the policy's own worst samples (Jang et al. 2022, arXiv:2210.01504, section 3).
+"""Gradient ascent on the loss of the policy's worst samples (Jang et al. 2022, arXiv:2210.01504, section 3).
 
     pool <- pool + {(x, y, r(y)) : y ~ policy(. | x)};  split into K equal quantiles of reward       explore
     min over theta:  log p(y | x)  for y in the worst quantile                                       forget
                      + lambda * KL(reference || policy)  for y in the others                         retain
 
-Departures: the paper forgets given text; here it is the worst quantile of own samples. The paper has no retain term; this
-one is KL minimisation as in TOFU (Maini et al. 2024, arXiv:2401.06121, section 4), with as many responses to retain as
-to forget. Both terms are means over tokens. The forget term has no lower bound, so more updates always push further.
+Departures: the paper forgets given text; here it is the worst quantile of the policy's samples. The paper has no retain
+term; this one is KL minimisation as in TOFU (Maini et al. 2024, arXiv:2401.06121, section 4), with as many responses to
+retain as to forget. Both terms are means over tokens. The forget term has no lower bound, so training does not converge.
 """
 
 from __future__ import annotations

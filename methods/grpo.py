@@ -4,10 +4,10 @@
     max over theta:  min(rho_t * A, clip(rho_t, 1 - eps, 1 + eps) * A) - beta * k3_t,  at each token t          learn
     rho_t = policy/old policy (y_t | x, y<t);  k3_t = rho_t * (q - log q - 1),  q = reference/policy (y_t | x, y<t)
 
-Departures: those of TRL 1.16 (`trl_bridge`), whose advantages and loss these are: k3 carries rho_t, which makes its gradient
-that of the KL; `loss_type` chooses the mean over tokens (dapo: over the rollout's; grpo: over each response's, then over
-responses, as in the paper); `scale` none leaves out the division.
-Responses are drawn by the harness's sampler; an unscored one has no advantage and is in no mean.
+Departures: those of TRL 1.16 (`trl_bridge`), whose advantages and loss are used: k3 is multiplied by rho_t, which makes its
+gradient that of the KL; `loss_type` selects the mean over tokens (dapo: over all tokens of the rollout; grpo: over those
+of each response, then over responses, as in the paper); `scale` none omits the division.
+Responses are sampled by the harness; unscored ones have no advantage and enter no mean.
 """
 
 from __future__ import annotations

@@ -1,17 +1,18 @@
-"""Kahneman-Tversky optimisation on own labels, by TRL's KTOTrainer (Ethayarajh et al. 2024, arXiv:2402.01306, section 4).
+"""Kahneman-Tversky optimisation on labels from the reward, by TRL's KTOTrainer (Ethayarajh et al. 2024,
+arXiv:2402.01306, section 4).
 
     y ~ policy(. | x);  label: desirable if r(y) is above the exploration's mean, undesirable if below           explore
     z = max(0, mean of log policy/reference (y' | x) over mismatched pairs),  h = log policy/reference (y | x)
     min over theta:  w+ * (1 - sigmoid(beta * (h - z)))  where desirable                                         learn
                      w- * (1 - sigmoid(beta * (z - h)))  where undesirable
 
-Departures: the paper's labels are given by people, once; here the reward gives them, and new examples join the pool at
-each exploration, the first being of the base policy. A reward equal to the mean makes no example and is counted. Each
-batch holds as many desirable as undesirable examples. The mismatched pairs are the batch with its responses moved on by
-one, as in TRL 1.16, whose loss this is (`trl_bridge`); the reference is the base policy throughout.
+Departures: the paper's labels are given once by humans; here the reward gives them, and new examples join the pool at
+each exploration, the first ones sampled from the base policy. A reward equal to the mean gives no example and is counted.
+Each batch has equal numbers of desirable and undesirable examples. The mismatched pairs are the batch with its responses
+shifted by one, as in TRL 1.16, whose loss is used (`trl_bridge`); the reference is the base policy throughout.
 
-A label that is certain has no best h: the loss falls for ever, so a large beta slows the policy but does not bring it
-back to the base.
+A deterministic label has no optimal h: the loss decreases monotonically, so a large beta slows the policy but does not
+return it to the base.
 """
 
 from __future__ import annotations
@@ -73,12 +74,12 @@ class KTO:
             (state.desirable if example["label"] else state.undesirable).append(example)
         state.ties += ties
         state.pool_reward = reward.nanmean().item()
-        if not state.desirable:  # something above the mean, something below it: both are empty or neither is
+        if not state.desirable:  # values above the mean imply values below it: both lists are empty or neither is
             raise RunFailed(f"all of {len(reward)} responses have the same reward; raise explore_prompts")
 
 
 def labelled(rollout: Rollout, reward: Tensor) -> tuple[list[dict[str, Any]], int]:
-    """Responses above their mean reward as desirable, those below as undesirable, and how many equal it: [B, R], [B].
+    """Label responses above their mean reward desirable, those below undesirable; count those equal to it: [B, R], [B].
 
     Unscored responses are left out.
     """
@@ -91,10 +92,10 @@ def labelled(rollout: Rollout, reward: Tensor) -> tuple[list[dict[str, Any]], in
 
 
 def draw(examples: list[dict[str, Any]], n: int, rng: torch.Generator) -> list[dict[str, Any]]:
-    """n examples at random, with replacement."""
+    """Draw n examples at random, with replacement."""
     return [examples[i] for i in torch.randint(len(examples), (n,), generator=rng).tolist()]
 
 
 def mismatched(batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each example with the response of the one before it, from which TRL estimates z."""
+    """Pair each prompt with the response of the previous example, from which TRL estimates z."""
     return [row | {"KL_completion_ids": other["completion_ids"]} for row, other in zip(batch, batch[-1:] + batch[:-1])]

@@ -1,9 +1,9 @@
-"""Maximum likelihood on the corpus as it is, habit and all: the control of pretraining with human feedback.
+"""Maximum likelihood on the unfiltered corpus: the control for methods of pretraining with human feedback.
 
     min over theta:  -log p(x),  x a document of the corpus                              (Korbak et al. 2023, section 2)
 
-Departures: a document that the scorer could not score in part is learned in its other parts, so that every method sees
-the same text. Documents are rows of their own, not packed.
+Departures: segments that the scorer could not score are left out, so that every method trains on the same text. Documents
+are separate rows, not packed.
 """
 
 from __future__ import annotations

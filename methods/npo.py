@@ -1,14 +1,14 @@
-"""Negative preference optimisation on the policy's own worst samples (Zhang et al. 2024, arXiv:2404.05868, section 3).
+"""Negative preference optimisation on the policy's worst samples (Zhang et al. 2024, arXiv:2404.05868, section 3).
 
     pool <- pool + {(x, y, r(y)) : y ~ policy(. | x)};  split into K equal quantiles of reward             explore
     min over theta:  -2/beta * log sigmoid(-beta * log policy/reference (y | x))  for y in the worst quantile   forget
                      + lambda * KL(reference || policy)  for y in the others                                   retain
 
-Half of DPO: a pair's worse side only. As beta goes to 0 its gradient becomes that of gradient ascent; with beta above 0
-it fades once a response is unlikely, so the forget term is bounded below.
+This is DPO with the rejected response only. As beta goes to 0 its gradient becomes that of gradient ascent; with beta > 0
+it vanishes as a response becomes unlikely, so the forget term is bounded below.
 
-Departures: the paper forgets given text; here it is the worst quantile of own samples. The retain term (its NPO+KL) is a
-mean over tokens, with as many responses to retain as to forget.
+Departures: the paper forgets given text; here it is the worst quantile of the policy's samples. The retain term (its NPO+KL)
+is a mean over tokens, with as many responses to retain as to forget.
 """
 
 from __future__ import annotations

@@ -1,21 +1,21 @@
-"""PPO with a KL to the base (Schulman et al. 2017, arXiv:1707.06347; for language Ziegler et al. 2019, arXiv:1909.08593).
+"""PPO with a KL penalty (Schulman et al. 2017, arXiv:1707.06347; for language models Ziegler et al. 2019, arXiv:1909.08593).
 
     y ~ policy(. | x),   R_t = 1[t = T] r(x, y) - beta * log (policy(y_t | .) / reference(y_t | .))    sample
     A_t = sum over s >= t of lambda^(s-t) (R_s + V_(s+1) - V_s),   G_t = A_t + V_t,   A whitened       GAE, gamma 1
-    several epochs over the rollout, by parts, with rho_t = policy(y_t | .) / policy_old(y_t | .):     learn
+    several epochs of minibatches, with rho_t = policy(y_t | .) / policy_old(y_t | .):                 learn
         min over theta:  mean over t of max(-rho A, -clip(rho, 1 - eps, 1 + eps) A)
                          + c/2 * max((V' - G)^2, (clip(V', V - eps_v, V + eps_v) - G)^2)
 
-T is the last token, EOS where there is one: it is trained like any other, and the score sits on it. beta is fixed, or
-follows Ziegler's controller: each rollout beta *= 1 + clip(KL / target - 1, -0.2, 0.2) * min(1, responses / horizon).
-The paper's rollouts are a twentieth of the horizon; one that is longer than it counts as one horizon, so that beta moves
-by a fifth at most and stays above 0.
-The Quark paper's PPO was never released; its remnants show this recipe and a value network with a trunk of its own, the
-default here (`value_trunk`); `shared` reads the values off the policy's last hidden states.
+T is the last token, EOS if there is one: it is trained like any other and receives the score. beta is fixed, or follows
+Ziegler's controller: each rollout beta *= 1 + clip(KL / target - 1, -0.2, 0.2) * min(1, responses / horizon).
+The paper's rollouts are a twentieth of the horizon; one that is longer than it counts as one horizon, so that beta changes
+by at most a fifth and stays above 0.
+The Quark paper's PPO was never released; the remaining code shows this recipe and a separate trunk of the value network,
+the default here (`value_trunk`); `shared` computes the values from the policy's last hidden states.
 
-Departures: the suite's optimizer, with policy and value network clipped as one. Rewards are not whitened before GAE (the
-recipe's shift would pay for length). The head starts at 0, so the first advantages are the rewards to go. Responses
-that the scorer could not score are left out. TRL 1.12 differs in where the score sits: one position later.
+Departures: the optimizer is the suite's, with joint gradient clipping of policy and value network. Rewards are not whitened
+before GAE (the shift would reward length). The value head starts at 0, so the first advantages are the rewards to go.
+Responses that the scorer could not score are left out. TRL 1.12 places the score one position later.
 """
 
 from __future__ import annotations
@@ -49,11 +49,12 @@ class PPOSettings(Settings):
 
 
 class Value(nn.Module):
-    """V(x, y_<t) by a linear head on last hidden states: of a trunk of its own, or of the policy's where trunk is None."""
+    """Value network: V(x, y_<t) by a linear head on the last hidden states of its trunk, or of the policy if trunk is None."""
 
     def __init__(self, width: int, trunk: Policy | None) -> None:
         super().__init__()
-        self.trunk, self.head = trunk, nn.utils.skip_init(nn.Linear, width, 1)  # skipped: it would draw from elsewhere
+        # no default init, which would use the global generator
+        self.trunk, self.head = trunk, nn.utils.skip_init(nn.Linear, width, 1)
         for weights in self.head.parameters():
             nn.init.zeros_(weights)
 
@@ -96,11 +97,11 @@ class PPO:
 
     @torch.no_grad()
     def _explore(self, trial: Trial, value: Value, kl_coef: float) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """A rollout with its advantages and returns, as plain tensors that `keep` can hold; and what it came to."""
+        """Sample a rollout; return it with advantages and returns as plain tensors for `keep`, and its scalars."""
         s = self.settings
         rollout, reward = trial.scored(trial.sample(trial.prompts(s.explore_prompts)), at_least=max(2, s.minibatches))
         logprobs, mask = rollout.logprobs, rollout.response_mask
-        assert logprobs is not None  # the sampler's
+        assert logprobs is not None  # set by the sampler
         parts = [rollout.rows(rows) for rows in torch.arange(len(reward)).tensor_split(s.minibatches)]
         ref_logprobs = torch.cat([token_logprobs(trial.reference.logits(part), part.response) for part in parts])
         values = torch.cat([self._values(trial, value, part) for part in parts])
@@ -124,14 +125,14 @@ class PPO:
         return {"policy_loss": policy_cost.item(), "value_loss": value_cost.item()}
 
     def _values(self, trial: Trial, value: Value, rollout: Rollout, states: Tensor | None = None) -> Tensor:
-        """V before each response token; states are the policy's, if it has just read the rollout: -> [B, R]."""
+        """V before each response token; `states` are the policy's hidden states if already computed: -> [B, R]."""
         trial.charge(value, tokens_of(rollout))
         if states is None or value.trunk is not None:
             states = (value.trunk or trial.policy).states(rollout)
         return value(states)
 
     def _controlled(self, kl_coef: float, kl: float) -> float:
-        """The next rollout's beta."""
+        """The beta of the next rollout."""
         s = self.settings
         if s.kl_controller == "fixed":
             return kl_coef
@@ -140,13 +141,13 @@ class PPO:
 
 
 def shaped(reward: Tensor, log_ratio: Tensor, mask: Tensor, kl_coef: float) -> Tensor:
-    """The reward of each token: the KL's share, and the score on the last one: [B], [B, R], [B, R] -> [B, R]."""
+    """The reward of each token, its KL penalty plus the score on the last token: [B], [B, R], [B, R] -> [B, R]."""
     last = mask.sum(1, keepdim=True) - 1
     return (-kl_coef * log_ratio).scatter_add(1, last, reward[:, None])
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, lam: float) -> Tensor:
-    """Generalised advantage estimates, gamma 1, no value behind the last token: all [B, R] -> [B, R], 0 off the mask."""
+    """Generalised advantage estimates with gamma 1 and value 0 after the last token: all [B, R] -> [B, R], 0 off the mask."""
     rewards, values = rewards.masked_fill(~mask, 0), values.masked_fill(~mask, 0)
     advantage, ahead, next_value = torch.zeros_like(values), torch.zeros_like(values[:, 0]), torch.zeros_like(values[:, 0])
     for t in reversed(range(values.shape[1])):
@@ -156,17 +157,17 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, lam: float) -> Tensor:
 
 
 def whiten(x: Tensor, mask: Tensor) -> Tensor:
-    """Shifted and scaled to mean 0 and deviation 1 over the mask: [B, R] -> [B, R], 0 off it."""
+    """Standardise to mean 0 and standard deviation 1 over the mask: [B, R] -> [B, R], 0 off the mask."""
     kept = x[mask]
     return ((x - kept.mean()) * (kept.var() + 1e-8).rsqrt()).masked_fill(~mask, 0)
 
 
 def policy_loss(ratio: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
-    """The clipped surrogate of each token, to be made small: [B, R], [B, R] -> [B, R]."""
+    """The clipped surrogate loss of each token: [B, R], [B, R] -> [B, R]."""
     return torch.max(-ratio * advantage, -ratio.clamp(1 - clip_range, 1 + clip_range) * advantage)
 
 
 def value_loss(values: Tensor, old: Tensor, returns: Tensor, clip_range: float) -> Tensor:
-    """Half the squared error of each value, or of the value held near the old one if that is worse: [B, R] -> [B, R]."""
+    """Half the squared error of each value, or of the value clipped around the old one if larger: [B, R] -> [B, R]."""
     held = old + (values - old).clamp(-clip_range, clip_range)
     return torch.max((values - returns).square(), (held - returns).square()) / 2

@@ -9,9 +9,9 @@ authors' release) takes KL(policy || reference) and a bonus of 0.06 on the entro
 
 Departures: the pool keeps token ids, so EOS is learned and no text is tokenised twice. Equal rewards are ordered at
 random, not by age, so old samples do not win ties. Reward tokens are never sampled. Responses that the scorer could
-not score are left out. A reward token stands behind the BOS where the tokenizer puts one; `token_spread` above 1 sets
-their first embeddings further apart than words are, since a small policy takes long to notice them. The loss is a mean
-over the batch's tokens, as in the authors' code.
+not score are left out. A reward token follows the BOS token if the tokenizer adds one; `token_spread` above 1 initialises
+the embeddings of reward tokens further apart than those of words, since a small policy learns to use them slowly. The loss
+is a mean over the tokens of the batch, as in the authors' code.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Quark:
     family = "likelihood, weighted or conditioned"
     knob = Knob("kl_coef", (2.0, 0.6, 0.2, 0.06, 0.02))
     quick: ClassVar[dict[str, Any]] = {"lr": 1e-2, "explore_every": 2, "explore_prompts": 16, "batch_size": 8}
-    # nothing is claimed of strong regularisation: a random policy heeds a token before the prompt long after 60 updates
+    # no claim on strong regularisation: a random policy needs far more than 60 updates to respond to a reward token
     claims: ClassVar[dict[str, dict[str, Any]]] = {"reward_rises": {"explore_prompts": 64, "batch_size": 32}}
 
     def __init__(self, settings: QuarkSettings) -> None:

@@ -1,11 +1,11 @@
-"""The control of the online methods: REINFORCE with a KL to the base, on rewards that are noise.
+"""REINFORCE with a KL penalty on random rewards: the control for online methods.
 
-    y ~ policy(. | x),   r ~ uniform on [0, 1], whatever y                                       sample
+    y ~ policy(. | x),   r ~ uniform on [0, 1] for any y                                         sample
     R = r - beta * log (policy(y | x) / reference(y | x)),   b = the mean R of the others
     max over theta:  (R - b) * log policy(y | x)                                                 learn
 
-The step is that of `reinforce`, so what it drifts is the noise of that method, and what it gains on the judge must be
-nothing. No scorer is asked. No paper: a sanity check of the suite.
+The update is that of `reinforce`, so its KL is due to the noise of that method, and its gain on the judge must be zero. No
+scorer is called. This is a sanity check of the suite, without a paper.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
-"""REINFORCE with a KL to the base policy (Williams 1992; the objective as in Korbak et al. 2022, arXiv:2205.11275).
+"""REINFORCE with a KL penalty (Williams 1992; the objective as in Korbak et al. 2022, arXiv:2205.11275).
 
     y ~ policy(. | x),   R = r(x, y) - beta * log (policy(y | x) / reference(y | x))             sample
     b = the mean R of the other responses of the batch                                           baseline
     max over theta:  (R - b) * log policy(y | x)                                                 learn
 
-The expected step is the gradient of E[r] - beta * KL(policy || reference), KL in nats per response. R is not
-differentiated: the gradient of its own log policy has the mean 0. b does not depend on y, so it has no part in the mean
-either. The KL is the sampled one of the whole response, not the exact one of each step: at the optimum R is then the same
-for every response to a prompt, so its noise goes where the policy arrives. With `kl_coef=0` the policy collapses.
+The expected update is the gradient of E[r] - beta * KL(policy || reference), with KL in nats per response. R is not
+differentiated, since the gradient of its log policy has mean 0. b does not depend on y, so it leaves the mean unchanged.
+The KL is the sampled one of the whole response, not the exact one of each step: at the optimum R is then equal for all
+responses to a prompt, so its noise vanishes there. With `kl_coef=0` the policy collapses.
 
-Departures: the optimizer is the suite's (Adam, clipped), and the baseline leaves the response itself out, where
-Williams's is a running mean. Responses that the scorer could not score are left out.
+Departures: the optimizer is the suite's (Adam, clipped), and the baseline is a leave-one-out mean, where Williams's is a
+running mean. Responses that the scorer could not score are left out.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ class Reinforce:
 
 
 def sequence_logprob(policy: Policy, rollout: Rollout) -> Tensor:
-    """log policy(y | x) of each response, nats: [B, R] -> [B]."""
+    """log policy(y | x) of each response, in nats: [B, R] -> [B]."""
     return masked_sum(token_logprobs(policy.logits(rollout), rollout.response), rollout.response_mask)
 
 
 def against_the_others(x: Tensor) -> Tensor:
-    """Each value less the mean of the others: [B] -> [B]."""
+    """Each value minus the mean of the others: [B] -> [B]."""
     return (x - x.mean()) * len(x) / (len(x) - 1)

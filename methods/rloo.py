@@ -4,10 +4,10 @@
     A(yi) = q(yi) - mean of q over the other G - 1
     max over theta:  min(rho * A, clip(rho, 1 - eps, 1 + eps) * A),  rho = policy/old policy (y | x)      learn
 
-With one update a rollout rho is 1 and the gradient is that of E[r] - beta * KL(policy || reference).
+With one update per rollout rho is 1 and the gradient is that of E[r] - beta * KL(policy || reference).
 
-Departures: none from TRL 1.16 (`trl_bridge`), whose advantages and loss these are: rho is of the whole response, and the
-mean is over responses. Responses are drawn by the harness's sampler; an unscored one has no advantage and is in no mean.
+Departures: none from TRL 1.16 (`trl_bridge`), whose advantages and loss are used: rho is the ratio of the whole response,
+and the mean is over responses. Responses are sampled by the harness; unscored ones have no advantage and enter no mean.
 """
 
 from __future__ import annotations

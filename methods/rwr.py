@@ -1,4 +1,4 @@
-"""Reward-weighted regression: maximum likelihood with weights that grow with the reward (Peters and Schaal 2007; on text
+"""Reward-weighted regression: maximum likelihood weighted by exponentiated reward (Peters and Schaal 2007; on text
 Korbak et al. 2023, arXiv:2302.08582, section 2).
 
     w = exp(r / beta) / mean of exp(r / beta)
@@ -6,12 +6,12 @@ Korbak et al. 2023, arXiv:2302.08582, section 2).
     corpus    min over theta:  -mean over the tokens t of w(segment of t) log p(x_t | x_<t)
 
 On samples the optimum is base(y | x) exp(r(y) / beta) / Z(x), the optimal policy at its KL: the weights and the
-log-probabilities belong to whole responses. Samples stay the base's own, since weighting the policy's samples would tilt
-again and again. On the corpus a segment has one weight and a token counts as any other, as in the authors' code.
+log-probabilities are those of whole responses. Samples always come from the base policy, since reweighting samples of the
+policy would tilt it repeatedly. On the corpus a segment has one weight and the mean is over tokens, as in the authors' code.
 
 Departures: weights are divided by their mean (over all samples, or over 1,000 documents), so that beta does not change
-the learning rate; no clip is needed then. The paper's beta of 10 gives plain maximum likelihood to three digits: with
-rewards in [0, 1] its weights differ by 10 % at most. A prompt's tokens have weight 1. Unscored text is left out.
+the learning rate; no clipping is needed then. The paper's beta of 10 gives plain maximum likelihood to three digits: with
+rewards in [0, 1] its weights differ by 10 % at most. Prompt tokens have weight 1. Unscored text is left out.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class RWR:
             yield {"nll": loss.item(), "pool_reward": state.pool.mean_reward()}
 
     def _sample_loss(self, trial: Trial, batch: Rollout, weight: Tensor) -> Tensor:
-        """Mean over responses, nats a response."""
+        """Mean loss over responses, in nats per response."""
         logp = masked_sum(token_logprobs(trial.policy.logits(batch), batch.response), batch.response_mask)
         return -(weight * logp).mean()
 
@@ -92,18 +92,18 @@ class RWR:
             yield {"nll": loss.item()}
 
     def _corpus_loss(self, trial: Trial, batch: Documents, log_mean: float) -> Tensor:
-        """Mean over the tokens that are plain or scored, nats a token."""
+        """Mean loss over the tokens of scored segments and those outside segments, in nats per token."""
         found = corpus.scored(batch)
         weight = weights(batch.reward.nan_to_num(), log_mean, self.settings.beta).where(found, 1.0)
         cost = -token_logprobs(trial.policy.logits(batch.rollout), batch.rollout.response)
         return masked_mean(weight * cost, corpus.plain(batch) | found)
 
     def _log_mean(self, rewards: Tensor) -> float:
-        """log of the mean of exp(r / beta) over the scored rewards."""
+        """Log of the mean of exp(r / beta) over the scored rewards."""
         tilted = rewards[~rewards.isnan()].double() / self.settings.beta
         return float(tilted.logsumexp(0)) - math.log(max(1, len(tilted)))
 
 
 def weights(reward: Tensor, log_mean: float, beta: float) -> Tensor:
-    """exp(r / beta) over its mean: [...] -> [...]."""
+    """exp(r / beta) divided by its mean: [...] -> [...]."""
     return torch.exp(reward / beta - log_mean)

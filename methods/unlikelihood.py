@@ -1,19 +1,19 @@
-"""Unlikelihood: push down what bad text says (Welleck et al. 2019, arXiv:1908.04319), on the policy's own worst samples
-or on the bad segments of a corpus (Korbak et al. 2023, arXiv:2302.08582, section 2).
+"""Unlikelihood training: lower the likelihood of bad text (Welleck et al. 2019, arXiv:1908.04319), on the policy's worst
+samples or on the bad segments of a corpus (Korbak et al. 2023, arXiv:2302.08582, section 2).
 
     samples   pool <- pool + {(x, y, r(y)) : y ~ policy(. | x)};  bad: the worst 1/K of the pool
     corpus    bad: the segments with r below its quantile 1/K over the corpus
     min over theta:  - log p(y_t | y_<t) where the text is good                            likelihood
                      - alpha * sum over c in C_t of log(1 - p(c | y_<t))                   unlikelihood
                      + beta * KL(reference || policy)
-    level = sequence  C_t = {y_t} where the text is bad; with `ngram` n, where y_t is in an n-gram that comes again   5.2
-    level = token     C_t = {y_1 .. y_t-1} without y_t, in good text and bad: what was said before                    4.1
+    level = sequence  C_t = {y_t} where the text is bad; with `ngram` n, where y_t is in a repeated n-gram            5.2
+    level = token     C_t = {y_1 .. y_t-1} without y_t, in good text and bad: the previous tokens                     4.1
 
-Departures: the paper's sequences are bad where they repeat themselves (`ngram` 4), here where the reward says so; they are
-sampled, not greedy; likelihood and unlikelihood are in one batch. A sample's prompt is no candidate. log(1 - p) is a
-log-sum-exp over the other tokens, since the clamp of the authors' code has no gradient where p is near 1; candidates stay
-within their row, which their code mixes. Nothing ties the removed mass to the base policy, so the KL term (absent from the
-papers) is added. The loss is a mean over tokens. Unscored text is left out.
+Departures: the paper's sequences are bad where they repeat themselves (`ngram` 4), here where the reward is low; they are
+sampled, not greedy; likelihood and unlikelihood are in one batch. Prompt tokens are not candidates. log(1 - p) is computed
+as a log-sum-exp over the other tokens, since the clamp of the authors' code has no gradient where p is near 1; candidates
+come from the same row, where their code mixes rows. The KL term (absent from the papers) is added because unlikelihood
+alone does not tie the removed probability mass to the base policy. The loss is a mean over tokens. Unscored text is omitted.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Unlikelihood:
             yield scalars
 
     def _learn(self, trial: Trial, batch: Rollout, bad: Tensor, good: Tensor) -> dict[str, float]:
-        """One update on text that is bad, good or (in neither) left out: [B, R] each."""
+        """One update on bad and good tokens; tokens in neither mask are left out: [B, R] each."""
         s, learned = self.settings, bad | good
         logits = trial.policy.logits(batch)
         likelihood = -token_logprobs(logits, batch.response).masked_fill(~good, 0)
@@ -118,7 +118,7 @@ class Unlikelihood:
         return {"cost": cost.item()} | ({"drift": drift.item()} if s.kl_coef else {})
 
     def _unlikelihood(self, logits: Tensor, batch: Rollout, bad: Tensor) -> Tensor:
-        """-sum over the candidates of log(1 - p), nats: -> [B, R]."""
+        """-sum over the candidates of log(1 - p), in nats: -> [B, R]."""
         if self.settings.level == "token":
             seen = said_before(batch.response, logits.shape[-1])
             return -log_nots(logits).masked_fill(~seen, 0).sum(-1)
@@ -133,13 +133,13 @@ class Unlikelihood:
 
 
 def said_before(response: Tensor, vocab: int) -> Tensor:
-    """True for the tokens that came before in the same row, but for the token that stands here: [B, R] -> [B, R, V]."""
+    """Mask of the tokens that precede a position in its row, except the token at the position: [B, R] -> [B, R, V]."""
     here = torch.nn.functional.one_hot(response, vocab)
     return ((here.cumsum(1) - here) > 0) & (here == 0)
 
 
 def repeated(response: Tensor, mask: Tensor, n: int) -> Tensor:
-    """True for the tokens of an n-gram that was there before in the same row: [B, R], [B, R] -> [B, R]."""
+    """Mask of the tokens of an n-gram that occurred earlier in the same row: [B, R], [B, R] -> [B, R]."""
     found = torch.zeros_like(mask)
     for row, (ids, length) in enumerate(zip(response.tolist(), mask.sum(1).tolist())):
         seen: set[tuple[int, ...]] = set()

@@ -1,1 +1,1 @@
-"""What runs leave on disk: schema, writer, readers, checks."""
+"""Records of runs on disk: their schema, writer, readers and checks."""

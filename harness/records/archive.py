@@ -1,9 +1,10 @@
 """Copies of records for keeping, in git for instance: `python -m harness.records.archive SRC... DST [--samples N]`.
 
-Kept are manifest, summary, trajectory and the scores of each prompt, every value as it was; no policy, checkpoint, picture.
-DST is a study: a folder of Parquet tables (`harness.records.tables`). Of the samples stays one response to each of N prompts,
-the same prompts of every run: chosen by the hash of their text, from each kind in turn. With --folders DST has a folder a run
-in compact JSON, as a sweep takes it up again; what runs have in common is kept once (`harness.records.dedup`).
+A copy keeps manifest, summary, trajectory and the scores of each prompt, with every value unchanged, but no policy,
+checkpoint or picture. DST is a study: a folder of Parquet tables (`harness.records.tables`). Of the samples it keeps one
+response to each of N prompts, the same prompts for every run: chosen by the hash of their text, from each kind in turn. With
+--folders DST has one folder per run in compact JSON, which a sweep can resume; values that runs share are kept once
+(`harness.records.dedup`).
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ IN_COMMON = {
 
 
 class Archived(NamedTuple):
-    """What an archive did: folders in it, by what became of them, and what was left out and why."""
+    """The result of archiving: folders added, updated and unchanged, and the records left out with the reason."""
 
     added: list[Path]
     updated: list[Path]
@@ -51,9 +52,9 @@ class Archived(NamedTuple):
 
 
 def archive(sources: list[Path], target: Path, samples: int = 0) -> Archived:
-    """Copy the records below some folders into an archive; what is there already stays.
+    """Copy the records below some folders into an archive, keeping the records already in it.
 
-    Raises EmptySelection where there is no record, Unwritable where the archive takes no files.
+    Raises EmptySelection if there is no record, Unwritable if the archive cannot be written.
     """
     runs, problems = find_runs(sources)
     if not runs:
@@ -66,14 +67,14 @@ def archive(sources: list[Path], target: Path, samples: int = 0) -> Archived:
 
 
 def place_of(run: Run) -> Path:
-    """Where a record lies in an archive: preset/task/method/run, whatever folder it comes from."""
+    """The path of a record in an archive: preset/task/method/run, whatever its original folder."""
     return place(run.manifest)
 
 
 def write_study(sources: list[Path], target: Path, samples: int = 0) -> Archived:
-    """Put the records below some folders into the study at `target`; what is there already stays.
+    """Add the records below some folders to the study at `target`, keeping the records already in it.
 
-    Raises EmptySelection where there is no record, CorruptRecord where the study cannot be read, Unwritable.
+    Raises EmptySelection if there is no record, CorruptRecord if the study cannot be read, Unwritable if it cannot be written.
     """
     runs, problems = find_runs(sources)
     if not runs:
@@ -93,7 +94,7 @@ def write_study(sources: list[Path], target: Path, samples: int = 0) -> Archived
 
 
 def _encoded(found: dict[Path, Record], target: Path, done: Archived) -> dict[str, bytes]:
-    """The files of a study; a record that no table holds is left out, and is a problem."""
+    """The files of a study; a record that the tables cannot hold is left out and reported as a problem."""
     for where in [] if _fits([found[where] for where in sorted(found)]) else sorted(found):
         if not _fits([found[where]]):
             del found[where]
@@ -105,17 +106,17 @@ def _encoded(found: dict[Path, Record], target: Path, done: Archived) -> dict[st
 
 
 def _of_study(target: Path) -> dict[Path, Record]:
-    """The records of a study that is there already, by their places; raises CorruptRecord."""
+    """The records of an existing study by their paths, none if there is no study; raises CorruptRecord."""
     if not is_study(target):
         return {}
     runs, problems = find_runs([target])
     if problems:
-        raise CorruptRecord(f"{problems[0].path}: {problems[0].what}; choose another study, or remove it and write it anew")
+        raise CorruptRecord(f"{problems[0].path}: {problems[0].what}; choose another study, or remove it and run again")
     return {place_of(run): _record(run, sys.maxsize) for run in runs}
 
 
 def _kept_once(runs: list[Run], problems: list[Problem]) -> Iterator[Run]:
-    """The runs that have ended, one of each place; what is left out goes to the problems."""
+    """Yield the runs that have ended, one per path; add those left out to the problems."""
     places: dict[Path, Run] = {}
     for run in runs:
         if run.manifest["status"] not in KEPT:
@@ -127,7 +128,7 @@ def _kept_once(runs: list[Run], problems: list[Problem]) -> Iterator[Run]:
 
 
 def _record(run: Run, samples: int, before: Record | None = None) -> Record:
-    """A run as a study keeps it, with so many of its samples at most; those that the study had before are not taken away."""
+    """A run as kept in a study, with at most `samples` samples, but no fewer than the study already had."""
     had = max((len(rows) for rows in before.samples.values()), default=0) if before else 0
     tables = {of: [_sample(row) for row in rows] for of, rows in _tables(run, max(samples, had)).items()}
     kept = max((len(rows) for rows in tables.values()), default=0)
@@ -142,7 +143,7 @@ def _scalars(run: Run) -> list[dict[str, Any]]:
 
 
 def _sample(row: dict[str, Any]) -> dict[str, Any]:
-    """A sample as a table of a study has it: whole numbers and texts as such, every score a float, None where there is none."""
+    """A sample as a row of a study's table: ids as int, texts as str, scores as float or None."""
     found: dict[str, Any] = {"prompt_id": int(row["prompt_id"])}
     found |= {key: str(row[key]) for key in ("kind", "prompt", "response")}
     scores = {key: row.get(key) for key in COLUMNS if key not in found}
@@ -150,10 +151,10 @@ def _sample(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fits(records: list[Record]) -> bool:
-    """Whether tables hold the records: their texts are such that UTF-8 has, their whole numbers have 64 bits at most."""
+    """Return True if tables can hold the records: all texts are valid UTF-8, all integers fit in 64 bits."""
     try:
         encode(records)
-    except (ValueError, OverflowError, TypeError):  # those of pyarrow are among them
+    except (ValueError, OverflowError, TypeError):  # the base classes of pyarrow's errors
         return False
     return True
 
@@ -167,12 +168,12 @@ def _keep(run: Run, target: Path, samples: int, done: Archived) -> None:
             _write(target / name, content)
     changed = [name for name, content in files.items() if _bytes(folder / name) != content]
     (done.unchanged if not changed else done.updated if (folder / "manifest.json").exists() else done.added).append(folder)
-    for name in sorted(changed, key=lambda name: name == "manifest.json"):  # last, so that half a record is none
+    for name in sorted(changed, key=lambda name: name == "manifest.json"):  # last, so that half a record is not read as one
         _write(folder / name, files[name])
 
 
 def contents(run: Run, samples: int) -> tuple[dict[str, bytes], dict[str, bytes]]:
-    """The files of a record as an archive keeps them, and those that it shares with others."""
+    """The files of a record as kept in an archive, and the files of values that it may share with other records."""
     tables = _tables(run, samples)
     kept = max((len(rows) for rows in tables.values()), default=0)
     parts: dict[str, Any] = {"manifest.json": run.manifest | {"archive": {"samples": kept}}}
@@ -188,9 +189,9 @@ def contents(run: Run, samples: int) -> tuple[dict[str, bytes], dict[str, bytes]
 
 
 def choose(rows: list[dict[str, Any]], n: int) -> list[dict[str, Any]]:
-    """The first response to each of n prompts: by the hash of the prompt's text, from each kind in turn."""
+    """Select the first response to each of n prompts, ordered by the hash of their text, from each kind in turn."""
     first = {row["prompt_id"]: row for row in reversed(rows)}
-    if len(first) == len(rows) <= n:  # of an archive, chosen before
+    if len(first) == len(rows) <= n:  # from an archive, already selected
         return rows
     kinds: dict[str, list[dict[str, Any]]] = {}
     for row in sorted(first.values(), key=lambda row: sha256(row["prompt"].encode("utf-8", "surrogatepass")).digest()):
@@ -200,7 +201,7 @@ def choose(rows: list[dict[str, Any]], n: int) -> list[dict[str, Any]]:
 
 
 def _tables(run: Run, samples: int) -> dict[str, list[dict[str, Any]]]:
-    """What is kept of the samples before and after training; nothing of a run that has none."""
+    """The samples to keep from before and after training; empty for a run without samples."""
     found = {}
     for of in ("base", "final") if samples else ():
         try:
@@ -211,7 +212,7 @@ def _tables(run: Run, samples: int) -> dict[str, list[dict[str, Any]]]:
 
 
 def _without(value: dict[str, Any], paths: Iterable[str], common: dict[str, bytes]) -> dict[str, Any]:
-    """The value with references in place of what it may share with others, which goes to `common`."""
+    """Replace the values at `paths` by references and add the values to `common`."""
     for path in paths:
         key, _, rest = path.partition(".")
         if rest and isinstance(value.get(key), dict):
@@ -223,7 +224,7 @@ def _without(value: dict[str, Any], paths: Iterable[str], common: dict[str, byte
 
 
 def _row(row: dict[str, Any], summary: dict[str, Any] | None) -> dict[str, Any]:
-    """An evaluation; one that the summary has too says which."""
+    """An evaluation; if its metrics are also in the summary, the name of that side replaces them."""
     same = next((side for side in ("final", "base") if summary and row["metrics"] == summary[side]), None)
     return row | {"metrics": same} if same else row
 
@@ -241,7 +242,7 @@ def _parquet(rows: list[dict[str, Any]]) -> bytes:
 
 
 def _samples_of(folder: Path) -> int:
-    """How many samples an archive has of a run so far: they are not taken away again."""
+    """The number of samples that an archive already has of a run; they are not removed."""
     content = _bytes(folder / "manifest.json")
     return int(json.loads(content).get("archive", {}).get("samples", 0)) if content else 0
 
@@ -259,12 +260,12 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def main(words: list[str]) -> int:
-    """The command: a line a run that was added or updated; exit code 4 where something was left out."""
+    """Run the command: print one line per run added or updated; return 4 if a record was left out."""
     parser = argparse.ArgumentParser(prog="python -m harness.records.archive", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("sources", nargs="+", type=Path, metavar="SRC", help="folders with records")
     parser.add_argument("target", type=Path, metavar="DST", help="the study")
-    parser.add_argument("--samples", type=int, default=0, metavar="N", help="prompts of which one response stays [0]")
-    parser.add_argument("--folders", action="store_true", help="a folder a run instead of the tables of a study")
+    parser.add_argument("--samples", type=int, default=0, metavar="N", help="number of prompts with one kept response [0]")
+    parser.add_argument("--folders", action="store_true", help="write one folder per run instead of the tables of a study")
     told = parser.parse_args(words)
     done = (archive if told.folders else write_study)(told.sources, told.target, max(0, told.samples))
     for what, places in (("added", done.added), ("updated", done.updated)):

@@ -1,7 +1,7 @@
-"""Whether the parts of a record agree: its folder, its identity, its settings, its status, its trajectory and its cost.
+"""Consistency checks between the parts of a record: folder, identity, settings, status, trajectory and cost.
 
-Nothing is measured here. Whoever changes one part of a record has to change all that follow from it, and then the hash of the
-identity, which is the run's id.
+Nothing is measured here. Whoever changes one part of a record has to change all parts that depend on it, and then the hash
+of the identity, which is the run's id.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ COUNTS = (
     "updates", "sampled_tokens", "trained_tokens", "forward_tokens", "document_tokens", "scorer_calls", "beside_flops", "flops",
 )  # fmt: skip
 BETWEEN = {"reward": (0.0, 1.0), "judge": (0.0, 1.0), "kl": (-1e-9, float("inf"))}
-"""What each row of a trajectory may say."""
+"""The valid range of each metric in a row of a trajectory."""
 
 
 class Check(NamedTuple):
-    """One comparison: held is None where it could not be made, and then found says why."""
+    """One comparison; held is None if it could not be made, and `found` then gives the reason."""
 
     what: str
     held: bool | None
@@ -34,7 +34,7 @@ class Check(NamedTuple):
 
 
 def agree(run: Run) -> Iterator[Check]:
-    """Every check of one part of a record against another."""
+    """All checks of one part of a record against another."""
     yield from _names(run)
     yield _place(run)
     yield from _settings(run)
@@ -47,19 +47,19 @@ def agree(run: Run) -> Iterator[Check]:
 
 
 def _names(run: Run) -> Iterator[Check]:
-    """Method and task by the identity, which the run's id is the hash of."""
+    """Check method and task against the identity, whose hash is the run's id."""
     identity = run.manifest["identity"]
     for key in ("method", "task"):
         made, said = _table(identity.get(key)).get("name"), str(run.manifest[key])
         if made is None:
-            yield Check(key, None, found="the identity does not name it")
+            yield Check(key, None, found="not named in the identity")
             continue
         same = said.startswith("eval-") if (key, made) == ("method", "eval") else said == made
         yield Check(key, same, f"{made}, of the identity", said)
 
 
 def _place(run: Run) -> Check:
-    """The folder's name, and preset, task and method above it where it lies by layout."""
+    """Check the name of the folder, and preset, task and method above it if it follows the layout."""
     expected, parts = place_of(run).parts, run.dir.absolute().parts
     above = [name == part for name, part in zip(expected[:3], parts[-4:-1])]
     if not any(above) and parts[-1] != expected[-1] and not RUN.fullmatch(parts[-1]):
@@ -69,13 +69,13 @@ def _place(run: Run) -> Check:
 
 
 def _settings(run: Run) -> Iterator[Check]:
-    """What the run was told against what its identity says."""
+    """Check the settings of the run against its identity."""
     manifest, identity = run.manifest, run.manifest["identity"]
     told = _table(manifest.get("settings") or (run.summary or {}).get("settings"))
     yield _compared("preset in the settings", {"preset": manifest["preset"]}, {k: told[k] for k in ("preset",) if k in told})
     evaluation, task = dict(_table(told.get("evaluation"))), _table(told.get("task"))
     select = evaluation.pop("select", "last")
-    evaluation.pop("batch_size", None)  # decides no result
+    evaluation.pop("batch_size", None)  # has no effect on results
     pairs = {
         "method": (_table(identity.get("method")).get("settings"), told.get("method")),
         "budget": (identity.get("budget"), told.get("budget")),
@@ -96,7 +96,7 @@ def _cap(run: Run) -> dict[str, Any]:
 
 
 def _compared(what: str, made: Any, told: Any) -> Check:
-    """Whether what was told came out so; what was not told is a default, and not compared."""
+    """Compare recorded settings with the identity; absent settings are defaults and not compared."""
     made, told = _table(made), _table(told)
     if not told or not made:
         return Check(what, None, found="not in the record")
@@ -106,7 +106,7 @@ def _compared(what: str, made: Any, told: Any) -> Check:
 
 
 def _same(told: Any, made: Any) -> bool:
-    """Whether a setting is what it was told; a number may be spelt as a text."""
+    """Return True if two values of a setting are equal; a number may be written as text."""
     if isinstance(told, str) and isinstance(made, (int, float)) and not isinstance(made, bool):
         try:
             return float(told) == made
@@ -116,7 +116,7 @@ def _same(told: Any, made: Any) -> bool:
 
 
 def _status(run: Run, summary: dict[str, Any]) -> Iterator[Check]:
-    """The status in both files, and whether it is that of so many missing scores."""
+    """Check that both files have the same status, and that it follows from the share of missing scores."""
     status, said = run.manifest["status"], summary.get("status", run.manifest["status"])
     yield Check("status", said == status and status in FINISHED, str(status), str(said))
     tolerance = _table(_table(summary.get("settings")).get("evaluation")).get("tolerance")
@@ -141,7 +141,7 @@ def _unscored_in_training(summary: dict[str, Any]) -> float:
 
 
 def _first_row(run: Run, summary: dict[str, Any]) -> Check:
-    """The trajectory begins at the base policy, at no cost."""
+    """Check that the trajectory begins at the base policy, at zero cost."""
     what = "first row of the trajectory"
     if not run.trajectory:
         return Check(what, False, "the base policy at no cost", "no row")
@@ -156,13 +156,13 @@ def _first_row(run: Run, summary: dict[str, Any]) -> Check:
 
 
 def _chosen(summary: dict[str, Any]) -> dict[str, Any]:
-    """How a point was chosen by its validation scores; empty where the end was taken."""
+    """The record of a selection by validation scores; empty if the last policy was taken."""
     selection = _table(summary.get("selection"))
     return selection if selection.get("rule", "last") != "last" else {}
 
 
 def _last_row(run: Run, summary: dict[str, Any]) -> Check:
-    """The last evaluation of the trajectory is the summary's, or the chosen point is one of its rows."""
+    """Check that the last evaluation is the summary's, or that the selected point is a row of the trajectory."""
     if chosen := _chosen(summary):
         wanted = _table(chosen.get("validation"))
         rows = [row["metrics"] for row in run.trajectory if row["update"] == chosen.get("update")]
@@ -181,7 +181,7 @@ def _last_row(run: Run, summary: dict[str, Any]) -> Check:
 
 
 def _spent(run: Run, summary: dict[str, Any]) -> Check:
-    """The cost of the whole run is that of the trajectory's last row."""
+    """Check that the cost of the run is that of the last row of the trajectory."""
     last = _table(run.trajectory[-1].get("cost")) if run.trajectory else {}
     shared = [key for key in COUNTS if key in last and key in summary["cost"]]
     differ = [key for key in shared if last[key] != summary["cost"][key]]
@@ -192,22 +192,22 @@ def _spent(run: Run, summary: dict[str, Any]) -> Check:
 
 
 def _rows(run: Run) -> Iterator[Check]:
-    """Each row of the trajectory by itself, and after the one before it."""
+    """Check each row of the trajectory, alone and against the previous one."""
     costs = [_table(row.get("cost")) for row in run.trajectory]
     numbered = list(enumerate(zip(run.trajectory, costs), 1))
     wrong = [i for i, (row, cost) in numbered if cost.get("updates", row["update"]) != row["update"] or not _possible(row)]
     yield _of_rows("trajectory", wrong, "updates as counted, scores in [0, 1], a KL of 0 or more")
     if not costs or not all({"parameters", "flops", "sampled_tokens", "trained_tokens"} <= set(cost) for cost in costs):
-        yield Check("FLOPs", None, found="the record does not say the tokens that they are counted from")
+        yield Check("FLOPs", None, found="the record has no token counts to compute them from")
     else:
         wrong = [i for i, (_, cost) in numbered if not isclose(cost["flops"], flops(cost), rel_tol=1e-9, abs_tol=1.0)]
-        yield _of_rows("FLOPs", wrong, "2N a forward token, 6N a trained one, and those of networks beside")
+        yield _of_rows("FLOPs", wrong, "2N per forward token, 6N per trained token, plus other networks")
     falls = [i for i, (a, b) in enumerate(pairwise(run.trajectory), 2) if _falls(a, b)]
-    yield _of_rows("cost along the trajectory", falls, "none that falls")
+    yield _of_rows("cost along the trajectory", falls, "no decrease")
 
 
 def flops(cost: dict[str, float]) -> float:
-    """What a row's tokens cost, by the count that a run goes by: 2N a forward token, 6N a trained token."""
+    """FLOPs of a row as counted during a run: 2N per forward token, 6N per trained token (N parameters)."""
     read = 2.0 * cost["parameters"] * (cost["sampled_tokens"] + cost.get("forward_tokens", 0))
     return read + 6.0 * cost["parameters"] * cost["trained_tokens"] + cost.get("beside_flops", 0)
 
@@ -225,7 +225,7 @@ def _falls(before: dict[str, Any], after: dict[str, Any]) -> bool:
 
 
 def _of_rows(what: str, wrong: list[int], expected: str) -> Check:
-    return Check(what, not wrong, expected, f"otherwise in row {', '.join(map(str, wrong[:5]))}" if wrong else "so in each row")
+    return Check(what, not wrong, expected, f"violated in row {', '.join(map(str, wrong[:5]))}" if wrong else "in all rows")
 
 
 def _table(value: Any) -> dict[str, Any]:

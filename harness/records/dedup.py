@@ -1,7 +1,7 @@
-"""What the records of an archive have in common, kept once: a value is left in a folder `shared` above them, named by its hash.
+"""Deduplication of values shared by the records of an archive, stored once in a folder `shared` above them, named by hash.
 
-In a record the value is {"shared": sha256}, and whoever reads the record finds the value in its place, its hash checked. Every
-run of a world has the same frontier and base metrics, and those are most of a record.
+In a record the value is replaced by {"shared": sha256}; reading the record puts the value back after checking its hash. All
+runs of one world have the same frontier and base metrics, which make up most of a record.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from harness.core import files
 from harness.core.errors import CorruptRecord
 
 FOLDER = "shared"
-MOST = 2 * files.JSON_BYTES  # of all that stands for the references in one file, so that a small one cannot grow without end
-ABOVE = 5  # folders up from a record in which to look: preset/task/method/run, and one more
+MOST = 2 * files.JSON_BYTES  # bytes of all values that one file refers to, so that a small file cannot expand without bound
+ABOVE = 5  # parent folders of a record to search: preset/task/method/run, and one more
 DIGEST = re.compile("[0-9a-f]{64}")
 
 
@@ -28,7 +28,7 @@ def digest(value: Any) -> str:
 
 
 def reference(value: Any) -> dict[str, str]:
-    """What stands for a value in a record."""
+    """The reference that replaces a value in a record."""
     return {FOLDER: digest(value)}
 
 
@@ -37,12 +37,12 @@ def file_name(sha256: str) -> str:
 
 
 def put_back(value: Any, dir: Path) -> Any:
-    """Plain data with every reference replaced by what it stands for; raises CorruptRecord where that is gone or changed."""
+    """Replace every reference in plain data by its value; raises CorruptRecord if a value is missing or changed."""
     return _Found(dir).put_back(value)
 
 
 class _Found:
-    """What the references of one file stand for, each read once, and how much that is all together."""
+    """The values that one file refers to, each read once, and their total size in bytes."""
 
     def __init__(self, dir: Path) -> None:
         self.dir, self.size = dir, 0
@@ -69,7 +69,7 @@ class _Found:
 
 
 def _find(sha256: str, dir: Path) -> tuple[Any, int]:
-    """What a digest stands for, and its size in bytes."""
+    """The value of a digest and its size in bytes; raises CorruptRecord if it is missing or changed."""
     for folder in Path(os.path.abspath(dir)).parents[:ABOVE]:
         if os.path.isfile(folder / file_name(sha256)):
             return _read(folder, sha256, dir)
@@ -84,5 +84,5 @@ def _read(folder: Path, sha256: str, dir: Path) -> tuple[Any, int]:
     except (OSError, ValueError, RecursionError, CorruptRecord) as error:
         raise CorruptRecord(f"{dir}: {file_name(sha256)} cannot be read: {type(error).__name__}") from None
     if found != sha256:
-        raise CorruptRecord(f"{dir}: {file_name(sha256)} is not what the record refers to; its hash differs")
+        raise CorruptRecord(f"{dir}: {file_name(sha256)} differs from its hash in the record; copy the archive again")
     return value, len(content)

@@ -1,6 +1,6 @@
-"""Records as pandas frames: what `harness.load`, `load_trajectories` and `load_samples` give.
+"""Records as pandas frames, returned by `harness.load`, `load_trajectories` and `load_samples`.
 
-Every frame says in `.attrs["problems"]` what could not be read or has nothing to give: nothing is left out in silence.
+The `.attrs["problems"]` of every frame lists the records that are unreadable or without rows, so none is omitted silently.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ Rows = Iterable[dict[str, Any]]
 
 
 def runs_frame(folder: str | Path) -> pd.DataFrame:
-    """A row a run: its keys, status, settings, final and base metrics, cost, and where its record lies."""
+    """One row per run: its keys, status, settings, final and base metrics, cost, and folder; raises EmptySelection."""
     return _frame(folder, lambda run: [_run(run)])
 
 
 def trajectories_frame(folder: str | Path) -> pd.DataFrame:
-    """A row an evaluation of a run."""
+    """One row per evaluation of a run; raises EmptySelection if there is none."""
     return _frame(folder, _evaluations)
 
 
 def samples_frame(folder: str | Path, of: str) -> pd.DataFrame:
-    """A row a response of a run, before (`base`) or after training (`final`)."""
+    """One row per response of a run, before (`base`) or after training (`final`); raises EmptySelection if there is none."""
     return _frame(folder, lambda run: [_keys(run) | row for row in read(run, of)])
 
 
 def metric_columns(metrics: dict[str, Any], before: str = "") -> dict[str, float | None]:
-    """`judge` and `judge_stderr` of each metric; None, which pandas shows as NaN, where there is no value."""
+    """Columns NAME and NAME_stderr of each metric; None (NaN in pandas) for a missing value."""
     columns: dict[str, float | None] = {}
     for name, metric in metrics.items():
         columns |= {f"{before}{name}": metric["value"], f"{before}{name}_stderr": metric["stderr"]}
@@ -49,7 +49,7 @@ def metric_columns(metrics: dict[str, Any], before: str = "") -> dict[str, float
 
 
 def _frame(folder: str | Path, of: Callable[[Run], Rows]) -> pd.DataFrame:
-    """The rows of every run below a folder; raises EmptySelection where there is none."""
+    """The rows of all runs below a folder; raises EmptySelection if there is none."""
     import pandas as pd
 
     runs, problems = find_runs([Path(folder)])

@@ -1,4 +1,4 @@
-"""Reads the records of runs back from disk: strict JSON in, plain objects out, and nothing left out in silence."""
+"""Read records of runs from disk: strict JSON to plain objects; unreadable records are reported, never skipped silently."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 
     from .tables.decode import TableRecord, Tables
 
-BELOW_A_LINK = 3  # folders that are looked at below a linked one: task, method, run below a preset
+BELOW_A_LINK = 3  # depth of folders searched below a link: task, method, run below a preset
 
 
 def read_run(dir: Path) -> Run:
-    """The record in a folder, or of that name in a study; raises CorruptRecord where it is missing, broken or too new."""
+    """Read the record in a folder or of that name in a study; raises CorruptRecord if it is missing, broken or too new."""
     dir = Path(dir)
     if (study := study_above(dir)) is not None:
         return _from_study(dir, study)
@@ -50,14 +50,14 @@ def read_run(dir: Path) -> Run:
 
 
 def read_manifest(dir: Path) -> dict[str, Any]:
-    """The manifest in a folder; raises CorruptRecord where it is missing, broken or newer than this package."""
+    """Read the manifest in a folder; raises CorruptRecord if it is missing, broken or newer than this package."""
     manifest = _object(dir, "manifest.json")
     _check(Manifest, manifest, dir, "manifest.json")
     return manifest
 
 
 def read_prompts(dir: Path) -> dict[str, Any] | None:
-    """prompts.json as it is, or None where there is none; raises CorruptRecord."""
+    """Read prompts.json, None if the record has none; raises CorruptRecord if it is broken."""
     return _object(dir, "prompts.json") if os.path.lexists(dir / "prompts.json") else None
 
 
@@ -68,22 +68,22 @@ class Folder:
         self.dir = self.home = dir
 
     def prompts(self) -> dict[str, Any] | None:
-        """prompts.json as it is, or None where there is none; raises CorruptRecord."""
+        """Read prompts.json, None if the record has none; raises CorruptRecord if it is broken."""
         return read_prompts(self.dir)
 
     def scalars(self) -> list[dict[str, Any]]:
-        """The rows of scalars.jsonl, none in an older record; a last line that is being written is no row."""
+        """The rows of scalars.jsonl, none in an older record; an unfinished last line is ignored."""
         if not os.path.lexists(self.dir / "scalars.jsonl"):
             return []
         lines = _text(self.dir, "scalars.jsonl", inside.TABLE_BYTES).split("\n")[:-1]
         return [_parse(line, self.dir, f"scalars.jsonl line {i}") for i, line in enumerate(lines, 1)]
 
     def table(self, name: str, columns: Collection[str] | None = None) -> pyarrow.Table:
-        """A Parquet file of the record; raises FileNotFoundError, CorruptRecord."""
+        """Read a Parquet file of the record; raises FileNotFoundError or CorruptRecord."""
         return inside.table(self.dir, name, columns)
 
     def names(self) -> list[str]:
-        """Every file in the folder, whatever its kind, by its name in it; a link is a file."""
+        """The relative paths of all files in the folder, links included."""
         found = []
         for folder, below, files in os.walk(self.dir):
             links = [name for name in below if os.path.islink(os.path.join(folder, name))]
@@ -91,17 +91,17 @@ class Folder:
         return sorted(found)
 
     def hash(self, name: str) -> str:
-        """The content hash of a file; raises OSError, ValueError or CorruptRecord where it cannot be read."""
+        """The content hash of a file; raises OSError, ValueError or CorruptRecord if it cannot be read."""
         return content_hash(inside.regular(self.dir, name, inside.WEIGHTS_BYTES))
 
 
 def source_of(run: Run) -> Source:
-    """Where the parts of a record lie that are not read with it."""
+    """The source of the parts of a record that are read on demand."""
     return run.source or Folder(run.dir)
 
 
 def prompt_scores(of: Run | Path) -> PromptScores | None:
-    """The scores of each prompt in a run's record; None in a record made before they were kept; raises CorruptRecord."""
+    """The scores of each prompt of a run; None in an older record without them; raises CorruptRecord if they are broken."""
     source = source_of(of) if isinstance(of, Run) else Folder(Path(of))
     record, dir = source.prompts(), source.dir
     if record is None:
@@ -116,16 +116,16 @@ def prompt_scores(of: Run | Path) -> PromptScores | None:
 
 
 def scalars(run: Run) -> list[tuple[int, dict[str, float | None]]]:
-    """What the method yielded at each recorded update, by name; nothing in a record without it; raises CorruptRecord."""
+    """The scalars that the method yielded at each recorded update, empty if none; raises CorruptRecord if they are broken."""
     source = source_of(run)
     rows = [_check(Scalars, row, source.dir, f"scalars.jsonl line {i}") for i, row in enumerate(source.scalars(), 1)]
     return [(row.update, row.scalars) for row in rows]
 
 
 def find_runs(dirs: Iterable[Path]) -> tuple[list[Run], list[Problem]]:
-    """Every record below the folders in a fixed order, and all that is wrong with those that are not among them.
+    """Read all records below some folders in a fixed order, and list the problems of those that cannot be read.
 
-    A folder of a study's tables is read like one with its records as folders, also by a path that leads on into it.
+    A study is read like a folder of records, also through a path to one of its records.
     """
     dirs = [Path(dir) for dir in dirs]
     found: dict[Path, Run] = {}
@@ -142,7 +142,7 @@ def find_runs(dirs: Iterable[Path]) -> tuple[list[Run], list[Problem]]:
 
 
 def holds_records(name: str) -> bool:
-    """Whether a name is a folder, or leads to records within a study."""
+    """Return True if a name is a folder or a path to records within a study."""
     if os.path.isdir(name):
         return True
     study = study_above(Path(name))
@@ -150,7 +150,7 @@ def holds_records(name: str) -> bool:
 
 
 def _study_runs(dirs: list[Path], problems: list[Problem]) -> list[tuple[Path, Run]]:
-    """The runs of the studies that the paths name or lead into, each study read once; what cannot be read is a problem."""
+    """The runs of the studies that the paths name or point into, each study read once; adds to `problems`."""
     wanted: dict[Path, list[Path]] = {}
     for dir in dirs:
         study = dir if is_study(dir) else study_above(dir)
@@ -190,7 +190,7 @@ def _opened(study: Path, problems: list[Problem]) -> Tables | None:
 
 
 def _from_study(dir: Path, study: Path) -> Run:
-    """The record of a name in a study; raises CorruptRecord where it has none, or where it is broken."""
+    """Read the record of a name in a study; raises CorruptRecord if it is missing or broken."""
     from .tables.decode import Tables
 
     record = next((record for record in Tables(study).records() if record.dir == dir), None)
@@ -200,7 +200,7 @@ def _from_study(dir: Path, study: Path) -> Run:
 
 
 def _from_tables(record: TableRecord) -> Run:
-    """The record of a study, held to what a record in a folder is held to; raises CorruptRecord."""
+    """Read a record of a study with the checks of a record in a folder; raises CorruptRecord if one fails."""
     dir = record.dir
     manifest = record.manifest()
     _check_version(manifest, dir, "manifest.json")
@@ -217,7 +217,7 @@ def _from_tables(record: TableRecord) -> Run:
 
 
 def cell(run: Run) -> str:
-    """What two records share exactly if they are of the same cell."""
+    """A key that is equal for two records exactly if they are of the same cell."""
     m = run.manifest
     return canonical([m["preset"], m["task"], m["method"], m["seed"], m["identity"]])
 
@@ -239,7 +239,7 @@ def _doubles(runs: list[Run]) -> list[Problem]:
 
 
 def _record_folders(dirs: Iterable[Path], problems: list[Problem]) -> list[Path]:
-    """The folders that hold a record, or what is left of one; an archive or a study below is read only where it is named."""
+    """The folders that hold a complete or partial record; archives and studies below `dirs` are skipped unless named."""
 
     folders: list[Path] = []
 
@@ -250,7 +250,7 @@ def _record_folders(dirs: Iterable[Path], problems: list[Problem]) -> list[Path]
         problems.append(Problem(run, f"{what} cannot be read: {error.strerror}"))
 
     for top in dirs:
-        room: dict[str, int] = {}  # how many folders deep to look below one that a link leads to
+        room: dict[str, int] = {}  # remaining depth to search below a linked folder
         linked = {os.path.realpath(top)}
         for folder, below, files in os.walk(top, onerror=unreadable, followlinks=True):
             holds = bool({"manifest.json", "summary.json", "trajectory.jsonl"} & set(files))
@@ -261,7 +261,7 @@ def _record_folders(dirs: Iterable[Path], problems: list[Problem]) -> list[Path]
 
 
 def _goes_on(folder: str, in_record: bool, room: dict[str, int], linked: set[str]) -> bool:
-    """Whether to look for records in a folder: a linked one as far as a run is written through it, and never in a circle."""
+    """Return True if a folder is to be searched: a linked one only to the depth of a run, and never in a loop."""
     if os.path.isdir(os.path.join(folder, FOLDER)) or is_study(Path(folder)):
         return False
     left = room.get(os.path.dirname(folder), -1)
@@ -285,30 +285,30 @@ def _summary(dir: Path, manifest: dict[str, Any], required: bool) -> dict[str, A
 
 
 def _check_summary(summary: dict[str, Any], manifest: dict[str, Any], dir: Path) -> None:
-    """Raise CorruptRecord where a summary is none, or of another run than the manifest."""
+    """Raise CorruptRecord if a summary is invalid or of another run than the manifest."""
     _check_version(summary, dir, "summary.json")
     _check(Summary, summary, dir, "summary.json")
     for key in ("run_id", "preset", "task", "method", "seed"):
         if summary.get(key, manifest[key]) != manifest[key]:
-            raise CorruptRecord(f"{dir}: summary.json and manifest.json differ in {key!r}; they are not of one run")
+            raise CorruptRecord(f"{dir}: summary.json and manifest.json differ in {key!r}; they are of different runs")
 
 
 def _trajectory(dir: Path, status: str, summary: dict[str, Any] | None) -> list[dict[str, Any]]:
     if status not in FINISHED and not os.path.lexists(dir / "trajectory.jsonl"):
         return []
     *lines, rest = _text(dir, "trajectory.jsonl").split("\n")
-    if rest and status != "running":  # a run at work may be in the middle of a line; any other may not
+    if rest and status != "running":  # only a running process may leave an unfinished line
         raise CorruptRecord(f"{dir}: trajectory.jsonl is truncated: its last line has no end")
     rows = [_parse(line, dir, f"trajectory.jsonl line {i}") for i, line in enumerate(lines, 1)]
     for i, row in enumerate(rows, 1):
-        if summary and isinstance(row, dict) and row.get("metrics") in ("base", "final"):  # of an archive
+        if summary and isinstance(row, dict) and row.get("metrics") in ("base", "final"):  # in an archive
             row["metrics"] = summary[row["metrics"]]
         _check(Evaluation, row, dir, f"trajectory.jsonl line {i}")
     return rows
 
 
 def _object(dir: Path, name: str) -> dict[str, Any]:
-    """A JSON object of a schema version that this package knows, with what it shares with other records put back."""
+    """Read a JSON object with its shared values put back; raises CorruptRecord if it is invalid or too new."""
     text = _text(dir, name)
     value = _parse(text, dir, name)
     _check_version(value, dir, name)
@@ -316,7 +316,7 @@ def _object(dir: Path, name: str) -> dict[str, Any]:
 
 
 def _check_version(value: Any, dir: Path, name: str) -> None:
-    """Raise CorruptRecord where a value is no object of a schema version that this package reads."""
+    """Raise CorruptRecord if a value is not an object of a schema version that this package reads."""
     version = value.get("schema_version") if isinstance(value, dict) else None
     if type(version) is not int or version < 1:
         raise CorruptRecord(f"{dir}: {name} has no schema_version; it is not a record of this package")
@@ -348,14 +348,14 @@ def _check(model: type[Model], value: Any, dir: Path, name: str) -> Model:
         return model.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the whole"
+        where = ".".join(map(str, first["loc"])) or "the file"
         raise CorruptRecord(f"{dir}: {name} is not a record: {where}: {first['msg']}") from None
 
 
 def locate(name: str, out: Path) -> Run:
-    """A run by its folder, by its id, or by the beginning of its id if no other run's begins so.
+    """Find a run by its folder, its id, or a unique prefix of its id.
 
-    Raises UnknownName, UsageError where several runs match, EmptySelection, or CorruptRecord of a folder given.
+    Raises UnknownName if no run matches, UsageError if several do, EmptySelection if `out` has no runs, CorruptRecord.
     """
     if os.path.isdir(name) or study_above(Path(name)) is not None:
         return read_run(Path(name))
@@ -368,13 +368,13 @@ def locate(name: str, out: Path) -> Run:
         raise UnknownName("run", name, [run.dir.name for run in found], "harness list runs")
     if len(matches) > 1:
         raise UsageError(
-            f"{name!r} is {len(matches)} runs: {', '.join(str(run.dir) for run in matches)}; give the folder of one"
+            f"{name!r} matches {len(matches)} runs: {', '.join(str(run.dir) for run in matches)}; give the folder of one"
         )
     return matches[0]
 
 
 def settings_of(run: Run) -> dict[str, Any]:
-    """What the run was told; empty where its record does not say."""
+    """The settings of a run; empty if its record has none."""
     return as_table(run.manifest.get("settings") or (run.summary or {}).get("settings"))
 
 

@@ -1,4 +1,4 @@
-"""`harness samples`: what a policy said to the held-out prompts, in the terminal, hidden unless asked for."""
+"""Selection of recorded responses for `harness samples`; their texts are masked unless requested."""
 
 from __future__ import annotations
 
@@ -19,46 +19,46 @@ SCORES = tuple(LOW_IS_WORSE)
 
 
 class Wanted(NamedTuple):
-    """Which of a run's samples to show, and in what order."""
+    """The samples of a run to show, and their order."""
 
     n: int = 10
     kind: str | None = None
-    prompt: str | None = None  # text that the prompt holds
-    search: str | None = None  # text that the response holds
+    prompt: str | None = None  # only prompts that contain it
+    search: str | None = None  # only responses that contain it
     sort: str | None = None
     best: bool = False
     worst: bool = False
-    seed: int = 0  # of the draw, where nothing is sorted
+    seed: int = 0  # of the random selection, if unsorted
 
 
 COLUMNS = frozenset({"prompt_id", "kind", "prompt", "response", "reward", "judge"})
 
 
 def read(run: Run, of: str = "final", columns: Collection[str] = COLUMNS) -> list[dict[str, Any]]:
-    """A run's samples, a row a response, with these columns at least.
+    """Read the samples of a run, one row per response, with at least these columns.
 
-    Raises MissingPrerequisite where the record has none, CorruptRecord where they cannot be read.
+    Raises MissingPrerequisite if the record has none, CorruptRecord if they cannot be read.
     """
     name, source = f"samples/{of}.parquet", source_of(run)
     try:
         rows = source.table(name).to_pandas().to_dict("records")
     except FileNotFoundError:
         kept = [name[8:-8] for name in source.names() if re.fullmatch(r"samples/[^/]+\.parquet", name)]
-        what = f"it has {', '.join(kept)}" if kept else "they are not kept in an archive, nor before a run is done"
+        what = f"it has {', '.join(kept)}" if kept else "they are not kept in an archive, and written only when a run is done"
         raise MissingPrerequisite(f"{run.dir} has no samples {of!r}: {what}") from None
     missing = set(columns) - set(rows[0] if rows else ())
     if missing:
-        raise CorruptRecord(f"{run.dir}: {name} is no table of samples: it has no {', '.join(sorted(missing))}")
+        raise CorruptRecord(f"{run.dir}: {name} is not a table of samples: it has no {', '.join(sorted(missing))}")
     return [{str(key): value for key, value in row.items()} for row in rows]
 
 
 def choose(rows: list[dict[str, Any]], wanted: Wanted) -> list[dict[str, Any]]:
-    """The rows that are asked for: sorted, what could not be scored last, or drawn at random in the order of the prompts.
+    """Select rows: sorted with unscored ones last, or drawn at random and kept in the order of the prompts.
 
-    Raises UnknownName, UsageError, MissingPrerequisite for a score that the record does not have, EmptySelection.
+    Raises UnknownName, UsageError, EmptySelection if no row matches, MissingPrerequisite if the record lacks the score.
     """
     if wanted.best and wanted.worst:
-        raise UsageError("--best and --worst are two orders; choose one")
+        raise UsageError("--best and --worst exclude each other; give one of them")
     found = _filtered(rows, wanted)
     key = wanted.sort or ("judge" if wanted.best or wanted.worst else None)
     if key is not None:
@@ -83,7 +83,7 @@ def _order(rows: list[dict[str, Any]], key: str, best: bool) -> Callable[[dict[s
     if key not in LOW_IS_WORSE:
         raise UnknownName("score to sort by", key, SCORES)
     if key not in rows[0]:
-        raise MissingPrerequisite(f"these samples have no {key!r}: they were made before it was kept; run again with --fresh")
+        raise MissingPrerequisite(f"these samples have no {key!r}: the record is older than this score; run again with --fresh")
     ascending = LOW_IS_WORSE[key] != best
 
     def order(row: dict[str, Any]) -> tuple[bool, float]:
@@ -94,7 +94,7 @@ def _order(rows: list[dict[str, Any]], key: str, best: bool) -> Callable[[dict[s
 
 
 def _score(row: dict[str, Any], key: str) -> float | None:
-    """A score of a sample; NLL is that a token, in nats, and an empty response has none."""
+    """A score of a sample, None if missing; NLL is in nats per token, and None for an empty response."""
     value = row.get(key)
     if key == "nll" and value is not None:
         value = value / row["nll_tokens"] if row["nll_tokens"] else None
@@ -102,7 +102,7 @@ def _score(row: dict[str, Any], key: str) -> float | None:
 
 
 def shown(row: dict[str, Any], unmask: bool) -> dict[str, Any]:
-    """A sample as plain data, its texts hidden unless asked for."""
+    """A sample as plain data, its texts masked unless `unmask` is true."""
     texts = {name: row[name] if unmask else mask(row[name]) for name in ("prompt", "response")}
     scores = {key: _score(row, key) for key in SCORES if key in row}
     return {"prompt_id": int(row["prompt_id"]), "kind": str(row["kind"]), **texts, **scores}

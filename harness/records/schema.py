@@ -1,4 +1,4 @@
-"""What a record holds: typed models of its files."""
+"""The schema of a record: typed models of its files."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ FINISHED = ("done", "degraded")
 
 
 class Source(Protocol):
-    """Where the parts of a record lie that are read only when they are needed: in a folder, or in the tables of a study."""
+    """The parts of a record that are read on demand, from a folder or from the tables of a study."""
 
-    dir: Path  # names the record; no file lies there where it is in tables
-    home: Path  # the folder that came with the record: its own, or that of the whole study
+    dir: Path  # names the record; it does not exist if the record is in tables
+    home: Path  # the folder of the record, or of the whole study
 
-    def prompts(self) -> dict[str, Any] | None: ...  # prompts.json; None where there is none; raises CorruptRecord
-    def scalars(self) -> list[dict[str, Any]]: ...  # a row an update; none in an older record; raises CorruptRecord
+    def prompts(self) -> dict[str, Any] | None: ...  # prompts.json; None if absent; raises CorruptRecord
+    def scalars(self) -> list[dict[str, Any]]: ...  # one row per update; none in an older record; raises CorruptRecord
     def table(self, name: str, columns: Collection[str] | None = None) -> pyarrow.Table: ...  # of samples; FileNotFoundError
-    def names(self) -> list[str]: ...  # every file of the record, by its name in it
-    def hash(self, name: str) -> str: ...  # content hash of such a file; raises OSError, ValueError or CorruptRecord
+    def names(self) -> list[str]: ...  # relative paths of all files of the record
+    def hash(self, name: str) -> str: ...  # content hash of a file; raises OSError, ValueError or CorruptRecord
 
 
 class Run(NamedTuple):
-    """The record of one run; summary is None where the run has not finished, source where it lies in a folder of its own."""
+    """The record of one run; summary is None if the run has not finished, source is None for a record in its own folder."""
 
     dir: Path
     manifest: dict[str, Any]
@@ -39,7 +39,7 @@ class Run(NamedTuple):
 
 
 def place(manifest: Mapping[str, Any]) -> Path:
-    """Where a record lies among others: preset/task/method/run, each the name of a folder."""
+    """The relative path of a record among others: preset/task/method/run."""
     end = f"-s{manifest['seed']}"
     parts = (manifest["preset"], manifest["task"], manifest["method"], manifest["run_id"].removesuffix(end) + end)
     names = [str(part).replace("/", "_").replace("\0", "_") for part in parts]
@@ -47,30 +47,30 @@ def place(manifest: Mapping[str, Any]) -> Path:
 
 
 class PromptScores(NamedTuple):
-    """What a run's final policy scored on each held-out prompt, in a fixed order: [X] each."""
+    """The scores of a run's final policy on each held-out prompt, in a fixed order: [X] each."""
 
     split: str
-    id: list[str]  # of the prompt's text
+    id: list[str]  # hash of the prompt's text
     kind: list[str]
     values: dict[str, list[float | None]]  # reward, judge, kl (nats), nll_per_token (nats, by the fluency model)
     n_scored: list[int]  # responses that reward and judge could score
 
 
 class Problem(NamedTuple):
-    """Something that a reader of the report must know about a record, and where it lies."""
+    """A problem with a record, to be shown in the report, and the path of the record."""
 
     path: Path
     what: str
 
 
 class Record(BaseModel):
-    """What a reader relies on; further keys are welcome, since an addition does not change the schema version."""
+    """Keys that readers rely on; additional keys are allowed and do not change the schema version."""
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
 
 class MetricRecord(Record):
-    """A metric: mean, standard error, count; value is null with a reason where it could not be measured."""
+    """A metric: mean, standard error, count; value is null, with a reason, if it could not be measured."""
 
     value: float | None
     stderr: float | None = Field(ge=0)
@@ -80,7 +80,7 @@ class MetricRecord(Record):
 
 
 class Manifest(Record):
-    """manifest.json: what the run is, how it ended, and what it was made with."""
+    """manifest.json: identity, status and provenance of a run."""
 
     run_id: str
     status: Literal["running", "done", "degraded", "failed", "interrupted"]
@@ -103,7 +103,7 @@ class Point(Record):
 
 
 class CurvePoint(Point):
-    """A point of the optimal frontier; solid where the effective sample size allows an estimate, else a bound."""
+    """A point of the optimal frontier; solid if the effective sample size allows an estimate, else a bound."""
 
     reward_stderr: float | None = Field(None, ge=0)
     solid: bool
@@ -116,7 +116,7 @@ class BestOfN(Point):
 
 
 class JudgeAt(Record):
-    """What the judge gives the optimal policy at each KL."""
+    """Judge score of the optimal policy at each KL."""
 
     kl: list[float]
     judge: list[float | None]
@@ -144,7 +144,7 @@ class Summary(Record):
 
 
 class Prompts(Record):
-    """prompts.json: what the final policy scored on each held-out prompt, a list per column, in one order."""
+    """prompts.json: scores of the final policy on each held-out prompt, one list per column, in the same order."""
 
     split: str
     id: list[str]
@@ -157,7 +157,7 @@ class Prompts(Record):
 
 
 class Scalars(Record):
-    """A line of scalars.jsonl: what the method yielded after an update, null where it was no finite number."""
+    """A line of scalars.jsonl: the scalars that the method yielded after an update, null if not finite."""
 
     update: int = Field(ge=0)
     scalars: dict[str, float | None]
@@ -180,7 +180,7 @@ PARTS: dict[str, type[Record]] = {
     "scalars.jsonl": Scalars,
     "prompts.json": Prompts,
 }
-"""The model of each file of a record; of a .jsonl, of each line."""
+"""The model of each file of a record; for .jsonl, the model of each line."""
 
 
 def json_schema() -> dict[str, Any]:

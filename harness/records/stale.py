@@ -1,8 +1,8 @@
-"""What a record was made with, against what the code has now: the reasons why it is stale, without running any of that code.
+"""Detection of stale records: the versions in a record against those of the installed code, without running that code.
 
 Versions of methods, tasks and the evaluation are read from their source, so nothing heavy is imported; the micro world is
-compared by the hashes of its files, and its scorers by their identity. What cannot be seen so (a method in a file of one's
-own, a classifier, a data set of the hub) is not compared: it is part of a run's identity, and with another it is another run.
+compared by the hashes of its files, and its scorers by their identity. Anything else (a method in a user's file, a classifier,
+a data set of the hub) is not compared: it is part of the identity, so a change of it gives another run.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from harness.core.plugins import constant
 from .read import as_table, settings_of
 from .schema import SCHEMA_VERSION, Run
 
-LIGHT = "harness.tasks.micro.scorers"  # whose classes say their identity without loading a model
+LIGHT = "harness.tasks.micro.scorers"  # classes whose identity needs no model
 
 
 def outdated(runs: Iterable[Run]) -> dict[Path, list[str]]:
-    """What of each run is not as the code has it now, by the run's folder; a run that is up to date is not in it."""
+    """The reasons why runs are stale, by the run's folder; runs that are up to date are absent."""
     now = Now()
     found = {run.dir: reasons(run, now) for run in runs}
     return {dir: why for dir, why in found.items() if why}
 
 
 class Now:
-    """What the code has: each thing looked up once, None where it cannot be seen or is not there any more."""
+    """Versions and identities of the installed code, each looked up once; None if unavailable or removed."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], Any] = {}
 
     def version(self, kind: str, name: str) -> int | None:
-        """Of a method or a task."""
+        """The version of a method or a task."""
         return self._once((kind, name), lambda: _version(kind, name))
 
     def evaluation(self) -> int | None:
@@ -62,13 +62,13 @@ class Now:
 
 
 def reasons(run: Run, now: Now) -> list[str]:
-    """Why a run is stale, a line each: its version, and the one that the code has."""
+    """The reasons why a run is stale, one line each with its version and that of the code."""
     identity = run.manifest["identity"]
     found = [_differs("the records' schema", identity.get("schema"), SCHEMA_VERSION)]
     for kind in ("method", "task"):
         made = as_table(identity.get(kind))
         name = str(made.get("name"))
-        if "sha256" not in made:  # a method in a file of one's own is known by its hash
+        if "sha256" not in made:  # a plug-in in a file is identified by its hash
             found.append(_differs(f"{kind} {name}", made.get("version"), now.version(kind, name)))
     found.append(_differs("the evaluation", as_table(identity.get("evaluation")).get("version"), now.evaluation()))
     found += [_scorer_differs(scorer, now) for scorer in as_table(identity.get("scorers")).values()]
@@ -79,7 +79,7 @@ def _version(kind: str, name: str) -> int | None:
     try:
         module, _, attribute = registry.table(kind)[registry.canonical(kind, name)][0].partition(":")
         found = constant(module, "version", attribute)
-    except Exception:  # looking for a plugin of another package imports that package, which may raise anything
+    except Exception:  # a plug-in of another package is imported, which may raise anything
         return None
     return found if isinstance(found, int) else None
 
@@ -112,7 +112,7 @@ def _scorer_differs(made: Any, now: Now) -> str:
 
 
 def _world(run: Run, now: Now) -> list[str]:
-    """What of the micro world has changed since, for a run that used it."""
+    """The changes of the micro world since a run that used it, one line each."""
     identity = run.manifest["identity"]
     data, settings = as_table(identity.get("data")), settings_of(run)
     found = []

@@ -1,8 +1,8 @@
-"""`harness verify`: whether a record is what it says: its hashes, and every number that its samples determine.
+"""Verification of a record (`harness verify`): its hashes, and every metric that can be recomputed from its samples.
 
-Without rescoring nothing but the record is read, and no torch: the metrics are made again from the scores of each response.
-What other text decides is not (`NOT_FROM_SAMPLES`); the hash of the summary pins it all the same. With rescoring the scorers,
-the fluency model and the papers' metrics run again over the texts (`harness.runs.rescore`).
+Without rescoring only the record is read and torch is not imported: metrics are recomputed from the scores of each response.
+Metrics that depend on other text are not (`NOT_FROM_SAMPLES`), but the hash of the summary covers them. With rescoring the
+scorers, the fluency model and the papers' metrics run again over the texts (`harness.runs.rescore`).
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ from .samples import read
 from .schema import Run
 
 EXACT = 1e-9
-"""Relative difference of two floats that are the same sum."""
+"""Tolerance, relative and absolute, of a recomputed sum."""
 ALONG_CURVE = 5e-3
-"""Nats, reward, or a share: off the recorded points of the frontier, where the run had the base responses themselves."""
+"""Tolerance (nats, reward or share) of values read off the recorded frontier; the run used the base responses themselves."""
 POLICY = "policy/"
 UNLISTED = ("manifest.json", ".lock", "picture.png", "picture.svg")
-"""Files of a record that its list of hashes does not have: the list itself, the lock, and what is drawn from the rest."""
-SIX_DIGITS = 1e-5  # relative, of the scores of each prompt
+"""Files of a record without a hash in the manifest: the manifest itself, the lock, and pictures drawn from the rest."""
+SIX_DIGITS = 1e-5  # relative tolerance of the scores of each prompt
 NOT_FROM_SAMPLES = {
     "forward_kl": "measured on the base policy's responses",
     "clean_nll": "measured on held-out text",
 }
-NOT_KEPT = "the samples were made before what it needs was kept"
+NOT_KEPT = "the samples are older than the columns that it needs"
 ALONG = ("entropy", "kl_log_ratio", "kl_per_token", "eos_rate", "ppl")
-OF_THE_TASK = "a measure of the task's own, which --rescore runs again"
+OF_THE_TASK = "a metric of the task, which --rescore computes again"
 AGAINST_FRONTIER = ("efficiency", "excess_kl", "regret")
 
 
 def verify(run: Run) -> list[Check]:
-    """Everything about a record that can be checked from the record alone."""
+    """Run all checks that need the record alone."""
     checks = [*_identity(run), *_files(run), *agree(run)]
     if run.summary is None:
         return [*checks, Check("summary", None, found=f"the run is {run.manifest['status']}; there is no result to check")]
     if run.manifest.get("archive"):
-        return [*checks, Check("samples", None, found="an archive keeps a few of them at most")]
+        return [*checks, Check("samples", None, found="an archive keeps at most a few of them")]
     for side, of in (("final", "final"), ("base", "base")):
         try:
             rows = read(run, of)
@@ -65,7 +65,7 @@ def verify(run: Run) -> list[Check]:
 
 
 def compare(side: str, recorded: dict[str, Any], made: dict[str, Metric], tolerance: float = EXACT) -> list[Check]:
-    """Each recorded metric against the one made again; what cannot be made again says why."""
+    """Compare each recorded metric with the recomputed one; a metric that cannot be recomputed gives the reason."""
     checks = []
     for name in sorted({*recorded, *made}):
         if name not in made:
@@ -84,9 +84,9 @@ def _why_not(name: str, recorded: dict[str, Any]) -> str:
 
 
 def recompute(rows: list[dict[str, Any]], frontier: dict[str, Any] | None) -> dict[str, Metric]:
-    """Every metric that the samples determine, by the definitions of `harness.measure.metrics`.
+    """Recompute every metric that the samples determine, by the definitions of `harness.measure.metrics`.
 
-    The place against the frontier is read off its recorded curve, and has no error then.
+    Metrics relative to the frontier are read off its recorded curve, without a standard error.
     """
     table = Table(rows)
     found = {name: m.cluster_mean(table.of(name)) for name in ("reward", "judge", "kl")}
@@ -98,7 +98,7 @@ def recompute(rows: list[dict[str, Any]], frontier: dict[str, Any] | None) -> di
 
 
 class Table:
-    """Samples as arrays [X, S]: X prompts in their order, S responses to each, NaN where there is nothing."""
+    """Samples as arrays [X, S]: X prompts in their order, S responses to each, NaN for missing values."""
 
     def __init__(self, rows: list[dict[str, Any]]) -> None:
         self._by_prompt: dict[int, list[dict[str, Any]]] = {}
@@ -109,7 +109,7 @@ class Table:
         self.texts = [[row["response"] for row in found] for found in self._by_prompt.values()]
         different = dict.fromkeys(self.all_kinds)
         places = {kind: [x for x, k in enumerate(self.all_kinds) if k == kind] for kind in different}
-        self.kinds = places if len(different) > 1 else {}  # as the evaluation has it: nothing where all are of one kind
+        self.kinds = places if len(different) > 1 else {}  # as in the evaluation: empty if all prompts are of one kind
 
     def has(self, column: str) -> bool:
         return all(column in row for found in self._by_prompt.values() for row in found)
@@ -126,7 +126,7 @@ class Table:
 
 
 def _along(table: Table) -> dict[str, Metric]:
-    """What was summed along each response; a policy without token probabilities has none of it."""
+    """Metrics that are sums over each response; a policy without token probabilities has only the length."""
     length = table.of("tokens", len)
     found = {"length": m.cluster_mean(length)}
     if table.has("entropy"):
@@ -147,7 +147,7 @@ def _said(table: Table) -> dict[str, Metric]:
 
 
 def _against(table: Table, frontier: dict[str, Any]) -> dict[str, Metric]:
-    """The place against the recorded curve: over its points K*(R) = max lambda R - log Z, R*(K) = min (K + log Z) / lambda."""
+    """Metrics against the recorded curve: over its points K*(R) = max lambda R - log Z, R*(K) = min (K + log Z) / lambda."""
     reward, kl = m.prompt_means(table.of("reward")), table.of("kl").mean(1)
     points = [p for p in frontier["curve"] if p.get("lambda", 0) > 0]
     if np.isnan(reward).any() or not points:
@@ -161,7 +161,7 @@ def _against(table: Table, frontier: dict[str, Any]) -> dict[str, Metric]:
 
 
 def _same(what: str, recorded: dict[str, Any], made: Metric, name: str, tolerance: float) -> Check:
-    """A recorded metric against one made again, in value, error and counts."""
+    """Compare a recorded metric with a recomputed one in value, standard error and counts."""
     if name in AGAINST_FRONTIER:
         value, reason = recorded["value"], recorded.get("reason")
         if value is None or "bound" in (reason or ""):
@@ -181,7 +181,7 @@ def _close(a: float | None, b: float | None, tolerance: float) -> bool:
 
 
 def _identity(run: Run) -> Iterator[Check]:
-    """The id is the hash of the identity, and the record says the same of itself everywhere."""
+    """Check that the id is the hash of the identity, and that seed and settings agree throughout the record."""
     manifest = run.manifest
     identity, made = manifest["identity"], identity_hash(manifest["identity"])[:8]
     yield Check("run id", manifest["run_id"] == made, f"{made}, the hash of the identity", str(manifest["run_id"]))
@@ -195,10 +195,10 @@ def _identity(run: Run) -> Iterator[Check]:
 
 
 def _files(run: Run) -> Iterator[Check]:
-    """Each file against its content hash in the manifest."""
+    """Check each file against its content hash in the manifest."""
     files = run.manifest.get("files")
     if files is None:
-        yield Check("files", None, found="the record was made before hashes of files were kept")
+        yield Check("files", None, found="the record is older than the hashes of files")
         return
     if not isinstance(files, dict):
         yield Check("files", False, "a table of hashes", type(files).__name__)
@@ -209,15 +209,15 @@ def _files(run: Run) -> Iterator[Check]:
 
 
 def _complete(run: Run, files: dict[str, Any]) -> Iterator[Check]:
-    """The list has every file of the record, and the folder has no other."""
+    """Check that the manifest lists exactly the files in the folder."""
     needed = {"trajectory.jsonl", *(["summary.json"] if run.summary is not None else [])}
     there = [name for name in source_of(run).names() if name not in UNLISTED]
     if not any(name.startswith(POLICY) for name in files) and _policy(run):
-        yield Check("policy", None, found="the list of files has none of the policy's: it was made before they were hashed")
+        yield Check("policy", None, found="the list has no files of the policy: the record is older than their hashes")
         there = [name for name in there if not name.startswith(POLICY)]
     absent = sorted({*needed, *there} - set(files))
-    found = f"{len(absent)} that it does not have, first {absent[0]}" if absent else "those"
-    yield Check("files", not absent, "every file in the record's folder is in its list", found)
+    found = f"{len(absent)} not in the list, first {absent[0]}" if absent else "the same"
+    yield Check("files", not absent, "all files in the folder of the record", found)
 
 
 def _file(run: Run, name: str, expected: str) -> Check:
@@ -237,19 +237,19 @@ def _file(run: Run, name: str, expected: str) -> Check:
 
 
 def _not_there(run: Run, name: str) -> str | None:
-    """Why a file of the list may be gone; None where it may not."""
+    """The reason why a listed file may be absent; None if it must exist."""
     if run.manifest.get("archive") and name.startswith(("samples/", POLICY)):
         return "not kept in the archive"
-    return "the policy is not beside the record any more" if name.startswith(POLICY) and not _policy(run) else None
+    return "the policy has been removed from the record" if name.startswith(POLICY) and not _policy(run) else None
 
 
 def _policy(run: Run) -> list[str]:
-    """The files of the policy beside a record, by their names in it."""
+    """The relative paths of the policy's files in a record."""
     return [name for name in source_of(run).names() if name.startswith(POLICY)]
 
 
 def _hash(run: Run, name: str) -> str:
-    """The content hash of a file of the record, as it was before an archive took out what it shares with others."""
+    """The content hash of a file of the record, with the shared values of an archive put back."""
     if name == "summary.json":
         return identity_hash(run.summary)
     if name == "trajectory.jsonl":
@@ -262,10 +262,10 @@ def _hash(run: Run, name: str) -> str:
 
 
 def _prompts(run: Run, rows: list[dict[str, Any]]) -> Iterator[Check]:
-    """The scores of each prompt, six digits of each, against the samples."""
+    """Check the scores of each prompt, to six digits, against the samples."""
     kept = prompt_scores(run)
     if kept is None:
-        yield Check("prompts.json", None, found="the record was made before the scores of each prompt were kept")
+        yield Check("prompts.json", None, found="the record is older than the scores of each prompt")
         return
     table = Table(rows)
     ids = [sha256(text.encode("utf-8", "replace")).hexdigest()[:8] for text in table.prompts]

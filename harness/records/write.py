@@ -1,11 +1,11 @@
-"""One folder a run: written so that a kill at any moment loses nothing that was finished.
+"""The folder of a run, written so that a kill at any moment loses no finished work.
 
 manifest.json      identity, status, provenance; written first, replaced atomically
-trajectory.jsonl   a row an evaluation, flushed
-scalars.jsonl      a row an update: what the method yielded; flushed with the trajectory and before each checkpoint
+trajectory.jsonl   one row per evaluation, flushed
+scalars.jsonl      one row per update: the scalars of the method; flushed with the trajectory and before each checkpoint
 checkpoints/       the last state to resume from; `policy/` once the run is done
-samples/           what the policy said, as parquet
-prompts.json       what the final policy scored on each prompt: differences are paired by it
+samples/           responses, as Parquet
+prompts.json       scores of the final policy on each prompt, for paired differences
 summary.json       last; a run with one is done
 """
 
@@ -33,8 +33,8 @@ from .schema import FINISHED, SCHEMA_VERSION, Run
 
 FILES = re.compile(
     r"(summary|prompts)\.json|(trajectory|scalars)\.jsonl|samples/[\w-]+\.parquet"
-)  # those that a manifest has hashes of
-LONGEST_NAME = 100  # bytes; a file system takes 255, and things are put before and behind it
+)  # files with a hash in the manifest
+LONGEST_NAME = 100  # bytes; file systems allow 255, and the name gets prefixes and suffixes
 
 
 def now() -> str:
@@ -42,9 +42,9 @@ def now() -> str:
 
 
 def held(path: Path) -> bool:
-    """Whether a process holds the folder of a run; looking takes no more than a moment and changes nothing."""
+    """Return True if a process holds the lock of a run's folder; never blocks and changes nothing."""
     try:
-        lock = os.open(path / ".lock", os.O_RDONLY | os.O_NONBLOCK)  # which no pipe in its place can hold up
+        lock = os.open(path / ".lock", os.O_RDONLY | os.O_NONBLOCK)  # so that a pipe in its place cannot block
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         finally:
@@ -57,18 +57,18 @@ def held(path: Path) -> bool:
 
 
 class RunStore:
-    """The folder of one run, held by one process at a time. What the disk refuses is a CannotWrite."""
+    """The folder of one run, locked by one process at a time; raises CannotWrite if a write fails."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock: Any = None
-        self._folder: os.stat_result | None = None  # the one that was opened
+        self._folder: os.stat_result | None = None  # of the folder when it was opened
 
     def open(self) -> None:
-        """Make the folder and hold it; raises Unwritable, or Busy where another process holds it."""
+        """Create and lock the folder; raises Unwritable if that fails, Busy if another process holds the lock."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            # never through a link: in a record of somebody else's it may lead anywhere
+            # never through a link, which in a foreign record may point anywhere
             self._lock = os.fdopen(os.open(self.path / ".lock", os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK), "w")
             self._folder = self.path.stat()
         except OSError as e:
@@ -86,21 +86,21 @@ class RunStore:
             self._lock = None
 
     def clear(self) -> None:
-        """Forget everything about the run: first that it is done, then what it could go on from, last that it began."""
+        """Delete the record: first the summary, then the state to resume from, last the manifest."""
         order = ("summary.json", "checkpoints", "trajectory.jsonl")
         names = sorted({*os.listdir(self.path)} - {".lock", "manifest.json", *order})
         for name in (*order, *names, "manifest.json"):
             self._discard(self.path / name)
 
     def manifest(self) -> dict[str, Any] | None:
-        """The manifest, or None for a new run; raises CorruptRecord."""
+        """Read the manifest, None for a new run; raises CorruptRecord if it is broken."""
         if not os.path.lexists(self.path / "manifest.json"):
             return None
         with _advised():
             return read_manifest(self.path)
 
     def summary(self) -> dict[str, Any] | None:
-        """The summary, or None for a run that is not done; raises CorruptRecord where the record of a done run is broken."""
+        """Read the summary, None for a run that is not done; raises CorruptRecord if the record of a finished run is broken."""
         if not os.path.lexists(self.path / "summary.json"):
             return None
         with _advised():
@@ -110,12 +110,12 @@ class RunStore:
         return summary
 
     def record(self) -> Run:
-        """The whole record of a done run, each of its files as the manifest says; raises CorruptRecord."""
+        """Read the whole record of a finished run; raises CorruptRecord if a file does not match its hash in the manifest."""
         with _advised():
             run = read_run(self.path)
             changed = [] if run.manifest.get("archive") else _changed(run)
             if changed:
-                raise CorruptRecord(f"{self.path}: {', '.join(changed)} is gone, or not what the run left")
+                raise CorruptRecord(f"{self.path}: {', '.join(changed)} is missing or changed since the run")
         return run
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
@@ -125,7 +125,7 @@ class RunStore:
         self._write("summary.json", summary)
 
     def complete(self, manifest: dict[str, Any], summary: dict[str, Any]) -> None:
-        """What is left to do once the summary stands, and may be done again: the manifest says so, and the checkpoints go."""
+        """Finish a run whose summary is written: update the manifest and delete the checkpoints; safe to repeat."""
         status = summary["status"]
         if manifest["status"] != status:
             files = self.hashes({"summary.json": summary})
@@ -133,11 +133,11 @@ class RunStore:
         self._discard(self.path / "checkpoints")
 
     def append(self, row: dict[str, Any]) -> None:
-        """Add a row to the trajectory, on disk before this returns."""
+        """Append a row to the trajectory and flush it to disk."""
         self._append("trajectory.jsonl", [row])
 
     def append_scalars(self, rows: list[dict[str, Any]]) -> None:
-        """Add what a method yielded at some updates, on disk before this returns."""
+        """Append the scalars of some updates and flush them to disk."""
         if rows:
             self._append("scalars.jsonl", rows)
 
@@ -148,9 +148,9 @@ class RunStore:
             os.fsync(f.fileno())
 
     def rewind(self, rows: int, scalars: int = 0) -> None:
-        """Keep the first rows of the trajectory and of the scalars, those that the checkpoint knows; others are made again.
+        """Truncate trajectory and scalars to the rows written before the checkpoint; later rows are computed again.
 
-        Raises CorruptRecord where one has fewer, or where one of the trajectory is no row.
+        Raises CorruptRecord if a file has fewer rows, or if a row of the trajectory is invalid.
         """
         with self._writing("trajectory.jsonl") as path:
             replace(path, self._first(path, rows))
@@ -164,7 +164,7 @@ class RunStore:
             read_run(self.path)
 
     def _first(self, path: Path, rows: int) -> bytes:
-        """The first rows of a file; raises CorruptRecord where it has fewer."""
+        """Read the first rows of a file; raises CorruptRecord if it has fewer."""
         lines = self._lines(path) if os.path.lexists(path) else []
         if len(lines) < rows:
             raise CorruptRecord(f"{path} has {len(lines)} rows, its checkpoint knows {rows}; start again with --fresh")
@@ -172,21 +172,21 @@ class RunStore:
 
     @staticmethod
     def _lines(path: Path) -> list[bytes]:
-        """The whole lines of a file; a last one without an end was being written when the run died."""
+        """The complete lines of a file, without a last line cut off by a kill; raises CorruptRecord."""
         try:
             return [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
         except OSError as e:
             raise CorruptRecord(f"{path} cannot be read: {e.strerror}; start again with --fresh") from None
 
     def write_prompts(self, split: str, columns: dict[str, list[Any]]) -> None:
-        """The final policy's scores, an entry a prompt, to six digits; null is a prompt without a score."""
+        """Write the scores of the final policy, one entry per prompt, to six digits; null for a missing score."""
         short = {name: [_short(v) for v in column] for name, column in columns.items()}
         record = {"schema_version": SCHEMA_VERSION, "split": split, **short}
         with self._writing("prompts.json") as path:
             replace(path, (canonical(record) + "\n").encode())
 
     def write_samples(self, name: str, rows: list[dict[str, Any]]) -> None:
-        """What the policy said, a row a response; unscored is null."""
+        """Write responses as Parquet, one row per response; null for a missing score."""
         import pandas as pd
 
         with self._writing(f"samples/{name}.parquet") as target:
@@ -195,7 +195,7 @@ class RunStore:
             os.replace(target.with_suffix(".tmp"), target)
 
     def hashes(self, coming: dict[str, Any]) -> dict[str, str]:
-        """The content hash of each file of a finished run, and of JSON that is still to be written, by its name."""
+        """The content hashes of the files of a finished run by name, including JSON still to be written (`coming`)."""
         names = ("trajectory.jsonl", "scalars.jsonl", "prompts.json", "samples/*.parquet", "policy/**/*")
         paths = sorted(path for name in names for path in self.path.glob(name) if path.is_file())
         return {name: identity_hash(value) for name, value in coming.items()} | {
@@ -203,7 +203,7 @@ class RunStore:
         }
 
     def save_checkpoint(self, policy: Any, state: dict[str, Any]) -> None:
-        """Weights and state, complete under their final name or not there at all; older ones go after that."""
+        """Write weights and state atomically, then delete older checkpoints."""
         import torch
 
         with self._writing("checkpoints/unfinished") as unfinished:
@@ -211,7 +211,7 @@ class RunStore:
             policy.save(unfinished)
             torch.save(state, unfinished / "state.pt")
             new = unfinished.with_name(f"update-{state['trial']['cost']['updates']:07d}")
-            while new.exists():  # there is a checkpoint at every moment: the one of the same update goes with the older ones
+            while new.exists():  # there is always a complete checkpoint: one of the same update is deleted with the older ones
                 new = new.with_name(new.name + "+")
             os.replace(unfinished, new)
         for old in self.checkpoints():
@@ -219,14 +219,14 @@ class RunStore:
                 self._discard(old)
 
     def checkpoints(self) -> list[Path]:
-        """Complete checkpoints, oldest first; raises CorruptRecord where their folder is none."""
+        """Complete checkpoints, oldest first; raises CorruptRecord if their path is not a folder."""
         root = self.path / "checkpoints"
         if os.path.lexists(root) and not root.is_dir():
             raise CorruptRecord(f"{root} is not a folder; start again with --fresh")
         return sorted(root.glob("update-*"))
 
     def keep_policy(self, policy: Any, update: int) -> None:
-        """The policy of a point that may be deployed at the end, whole or not there; the ones before it stay."""
+        """Save atomically the policy of a point that may be deployed at the end; earlier ones are kept."""
         with self._writing("checkpoints/unfinished-kept") as unfinished:
             self._make(unfinished)
             policy.save(unfinished)
@@ -234,17 +234,17 @@ class RunStore:
             os.replace(unfinished, self.kept_policy(update))
 
     def kept_policy(self, update: int) -> Path:
-        """Where the policy of a point is kept until the end of the run."""
+        """The folder of a point's policy until the end of the run."""
         return self.path / "checkpoints" / f"kept-{update:07d}"
 
     def drop_kept(self, but: int) -> None:
-        """Forget the kept policies but one; only after the checkpoint that knows of it is on disk."""
+        """Delete all kept policies but one; call it only after the checkpoint that refers to that one is on disk."""
         for old in (self.path / "checkpoints").glob("kept-*"):
             if old != self.kept_policy(but):
                 self._discard(old)
 
     def load_state(self, checkpoint: Path) -> dict[str, Any]:
-        """The state beside a checkpoint's weights: plain data and tensors only; raises CorruptRecord."""
+        """Load the state of a checkpoint, plain data and tensors only; raises CorruptRecord if it cannot be read."""
         import torch
 
         try:
@@ -259,7 +259,7 @@ class RunStore:
         return state
 
     def finish(self, policy: Any) -> None:
-        """Keep the final policy where `eval` and other programs can load it."""
+        """Save the final policy to `policy/`, for `harness eval` and other programs."""
         with self._writing("policy") as target:
             unfinished = self.path / "policy.tmp"
             if hasattr(policy, "save"):
@@ -270,7 +270,7 @@ class RunStore:
                 os.replace(unfinished, target)
 
     def _make(self, folder: Path) -> None:
-        """An empty folder; the one above it is made too, but never the run's own, which may have been removed."""
+        """Create an empty folder and its parent, but never the folder of the run, which may have been removed."""
         self._discard(folder)
         folder.parent.mkdir(exist_ok=True)
         folder.mkdir()
@@ -280,14 +280,14 @@ class RunStore:
             discard(path, self.path / ".discarded")
 
     def _sweep_up(self) -> None:
-        """Clear what a kill left half-written or half-removed."""
+        """Delete files that a kill left half-written or half-removed."""
         shutil.rmtree(self.path / ".discarded", ignore_errors=True)
         for left in (*self.path.glob("*.tmp"), *self.path.glob("samples/*.tmp")):
             self._discard(left)
 
     @contextmanager
     def _writing(self, name: str) -> Iterator[Path]:
-        """The path of a file of the record, to be written; raises CannotWrite."""
+        """Yield the path of a file of the record to be written; raises CannotWrite if the write fails."""
         path = self.path / name
         try:
             with writing(path):
@@ -298,13 +298,13 @@ class RunStore:
             raise
 
     def _check_held(self) -> None:
-        """Raise CannotWrite where the folder is no longer the one that was opened: nothing may be written to its name then."""
+        """Raise CannotWrite if the folder is no longer the one that was opened."""
         try:
             gone = self._folder is not None and not os.path.samestat(self._folder, self.path.stat())
         except OSError:
             gone = True
         if gone:
-            raise CannotWrite(f"{self.path} was removed while the run was at work; the same command starts it again") from None
+            raise CannotWrite(f"{self.path} was removed during the run; run the same command to start it again") from None
 
     def _write(self, name: str, record: dict[str, Any]) -> None:
         text = json.dumps(record, indent=1, allow_nan=False) + "\n"
@@ -314,7 +314,7 @@ class RunStore:
 
 @contextmanager
 def _advised() -> Iterator[None]:
-    """What is wrong with a record, with what to do."""
+    """Add advice to a CorruptRecord error."""
     try:
         yield
     except CorruptRecord as e:
@@ -322,7 +322,7 @@ def _advised() -> Iterator[None]:
 
 
 def _changed(run: Run) -> list[str]:
-    """The files of a record whose content is not what its manifest says."""
+    """The files of a record whose content does not match its hash in the manifest."""
     changed = []
     known = {name: sha256 for name, sha256 in (run.manifest.get("files") or {}).items() if FILES.fullmatch(name)}
     for name, expected in known.items():
@@ -341,7 +341,7 @@ def _short(value: Any) -> Any:
 
 
 def file_name(name: str) -> str:
-    """A name that every file system takes: a long one is cut, and told from others by its hash."""
+    """A name that every file system accepts: a long one is cut and made unique by its hash."""
     if len(name.encode()) <= LONGEST_NAME:
         return name
     whole = name.encode()

@@ -1,4 +1,4 @@
-"""What the policies of a group said to the same prompts, for the page's sample browser: plain data, hidden until clicked."""
+"""Responses of a group's policies to the same prompts as plain data, for the sample browser of the page."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from harness.core.text import plain
 from harness.records.read import source_of
 from harness.records.schema import Problem, Run
 
-PROMPTS = 24  # a group; spread over the kinds, chosen by hash and not by what was said
-LONGEST = 1200  # characters of one response; a longer one says that it is cut
+PROMPTS = 24  # per group; spread over the kinds, selected by the hash of the prompt and not by the responses
+LONGEST = 1200  # characters of one response; a longer one is cut and marked so
 COLUMNS = ("kind", "prompt", "response", "reward", "judge", "kl")
 Table = dict[str, list[Any]]
 
 
 def samples(group: Group) -> tuple[dict[str, Any] | None, list[Problem]]:
-    """Prompts, and of each method the first response to each in its lowest seed; None where no record has samples."""
+    """The prompts, and each method's first response to each in its lowest seed; None if no record has samples."""
     problems: list[Problem] = []
     found = [(name, run, table) for name, run, table in _tables(group, problems)]
     if not found:
@@ -32,7 +32,7 @@ def samples(group: Group) -> tuple[dict[str, Any] | None, list[Problem]]:
 
 
 def _tables(group: Group, problems: list[Problem]) -> Iterator[tuple[str, Run, Table]]:
-    """The base policy's samples, then each method's that has any."""
+    """Yield the samples of the base policy, then those of each method that has any."""
     every = [run for entry in group.entries for run in counted(entry)]
     yield from _first("base (untrained)", every, "base", problems)
     for entry in group.entries:
@@ -48,7 +48,7 @@ def _first(name: str, runs: list[Run], of: str, problems: list[Problem]) -> Iter
 
 
 def _read(name: str, run: Run, problems: list[Problem]) -> Table | None:
-    """The columns that the page shows; None where there is no such file, or none that can be read."""
+    """Read the columns that the page shows; None if the file is absent or, with a problem added, unreadable."""
     try:
         found = source_of(run).table(name, COLUMNS).to_pydict()
     except FileNotFoundError:
@@ -63,7 +63,7 @@ def _read(name: str, run: Run, problems: list[Problem]) -> Table | None:
 
 
 def _choose(table: Table) -> list[tuple[str, str]]:
-    """(kind, prompt) in turn from each kind, by the hash of the text."""
+    """Select (kind, prompt) pairs from each kind in turn, ordered by the hash of the text."""
     kinds: dict[str, list[tuple[str, str]]] = {}
     for kind, prompt in dict.fromkeys(zip(map(str, table["kind"]), map(str, table["prompt"]))):
         kinds.setdefault(kind, []).append((kind, prompt))
@@ -95,13 +95,13 @@ def _score(value: Any) -> float | None:
 
 
 def text(value: object) -> str:
-    """Generated text that can do nothing: its lines stay lines, whatever else cannot be printed shows as a box."""
+    """Make generated text safe to show: keep line breaks, replace other unprintable characters, cut at LONGEST."""
     whole = str(value)
     cut = whole if len(whole) <= LONGEST else whole[:LONGEST] + f"… (cut: {len(whole)} characters)"
     return "".join(c if c in "\n\t\N{NO-BREAK SPACE}" or c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in cut)
 
 
 def entries_without(group: Group, data: dict[str, Any] | None) -> list[str]:
-    """The methods whose records hold no samples."""
+    """The methods whose records have no samples."""
     shown = {row["name"] for row in data["rows"]} if data else set()
     return [entry.name for entry in group.entries if plain(entry.name) not in shown]

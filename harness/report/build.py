@@ -1,6 +1,6 @@
-"""Builds the folder of a report: one page that needs nothing else, the same as Markdown, tables and figures with their data.
+"""Build the folder of a report: one self-contained page, the same as Markdown, and tables and figures with their data.
 
-Everything is a function of the records: no clock, no absolute path, no random name, so the same records give the same bytes.
+The output depends on the records alone (no clock, absolute path or random name), so equal records give equal bytes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SCRIPT = resources("harness.report").joinpath("templates/page.js").read_text(enc
 
 
 class BuildResult(NamedTuple):
-    """The files written, all problems with records (handed in, or shown by the numbers), and cells that are not done."""
+    """The files written, all problems with records (given or found in the metrics), and the cells that are not done."""
 
     files: list[Path]
     problems: list[Problem]
@@ -51,7 +51,7 @@ class BuildResult(NamedTuple):
 
     @property
     def exit_code(self) -> int:
-        """5 where a run is where no policy can be, 4 where something is missing, unreadable or degraded, else 0."""
+        """5 if a run lies above the frontier, 4 if a record is missing, unreadable or degraded, else 0."""
         return 5 if self.impossible else 4 if self.problems or self.unfinished else 0
 
 
@@ -62,9 +62,9 @@ def build(
     outdated: Mapping[Path, Sequence[str]] | None = None,
     dead: Collection[Path] = (),
 ) -> BuildResult:
-    """Write the report of the runs; raises EmptySelection without a run, Unwritable if the folder takes no files.
+    """Write the report of the runs; raises EmptySelection without a run, Unwritable if a file cannot be written.
 
-    `outdated` and `dead` are what `cells.cells` takes: records older than the code, and runs whose process is gone.
+    `outdated` and `dead` are passed to `cells.cells`: records older than the code, and runs whose process has ended.
     """
     found = groups(runs)
     cannot_be = sorted(p for group in found for p in impossible(group))
@@ -115,7 +115,7 @@ def _section(
     said: dict[str, Any] | None,
     yielded: list[Trace],
 ) -> dict[str, Any]:
-    """What the templates show of one group, and the files of its figures."""
+    """The values that the templates show of one group, and the files of its figures."""
     sheets, data = pictures(group, slug, yielded)
     as_json = (json.dumps(rounded(data), separators=(",", ":"), sort_keys=True, allow_nan=False) + "\n").encode()
     shown = {"optimum": optimum_table(group), "collapse": collapse_table(group), "kinds": kinds_table(group)}
@@ -160,7 +160,7 @@ def _legend(method: dict[str, Any]) -> dict[str, Any]:
 
 
 def rounded(value: Any) -> Any:
-    """Plain data with numbers of six digits: a figure shows three, and a page should not carry seventeen."""
+    """Round the numbers in plain data to six digits: a figure shows three, and more would enlarge the page."""
     if isinstance(value, float):
         return float(f"{value:.6g}")
     if isinstance(value, dict):
@@ -169,7 +169,7 @@ def rounded(value: Any) -> Any:
 
 
 def _inert(value: Any) -> str:
-    """JSON that cannot end the element that it stands in."""
+    """JSON that cannot close the HTML element that contains it."""
     return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c").replace(">", "\\u003e")
 
 
@@ -185,7 +185,7 @@ def _title(found: list[Group]) -> str:
 
 
 def _slugs(found: list[Group]) -> list[str]:
-    """A file name a group, numbered where two share preset and task."""
+    """One file name per group, numbered if groups share preset and task."""
     plain_names = [re.sub(r"[^a-z0-9]+", "-", f"{g.preset}-{g.task}".lower()).strip("-")[:60] or "runs" for g in found]
     seen: Counter[str] = Counter()
     slugs = []
@@ -196,23 +196,23 @@ def _slugs(found: list[Group]) -> list[str]:
 
 
 def _state(cell: Cell, seed: int) -> str:
-    """Why a seed of a cell is not done."""
+    """The reason why a seed of a cell is not done."""
     return plain(f"{cell.name}, seed {seed}, is {cell.seeds[seed]}: {cell.reasons[seed]}")
 
 
 def _alt(group: Group) -> str:
-    """The figure in words: what is drawn, then where each finished run ended."""
+    """The alternative text of the figure: the final values of each method."""
     ends = []
     for entry in group.entries:
         found = [(key, estimate(entry, lambda run, key=key: measure(run, key)).interval) for key in figures_data.MEASURED]  # type: ignore[misc]
         numbers = [f"{key} {tables.number(interval.mean, '.3f')}" for key, interval in found if interval]
         if numbers:
             ends.append(f"{entry.name}: {', '.join(numbers)}")
-    return plain(f"Where the methods ended, means over seeds: {'; '.join(ends) or 'nowhere yet'}.")
+    return plain(f"Final values of the methods, means over seeds: {'; '.join(ends) or 'none yet'}.")
 
 
 def _world(group: Group) -> list[tuple[str, str]]:
-    """What the runs of the group share: the reason that they may be compared."""
+    """The identity parts that the runs of the group share, which make them comparable."""
     shared = world(group)
     return [(key, plain(canonical(shared[key]))) for key in WORLD if key in shared]
 
@@ -228,7 +228,7 @@ def _provenance(run: Run, place: str) -> dict[str, str]:
 
 
 def _places(paths: list[Path]) -> dict[Path, str]:
-    """A name for each folder that tells them apart and says nothing of the machine: at least preset/task/method/run."""
+    """A unique name for each folder, at least preset/task/method/run, that does not reveal paths of the machine."""
     absolute = {path: Path(os.path.abspath(path)) for path in paths}
     root = os.path.commonpath(list(absolute.values()))
     places = {}
@@ -257,7 +257,7 @@ def _html() -> Environment:
 
 
 def _markdown() -> Environment:
-    """Every value is escaped on its way out, unless the code says that it already is Markdown."""
+    """An environment that escapes every value unless it is marked as Markdown."""
     env = Environment(
         loader=PackageLoader("harness.report"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         finalize=lambda value: value if isinstance(value, Markup) else tables.escape_markdown(value),

@@ -1,6 +1,6 @@
-"""Cards of the methods, the task and the scorers of a group: what they are, and with what settings they ran.
+"""Cards of the methods, the task and the scorers of a group: their descriptions and settings.
 
-The words are those of the installed source, read without running it; the settings are those of the records.
+Descriptions are docstrings of the installed source, read without running it; settings are those of the records.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from harness.core.text import plain
 
 from .figures.style import family
 
-Table = dict[str, tuple[str, str]]  # of the registry: name to target and line
+Table = dict[str, tuple[str, str]]  # a table of the registry: name to target and description
 
 
 class Card(NamedTuple):
-    """A thing in words: its name, one line, the whole docstring, and facts from the records."""
+    """The description of a plug-in: its name, one line, the whole docstring, and facts from the records."""
 
     name: str
     line: str
@@ -29,17 +29,17 @@ class Card(NamedTuple):
 
 
 def method_cards(group: Group) -> list[Card]:
-    """A card an entry, with the settings that its runs had and how many choices of settings its method has here."""
+    """One card per entry, with the settings of its runs and the number of settings tried for its method."""
     tried: dict[str, int] = {}
     for entry in group.entries:
         method = entry.runs[0].manifest["method"]
         tried[method] = tried.get(method, 0) + 1
-    known = registry.table("method")  # once: it asks every installed package
+    known = registry.table("method")  # once, since it searches every installed package
     return [_method(known, entry, tried) for entry in group.entries]
 
 
 def task_card(group: Group) -> Card:
-    """The task, what its numbers were measured on, and by which rule the checkpoint was chosen."""
+    """The card of the task: its evaluation, and the rule that selected the checkpoint."""
     identity = group.runs[0].manifest["identity"] | world(group)
     facts = [(key, plain(canonical(identity[key]))) for key in ("task", "decoding", "evaluation", "budget") if key in identity]
     facts.append(("checkpoint that is measured", plain(identity.get("select", "last"))))
@@ -47,7 +47,7 @@ def task_card(group: Group) -> Card:
 
 
 def scorer_cards(group: Group) -> list[Card]:
-    """The reward, the judge and the model of fluency, as far as the records name them."""
+    """The cards of reward, judge and fluency model, as far as the records name them."""
     identity = described(group.runs[0].manifest, group.runs[0].manifest["identity"])
     scorers = identity.get("scorers")
     found = dict(scorers) if isinstance(scorers, dict) else {}
@@ -77,13 +77,13 @@ def _scorer(known: Table, role: str, identity: Any) -> Card:
 
 def _card(known: Table, kind: str, name: str, facts: list[tuple[str, str]]) -> Card:
     if name not in known:
-        return Card(plain(name), f"a {kind} that is not installed here, so there are no words on it", "", facts)
+        return Card(plain(name), f"a {kind} that is not installed here, so it has no description", "", facts)
     target, line = known[name]
     return Card(plain(name), plain(line), "\n".join(map(plain, _docstring(target).splitlines())), facts)
 
 
 def _docstring(target: str) -> str:
-    """Of the module that holds a plugin, by reading its source; nothing where there is none."""
+    """The docstring of a plug-in's module, read from its source; empty if there is none."""
     module, _, _ = target.partition(":")
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):

@@ -1,4 +1,4 @@
-"""The parts of a report's section that are drawn: sheets of panels, and the tables that go with them."""
+"""Figures of a report's section, and the tables that belong to them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OPTIMUM = (*(c for c in COLUMNS if c.key in ("efficiency", "excess_kl")), REGRET
 
 
 def pictures(group: Group, slug: str, yielded: Sequence[Trace] = ()) -> tuple[dict[str, Sheet], dict[str, Any]]:
-    """Every sheet of a group by its name, and the data behind all of them; `yielded` are the scalars of its methods."""
+    """All sheets of a group by name, and their data; `yielded` are the scalars of its methods."""
     data = figure_data(group)
     made = {
         "pareto": sheets.curves(data, (JUDGE_KL, REWARD_KL), f"{slug}-pareto"),
@@ -51,7 +51,7 @@ def pictures(group: Group, slug: str, yielded: Sequence[Trace] = ()) -> tuple[di
 
 
 def optimum_table(group: Group) -> Table:
-    """How far from the optimum, and the ranks that each method can have by the share of the habit that it removes."""
+    """Distance of each method to the optimum, and its set of ranks by the share of undesired score removed."""
     table = entry_table(group, OPTIMUM)
     ranks = {r.entry.name: _ranks(r) for r in ranking(group)}
     rows = [[row[0], row[1], ranks.get(row[0], "" if row[1] == "" else "not ranked"), *row[2:]] for row in table.rows]
@@ -63,13 +63,13 @@ def collapse_table(group: Group) -> Table:
 
 
 def kinds_table(group: Group) -> Table | None:
-    """Undesired score for each kind of prompt; None where all are of one kind."""
+    """Undesired score by kind of prompt; None if all prompts are of one kind."""
     columns = kind_columns(group)
     return entry_table(group, columns) if columns else None
 
 
 def overview(found: list[Group], names: list[str]) -> Table:
-    """Method by group: percent of the habit removed, and the ranks that this leaves open; names are of the groups."""
+    """Methods by groups: percent of the undesired score removed, and the set of ranks; `names` are those of the groups."""
     placed = [{r.entry.name: r for r in ranking(group)} for group in found]
     here = [{entry.name for entry in group.entries} for group in found]
     methods = sorted(set().union(*here))
@@ -103,7 +103,7 @@ def _better(column: Column) -> str:
 
 
 def _value(entry: Entry, column: Column) -> dict[str, Any]:
-    """A mean with its interval over seeds; over prompts where there is one seed."""
+    """A mean with its interval over seeds, or over prompts for one seed."""
     found = estimate(entry, column.of, column.key)
     if found.interval is None:
         return {"value": None, "low": None, "high": None, "n": 0, "text": "; ".join(found.reasons)}

@@ -1,4 +1,4 @@
-"""The numbers of a report: a row a method and a row a run, as text, CSV and Markdown."""
+"""Tables of a report, one row per method or per run, as text, CSV and Markdown."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ ROUNDING = 1e-12
 
 
 class Table(NamedTuple):
-    """Text in rows, the first cell of each its name, and the footnotes that its cells refer to."""
+    """A table of text: header, rows that begin with a name, and footnotes."""
 
     header: list[str]
     rows: list[list[str]]
     notes: list[str]
 
 
-MOST_RUNS = 5  # run ids in a row; all are in tables/runs.csv
+MOST_RUNS = 5  # run ids per row; all are in tables/runs.csv
 
 
 def method_table(group: Group) -> Table:
-    """A row a method: mean over seeds with its 95% t interval, below a row of the base policy."""
+    """One row per method, below the base policy's: means over seeds with 95% t intervals."""
     return entry_table(group, COLUMNS)
 
 
 def entry_table(group: Group, columns: Sequence[Column]) -> Table:
-    """A row an entry for the columns given, below the base policy's; the last column names the runs behind the row."""
+    """One row per entry for the given columns, below the base policy's; the last column lists the runs of the row."""
     notes: list[str] = []
     rows = [_base_row(group, columns, notes)] if group.reference else []
     for entry in group.entries:
@@ -50,14 +50,14 @@ def entry_table(group: Group, columns: Sequence[Column]) -> Table:
 
 
 def run_ids(entry: Entry) -> str:
-    """The runs that the numbers of an entry are means of."""
+    """The ids of the runs that enter an entry's means, MOST_RUNS at most."""
     ids = [plain(run.manifest["run_id"]) for run in counted(entry)]
     more = f" and {len(ids) - MOST_RUNS} more" if len(ids) > MOST_RUNS else ""
     return ", ".join(ids[:MOST_RUNS]) + more
 
 
 def run_table(group: Group) -> Table:
-    """A row a run: value ± half of its 95% interval over prompts."""
+    """One row per run: value ± half of its 95% interval over prompts."""
     notes: list[str] = []
     rows = []
     for entry in group.entries:
@@ -69,14 +69,14 @@ def run_table(group: Group) -> Table:
 
 
 def cell_matrix(group: Group, cells: list[Cell]) -> Table:
-    """Method by seed with the state of each; a cell that nobody ran is missing, not absent."""
+    """States by method and seed; a cell that was not run is shown as missing."""
     seeds = sorted({run.manifest["seed"] for run in group.runs})
     rows = [[cell.name, *(_state(cell, seed) for seed in seeds)] for cell in cells]
     return Table(["Method", *(f"seed {seed}" for seed in seeds)], rows, [])
 
 
 def cells_csv(cells: list[Cell]) -> str:
-    """The state of every cell, a row a seed, with why it is not done."""
+    """The state of every cell as CSV, one row per seed, with the reason if it is not done."""
     rows: list[list[object]] = [["preset", "task", "group", "method", "seed", "state", "runs", "why"]]
     for c in cells:
         for seed, state in c.seeds.items():
@@ -86,7 +86,7 @@ def cells_csv(cells: list[Cell]) -> str:
 
 
 def methods_csv(found: list[Group]) -> str:
-    """Every group's methods as CSV, numbers in full; an empty cell is missing and its reason is in the last column."""
+    """The methods of all groups as CSV with unrounded numbers; the last column gives the reasons for empty cells."""
     keys = [f"{c.key}{end}" for c in COLUMNS for end in ("", "_low", "_high", "_n")]
     rows: list[list[object]] = [["preset", "task", "group", "method", "seeds", *keys, "missing"]]
     for i, group in enumerate(found, 1):
@@ -99,7 +99,7 @@ def methods_csv(found: list[Group]) -> str:
 
 
 def runs_csv(found: list[Group]) -> str:
-    """Every run as CSV with all that it recorded: standard errors over prompts, metrics beyond our columns after them."""
+    """All runs as CSV with all recorded metrics and their standard errors over prompts, metrics of COLUMNS first."""
     known = [f"{c.key}{end}" for c in COLUMNS for end in ("", "_stderr")]
     more = sorted({k for g in found for run in g.runs if run.summary for k in run.summary["final"]} - {c.key for c in COLUMNS})
     head = ["preset", "task", "group", "method", "seed", "status", "run_id"]
@@ -117,7 +117,7 @@ def _run_row(group: Group, i: int, entry: Entry, run: Run, more: list[str]) -> l
 
 
 def markdown(table: Table) -> str:
-    """A table of Markdown with its footnotes; nothing in a cell can break out of it."""
+    """A table as Markdown with its footnotes, its cells escaped."""
     lines = [table.header, ["---"] + ["---:"] * (len(table.header) - 1), *table.rows]
     cells = [[text if i == 1 else escape_markdown(text) for text in row] for i, row in enumerate(lines)]
     notes = "".join(f"\n{escape_markdown(note)}  " for note in table.notes)
@@ -125,12 +125,12 @@ def markdown(table: Table) -> str:
 
 
 def escape_markdown(text: object) -> str:
-    """Text that Markdown shows as it is: no markup, no HTML, one line."""
+    """Escape text for one line of Markdown, without markup or HTML."""
     return re.sub(r"([\\`*_{}\[\]#!|~$])", r"\\\1", escape(plain(text), quote=False))
 
 
 def number(value: float, digits: str) -> str:
-    """A number for reading, with a true minus sign and no negative zero."""
+    """Format a number with a true minus sign and without negative zero."""
     text = format(value, digits).replace("e+", "e")
     return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
 
@@ -142,7 +142,7 @@ def _base_row(group: Group, columns: Sequence[Column], notes: list[str]) -> list
 
 
 def interval(found: Estimate, column: Column, notes: list[str]) -> str:
-    """A mean with its interval for reading; why something is missing goes to the notes."""
+    """Format a mean with its interval; reasons for missing values are added to the notes."""
     mark = "".join(_mark(f"{column.title}: {reason}", notes) for reason in _grouped(found.reasons))
     if found.interval is None:
         return MISSING + mark
@@ -150,7 +150,7 @@ def interval(found: Estimate, column: Column, notes: list[str]) -> str:
     text = number(mean, column.digits)
     if low is None or high is None or column.key in ("flops", "sampled_tokens", "seconds"):
         return text + mark
-    if high - low <= ROUNDING:  # a method that trains nothing: [x, x] would read as certainty
+    if high - low <= ROUNDING:  # a method without training: [x, x] would suggest certainty
         return text + _mark("identical across seeds: no interval over seeds", notes) + mark
     return f"{text} [{number(low, column.digits)}, {number(high, column.digits)}]{mark}"
 
@@ -163,7 +163,7 @@ def _single(found: Metric, column: Column, notes: list[str]) -> str:
 
 
 def _grouped(reasons: Sequence[str]) -> list[str]:
-    """Reasons of seeds ("seed 3: why") with the seeds that share one together, many of them as a number."""
+    """Group reasons of seeds ("seed 3: why") by reason; more than three seeds are given as a number."""
     seeds: dict[str, list[str]] = {}
     for reason in reasons:
         seed, found, why = reason.partition(": ")
@@ -178,7 +178,7 @@ def _together(why: str, named: list[str]) -> str:
 
 
 def _mark(reason: str, notes: list[str]) -> str:
-    """A raised number that leads to the reason among the notes."""
+    """The superscript of a reason, which is added to the notes if it is new."""
     text = plain(reason)
     note = next((n for n in notes if n.split(" ", 1)[1] == text), None)
     if note is None:
@@ -188,21 +188,21 @@ def _mark(reason: str, notes: list[str]) -> str:
 
 
 def _state(cell: Cell, seed: int) -> str:
-    """The state of a seed, once for each of its records."""
+    """The state of a seed, with the number of its records if there are several."""
     records = sum(run.manifest["seed"] == seed for run in cell.runs)
     state = cell.seeds.get(seed, "not asked for")
     return f"{state}, {records} records" if records > 1 else state
 
 
 def to_csv(rows: Iterable[list[object]]) -> str:
-    """Rows as CSV; text cannot be a formula."""
+    """Rows as CSV, with text protected against being read as a formula."""
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows([_field(value) for value in row] for row in rows)
     return out.getvalue()
 
 
 def _field(value: object) -> object:
-    """Text as a spreadsheet may open it: a name that looks like a formula is not one."""
+    """Quote text that a spreadsheet would read as a formula."""
     if not isinstance(value, str):
         return value
     return f"'{plain(value)}" if value[:1] in set("=+-@") else plain(value)

@@ -1,7 +1,7 @@
-"""The trials behind a choice of settings, as Markdown: `python -m harness.report.trials DIR...`.
+"""Tables of hyperparameter trials as Markdown: `python -m harness.report.trials DIR...`.
 
-Settings are chosen fairly only with the same number of trials for each method, so the number stands above each table. A row
-is one choice of settings, with what sets it apart from the method's other rows; the numbers are means over seeds.
+A comparison of methods is fair only with the same number of trials each, so the number is given above each table. A row is
+one choice of settings, shown by the settings that vary within its method; the values are means over seeds.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SHOWN = [*(c for c in COLUMNS if c.key == "reward"), JUDGE, *(c for c in COLUMNS
 
 
 def chosen(entries: list[Entry]) -> list[Entry]:
-    """Of one method's choices, those of the rule: the highest mean judge with a mean KL within the task's cap, and ties."""
+    """Select the entries of one method with the highest mean judge score among those whose mean KL is within the cap."""
 
     def mean(entry: Entry, key: str) -> float | None:
         found = estimate(entry, lambda run: measure(run, key)).interval
@@ -39,7 +39,7 @@ def chosen(entries: list[Entry]) -> list[Entry]:
 
 
 def trials_table(group: Group, rule: bool = False) -> Table:
-    """A row a choice of settings: mean over seeds with its 95% t interval, and with `rule` what the rule chooses."""
+    """One row per choice of settings: means over seeds with 95% t intervals, and with `rule` a mark of the selected ones."""
     notes: list[str] = []
     said = {method: apart([entry.runs for entry in entries]) for method, entries in _by_method(group).items()}
     rows = []
@@ -60,7 +60,7 @@ def _by_method(group: Group) -> dict[str, list[Entry]]:
 
 
 def page(runs: list[Run]) -> str:
-    """Every group's trials below its heading; raises EmptySelection where there is none."""
+    """The trials of all groups, each below its heading; raises EmptySelection if there are none."""
     if not runs:
         raise EmptySelection("no records to make a table of trials from; make some with harness sweep")
     return "\n".join(_section(group) for group in groups(runs))
@@ -71,7 +71,7 @@ def _section(group: Group) -> str:
     split = group.runs[0].manifest["identity"].get("evaluation", {}).get("split", "unknown")
     count = ", ".join(f"{method} {n}" for method, n in sorted(trials.items()))
     head = f"### {group.task}, preset {group.preset}, {split} prompts\n\nTrials: {count}.\n"
-    rule = split == "validation"  # nothing is chosen on the test prompts
+    rule = split == "validation"  # no settings are selected on test prompts
     return f"{head}\n{RULE if rule else ''}{markdown(trials_table(group, rule))}"
 
 

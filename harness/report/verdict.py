@@ -1,4 +1,4 @@
-"""What the runs of a group say, in words, and which of them say something that cannot be."""
+"""The summary of a group in sentences, and the runs whose results are impossible."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from .tables import number
 
 
 def verdict(group: Group) -> list[str]:
-    """Sentences for the top of a report: who removes most, at what cost, how far from the optimum, and how sure that is."""
+    """Sentences for the top of a report: the best method, its cost, its distance to the optimum, and the uncertainty."""
     ranked = ranking(group)
     said = [_nothing(group)]
     if ranked:
         first, *more = _leader(ranked)
-        # whoever reads one sentence reads this one: a leader beyond the cap is not who wins
+        # in the first sentence, which may be the only one read: a leader beyond the cap does not win
         said = [" ".join([first, *_cap(ranked, group)]), *more, *_others(ranked), *_most_efficient(ranked)]
     return [*said, *_best_of_n(group), *_left_out(group), *_suspects(group)]
 
 
 def impossible(group: Group) -> list[Problem]:
-    """A problem for each run above the frontier: since no policy can be there, the suite is suspected and not praised."""
+    """A problem for each run above the frontier, which no policy can exceed: a bug in the suite is suspected."""
     found = [(run, above_frontier(run)) for run in group.runs]
     return [Problem(run.dir, _beyond(above)) for run, above in found if above is not None]
 
 
 def _beyond(above: Above) -> str:
-    """How far above the frontier, and where."""
+    """The distance above the frontier and the update, in words."""
     far = "" if above.reward is None else f" by {number(above.reward, '.3f')} reward"
     errors = "" if above.errors is None else f", {number(above.errors, '.1f')} standard errors"
     where = "" if above.update is None else f", at update {above.update}"
@@ -41,7 +41,7 @@ def _beyond(above: Above) -> str:
 
 
 def unscored(group: Group) -> list[str]:
-    """A sentence for each finished run with responses that a scorer could not score, however few."""
+    """One sentence for each finished run with any response that a scorer could not score."""
     said = []
     for run in group.runs:
         final = run.summary["final"] if run.summary else {}
@@ -72,10 +72,10 @@ def _leader(ranked: list[Ranked]) -> list[str]:
 
 
 def _price(entry: Entry, runs: list[Run]) -> list[str]:
-    """What the leader's gain cost beside the optimum, in reward that the judge does not share, and in fluency."""
+    """The cost of the leader's gain: KL relative to the optimum, over-optimisation of the reward, and fluency."""
     efficiency = estimate(entry, lambda run: measure(run, "efficiency")).interval
     gap = estimate(entry, overoptimisation).interval
-    said = ["How far that is from the optimum was not measured."]
+    said = ["The distance to the optimum was not measured."]
     if efficiency:
         share = number(100 * efficiency.mean, ".0f")
         said = [f"The optimal policy would reach the same reward as {entry.name} with {share}% of its KL."]
@@ -88,7 +88,7 @@ def _price(entry: Entry, runs: list[Run]) -> list[str]:
 
 
 def _others(ranked: list[Ranked]) -> list[str]:
-    """Who cannot be told from the leader, and what differences this many seeds can show."""
+    """The methods tied with the leader, and the differences that this many seeds can detect."""
     first, others = ranked[0], ranked[1:]
     single = [r.entry.name for r in ranked if r.n == 1]
     tied = [r for r in others if r.n > 1 and first.n > 1 and r.ranks[0] == 1]
@@ -111,7 +111,7 @@ def _detectable(ranked: list[Ranked]) -> list[str]:
     effect, n = found
     least = number(effect, ".1f")
     return [
-        f"With {n} seeds a side, a difference below {least} percentage points is likely to go unseen (power 80%, one pair)."
+        f"With {n} seeds per method, differences below {least} percentage points are likely to be missed (power 80%, one pair)."
     ]
 
 
@@ -120,7 +120,7 @@ def _trains(entry: Entry) -> bool:
 
 
 def _best_of_n(group: Group) -> list[str]:
-    """Who does no better than drawing several answers and keeping the best, which needs no training."""
+    """The trained methods below and above best-of-n at equal KL."""
     found = [(e.name, gap) for e in group.entries if _trains(e) and (gap := beside_best_of_n(e))]
     if not found:
         return []
@@ -133,18 +133,18 @@ def _best_of_n(group: Group) -> list[str]:
         )
     if better:
         said.append(f"More reward than the best of n base responses at the same KL: {', '.join(better)}.")
-    return said or ["No method can be told from the best of n base responses at the same KL."]
+    return said or ["No method differs significantly from the best of n base responses at the same KL."]
 
 
 def _cap(ranked: list[Ranked], group: Group) -> list[str]:
-    """Whether the leader drifted beyond what the task calls the most, and who leads within it."""
+    """A sentence on the best method within the task's KL cap, if the leader exceeds it."""
     frontier = (group.reference or {}).get("frontier") or {}
     cap = frontier.get("kl_cap")
     drift = [(r, estimate(r.entry, lambda run: measure(run, "kl")).interval) for r in ranked]
     if not cap or drift[0][1] is None or drift[0][1].mean <= cap:
         return []
     within = next((r for r, kl in drift if kl and kl.mean <= cap and r.removed.mean > 0), None)
-    best = "no method removes anything"
+    best = "no method lowers the undesired score"
     if within:
         best = f"{within.entry.name} removes most, {number(within.removed.mean, '.0f')}%"
     return [f"That is beyond the task's cap of {cap:g} nats; within it, {best}."]
@@ -157,25 +157,23 @@ def _most_efficient(ranked: list[Ranked]) -> list[str]:
         return []
     share, best = max(known, key=lambda pair: pair[0])
     if best is ranked[0]:
-        return [f"{best.entry.name} is also the closest to the optimum for what it reaches."]
+        return [f"{best.entry.name} is also the most efficient."]
     gone = number(best.removed.mean, ".0f")
-    return [
-        f"Closest to the optimum for what it reaches is {best.entry.name}: {number(100 * share, '.0f')}%, with {gone}% removed."
-    ]
+    return [f"The most efficient is {best.entry.name}: {number(100 * share, '.0f')}%, with {gone}% removed."]
 
 
 def _nothing(group: Group) -> str:
     if not any(counted(entry) for entry in group.entries):
-        return "No run is done, so there is no verdict."
+        return "No verdict: no run is done."
     reasons = sorted({reason for entry in group.entries for reason in estimate(entry, removed).reasons})
     why = f" ({'; '.join(reasons)})" if reasons else ""
-    return f"No verdict: no sound run measured how much of the habit is gone{why}."
+    return f"No verdict: no valid run measured the share of the undesired score removed{why}."
 
 
 def _left_out(group: Group) -> list[str]:
     states = [run.manifest["status"] for run in group.runs]
     out = [f"{states.count(s)} {s}" for s in ("degraded", "failed", "interrupted", "running") if s in states]
-    return [f"Left out of means and order: {', '.join(out)}."] if out else []
+    return [f"Left out of means and ranking: {', '.join(out)}."] if out else []
 
 
 def _suspects(group: Group) -> list[str]:
@@ -183,7 +181,7 @@ def _suspects(group: Group) -> list[str]:
     if not found:
         return []
     names = ", ".join(f"{run.manifest['method']} seed {run.manifest['seed']}" for run in found)
-    what = "above the frontier beyond the error, where no policy can be; such a method is not ranked"
+    what = "above the frontier by more than the error, which no policy can be; such a method is not ranked"
     return [f"Suspected bug in the suite, not a good method: {names} {what}."]
 
 

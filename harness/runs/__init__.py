@@ -1,1 +1,1 @@
-"""Making runs: from settings to a cell, its session, its cost, its progress."""
+"""Running experiments: cells built from settings, their sessions, cost estimates and progress."""

@@ -1,6 +1,6 @@
-"""From the names on a command line to a cell that can run: model, data, scorers, task, method.
+"""Build a runnable cell (model, data, scorers, task, method) from the names on a command line.
 
-This is the one place besides the command line that knows methods and tasks, and it knows them by name only.
+Only this module and the command line refer to methods and tasks, and only by name.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from .progress import Progress
 from .session import Cell
 
 PACKAGES = ("torch", "transformers", "numpy", "tokenizers")
-EXTRAS = ("trl",)  # optional, and part of what some methods compute
+EXTRAS = ("trl",)  # optional, but some methods compute their loss with it
 SAME_SCORER = (
     "the judge is the reward {name!r}; expected a scorer that no method trains on, or over-optimisation cannot show: choose "
     "another task.judge"
@@ -46,26 +46,26 @@ SAME_SCORER = (
 
 
 class Parts(NamedTuple):
-    """What the cells of one task share."""
+    """The parts that all cells of one task share."""
 
     model: LoadedModel
     task: Any
-    micro: bool  # the micro world's own model and prompts, whose base responses ship with the package
+    micro: bool  # True for the micro world's own model and prompts, whose base responses ship with the package
     file: Mapping[str, Any] = {}  # stem and sha256 of a task that is a file
 
     def identity(self) -> dict[str, Any]:
-        """What the task says of itself; of a file the task is known by its stem and its hash."""
+        """Return the identity of the task; a task that is a file has its stem and its hash in it."""
         found = self.task.identity()
         return found | {"task": found["task"] | self.file} if self.file else found
 
 
 def check(settings: RunSettings, method: str) -> None:
-    """What can be wrong with a run's settings before anything is loaded; raises BadSetting or UnknownName."""
+    """Check a run's settings before anything is loaded; raises BadSetting or UnknownName if one is wrong."""
     checked(registry.load("method", method).Settings, settings.method, "method")
     checked(Budget, settings.budget, "budget")
     checked(OptimizerSettings, settings.optimizer, "optimizer")
     used = {settings.task.reward, settings.task.judge}
-    of_files = {stem_of(name) for name in used if registry.is_file("scorer", name)}  # by which their options go
+    of_files = {stem_of(name) for name in used if registry.is_file("scorer", name)}  # their options are named by the stem
     for name in used | set(settings.scorers) - of_files:
         registry.given("scorer", settings.scorer_kind(name))
     if settings.task.reward == settings.task.judge:
@@ -76,7 +76,7 @@ def check(settings: RunSettings, method: str) -> None:
 def parts(settings: RunSettings, task_name: str, offline: bool = False, out: Path | None = None) -> Parts:
     """Load the model and the task of a run; raises MissingPrerequisite, BadData or BadSetting.
 
-    Texts that slow scorers have scored are kept in `out`, where it is given.
+    If `out` is given, the scores of slow scorers are cached there.
     """
     chosen = settings.model
     with hub_offline(offline):
@@ -89,7 +89,7 @@ def parts(settings: RunSettings, task_name: str, offline: bool = False, out: Pat
 
 
 def _known(model: LoadedModel) -> LoadedModel:
-    """The model, by the name that records have for it where it is one that ships, wherever its bytes lie; others have none."""
+    """Add the recorded name to the identity of a model that ships, whatever its path; leave other models unnamed."""
     from harness.tasks.micro import world
 
     for name in ("policy", "judge"):
@@ -101,7 +101,7 @@ def _known(model: LoadedModel) -> LoadedModel:
 
 @contextmanager
 def hub_offline(on: bool) -> Iterator[None]:
-    """No look-up on the hub inside, where that is wanted."""
+    """Disable look-ups on the hub within the context if `on` is true."""
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE
@@ -119,14 +119,14 @@ def _where(model_id: str) -> str:
 
 
 def precision(settings: RunSettings) -> Any:
-    """What passes compute in, a torch.dtype; the weights are float32 whatever it is."""
+    """The torch.dtype of forward and backward passes; the weights are always float32."""
     import torch
 
     return getattr(torch, settings.model.dtype)
 
 
 def device(name: str) -> str:
-    """The device that a name stands for: auto is CUDA where there is one."""
+    """The device of a name, where auto is CUDA if available; raises BadSetting if it is not usable."""
     import torch
 
     if name == "auto":
@@ -177,7 +177,7 @@ def _data(settings: TaskSettings, task: Any, tokenizer: Any, offline: bool) -> A
 
 
 def _kinds(task: Any) -> tuple[str, ...]:
-    """The kinds of the micro world's prompts that a task is about, its own or those of the task that it is like."""
+    """The kinds of micro-world prompts of a task, or of the task in its `like`; raises BadSetting if one is unknown."""
     like = getattr(task, "like", None)
     kinds = getattr(task, "kinds", None) or (_kinds(registry.load("task", like)) if like else ())
     from harness.tasks.micro import world
@@ -186,14 +186,14 @@ def _kinds(task: Any) -> tuple[str, ...]:
     if not kinds or set(kinds) - set(known):
         unknown = ", ".join(map(repr, sorted(set(kinds) - set(known)))) or "none"
         raise BadSetting(
-            f"task {task.name!r} has kinds of prompts that the micro world has not: {unknown}; give it kinds = (...) of "
+            f"task {task.name!r} names prompt kinds that the micro world does not have: {unknown}; give it kinds = (...) of "
             f"{', '.join(known)}, or prompts of its own: task.prompts"
         )
     return tuple(kinds)
 
 
 def _scorer(settings: RunSettings, name: str, out: Path | None) -> Any:
-    """The scorer of a name in the settings; a slow one keeps what it has scored."""
+    """The scorer of a name in the settings; a slow one has its scores cached in `out`."""
     built = scorer(name, settings.scorer_options(name))
     if out is None or not getattr(built, "slow", False):
         return built
@@ -203,9 +203,9 @@ def _scorer(settings: RunSettings, name: str, out: Path | None) -> Any:
 
 
 def scorer(name: str, options: dict[str, Any]) -> Any:
-    """A scorer with its options under the guard of all scorers: `kind` says which it is, `timeout` limits a call (seconds).
+    """Build a guarded scorer from its options, where `kind` names its class and `timeout` limits a call (seconds).
 
-    Raises BadSetting where it has no such option, BadScorer where it cannot be built.
+    Raises BadSetting if an option is unknown or missing, BadScorer if the scorer cannot be built.
     """
     from harness.tasks.scorers.guard import GuardedScorer
 
@@ -223,7 +223,7 @@ def scorer(name: str, options: dict[str, Any]) -> Any:
     except TypeError as e:
         raise BadSetting(f"scorer {name!r}: {e}; set it with --set scorers.{name}.OPTION=VALUE") from None
     built = _built(name, kind, own)
-    file = named.file_identity("scorer", where)  # a file in the works changes without a new version
+    file = named.file_identity("scorer", where)  # a file under development changes without a new version
     if file and not hasattr(built, "identity"):
         file["options"] = own
     return GuardedScorer(built, name, options.get("timeout"), file)
@@ -235,7 +235,7 @@ def _built(name: str, kind: Any, options: dict[str, Any]) -> Any:
     except BenchError:
         raise
     except Exception as e:  # a scorer may raise anything
-        raise BadScorer(f"scorer {name!r} cannot be built ({type(e).__name__}: {one_line(e)}); look at its options") from e
+        raise BadScorer(f"scorer {name!r} cannot be built ({type(e).__name__}: {one_line(e)}); check its options") from e
 
 
 def fluency_model(where: str | None, settings: RunSettings, offline: bool) -> Any:
@@ -255,7 +255,7 @@ def cell(settings: RunSettings, shared: Parts, method: str, task: str, seed: int
     name = named.known_as("method", method)
     method_settings = checked(kind.Settings, settings.method, "method")
     identity = {"name": name, "version": kind.version, "settings": method_settings.model_dump()}
-    identity |= named.file_identity("method", method)  # a file in the works changes without a new version
+    identity |= named.file_identity("method", method)  # a file under development changes without a new version
     return _cell(settings, shared, name, task, seed, out, partial(kind, method_settings), identity)
 
 
@@ -263,7 +263,7 @@ def named_cell(
     method: str, task: str, preset: str, seed: int, overrides: Iterable[str] | Mapping[str, Any], flags: Mapping[str, Any],
     out: Path, offline: bool,
 ) -> Cell:  # fmt: skip
-    """A cell by its names and settings, loaded and ready to run; raises what its parts raise."""
+    """Load a cell from its names and settings, ready to run; raises the errors of its parts."""
     task, method = registry.given("task", task), registry.given("method", method)
     settings = named.settings(preset, method, task, overrides, **flags)
     check(settings, method)
@@ -271,7 +271,7 @@ def named_cell(
 
 
 def external_cell(settings: RunSettings, shared: Parts, policy: str, task: str, out: Path, offline: bool) -> Cell:
-    """A policy that was trained elsewhere, measured like any other; it must share the base policy's vocabulary."""
+    """A cell that evaluates a policy trained elsewhere; raises BadData if its vocabulary is not the base policy's."""
     external, identity = external_model(policy, shared, offline)
     _check_context(policy, external, settings, shared.task)
     name = f"eval-{Path(policy).resolve().name if os.path.exists(policy) else policy.replace('/', '--')}"
@@ -281,7 +281,7 @@ def external_cell(settings: RunSettings, shared: Parts, policy: str, task: str, 
 
 
 def external_model(where: str, shared: Parts, offline: bool) -> tuple[Policy, dict[str, Any]]:
-    """A policy that a run left behind (with its prefix), or any model; raises BadData on another vocabulary."""
+    """Load the policy of a run (with its prefix) or any model, with its identity; raises BadData on another vocabulary."""
     from harness.policy.load_check import check_model
 
     folder, base = Path(where), shared.model
@@ -291,7 +291,7 @@ def external_model(where: str, shared: Parts, offline: bool) -> tuple[Policy, di
         parts = [folder / "policy.json", *sorted(folder.glob("ensemble.json")), *sorted(folder.rglob("*.safetensors"))]
         files = [hashlib.sha256(path.read_bytes()).hexdigest() for path in parts]
         identity: dict[str, Any] = {"sha256": files}
-        # a policy of an older run has no tokenizer beside it, and is known by the size of its vocabulary alone
+        # a policy of an older run has no tokenizer, so only the size of its vocabulary can be compared
         tokenizer = read_tokenizer(folder) if (folder / "tokenizer_config.json").is_file() else None
     else:
         policy, tokenizer, found = load_model(where, offline=offline)
@@ -301,7 +301,7 @@ def external_model(where: str, shared: Parts, offline: bool) -> tuple[Policy, di
 
 
 def _check_vocabulary(where: str, policy: Policy, tokenizer: Any, base: LoadedModel) -> None:
-    """Raises BadData where the ids of a policy are not those of the base: the sum that is KL runs over ids."""
+    """Raise BadData if the token ids of a policy differ from the base policy's: KL is a sum over token ids."""
     expected = naming(base.tokenizer, policy.vocab_size, policy.num_control)
     if tokenizer is not None and tokenizer.get_vocab() != expected.get_vocab():
         raise BadData(f"policy {where} has another vocabulary than the base policy; KL needs one: choose its base with --model")
@@ -314,7 +314,7 @@ def _check_vocabulary(where: str, policy: Policy, tokenizer: Any, base: LoadedMo
 
 
 def _check_context(where: str, policy: Policy, settings: RunSettings, task: Any) -> None:
-    """Raises BadData where a policy cannot read all that it would be measured on."""
+    """Raise BadData if the longest prompt and response exceed the context of a policy."""
     needed = _longest(settings, task) + len(policy.prefix)
     if needed > policy.context:
         raise BadData(
@@ -324,7 +324,7 @@ def _check_context(where: str, policy: Policy, settings: RunSettings, task: Any)
 
 
 def _check_papers(settings: RunSettings, shared: Parts) -> None:
-    """Raises PromptTooLong where the papers' responses are longer than the task's, and too long for the base's context."""
+    """Raise PromptTooLong if the papers' responses are longer than the task's and exceed the base policy's context."""
     papers = [d.max_new_tokens for d in shared.task.paper_decodings.values()] if settings.evaluation.paper_samples else []
     longest, context = max(papers, default=0), shared.model.policy.context
     if longest > shared.task.decoding.max_new_tokens and (needed := _longest(settings, shared.task)) > context:
@@ -335,7 +335,7 @@ def _check_papers(settings: RunSettings, shared: Parts) -> None:
 
 
 def _longest(settings: RunSettings, task: Any) -> int:
-    """The most tokens that a measurement reads at once: a prompt and its response but for the last token."""
+    """The longest sequence of an evaluation in tokens: a prompt and its response without the last token."""
     e = settings.evaluation
     splits = {e.split} if e.select == checkpoint_rule.LAST else {e.split, "validation"}
     papers = task.paper_decodings.values() if e.paper_samples else ()
@@ -351,7 +351,7 @@ class ExternalSettings(Settings):
 
 
 class External:
-    """A method that trains nothing and deploys a policy from elsewhere."""
+    """A method without training that deploys a given policy."""
 
     def __init__(self, settings: ExternalSettings, policy: Policy) -> None:
         self.settings, self.policy = settings, policy
@@ -367,7 +367,7 @@ def _cell(
     settings, task = named.recorded(settings), named.known_as("task", task)
     _check_papers(settings, shared)
     budget, optimizer = checked(Budget, settings.budget, "budget"), checked(OptimizerSettings, settings.optimizer, "optimizer")
-    # bfloat16 once was the dtype of the weights: a record of then is of another run
+    # in older records bfloat16 was the dtype of the weights, so they must have another identity
     computed = settings.model.dtype if settings.model.dtype == "float32" else f"float32 under {settings.model.dtype} autocast"
     measured = {"model": shared.model.identity, "dtype": computed, **shared.identity()}
     evaluation = settings.evaluation.model_dump(exclude={"batch_size", "select"}) | {"version": EVALUATION_VERSION}
@@ -376,7 +376,7 @@ def _cell(
         "budget": budget.model_dump(), "optimizer": optimizer.model_dump(),
     }  # fmt: skip
 
-    if settings.evaluation.select != checkpoint_rule.LAST:  # it decides what is deployed, not how that is measured
+    if settings.evaluation.select != checkpoint_rule.LAST:  # it decides which policy is deployed, not how it is measured
         identity["select"] = settings.evaluation.select
 
     def make_evaluator(progress: Progress, split: Literal["test", "validation"] | None = None) -> Evaluator:
@@ -402,7 +402,7 @@ def _shipped(settings: RunSettings, shared: Parts, split: str) -> Any:
 
 
 def provenance(shared: Parts) -> dict[str, Any]:
-    """What is good to know of a run but does not decide its result: versions, commit, threads, device."""
+    """Provenance of a run, which does not enter its identity: versions, commit, threads, device."""
     import torch
 
     packages = {p: package_version(p) for p in (*PACKAGES, *filter(_installed, EXTRAS))}
@@ -421,7 +421,7 @@ def _installed(package: str) -> bool:
 
 
 def git() -> dict[str, Any] | None:
-    """The commit of the code that runs, and whether it was changed since; None outside a checkout."""
+    """The commit of the running code and whether the working tree is dirty; None outside a checkout."""
     root = Path(__file__).parent
     try:
         commit = subprocess.run(

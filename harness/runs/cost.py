@@ -1,7 +1,7 @@
-"""What a run or a preset would load and cost, said before anything is loaded. Nothing here imports torch.
+"""Estimated cost and downloads of a run or a preset, before anything is loaded; does not import torch.
 
-Costs are estimates, and upper ones where responses end early: 2N a token that is read or sampled (N parameters), at the
-FLOPs a second that the preset assumes.
+The estimates are upper bounds where responses end early: 2N FLOPs per token read or sampled (N parameters), at the
+FLOPs per second that the preset assumes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from harness.core.settings import RunSettings, assembled, preset_tables
 
 from . import sources
 
-# vocabulary, positions, width, layers, as the models' config.json has them
+# vocabulary, positions, width, layers, from each model's config.json
 SHAPES = {
     "gpt2": (50257, 1024, 768, 12),
     "gpt2-medium": (50257, 1024, 1024, 24),
@@ -26,7 +26,7 @@ SHAPES = {
     "codeparrot/codeparrot-small": (32768, 1024, 768, 12),
     "codeparrot/codeparrot": (32768, 1024, 1600, 48),
 }
-# MB to download: of models and checkpoints the weights, as the hub lists them or 4 bytes a parameter; of data sets the files
+# MB to download: weights of models and checkpoints (listed on the hub, or 4 bytes per parameter), files of data sets
 DOWNLOADS = {
     "facebook/roberta-hate-speech-dynabench-r4-target": 499,
     "distilbert/distilbert-base-uncased-finetuned-sst-2-english": 268,
@@ -38,12 +38,12 @@ DOWNLOADS = {
 
 
 def gpt2_parameters(vocabulary: int, positions: int, width: int, layers: int) -> int:
-    """The number of parameters of a GPT-2, whose head is its table of tokens."""
+    """The number of parameters of a GPT-2, whose head shares the token embeddings."""
     return (vocabulary + positions) * width + layers * (12 * width + 13) * width + 2 * width
 
 
 def parameters(model: str) -> int | None:
-    """The number of parameters of a model, from its config where that is at hand; None where it is not known."""
+    """The number of parameters of a model, from its config if available locally; None if unknown."""
     config = _config(model)
     if config and config.get("model_type") == "gpt2":
         return gpt2_parameters(*(config[k] for k in ("vocab_size", "n_positions", "n_embd", "n_layer")))
@@ -61,20 +61,20 @@ def _config(model: str) -> dict[str, Any] | None:
     else:
         try:
             found = try_to_load_from_cache(model, "config.json")
-        except HFValidationError:  # a path of nothing
+        except HFValidationError:  # neither a folder nor a hub id
             return None
     return json.loads(Path(found).read_text()) if isinstance(found, str) and Path(found).is_file() else None
 
 
 def download(name: str) -> int | None:
-    """MB to download for a model or a data set, an estimate; None where it is not known."""
+    """Estimated download of a model or a data set in MB; None if unknown."""
     if name in SHAPES:
         return round(4 * gpt2_parameters(*SHAPES[name]) / 1e6)
     return DOWNLOADS.get(name)
 
 
 def cost(settings: RunSettings, method: str, flops_per_second: float) -> dict[str, float | None]:
-    """What a run costs: tokens of the frontier and of the measurements, hours of training and of all else."""
+    """Estimated cost of a run: tokens of the frontier and the evaluations, hours of training and of measuring."""
     n, t, e = parameters(settings.model.id), settings.task, settings.evaluation
     flops = 0.0 if registry.attribute("method", method, "trains") is False else settings.budget.get("flops")
     named = t.prompts in registry.table("dataset")
@@ -84,22 +84,22 @@ def cost(settings: RunSettings, method: str, flops_per_second: float) -> dict[st
     found["training_hours"] = None if flops is None else flops / flops_per_second / 3600
     found |= dict.fromkeys(("frontier_tokens", "evaluation_tokens", "measuring_hours"))
     if prompts is not None:
-        responses = 2 * e.samples + e.points * e.point_samples  # base and final in full, and along the run
+        responses = 2 * e.samples + e.points * e.point_samples  # base and final evaluation, and the points along the run
         frontier = prompts * e.base_samples * length
         measured = prompts * (responses * length + 2 * e.paper_samples * paper)
         found |= {"frontier_tokens": frontier, "evaluation_tokens": measured}
-        if n is not None:  # sampled once, then read by policy and base
+        if n is not None:  # sampled once, then scored by policy and base policy
             found["measuring_hours"] = 2 * n * (frontier + 3 * measured) / flops_per_second / 3600
     return found
 
 
 def untrained() -> list[str]:
-    """The methods that train nothing, which need no table in a preset."""
+    """The methods without training, which need no table in a preset."""
     return [name for name in registry.table("method") if registry.attribute("method", name, "trains") is False]
 
 
 def preset_card(name: str) -> tuple[str, Any]:
-    """A preset resolved for every task: as text, and as data with its tables as they are written."""
+    """A preset resolved for every task, as text and as data that includes its tables as written."""
     tables = preset_tables(name)
     rate = tables.get("estimate", {}).get("flops_per_second")
     methods = [*untrained(), *tables.get("methods", {})]
@@ -124,7 +124,7 @@ def _task_data(settings: dict[str, RunSettings], rate: float | None) -> dict[str
 
 
 def _downloads(settings: RunSettings) -> list[str]:
-    """The names of all that a run gets from elsewhere."""
+    """The names of all models and data sets that a run downloads."""
     names = [settings.model.id, settings.task.prompts, settings.task.fluency]
     for scorer in (settings.task.reward, settings.task.judge):
         options = settings.scorer_options(scorer)
@@ -139,17 +139,17 @@ def _preset_text(data: dict[str, Any]) -> str:
         lines += [f"  method {m}: " + (", ".join(f"{k}={v}" for k, v in s.items()) or "-") for m, s in facts["methods"].items()]
     lines += ["", "scorers", *_flat(data["tables"].get("scorers", {}), "  ")]
     if data["downloads_mb"]:
-        lines += ["", "downloads, MB (estimates; - is not known)"]
+        lines += ["", "downloads, MB (estimates; - is unknown)"]
         lines += [f"  {name:62} {'-' if mb is None else mb:>6}" for name, mb in data["downloads_mb"].items()]
     return "\n".join([*lines, "", *_cost_text(data)])
 
 
 def _cost_text(data: dict[str, Any]) -> list[str]:
     if not data["flops_per_second"]:
-        return ["no cost estimate: the preset assumes no FLOPs a second"]
+        return ["no cost estimate: the preset assumes no FLOPs per second"]
     columns = ("parameters", "training_flops", "training_hours", "frontier_tokens", "evaluation_tokens", "measuring_hours")
-    rate = f"{data['flops_per_second']:.0e} FLOPs a second, which the preset assumes"
-    head = f"cost of a run at {rate}: estimates, without scorers (- is not known); best_of_n samples n times the evaluation"
+    rate = f"{data['flops_per_second']:.0e} FLOPs per second, which the preset assumes"
+    head = f"cost of a run at {rate}: estimates, without scorers (- is unknown); best_of_n samples n times the evaluation"
     lines = [head, f"  {'task':20}{'method':16}" + "".join(f"{c:>19}" for c in columns)]
     for task, facts in data["tasks"].items():
         for method, row in facts["cost"].items():
@@ -162,7 +162,7 @@ def _number(value: float | None) -> str:
 
 
 def _flat(table: dict[str, Any], indent: str) -> list[str]:
-    """A line a value: `evaluation.points = 4`."""
+    """One line per value: `evaluation.points = 4`."""
     lines = []
     for key, value in table.items():
         nested = _flat(value, indent + f"{key}.") if isinstance(value, dict) and value else [f"{indent}{key} = {value}"]
@@ -171,7 +171,7 @@ def _flat(table: dict[str, Any], indent: str) -> list[str]:
 
 
 def plan(settings: RunSettings, method: str, task: str, seeds: list[int], out: Path) -> dict[str, Any]:
-    """What a run would load, where each thing was looked for and whether it is there, and what it would cost."""
+    """The plan of a run: its settings, its prerequisites with their locations and presence, and its estimated cost."""
     rate = preset_tables(settings.preset).get("estimate", {}).get("flops_per_second")
     return {
         "method": method, "task": task, "seeds": seeds, "out": str(out), "settings": settings.model_dump(),
@@ -181,7 +181,7 @@ def plan(settings: RunSettings, method: str, task: str, seeds: list[int], out: P
 
 
 def needs(settings: RunSettings) -> list[Any]:
-    """Everything that has to be there before the run can begin; what ships with the package is not listed."""
+    """The prerequisites of a run, without those that ship with the package."""
     from harness.core import hub
 
     t = settings.task

@@ -1,6 +1,6 @@
-"""What a command line names, by name or by file: a preset, a task, scorers. What a record names never comes here.
+"""Presets, tasks and scorers that a command line gives by name or by file; names from records are never resolved here.
 
-In a record a file is known by its stem and by the sha256 of its bytes, wherever it lies.
+A record identifies a file by its stem and the sha256 of its bytes, not by its path.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from harness.records.write import file_name
 def settings(
     preset: str, method: str, task: str, overrides: Iterable[str] | Mapping[str, Any] = (), **flags: Any
 ) -> RunSettings:
-    """The settings of a run, where preset and task may be files; raises what `resolve` raises, and of a file what is wrong."""
+    """The settings of a run whose preset and task may be files; raises the errors of `resolve` and of loading the files."""
     tables = preset_tables(preset)
     return assembled(tables, preset, method, task_table(tables, preset, task), overrides, flags)
 
 
 def task_table(tables: Mapping[str, Any], preset: str, task: str) -> dict[str, Any]:
-    """The table of a task in a preset: its own there; of a task that the preset may not know, over what its class says.
+    """The settings table of a task in a preset; for any other task that of its class, overridden by the preset's.
 
-    Raises BadSetting where neither says anything.
+    Raises BadSetting if neither the preset nor the class has one.
     """
     own = tables["tasks"].get(key_of(task))
     if own is not None and not registry.is_file("task", task):
@@ -37,7 +37,7 @@ def task_table(tables: Mapping[str, Any], preset: str, task: str) -> dict[str, A
     if like is None and told is None and own is None:
         raise BadSetting(_no_table(tables, preset, task))
     if like is not None and like not in tables["tasks"]:
-        raise BadSetting(f"task {task} is like {like!r}, and preset {preset!r} has {', '.join(sorted(tables['tasks']))}")
+        raise BadSetting(f"task {task} is like {like!r}; preset {preset!r} has only {', '.join(sorted(tables['tasks']))}")
     said = beside(Path(task).parent, told or {}) if registry.is_file("task", task) else told or {}
     return merged(merged(tables["tasks"].get(like, {}), said), own or {})
 
@@ -45,13 +45,13 @@ def task_table(tables: Mapping[str, Any], preset: str, task: str) -> dict[str, A
 def _no_table(tables: Mapping[str, Any], preset: str, task: str) -> str:
     return (
         f"preset {preset!r} has no settings for task {task!r}; it has {', '.join(sorted(tables['tasks']))}; a task of your own "
-        f'says which to take: like = "toxicity", or settings = {{"reward": ..., "judge": ...}} in its class, or '
+        f'names them itself: like = "toxicity", or settings = {{"reward": ..., "judge": ...}} in its class, or '
         f'[tasks."{key_of(task)}"] in a preset file'
     )
 
 
 def recorded(settings: RunSettings) -> RunSettings:
-    """The settings as a record holds them: files by their stems, so that a record does not depend on where they lay."""
+    """The settings as recorded: files are named by their stems, so that a record does not depend on their paths."""
     t, scorers = settings.task, settings.scorers
     kinds = {name: o | ({"kind": stem_of(str(o["kind"]))} if "kind" in o else {}) for name, o in scorers.items()}
     task = t.model_copy(update={"reward": stem_of(t.reward), "judge": stem_of(t.judge)})
@@ -64,7 +64,7 @@ def known_as(kind: str, name: str) -> str:
 
 
 def file_identity(kind: str, name: str) -> dict[str, Any]:
-    """What an identity says of a plug-in that is a file: its stem and its hash; nothing where it is none."""
+    """The identity of a plug-in that is a file: its stem and its sha256; empty if it is not a file."""
     if not registry.is_file(kind, name):
         return {}
     return {"name": file_name(stem_of(name)), "sha256": hashlib.sha256(Path(name).read_bytes()).hexdigest()}

@@ -1,4 +1,4 @@
-"""What a run says while it works, on standard error: a live bar on a terminal, a line now and then elsewhere."""
+"""Progress of a run on standard error: a live bar on a terminal, an occasional line elsewhere."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 from harness.core.process import cores, threads
 from harness.core.text import escaped
 
-PLAIN_EVERY = 5.0  # seconds between lines where there is no terminal
+PLAIN_EVERY = 5.0  # seconds between lines without a terminal
 
 
 class Progress:
-    """Stages as lines; training as a bar with reward, KL and the share of the optimum."""
+    """Progress reporter: a line per stage, and a bar for training with reward, KL and the share of the optimum."""
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
@@ -26,7 +26,7 @@ class Progress:
         self._started = self._last = time.monotonic()
 
     def say(self, text: str) -> None:
-        """A line of its own."""
+        """Print a line with the elapsed seconds."""
         if self.quiet:
             return
         elapsed, text = f"{time.monotonic() - self._started:4.0f} s  ", escaped(text)
@@ -36,7 +36,7 @@ class Progress:
             print(elapsed + text, file=sys.stderr, flush=True)
 
     def start(self, label: str) -> None:
-        """Begin the bar."""
+        """Start the bar, if standard error is a terminal."""
         if self.quiet or not sys.stderr.isatty():
             return
         from rich.console import Console
@@ -49,7 +49,7 @@ class Progress:
         self._bar.start()
 
     def at(self, share: float, facts: dict[str, str]) -> None:
-        """Where training is, 0 to 1, and what is known of it; facts stay until they change."""
+        """Update the progress of training (0 to 1) and its latest values; a value stays until it is replaced."""
         self._facts |= facts
         text = "  ".join(f"{k} {v}" for k, v in self._facts.items())
         if self._bar is not None:
@@ -65,7 +65,7 @@ class Progress:
 
 
 class Watch:
-    """Calls somebody each time that a number of seconds has gone by inside, those in `paused` not counted."""
+    """A timer that calls a function every `seconds` within its context, without the time spent in `paused`."""
 
     def __init__(self, seconds: float, call: Callable[[], None]) -> None:
         self._seconds, self._call = seconds, call
@@ -85,7 +85,7 @@ class Watch:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Time inside does not count, and after it the count begins anew."""
+        """Stop the timer within this context and restart it from zero afterwards."""
         with self._moved:
             self._since = None
         try:
@@ -107,7 +107,7 @@ class Watch:
 
 
 def loading(what: str) -> Progress:
-    """Progress that says what is loading, with torch on the threads that this process may use."""
+    """Report that `what` is loading, and set torch to the number of threads that this process may use."""
     progress = Progress()
     progress.say(f"{what}: loading")
     import torch

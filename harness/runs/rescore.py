@@ -1,9 +1,9 @@
-"""The scorers run again over the texts of a record: reward, judge, fluency, the task's own measures and the papers' metrics.
+"""Rescore the responses of a record (`harness verify --rescore`): reward, judge, fluency, task and paper metrics.
 
-What `harness verify --rescore` adds. The policy does not: what it says is what the samples hold.
+The policy does not run again: its responses are read from the samples.
 
-A record may be somebody else's, and vouches for nothing: whatever is loaded here is named by this installation (its presets,
-its registered scorers) or by this command line. What a record names is compared with that, and never loaded.
+A record may come from somebody else and is not trusted: everything loaded here is named by this installation (its presets,
+its registered scorers) or by this command line. The names in a record are compared with these, and never loaded.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from harness.records.verify import Table, compare
 from . import assemble, named
 
 OF_A_MODEL = 1e-4
-"""Relative difference of what a network says of the same text, on another machine or with other threads."""
+"""Relative tolerance of a network's scores of the same text on another machine or with other threads."""
 NAMES = ("model.id", "model.revision", "task.prompts", "task.data.path", "task.data.revision", "task.fluency", "task.reward")
-"""Settings that name something to load, beside the judge and the options of scorers."""
+"""Settings that name something to load, in addition to the judge and the options of scorers."""
 ONLY_HOW = ("batch_size", "device", "timeout")
-"""Options of a scorer that change no score."""
+"""Options of a scorer that do not change its scores."""
 
 
 class Named(NamedTuple):
-    """What the command line names: `key=value` settings, and the files of a task and of a preset."""
+    """Names from the command line: `key=value` settings, and the files of a task and a preset."""
 
     overrides: Iterable[str] = ()
     task: str | None = None
@@ -49,9 +49,9 @@ class Named(NamedTuple):
 
 
 def rescored(run: Run, offline: bool = False, told: Named | None = None) -> list[Check]:
-    """Checks of everything that the texts decide; raises MissingPrerequisite where the record cannot be rescored here.
+    """Check all metrics that depend on the texts; raises MissingPrerequisite if the record cannot be rescored here.
 
-    What the record names beyond a preset is loaded only if the command line (`told`) names it.
+    Names in the record that no preset has are loaded only if the command line (`told`) gives them.
     """
     if run.summary is None:
         raise MissingPrerequisite(f"{run.dir} has no result to rescore: the run is {run.manifest['status']}")
@@ -67,13 +67,13 @@ def rescored(run: Run, offline: bool = False, told: Named | None = None) -> list
 
 
 def _task(run: Run, told: Named) -> str:
-    """The task that the command line names, or that of the record where it is installed here; never a file of the record's."""
+    """The task on the command line, else the record's if it is installed; raises MissingPrerequisite if it is not."""
     name = str(run.manifest["task"])
     if told.task is not None:
         return registry.given("task", told.task)
     if name not in registry.table("task"):
         raise MissingPrerequisite(
-            f"{run.dir} names the task {escaped(cut(name))}, which is not installed, and a record vouches for nothing; "
+            f"{run.dir} names the task {escaped(cut(name))}, which is not installed, and records are not trusted; "
             f"if you have its file and trust it, name it: --task ./my_task.py"
         )
     return name
@@ -89,13 +89,13 @@ def _preset(run: Run, record: RunSettings, told: Named) -> str:
 
 
 def trusted(run: Run, told: Named) -> RunSettings:
-    """Settings to rebuild a record's scorers by, in which nothing that is loaded is named by the record alone.
+    """Settings to rebuild a record's scorers, in which nothing to be loaded is named by the record alone.
 
-    Raises MissingPrerequisite where the record names more than this installation and this command line do.
+    Raises MissingPrerequisite if the record names more than this installation and this command line do.
     """
     kept = settings_of(run)
     if not kept:
-        raise MissingPrerequisite(f"{run.dir} does not say its settings, so its scorers are not known")
+        raise MissingPrerequisite(f"{run.dir} records no settings, so its scorers cannot be rebuilt")
     record, given = checked(RunSettings, kept), dict(map(parse_override, told.overrides))
     task, preset = _task(run, told), _preset(run, record, told)
     for option, place in (("--task", told.task), ("--preset", told.preset)):
@@ -107,7 +107,7 @@ def trusted(run: Run, told: Named) -> RunSettings:
 
 
 def _harmless(record: RunSettings) -> dict[str, Any]:
-    """What may be taken from a record: numbers, and names that stand for something in this installation."""
+    """The settings that may be taken from a record: numbers, and names that are part of this installation."""
     whole = flat(record.model_dump())
     prompts, fluency = record.task.prompts, record.task.fluency
     found: dict[str, Any] = {"model.id": "micro"} if record.model.id == "micro" else {}
@@ -125,7 +125,7 @@ def _scorers(settings: RunSettings) -> dict[str, str]:
 
 
 def _named(settings: RunSettings) -> dict[str, Any]:
-    """Every setting that names something to load or vouches for it, by its key."""
+    """All settings, by key, that name something to load or pin its content."""
     whole = flat(settings.model_dump())
     options = tuple(f"scorers.{stem_of(name)}." for name in _scorers(settings).values())
     found = {key: whole.get(key) for key in (*NAMES, "task.judge")}
@@ -133,7 +133,7 @@ def _named(settings: RunSettings) -> dict[str, Any]:
 
 
 def _refuse_unnamed(run: Run, record: RunSettings, found: RunSettings, given: dict[str, Any]) -> None:
-    """Raise where the record names what neither this installation nor this command line does."""
+    """Raise MissingPrerequisite if the record names anything that this installation and this command line do not."""
     here = _named(found)
 
     def unnamed(key: str, value: Any) -> bool:
@@ -142,13 +142,13 @@ def _refuse_unnamed(run: Run, record: RunSettings, found: RunSettings, given: di
     if beyond := sorted(key for key, value in _named(record).items() if unnamed(key, value)):
         what = escaped(", ".join(beyond))
         raise MissingPrerequisite(
-            f"{run.dir} names {what}, and a record vouches for nothing; "
-            f"find out what to trust, and name each on this command line: --set KEY=VALUE"
+            f"{run.dir} names {what}, and records are not trusted; "
+            f"give each that you trust on this command line: --set KEY=VALUE"
         )
 
 
 def _refuse_inside(run: Run, settings: RunSettings) -> None:
-    """Raise where something to load lies inside a record or beside it, whoever names it."""
+    """Raise MissingPrerequisite if anything to load lies inside or beside a record, whoever names it."""
     for key, value in _named(settings).items():
         scorer = key in ("task.reward", "task.judge") and not registry.is_file("scorer", str(value))
         if not (value in ("micro", "none") or scorer):
@@ -163,18 +163,18 @@ def _refuse_place(run: Run, key: str, value: Any) -> None:
 
 
 def _belongs(path: Path, run: Run) -> bool:
-    """Whether a file or a folder may have come with a record: in it, next to it, or below its preset by layout."""
+    """Return True if a path may have come with a record: inside it, next to it, or below its preset's folder."""
     if not os.path.exists(path):
         return False
     real, dir, place = Path(os.path.realpath(path)), Path(os.path.realpath(run.dir)), place_of(run)
     above = dir.parents[2] if len(dir.parts) > 4 and dir.parts[-4:-1] == place.parts[:-1] else dir
-    home = Path(os.path.realpath(source_of(run).home))  # of a study, whose records lie in no folders of their own
+    home = Path(os.path.realpath(source_of(run).home))  # the folder of a study, whose records have no folders of their own
     inside = real.is_relative_to(above) or real.is_relative_to(home)
     return inside or real.parent in (dir.parent, above.parent, home.parent) or real in dir.parents
 
 
 def _identity(run: Run, shared: assemble.Parts) -> list[Check]:
-    """Whether the scorers and the data here are those of the record."""
+    """Check that task, scorers and fluency model here are those of the record."""
     now, made = shared.identity(), run.manifest["identity"]
     return [
         Check(f"{key} here", now[key] == made.get(key), "that of the record", "another")
@@ -200,7 +200,7 @@ def _compared(run: Run, side: str, found: dict[str, Metric], tolerance: float) -
 
 
 def _scores(table: Table, side: str, name: str, settings: RunSettings) -> Check:
-    """Each response's score against the one in the samples."""
+    """Compare the score of each response with the one in the samples."""
     again = score(name, settings, table.prompts, table.texts)
     kept = table.of(name)
     differ = int((~np.isclose(again, kept, rtol=OF_A_MODEL, atol=1e-6, equal_nan=True)).sum())
@@ -213,7 +213,7 @@ def _scores(table: Table, side: str, name: str, settings: RunSettings) -> Check:
 
 
 def score(which: str, settings: RunSettings, prompts: list[str], texts: list[list[str]]) -> NDArray:
-    """A scorer's scores of responses [X][S], as a run keeps them: -> [X, S]."""
+    """Score responses [X][S] with the reward or the judge, in float32 as a run records them: -> [X, S]."""
     name = getattr(settings.task, which)
     scorer = assemble.scorer(name, settings.scorer_options(name))
     flat = [(prompt, text) for prompt, responses in zip(prompts, texts) for text in responses]
@@ -222,7 +222,7 @@ def score(which: str, settings: RunSettings, prompts: list[str], texts: list[lis
 
 
 def _papers(run: Run, side: str, table: Table, settings: RunSettings, task: Any) -> list[Check]:
-    """The papers' metrics from what was said under their decodings, judged again."""
+    """Check the papers' metrics after the judge has scored the responses under their decodings again."""
     if settings.evaluation.paper_samples == 0:
         return []
     try:

@@ -1,4 +1,4 @@
-"""Drive one method on one task to its budget, and record what came of it. Knows no method and no task by name."""
+"""Train one method on one task to its budget and record the results, without reference to any method or task by name."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from harness.training.trial import Budget, OptimizerSettings, Trial
 from . import checkpoint_rule
 from .progress import Progress, Watch
 
-CHECKPOINT_SECONDS = 60.0  # beside the evaluation points, on long runs
-SILENCE_SECONDS = 300.0  # without an update, until that is said; some methods explore for minutes first
+CHECKPOINT_SECONDS = 60.0  # longest time between checkpoints; each evaluation point has one too
+SILENCE_SECONDS = 300.0  # time without an update before a warning; some methods explore for minutes first
 
 
 @dataclass
 class Cell:
-    """One (method, task, seed), resolved: what is needed to run it, and what identifies it."""
+    """One resolved (method, task, seed): everything needed to run it, and its identity."""
 
     method_name: str
     task_name: str
@@ -46,7 +46,7 @@ class Cell:
     provenance: dict[str, Any]
     make_method: Callable[[], Any]
     make_policy: Callable[[], Policy]
-    make_evaluator: Callable[..., Evaluator]  # of a Progress and, where it is not the run's own, a split
+    make_evaluator: Callable[..., Evaluator]  # takes a Progress and, if not the run's own, a split
     task: Any
     budget: Budget
     optimizer: OptimizerSettings
@@ -61,10 +61,10 @@ class Cell:
 
 
 def run(cell: Cell, *, fresh: bool = False, progress: Progress | None = None) -> tuple[dict[str, Any], bool]:
-    """The summary of a cell, and whether there was anything left to do.
+    """Run a cell; return its summary and True, or False if it was finished before.
 
-    A finished cell is returned as it is; an unfinished one goes on from its last checkpoint. Raises Interrupted on
-    SIGINT or SIGTERM, with everything kept.
+    A finished cell is returned as it is; an unfinished one resumes from its last checkpoint. Raises Interrupted on
+    SIGINT or SIGTERM, after saving its state.
     """
     progress = progress or Progress(quiet=True)
     store = RunStore(cell.path)
@@ -84,13 +84,13 @@ def run(cell: Cell, *, fresh: bool = False, progress: Progress | None = None) ->
 
 
 def _same_cell(cell: Cell, manifest: dict[str, Any]) -> None:
-    """Raise CorruptRecord where a record is of another cell than the one to run."""
+    """Raise CorruptRecord if a record is of another cell than the one to run."""
     try:
         same = manifest["run_id"] == cell.run_id and identity_hash(manifest["identity"]) == identity_hash(cell.identity)
     except RecursionError:
         same = False
     if not same:
-        raise CorruptRecord(f"{cell.path} holds the record of another run, of other settings; start again with --fresh")
+        raise CorruptRecord(f"{cell.path} holds the record of a run with another identity; start again with --fresh")
 
 
 class Session:
@@ -100,12 +100,12 @@ class Session:
         self.cell, self.store, self.progress = cell, store, progress
         self.started = self.saved = time.monotonic()
         self.seconds_before = 0.0
-        self.rows = 0  # of the trajectory
-        self.scalars: list[dict[str, Any]] = []  # that the method yielded and that are not on disk yet
-        self.scalar_rows = 0  # on disk
-        self.above = False  # whether a point along the run lay above the frontier, before an interruption too
+        self.rows = 0  # rows of the trajectory on disk
+        self.scalars: list[dict[str, Any]] = []  # yielded by the method, not on disk yet
+        self.scalar_rows = 0  # rows of scalars on disk
+        self.above = False  # True once a point of the run lies above the frontier, kept across interruptions
         self.rule = cell.settings.evaluation.select
-        self.chosen: checkpoint_rule.Point | None = None  # so far, where the rule is not to take the last
+        self.chosen: checkpoint_rule.Point | None = None  # best point so far; None if the rule is `last`
 
     def run(self) -> dict[str, Any]:
         manifest = self._begin()
@@ -119,18 +119,18 @@ class Session:
             self.progress.stop()
 
     def _ended(self, manifest: dict[str, Any], error: BaseException) -> None:
-        """Say in the manifest why the run ended, where it can be said; a run whose summary stands is done all the same."""
+        """Write the reason for the end to the manifest if possible; a run with a summary is done and stays so."""
         if (self.store.path / "summary.json").exists():
             return
         status = "interrupted" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "failed"
         what = {"type": type(error).__name__, "message": str(error)}
         with suppress(CannotWrite):
             self._flush_scalars()
-        with suppress(CannotWrite):  # then it is the first error that counts, and readers see that nobody holds the run
+        with suppress(CannotWrite):  # the first error matters more, and readers see that no process holds the run
             self.store.write_manifest(manifest | {"status": status, "error": what, "ended_at": now()})
 
     def _begin(self) -> dict[str, Any]:
-        """Write the manifest before anything else, so that a run that dies is known to have begun."""
+        """Write the manifest before anything else, so that a killed run leaves a record that it had started."""
         c, old = self.cell, self.store.manifest()
         if old is not None and old.get("started_at") is None:
             raise CorruptRecord(f"{c.path}: manifest.json has no started_at (start again with --fresh)")
@@ -169,7 +169,7 @@ class Session:
         return self._finish(manifest, trial, evaluator, base, final, deployed)
 
     def _consider(self, place: str, trial: Trial, metrics: dict[str, Metric]) -> None:
-        """Choose a point in place of the one before, and keep its policy, where the rule says so."""
+        """Select a point and keep its policy if the rule prefers it; raises RunFailed if its policy cannot be saved."""
         point = checkpoint_rule.point(place, trial.cost.updates, trial.progress, metrics)
         if self.rule == checkpoint_rule.LAST or not checkpoint_rule.better(self.rule, point, self.chosen):
             return
@@ -180,7 +180,7 @@ class Session:
         self.chosen = point
 
     def _deployed(self, trial: Trial, along: Evaluator) -> Any:
-        """The policy of the point that the rule chooses, the end of the run among them; raises RunFailed where none can be."""
+        """The policy of the point that the rule selects, including the end of the run; raises RunFailed if there is none."""
         if self.rule == checkpoint_rule.LAST:
             return trial.deployed
         end = along.point(trial.deployed)
@@ -193,7 +193,7 @@ class Session:
         return trial.deployed if self.chosen.place == checkpoint_rule.END else trial.reference
 
     def _trial(self) -> tuple[Trial, int]:
-        """A fresh trial, or the one of the last checkpoint; and the next evaluation point."""
+        """A new trial or that of the last checkpoint, and the next evaluation point; raises CorruptRecord."""
         c, checkpoints = self.cell, self.store.checkpoints()
         reference = c.make_policy().requires_grad_(False)
         lr = getattr(contract.built(c.make_method, c.method_name).settings, "lr", None)
@@ -245,9 +245,9 @@ class Session:
                     break
 
     def _updates(self, trial: Trial) -> Generator[dict[str, float]]:
-        """What the method yields, once after each update; raises RunFailed where it yields without one.
+        """Iterate over the scalars that the method yields after each update; raises RunFailed if it yields without one.
 
-        A method that stays away for long is spoken of, as it may never come back.
+        A warning is printed if no update comes for a long time, as the method may be stuck.
         """
         before, name = trial.cost.updates, self.cell.method_name
         told = f"no update of {name} for {SILENCE_SECONDS:.0f} s; if it is stuck, Ctrl-C twice stops it at once"
@@ -275,7 +275,7 @@ class Session:
         self.saved = time.monotonic()
 
     def _flush_scalars(self) -> None:
-        """What the method has yielded since the last time, on disk."""
+        """Write the scalars yielded since the last call to disk."""
         rows, self.scalars = self.scalars, []
         self.store.append_scalars(rows)
         self.scalar_rows += len(rows)
@@ -302,7 +302,7 @@ class Session:
         self.store.finish(deployed)
         status = "degraded" if self._degraded(trial, final) else "done"
         summary = self._summary(status, trial, evaluator, base, final)
-        # from here on the run is done: what follows is made good by the same command, and nothing is removed before
+        # with its summary on disk the run is done: the same command completes the rest, and nothing is removed before
         self.store.write_summary(summary)
         self.store.complete(manifest, summary)
         return summary
@@ -330,7 +330,7 @@ class Session:
         }  # fmt: skip
 
     def _selection(self, trial: Trial) -> dict[str, Any]:
-        """The rule, the point that it chose, and what the point scored on validation prompts."""
+        """The rule, the point that it selected, and the scores of this point on validation prompts."""
         if self.chosen is None:
             return {"rule": self.rule, "update": trial.cost.updates, "progress": trial.progress}
         c = self.chosen
@@ -343,7 +343,7 @@ class Session:
 
 @contextmanager
 def blamed(method: str, trial: Trial) -> Iterator[None]:
-    """A number that is not finite is told with the method and the update that left it."""
+    """Add the method and the number of updates to a NotFinite error."""
     try:
         yield
     except NotFinite as e:
@@ -352,7 +352,7 @@ def blamed(method: str, trial: Trial) -> Iterator[None]:
 
 @torch.no_grad()
 def check_weights(trial: Trial) -> None:
-    """Raises NotFinite where a method has left weights whose norm is no finite number in float32."""
+    """Raise NotFinite if the norm of a policy's weights is not finite in float32."""
     policies = {id(p): p for p in (trial.policy, trial.deployed) if isinstance(p, torch.nn.Module)}
     weights = [weight.detach() for policy in policies.values() for weight in policy.parameters()]
     if not torch.nn.utils.get_total_norm(weights).isfinite():
@@ -360,7 +360,7 @@ def check_weights(trial: Trial) -> None:
 
 
 def _load(checkpoint: Path) -> Policy:
-    """The policy of a checkpoint; raises CorruptRecord where it cannot be read."""
+    """Load the policy of a checkpoint; raises CorruptRecord if it cannot be read."""
     try:
         return Policy.load(checkpoint)
     except BadData as e:
@@ -368,7 +368,7 @@ def _load(checkpoint: Path) -> Policy:
 
 
 def finite(scalars: dict[str, Any]) -> dict[str, float | None]:
-    """What a method yielded as strict JSON: null where it is no finite number."""
+    """Scalars for strict JSON: None for a value that is not finite."""
     return {name: float(value) if math.isfinite(value) else None for name, value in scalars.items()}
 
 
@@ -382,14 +382,14 @@ def _measured(metrics: dict[str, Metric]) -> dict[str, str]:
 
 
 def peak_memory() -> float:
-    """The most memory this process has held, in MB."""
+    """Peak resident memory of this process in MB."""
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
 
 
 @contextmanager
 def interruptible():
-    """SIGINT and SIGTERM set an event that training looks at after each update; a second one stops at once."""
+    """Set an event on SIGINT or SIGTERM, which training checks after each update; raise Interrupted on a second signal."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop

@@ -1,6 +1,6 @@
-"""What a name of prompts means: the micro world, a named data set, a file, or a data set on the hub by its id.
+"""Sources of prompts by name: the micro world, a named data set, a file, or a data set on the hub by its id.
 
-Nothing here imports torch, so that a plan can say what is missing before anything is loaded.
+This module does not import torch, so that a plan can list missing prerequisites before anything is loaded.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ WORDS: dict[Kind, str] = {"micro": "", "named": "a named data set", "hub": "a da
 
 
 def kind(prompts: str) -> Kind:
-    """What a name of prompts means; raises UnknownName for a word that is neither a data set nor a file.
+    """The kind of source that a name of prompts refers to; raises UnknownName if it is neither a data set nor a file.
 
-    `data/mine` beside a folder `data` is a path with a slip in it; `someone/mine` without such a folder is an id.
+    `data/mine` is a mistyped path if a folder `data` exists; `someone/mine` without such a folder is an id on the hub.
     """
     from harness.tasks.data import tables
 
@@ -46,21 +46,21 @@ def kind(prompts: str) -> Kind:
 
 
 def check(prompts: str, data: DataSettings) -> None:
-    """Raises BadSetting where a setting of the data has no meaning for these prompts."""
+    """Raise BadSetting if a setting of the data does not apply to these prompts."""
     source = kind(prompts)
     told = [name for name, field in DataSettings.model_fields.items() if getattr(data, name) != field.default]
     wrong = [f"task.data.{name}" for name in told if name not in SETTINGS[source]]
     if wrong and source == "micro":
-        raise BadSetting(f"task.data is of a named data set, and the prompts are {prompts!r}; leave it out")
+        raise BadSetting(f"task.data applies to named data sets only, and the prompts are {prompts!r}; leave it out")
     if wrong:
         known = ", ".join(sorted(SETTINGS[source]))
         raise BadSetting(
-            f"{wrong[0]} is not of {WORDS[source]}, and the prompts are {prompts!r}; leave it out (known: {known})"
+            f"{wrong[0]} does not apply to {WORDS[source]}, and the prompts are {prompts!r}; leave it out (known: {known})"
         )
 
 
 def needs(prompts: str, data: DataSettings) -> list[Any]:
-    """What must be there before the prompts can be read."""
+    """The prerequisites for reading the prompts."""
     from harness.core import hub
     from harness.tasks.data import tables
 

@@ -35,7 +35,7 @@ QUARK = ["run", "--method", "quark", "--task", "toxicity", "--dry-run"]
         (["--set", f"kl_coef={'7' * 5000}"], "too many digits or brackets"),
         (["--set", f"kl_coef={'[' * 5000}"], "too many digits or brackets"),
         (["--set", f"kl_coef={'[' * 5000}{']' * 5000}"], "too many digits or brackets"),
-        (["--set", "task.data={train=5}"], "task.data is of a named data set"),  # a table, and not text
+        (["--set", "task.data={train=5}"], "task.data applies to named data sets only"),  # a table, and not text
         (["--budget", "inf"], "'budget.flops': input should be a finite number"),
         (["--budget", "nan"], "'budget.flops'"),
         (["--seed", "18446744073709551616"], f"from 0 to {MAX_SEED}; found 18446744073709551616"),

@@ -181,7 +181,7 @@ def test_references_are_checked(tmp_path):
     path = target / dedup.file_name(json.loads((dir / "summary.json").read_text())["frontier"]["shared"])
     whole = path.read_text()
     path.write_text(whole.replace("0.62", "0.63", 1))
-    with pytest.raises(CorruptRecord, match="its hash differs"):
+    with pytest.raises(CorruptRecord, match="differs from its hash"):
         read_run(dir)
     path.write_text("{")
     with pytest.raises(CorruptRecord, match="cannot be read"):

@@ -110,7 +110,7 @@ def test_a_record_from_before_policies_were_hashed_says_so_and_holds(record):
     files = json.loads((record / "manifest.json").read_text())["files"]
     edit(record, "files", {k: v for k, v in files.items() if not k.startswith("policy/")}, ("manifest.json",))
     left = {c.what: c.found for c in verify.verify(read_run(record)) if c.held is None}
-    assert broken(record) == set() and "before they were hashed" in left["policy"]
+    assert broken(record) == set() and "older than their hashes" in left["policy"]
     shutil.rmtree(record / "policy")
     assert broken(record) == set()
 
@@ -120,7 +120,7 @@ def test_a_policy_that_was_taken_away_as_a_whole_is_not_checked_and_in_part_is_m
     assert broken(record) == {"policy/policy.json"}
     shutil.rmtree(record / "policy")
     left = {c.what: c.found for c in verify.verify(read_run(record)) if c.held is None}
-    assert broken(record) == set() and left["policy/model.safetensors"] == "the policy is not beside the record any more"
+    assert broken(record) == set() and left["policy/model.safetensors"] == "the policy has been removed from the record"
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def test_rescoring_loads_nothing_that_the_record_alone_names(what, tmp_path, mar
     dir = plant(tmp_path / "out", marker)
     say(dir, NAMED[what](dir))
     code, _, err = harness("verify", dir, "--rescore", "--offline")
-    assert code == 3 and f"names {KEYS[what]}, and a record vouches for nothing" in err and len(err.splitlines()) == 1
+    assert code == 3 and f"names {KEYS[what]}, and records are not trusted" in err and len(err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("what", ["a pickle", "a pickle as a classifier", "a base model", "a judge of fluency"])

@@ -69,10 +69,10 @@ def test_a_draw_is_that_of_its_seed(run):
 @pytest.mark.parametrize(
     ("wanted", "error", "said"),
     [
-        (Wanted(best=True, worst=True), UsageError, "two orders"),
+        (Wanted(best=True, worst=True), UsageError, "exclude each other"),
         (Wanted(kind="heatd"), UnknownName, "did you mean 'heated'"),
         (Wanted(sort="juge"), UnknownName, "did you mean 'judge'"),
-        (Wanted(sort="nll"), MissingPrerequisite, "before it was kept"),
+        (Wanted(sort="nll"), MissingPrerequisite, "older than this score"),
         (Wanted(search="nowhere"), EmptySelection, "none of 6"),
     ],
 )
@@ -135,9 +135,9 @@ def test_a_run_by_the_beginning_of_its_id(tmp_path):
         return records_read.locate(name, tmp_path).dir.name
 
     assert find("aa1") == find("aa11-s0") == find(str(tmp_path / "micro/toxicity/quark/aa11-s0")) == "aa11-s0"
-    with pytest.raises(UsageError, match="'aa' is 2 runs"):
+    with pytest.raises(UsageError, match="'aa' matches 2 runs"):
         find("aa")
-    with pytest.raises(UsageError, match="'bb33-s2' is 2 runs"):
+    with pytest.raises(UsageError, match="'bb33-s2' matches 2 runs"):
         find("bb33-s2")
     for name in ("cc", "5"):
         with pytest.raises(UnknownName):

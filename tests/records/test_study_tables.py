@@ -215,7 +215,7 @@ def test_a_table_of_another_study_or_with_other_columns_is_refused(name, study):
         (lambda t: t.drop_columns([column]), f"has no column '{column}'"),
         (lambda t: t.set_column(0, "run", pyarrow.array(["x"] * len(t))), "in column 'run', expected int"),
         (lambda t: t.set_column(0, "run", pyarrow.array([None] * len(t), pyarrow.int64())), "rows without 'run'"),
-        (lambda t: t.set_column(0, "run", pyarrow.array([99] * len(t))), "number its rows|rows of a run 99"),
+        (lambda t: t.set_column(0, "run", pyarrow.array([99] * len(t))), "number its rows|rows of unknown run 99"),
     ):
         rewritten(study, name, change)
         assert any(word in problem(study) for word in words.split("|"))
@@ -254,7 +254,7 @@ def test_a_table_that_unpacks_to_too_much_is_refused(study, monkeypatch):
     "column, text, words",
     [
         ("manifest", "{", "is not strict JSON"),
-        ("manifest", "[1]", "is no JSON object"),
+        ("manifest", "[1]", "is not a JSON object"),
         ("manifest", "{}", "no schema_version"),
         ("manifest", '{"schema_version": 99}', "install a newer one"),
         ("identity", '{"a": NaN}', "NaN is not a JSON number"),

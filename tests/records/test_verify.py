@@ -227,12 +227,12 @@ def test_prompts_rows_and_states(record):
 def test_records_that_have_less(tmp_path, record):
     old = read_run(fake.write_run(tmp_path, "quark", 0))
     left = {c.what: c.found for c in verify.verify(old) if c.held is None}
-    assert "before hashes" in left["files"] and "no samples" in left["final metrics"]
+    assert "older than the hashes" in left["files"] and "no samples" in left["final metrics"]
     unfinished = read_run(fake.write_run(tmp_path, "ppo", 0, status="failed"))
     assert verify.verify(unfinished)[-1].found == "the run is failed; there is no result to check"
     with pytest.raises(MissingPrerequisite, match="is failed"):
         rescore.rescored(unfinished)
-    with pytest.raises(MissingPrerequisite, match="does not say its settings"):
+    with pytest.raises(MissingPrerequisite, match="records no settings"):
         rescore.rescored(Run(old.dir, old.manifest, old.summary | {"settings": {}}, []))
     table = pd.read_parquet(record / "samples" / "final.parquet").drop(columns=["entropy", "ended", "nll", "log_ratio"])
     table.to_parquet(record / "samples" / "final.parquet")
@@ -241,7 +241,7 @@ def test_records_that_have_less(tmp_path, record):
     checks = verify.verify(read_run(record))
     left = {c.what: c.found for c in checks if c.held is None}
     assert not [c for c in checks if c.held is False]
-    assert all("before what it needs" in left[f"final {n}"] for n in ("entropy", "kl_per_token", "eos_rate", "ppl"))
+    assert all("older than the columns" in left[f"final {n}"] for n in ("entropy", "kl_per_token", "eos_rate", "ppl"))
     papers = [c for c in rescore.rescored(read_run(record)) if c.what == "final papers' metrics"]
     assert papers[0].held is None and "no samples 'final-papers'" in papers[0].found
 

@@ -66,9 +66,9 @@ def test_a_page_shows_a_section_of_degraded_runs_only(tmp_path, monkeypatch):
     runs, problems = find_runs([tmp_path])
     always = ("pareto", "fluency", "compute", "overoptimisation")  # drawn elsewhere: here it is about what cannot be drawn
     sheets = {name: Sheet(b"<svg></svg>", ["<svg></svg>"], b"") for name in always}
-    monkeypatch.setattr("harness.report.build.pictures", lambda group, slug: (sheets, figure_data(group)))
+    monkeypatch.setattr("harness.report.build.pictures", lambda group, slug, yielded: (sheets, figure_data(group)))
     made = build(runs, problems, tmp_path / "page")
     for name in ("index.html", "report.md"):
         text = (tmp_path / "page" / name).read_text()
-        assert "toxicity, preset micro" in text and "No run is done, so there is no verdict" in text.replace("\\", "")
+        assert "toxicity, preset micro" in text and "No verdict: no run is done" in text.replace("\\", "")
     assert made.exit_code == 4 and "quark, seed 0, is degraded" in made.unfinished[0]

@@ -57,8 +57,8 @@ def test_verdict_without_a_judge_or_a_finished_run(tmp_path: Path) -> None:
     fake.write_run(tmp_path / "b", "quark", 0, status="failed")
     assert "(seed 0: offline)" in verdict(only_group(tmp_path / "a"))[0]
     assert verdict(only_group(tmp_path / "b")) == [
-        "No run is done, so there is no verdict.",
-        "Left out of means and order: 1 failed.",
+        "No verdict: no run is done.",
+        "Left out of means and ranking: 1 failed.",
     ]
 
 

@@ -154,8 +154,8 @@ def test_a_file_that_is_not_there_or_has_a_name_of_ours(harness, files):
 
 BARE = "from harness.api import TextTask\nclass T(TextTask):\n    version = 1\n"
 TASKS = {
-    BARE: (BadSetting, r'says which to take: like = "toxicity", or settings'),
-    BARE + "    like = 'toxic'\n": (BadSetting, "is like 'toxic', and preset 'micro' has pep8"),
+    BARE: (BadSetting, r'names them itself: like = "toxicity", or settings'),
+    BARE + "    like = 'toxic'\n": (BadSetting, "is like 'toxic'; preset 'micro' has only pep8"),
     BARE + "    like = 3\n": (BadData, "has as like an object of type 'int'; expected like = NAME"),
     BARE + "    settings = 3\n": (BadData, "has as settings an object of type 'int'"),
     BARE + "    name = ''\n": (BadData, "has the name ''; expected a name"),
@@ -181,11 +181,11 @@ def test_a_task_file_that_is_none_is_one_line(files, text):
 
 def test_kinds_that_the_micro_world_has_not(files):
     (files / "t.py").write_text(TASK + '    kinds = ("calm", "warm")\n')
-    with pytest.raises(BadSetting, match=r"has not: 'warm'; give it kinds = \(...\) of calm, heated"):
+    with pytest.raises(BadSetting, match=r"does not have: 'warm'; give it kinds = \(...\) of calm, heated"):
         cell("./t.py")
     (files / "t.py").write_text(TASK.replace('like = "toxicity"', "").replace("{", '{"judge": "insult-judge", ').replace(
         '"kl_cap"', '"decoding": {"max_new_tokens": 8}, "kl_cap"'))  # fmt: skip
-    with pytest.raises(BadSetting, match="has not: none; give it kinds"):
+    with pytest.raises(BadSetting, match="does not have: none; give it kinds"):
         cell("./t.py")
 
 

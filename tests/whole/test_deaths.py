@@ -216,7 +216,7 @@ def test_a_folder_removed_while_its_run_is_at_work_is_one_line_and_is_not_made_a
                         path.mkdir()
                 yield scalars
 
-    with pytest.raises(CannotWrite, match="was removed while the run was at work; the same command starts it again"):
+    with pytest.raises(CannotWrite, match="was removed during the run; run the same command to start it again"):
         session.run(cell(tmp_path, Removes))
     assert not (list(path.iterdir()) if again else path.exists())
     session.run(cell(tmp_path))
@@ -226,7 +226,7 @@ def test_a_folder_removed_while_its_run_is_at_work_is_one_line_and_is_not_made_a
 def test_a_folder_removed_in_the_middle_of_a_write_is_said_to_be_gone(tmp_path):
     store = RunStore(tmp_path / "run")
     store.open()
-    with pytest.raises(CannotWrite, match="was removed while the run was at work"), store._writing("summary.json") as path:
+    with pytest.raises(CannotWrite, match="was removed during the run"), store._writing("summary.json") as path:
         shutil.rmtree(store.path)
         path.write_text("{}")
     store.close()

@@ -203,7 +203,9 @@ def test_what_a_task_changes_goes_before_the_preset_and_the_command_line_before_
 
 
 def test_settings_of_a_data_set_that_there_is_not(world):
-    with pytest.raises(BadSetting, match=r"task.data is of a named data set, and the prompts are 'micro'; leave it out"):
+    with pytest.raises(
+        BadSetting, match=r"task.data applies to named data sets only, and the prompts are 'micro'; leave it out"
+    ):
         assemble.check(resolve("micro", "base", "toxicity", ["task.data.train=5"]), "base")
     with pytest.raises(UnknownName, match=r"no dataset named 'imbd'; did you mean 'imdb'\? \(harness list datasets\)"):
         assemble.check(resolve("gpt2", "base", "sentiment", ["task.prompts=imbd"]), "base")

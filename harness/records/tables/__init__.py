@@ -1,1 +1,1 @@
-"""A study kept as four Parquet tables: their columns, writing them, reading them back value for value."""
+"""Studies as Parquet tables: columns, writing, and lossless reading."""

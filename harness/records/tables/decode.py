@@ -1,4 +1,4 @@
-"""From the tables of a study back to records: each value as it was."""
+"""Read records from the tables of a study, with every value unchanged."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Columns = dict[str, list[Any]]
 
 
 class Tables:
-    """The tables of the study in a folder, each read once, when it is first asked for; raises CorruptRecord."""
+    """The tables of a study, each read once on first use; raises CorruptRecord if one is broken."""
 
     def __init__(self, dir: Path) -> None:
         self.dir = dir
@@ -32,16 +32,16 @@ class Tables:
             raise CorruptRecord(f"{dir}: runs.parquet does not number its rows; copy the study again")
 
     def records(self) -> list[TableRecord]:
-        """Every record of the study, in its order."""
+        """All records of the study in their stored order."""
         return [TableRecord(self, number) for number in self.runs["run"]]
 
     def check(self, name: str) -> None:
-        """Read a table now; raises CorruptRecord where that cannot be done."""
+        """Read a table now; raises CorruptRecord if it cannot be read."""
         if name not in self._read:
             self._read[name] = self._table(name)
 
     def rows(self, name: str, run: int) -> pyarrow.Table:
-        """The rows of a table that are one run's, in their order."""
+        """The rows of one run in a table, in their order; raises CorruptRecord if the table cannot be read."""
         import pyarrow
 
         self.check(name)
@@ -49,20 +49,20 @@ class Tables:
         return table.take(pyarrow.array(rows[run], pyarrow.int64()))
 
     def _table(self, name: str) -> tuple[pyarrow.Table, list[list[int]]]:
-        """A table, and which of its rows are of each run."""
+        """A table and the row numbers of each run in it; raises CorruptRecord if it does not match runs.parquet."""
         table, written_with = layout.read(self.dir, name)
         if written_with not in (self._written_with, None):
             raise CorruptRecord(f"{self.dir}: {name}.parquet and runs.parquet are of different studies; copy the study again")
         rows: list[list[int]] = [[] for _ in self.runs["run"]]
         for i, run in enumerate(table["run"].to_pylist()):
             if not 0 <= run < len(rows):
-                raise CorruptRecord(f"{self.dir}: {name}.parquet has rows of a run {run} that is not in runs.parquet")
+                raise CorruptRecord(f"{self.dir}: {name}.parquet has rows of unknown run {run}; copy the study again")
             rows[run].append(i)
         return table, rows
 
 
 class TableRecord:
-    """One record within a study. Its folder is a name only: no file lies there."""
+    """One record within a study; its `dir` is a name only and does not exist on disk."""
 
     def __init__(self, tables: Tables, number: int) -> None:
         self._tables, self._number = tables, number
@@ -77,13 +77,13 @@ class TableRecord:
         return {**rest, **{key: self._row[key] for key in PLAIN}, **parts}
 
     def summary(self) -> dict[str, Any] | None:
-        """The summary, or None for a run that has none; raises CorruptRecord."""
+        """The summary, None if the run has none; raises CorruptRecord."""
         if self._row["summary"] is None:
             return None
         points = self._points()
         sides = {side: points.get(self._row[f"{side}_point"], {}).get("metrics") for side in ("base", "final")}
         rest = list(self._object("summary").items())
-        at = next((i for i, (key, _) in enumerate(rest) if key == "cost"), len(rest))  # where a run writes them
+        at = next((i for i, (key, _) in enumerate(rest) if key == "cost"), len(rest))  # the order in which a run writes them
         return {**dict(rest[:at]), **sides, "frontier": self._json("frontier"), **dict(rest[at:])}
 
     def trajectory(self) -> list[dict[str, Any]]:
@@ -91,7 +91,7 @@ class TableRecord:
         return [point for point in self._points().values() if "update" in point]
 
     def prompts(self) -> dict[str, Any] | None:
-        """The scores of each prompt, or None where the run has none; raises CorruptRecord."""
+        """The scores of each prompt, None if the run has none; raises CorruptRecord."""
         if self._row["prompts"] is None:
             return None
         found, rest = self._tables.rows("prompts", self._number), self._object("prompts")
@@ -103,14 +103,14 @@ class TableRecord:
         return {**rest, **columns}
 
     def scalars(self) -> list[dict[str, Any]]:
-        """What the method yielded at the updates that are kept, a row an update."""
+        """The scalars of the method at the kept updates, one row per update."""
         rows: dict[int, dict[str, Any]] = {}
         for row in self._tables.rows("scalars", self._number).to_pylist():
             rows.setdefault(row["update"], {})[row["name"]] = row["value"]
         return [{"scalars": found, "update": update} for update, found in rows.items()]
 
     def table(self, name: str, columns: Collection[str] | None = None) -> pyarrow.Table:
-        """The samples of `samples/NAME.parquet`; raises FileNotFoundError where none are kept, CorruptRecord."""
+        """The kept samples of `samples/NAME.parquet`; raises FileNotFoundError if there are none, CorruptRecord."""
         of = name.removeprefix("samples/").removesuffix(".parquet")
         found = self._tables.rows("samples", self._number)
         chosen = [i for i, value in enumerate(found["of"].to_pylist()) if value == of]
@@ -122,18 +122,18 @@ class TableRecord:
         return found if columns is None else found.select([c for c in found.column_names if c in columns])
 
     def names(self) -> list[str]:
-        """The files that the record would have in a folder of its own."""
+        """The names of the files that the record would have in its own folder."""
         kept = sorted({f"samples/{of}.parquet" for of in self._tables.rows("samples", self._number)["of"].to_pylist()})
         has = {"prompts.json": self._row["prompts"], "summary.json": self._row["summary"]}
         kept += ["scalars.jsonl"] if self._tables.rows("scalars", self._number).num_rows else []
         return sorted(["manifest.json", "trajectory.jsonl", *kept, *(name for name, text in has.items() if text is not None)])
 
     def hash(self, name: str) -> str:
-        """A hash of the samples that are kept, which are a part of the file of that name; raises FileNotFoundError."""
+        """A hash of the kept samples, which are part of the file of that name; raises FileNotFoundError if there are none."""
         return identity_hash(self.table(name).to_pylist())
 
     def _points(self) -> dict[int, dict[str, Any]]:
-        """The evaluations by their numbers, as rows of a trajectory; those of the summary alone have metrics only."""
+        """The evaluations by number, as rows of a trajectory; one that is only in the summary has metrics alone."""
         points: dict[int, dict[str, Any]] = {}
         for row in self._tables.rows("evaluations", self._number).to_pylist():
             if row["point"] not in points:
@@ -156,7 +156,7 @@ class TableRecord:
     def _object(self, name: str) -> dict[str, Any]:
         found = self._json(name)
         if not isinstance(found, dict):
-            raise CorruptRecord(f"{self.dir}: its {name} in runs.parquet is no JSON object; copy the study again")
+            raise CorruptRecord(f"{self.dir}: its {name} in runs.parquet is not a JSON object; copy the study again")
         return found
 
     def _json(self, name: str) -> Any:

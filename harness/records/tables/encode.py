@@ -1,4 +1,4 @@
-"""From records to the tables of a study: every value as it was, what a column cannot hold exactly as JSON text beside it."""
+"""Write records to the tables of a study without loss; values that a column cannot hold exactly are kept as JSON text."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from harness.core.hashing import canonical
 from .layout import COLUMNS, OPTIONAL, content
 
 PLAIN = ("run_id", "preset", "task", "method", "seed", "status")
-"""Keys of a manifest that are columns of their own."""
+"""Keys of a manifest with their own columns."""
 PARTS = ("identity", "settings", "provenance", "files")
-"""Keys of a manifest that are columns of JSON text of their own, since many runs share them."""
+"""Keys of a manifest with their own columns of JSON text, since many runs share them."""
 SCALARS = 100
-"""Updates of a run whose scalars a study keeps, at most."""
+"""Maximum number of updates per run whose scalars a study keeps."""
 SCORES = ("reward", "judge", "kl", "nll_per_token")
 METRIC = ("value", "stderr", "n", "n_unscored", "reason")
 
 
 class Record(NamedTuple):
-    """A record to be kept: its files as values, and the samples that stay, by `base` and `final`."""
+    """A record to be kept: the values of its files, and its kept samples by `base` and `final`."""
 
     manifest: dict[str, Any]
     summary: dict[str, Any] | None
@@ -32,12 +32,12 @@ class Record(NamedTuple):
     scalars: list[dict[str, Any]]
 
     def digest(self) -> str:
-        """The hash of all its values."""
+        """The sha256 of all values of the record."""
         return hashlib.sha256(canonical(list(self)).encode()).hexdigest()
 
 
 def encode(records: list[Record]) -> dict[str, bytes]:
-    """The files of a study by their names, from its records in their order."""
+    """Encode records, in their order, as the files of a study by name."""
     columns: dict[str, dict[str, list[Any]]] = {name: {c.name: [] for c in found} for name, found in COLUMNS.items()}
     for number, record in enumerate(records):
         for name, rows in _rows(number, record).items():
@@ -51,7 +51,7 @@ def encode(records: list[Record]) -> dict[str, bytes]:
 
 
 def thinned(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """At most SCALARS rows of scalars, evenly spaced, the first and the last among them: the values that float32 holds."""
+    """At most SCALARS rows of scalars, evenly spaced from first to last, with their finite values in float32."""
     kept = rows
     if len(rows) > SCALARS:
         kept = [rows[round(i * (len(rows) - 1) / (SCALARS - 1))] for i in range(SCALARS)]
@@ -69,12 +69,12 @@ def _narrow(row: dict[str, float | None]) -> dict[str, float]:
 
 
 def short(value: float) -> float:
-    """A number to six digits, as prompts.json has its scores."""
+    """Round a number to six significant digits, as in prompts.json."""
     return float(f"{value:.6g}")
 
 
 def _six_digits(value: float | None) -> bool:
-    """Whether float32 holds a score well enough for its six digits."""
+    """Return True if float32 preserves the six digits of a score."""
     import numpy as np
 
     with np.errstate(over="ignore"):
@@ -82,7 +82,7 @@ def _six_digits(value: float | None) -> bool:
 
 
 def _rows(number: int, record: Record) -> dict[str, list[dict[str, Any]]]:
-    """The rows of each table that a record makes."""
+    """The rows of a record in each table."""
     points, base, final = _points(record)
     prompts, rest = _prompts(record.prompts)
     run = {"run": number, **{key: record.manifest[key] for key in PLAIN}}
@@ -105,9 +105,9 @@ def _rows(number: int, record: Record) -> dict[str, list[dict[str, Any]]]:
 
 
 def _points(record: Record) -> tuple[list[dict[str, Any]], int, int]:
-    """The evaluations of a run, those of its summary among them, and which ones are its base and its end.
+    """The evaluations of a run, including those of its summary, and the indices of the base and the final one.
 
-    An evaluation without an update is in the summary alone.
+    An evaluation without an update is only in the summary.
     """
     points, places = list(record.trajectory), []
     for side in ("base", "final"):
@@ -122,11 +122,11 @@ def _points(record: Record) -> tuple[list[dict[str, Any]], int, int]:
 
 
 def _same(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    return a == b and json.dumps(a) == json.dumps(b)  # 1 and 1.0 are equal, and are not spelt the same
+    return a == b and json.dumps(a) == json.dumps(b)  # 1 and 1.0 are equal, but differ as JSON
 
 
 def _evaluation(number: int, point: dict[str, Any]) -> Iterable[dict[str, Any]]:
-    """A row a metric; an evaluation without any has one row all the same."""
+    """One row per metric; an evaluation without metrics has one row too."""
     row: dict[str, Any] = {"point": number, "update": point.get("update"), "split": point.get("split")}
     known = {"update", "split", "metrics"}
     if isinstance(point.get("seconds"), float):
@@ -141,7 +141,7 @@ def _evaluation(number: int, point: dict[str, Any]) -> Iterable[dict[str, Any]]:
 
 
 def _metric(found: dict[str, Any]) -> dict[str, Any]:
-    """The columns of a metric, or its JSON text where they do not hold it exactly."""
+    """The columns of a metric, or its JSON text if they cannot hold it exactly."""
     kinds = {"value": float, "stderr": float, "n": int, "n_unscored": int, "reason": str}
     exact = {"value", "stderr", "n"} <= set(found) <= set(METRIC) and all(
         type(value) is kinds[key] or (value is None and key in ("value", "stderr")) for key, value in found.items()
@@ -150,7 +150,7 @@ def _metric(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _prompts(record: Mapping[str, Any] | None) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
-    """A row a prompt, and what else prompts.json has; all of it where a column does not hold a value exactly."""
+    """One row per prompt, and the other keys of prompts.json; all keys if a column cannot hold a value exactly."""
     if record is None:
         return [], None
     kinds = {"id": str, "kind": str, "n_scored": int}

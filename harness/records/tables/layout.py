@@ -1,13 +1,13 @@
-"""The tables of a study: which columns they have, and reading and writing them as files.
+"""The tables of a study: their columns, and reading and writing them as files.
 
-runs.parquet           a row a run: what sets it apart, and the rest of its manifest and summary as JSON text
-evaluations.parquet    a row a metric of an evaluation: [runs x points x metrics]
-prompts.parquet        a row a held-out prompt of a run: the scores of the final policy
-samples.parquet        a row a kept response, before (`base`) and after training (`final`)
-scalars.parquet        a row a scalar that a method yielded at an update, thinned, float32; not there where no run has any
+runs.parquet           one row per run: its keys, and the rest of its manifest and summary as JSON text
+evaluations.parquet    one row per metric of an evaluation: [runs x points x metrics]
+prompts.parquet        one row per held-out prompt of a run: the scores of the final policy
+samples.parquet        one row per kept response, before (`base`) and after training (`final`)
+scalars.parquet        one row per scalar that a method yielded at an update, thinned, float32; absent if no run has any
 
-`run` is the row of the run in runs.parquet. An empty cell is a key that the record does not have. A study may be somebody
-else's: only these files are read, within limits; nothing in them names a file, other columns are not read.
+`run` is the row of the run in runs.parquet. An empty cell is a key that the record does not have. A study may come from
+somebody else: only these files are read, within limits; no value in them names a file, and other columns are ignored.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
     import pyarrow
 
 ROWS = 5_000_000
-"""Rows of a table of a study at most; today's largest has 22,000."""
+"""Maximum number of rows of a table; the largest today has 22,000."""
 STUDY_KEY = b"harness.study"
-"""Metadata of each file: the hash of the records that were written together."""
+"""Metadata key of each file: the hash of the records that were written together."""
 LEVEL = 19
-"""Of zstd: a study is written seldom and read often."""
+"""Compression level of zstd: a study is written rarely and read often."""
 SCATTERED = ("value", "stderr", "kl", "nll", "nll_per_token")
-"""Columns whose values hardly repeat, stored byte by byte instead of through a dictionary."""
+"""Columns whose values rarely repeat, stored with byte-stream split instead of a dictionary."""
 
 
 OPTIONAL = ("scalars",)
-"""Tables that are written only where a run has rows for them."""
+"""Tables that are written only if a run has rows for them."""
 
 
 class Column(NamedTuple):
-    """A column of a table: what it holds, and whether each row has a value."""
+    """A column of a table: its name, its type, and True if every row has a value."""
 
     name: str
     kind: Literal["int", "float", "text"]
@@ -89,12 +89,12 @@ COLUMNS: Mapping[str, tuple[Column, ...]] = {
 
 
 def is_study(folder: Path) -> bool:
-    """Whether a folder holds the tables of a study."""
+    """Return True if a folder holds the tables of a study."""
     return os.path.lexists(folder / "runs.parquet")
 
 
 def study_above(path: Path) -> Path | None:
-    """The study that a path leads into where no folder or file of that name exists; None where there is none."""
+    """The study that contains the record named by a path; None if the path exists or there is no study above it."""
     if os.path.lexists(path):
         return None
     return next((above for above in path.parents if is_study(above)), None)
@@ -107,9 +107,9 @@ def _empty(name: str) -> pyarrow.Table:
 
 
 def read(dir: Path, name: str) -> tuple[pyarrow.Table, str | None]:
-    """One table of a study with the columns above, and the hash of what it was written with; raises CorruptRecord.
+    """Read a table of a study, and the hash of the records that it was written with; raises CorruptRecord if it is broken.
 
-    A table that need not be there is empty then, and its hash None.
+    An absent optional table is read as empty, with None for its hash.
     """
     file, wanted = f"{name}.parquet", COLUMNS[name]
     try:
@@ -128,12 +128,12 @@ def read(dir: Path, name: str) -> tuple[pyarrow.Table, str | None]:
 
 
 def _check(table: pyarrow.Table, column: Column, where: str) -> None:
-    """Raise CorruptRecord where a column is not there, of another type, or empty in a row that needs it."""
+    """Raise CorruptRecord if a column is missing, has another type, or lacks a required value."""
     import pyarrow.compute as c
     from pyarrow import types
 
     if column.name not in table.column_names:
-        raise CorruptRecord(f"{where} has no column {column.name!r}; it is no table of a study of this package")
+        raise CorruptRecord(f"{where} has no column {column.name!r}; it is not a table of a study of this package")
     values = table[column.name]
     is_kind = {
         "int": types.is_integer(values.type),
@@ -151,7 +151,7 @@ def _check(table: pyarrow.Table, column: Column, where: str) -> None:
 
 
 def content(name: str, columns: Mapping[str, list[Any]], narrow: bool, written_with: str) -> bytes:
-    """The file of a table from its columns; `narrow` stores the scores of prompts, which have six digits, as float32."""
+    """Encode a table as Parquet from its columns; `narrow` stores the six-digit scores of prompts as float32."""
     import pyarrow
     from pyarrow import parquet
 

@@ -1,1 +1,1 @@
-"""Every figure of the report."""
+"""The figures of the report."""

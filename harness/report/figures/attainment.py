@@ -1,6 +1,6 @@
-"""Attainment: what a share of a method's seeds reaches within each drift, on the way or at the end.
+"""Attainment panels: the reward that a share of a method's seeds reaches within each KL, during or at the end of training.
 
-A mean of end points hides a method that works in two seeds of three; here the seeds are a band below the frontier.
+A mean of end points hides a method that works in two seeds of three; here the seeds form a band below the frontier.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from .panels import draw_frontier, root_scale
 
 
 def draw_attained(ax: Axes, data: dict[str, Any], one: dict[str, Any]) -> None:
-    """A method's band from what every seed attains to what one does, a line for half of them, below the frontier."""
+    """Draw a method's band from the reward attained by every seed to that of one, the line of half, and the frontier."""
     base, cap = corner(data)
-    assert base is not None and cap is not None  # `attained` found none otherwise
+    assert base is not None and cap is not None  # otherwise `attained` is empty
     edge = [p["reward"] for p in data["frontier"]["solid"] + data["frontier"]["upper"] if p["kl"] <= cap]
     top = max([base + 1e-3, *edge, *(reward for _, reward in one["one"])])
     limits = (-0.002 * cap, cap), (base - 0.04 * (top - base), top + 0.06 * (top - base))

@@ -1,4 +1,4 @@
-"""The numbers that a figure draws, from a group of runs."""
+"""Data of the figures of a group of runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COSTS = ("flops", "sampled_tokens", "scorer_calls", "seconds")
 
 
 def figure_data(group: Group) -> dict[str, Any]:
-    """All that the figure of a group shows, as plain data."""
+    """The data of a group's figures, as plain data."""
     reference = group.reference
     base = {key: _point(metric(reference["base"].get(key))) for key in MEASURED} if reference else None
     entries = group.entries
@@ -63,7 +63,7 @@ def _one(run: Run) -> dict[str, Any]:
 
 
 def _step(row: dict[str, Any]) -> dict[str, Any]:
-    """A point of the trajectory: what was measured, and what it had cost so far."""
+    """A point of the trajectory: its metrics and the cumulative cost."""
     spent = {**(row.get("cost") or {}), "seconds": row.get("seconds")}
     measured = {key: metric(row["metrics"].get(key)).value for key in MEASURED}
     costs = {key: v if isinstance(v := spent.get(key), (int, float)) else None for key in COSTS}

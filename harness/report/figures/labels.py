@@ -1,4 +1,4 @@
-"""Labels of points that do not overlap."""
+"""Placement of labels without overlap."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def far_box(edge: float, bottom: float, words: str) -> Box:
 
 
 def shortened(name: str) -> str:
-    """A name that fits beside a point."""
+    """A name shortened to fit beside a point."""
     return name if len(name) <= 18 else name[:17] + "…"
 
 
@@ -21,7 +21,7 @@ Box = tuple[float, float, float, float]
 
 
 def free(at: tuple[float, ...], width: float, height: float, taken: list[Box], inside: Box) -> tuple[Box, tuple] | None:
-    """The first place about a point, in points, that lies inside and on nothing else, with its offset from the point."""
+    """The first free position around a point, inside the axes, and its offset from the point (both in points)."""
     x, y = at
     if not (isfinite(x) and isfinite(y)):
         return None
@@ -34,7 +34,7 @@ def free(at: tuple[float, ...], width: float, height: float, taken: list[Box], i
 
 
 def _around(width: float, height: float) -> Iterator[tuple[float, float]]:
-    """Corners of a label about its point, the nearest and the most usual first."""
+    """Candidate positions of a label around its point, nearest and most usual first."""
     for reach in (4, 9, 15):
         yield from ((reach, reach), (-reach - width, reach), (reach, -reach - height), (-reach - width, -reach - height))
         yield from ((-width / 2, reach + 2), (-width / 2, -reach - height - 2))

@@ -1,6 +1,6 @@
-"""One panel of a figure: runs and methods as points and lines, above or below what any policy can reach.
+"""Panels of a figure: runs and methods as points and lines, with the optimal frontier.
 
-A panel is drawn from the plain data of `figures.figure_data`; nothing here reads a record.
+A panel is drawn from the plain data of `figures.figure_data`; no record is read here.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from harness.analysis.stats import Z95
 from .labels import LABEL_SIZE, Box, far_box, free, meet, shortened
 from .style import GREY, INK, SHADE
 
-MOST_PATHS = 6  # training lines a method; more hide each other, and all are in the data
-FAR = 3.0  # KL caps of the task; what ended further off is named at the edge, as it would squeeze all others into a corner
-MANY = 8  # methods in one panel; beyond that lines and seeds step back behind the means
+MOST_PATHS = 6  # training lines per method; more would hide each other, and all are in the data
+FAR = 3.0  # in KL caps of the task; runs that end beyond are named at the edge, as they would compress the rest
+MANY = 8  # methods in one panel; with more, lines and seeds are drawn fainter than the means
 KL_TICKS = (0, 0.05, 0.2, 0.5, 1, 1.5, 2, 3, 5, 8, 12, 20, 35, 60, 100, 200)
 
 
 class Panel(NamedTuple):
-    """A pair of metrics and how to say it."""
+    """A pair of metrics with its title and axis labels."""
 
     x: str
     y: str
@@ -37,7 +37,7 @@ class Panel(NamedTuple):
 
 
 class Note(NamedTuple):
-    """What a reader sees who points at one of the marks of a method, a text a mark, in the order in which they are drawn."""
+    """The tooltips of a method's marks, one text per mark in drawing order."""
 
     gid: str
     texts: list[str]
@@ -64,8 +64,8 @@ PICTURE = (REWARD_KL, JUDGE_KL, REWARD_PPL)
 def draw_panel(
     ax: Axes, data: dict[str, Any], panel: Panel, tag: str = "", *, name_updates: bool = False, name_methods: bool = False
 ) -> list[Note]:
-    """Draw a panel and return what its marks say; names beside the points need axes that no layout moves afterwards."""
-    ax.set_title(panel.title, fontweight="bold", pad=17, y=1.0)  # a fixed y: looking for one costs time
+    """Draw a panel and return the tooltips of its marks; labels beside points need axes that no layout moves afterwards."""
+    ax.set_title(panel.title, fontweight="bold", pad=17, y=1.0)  # a fixed y: matplotlib is slow to find one
     ax.annotate(panel.better, (0, 1), (0, 4), xycoords="axes fraction", textcoords="offset points", fontsize=8, color=GREY)
     ax.set(xlabel=panel.xlabel, ylabel=panel.ylabel)
     limits = _limits(data, panel)
@@ -86,9 +86,9 @@ def draw_panel(
 
 
 def _limits(data: dict[str, Any], panel: Panel) -> tuple[tuple[float, float], tuple[float, float]] | None:
-    """What the axes must show: the base, where every run ended that is not FAR off, and the frontier as far or to the cap.
+    """The limits of the axes: they include the base, all end points within FAR, and the frontier up to these or the cap.
 
-    A run that strays far and comes back leaves the panel on its way.
+    The line of a run that moves further away and back leaves the panel.
     """
     points = list(_points(data, panel))
     if not points:
@@ -133,7 +133,7 @@ def _points(data: dict[str, Any], panel: Panel) -> Iterator[tuple[float, float]]
 
 
 def _mean_ends(method: dict[str, Any], panel: Panel) -> list[tuple[float, float]]:
-    """The mean, and its interval as far as that is not wider than the value itself: two seeds may say next to nothing."""
+    """The mean, with its interval unless it is wider than the value itself, as it may be with two seeds."""
     x, y = method["mean"][panel.x], method["mean"][panel.y]
     if x is None or y is None:
         return []
@@ -141,7 +141,7 @@ def _mean_ends(method: dict[str, Any], panel: Panel) -> list[tuple[float, float]
 
 
 def _base(data: dict[str, Any], panel: Panel) -> tuple[float | None, float | None]:
-    """Where the base policy lies: at no KL and at no cost."""
+    """The point of the base policy, at zero KL and zero cost."""
     at_x = _value(data["base"], panel.x) if panel.x in ("ppl", "reward") else 0.0
     return at_x, _value(data["base"], panel.y)
 
@@ -175,13 +175,13 @@ def _scale(ax: Axes, panel: Panel, x: tuple[float, float], y: tuple[float, float
 
 
 def root_scale(ax: Axes, right: float, gap: float) -> None:
-    """An axis of KL: drift grows like the square of a small change, so the root spreads out what happens below one nat."""
+    """Set a square-root KL axis: KL is quadratic in small changes, so the root resolves values below one nat."""
     ax.set_xscale("function", functions=(lambda v: np.sign(v) * np.sqrt(np.abs(v)), lambda v: np.sign(v) * v**2))
     _fixed(ax, thin([t for t in KL_TICKS if t <= right], lambda t: (t / right) ** 0.5, gap))
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Round numbers on a logarithmic axis; evenly spaced ones where the axis is too short to hold several of those."""
+    """Set round ticks on a logarithmic axis, evenly spaced ones if the axis is too short for several."""
     decades = range(floor(log10(low)), floor(log10(high)) + 1)
     steps = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
     ticks = [s * 10.0**d for d in decades for s in steps]
@@ -196,7 +196,7 @@ def _fixed(ax: Axes, ticks: list[float]) -> None:
 
 
 def short(value: float) -> str:
-    """A count or an amount for an axis: 12k, 3.1M, 4e12."""
+    """Format a count or an amount for an axis: 12k, 3.1M, 4e12."""
     for size, letter in ((1e9, ""), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value:.3g}".replace("e+", "e") if size == 1e9 else f"{value / size:.4g}{letter}"
@@ -204,7 +204,7 @@ def short(value: float) -> str:
 
 
 def thin(ticks: Sequence[Any], place: Callable[[Any], float], gap: float) -> list[Any]:
-    """The ticks that keep a gap between each other, as a share of the axis."""
+    """Select ticks at least `gap` apart, as a share of the axis."""
     kept: list[Any] = []
     for tick in ticks:
         if not kept or place(tick) - place(kept[-1]) >= gap:
@@ -235,13 +235,13 @@ def _reference(ax: Axes, data: dict[str, Any], panel: Panel, limits: tuple) -> N
 
 
 def _judged(frontier: dict[str, Any]) -> list[tuple[float, float]]:
-    """The judge along the frontier of the reward: no bound on the judge, but what the best policy for the reward gets."""
+    """The judge score of the policies on the reward's frontier, which is not a bound on the judge."""
     found = frontier["judge_at"] or {"kl": [], "judge": []}
     return [(kl, judge) for kl, judge in zip(found["kl"], found["judge"]) if judge is not None]
 
 
 def draw_frontier(ax: Axes, frontier: dict[str, Any], limits: tuple) -> None:
-    """What any policy can reach, its 95% band, its bound beyond what was seen, and a shade over what none can."""
+    """Draw the frontier with its 95% band, its upper bound beyond the estimate, and a shade over the unreachable area."""
     (_, right), (_, top) = limits
     solid, upper = frontier["solid"], frontier["upper"]
     kl, reward = [p["kl"] for p in solid], [p["reward"] for p in solid]
@@ -259,7 +259,7 @@ def draw_frontier(ax: Axes, frontier: dict[str, Any], limits: tuple) -> None:
 
 def _draw_best_of_n(ax: Axes, points: list[dict[str, Any]]) -> None:
     x, y = [p["kl"] for p in points], [p["reward"] for p in points]
-    for (a, b), (c, d) in zip(zip(x, y), zip(x[1:], y[1:])):  # straight in KL, as a mixture of two is, not in its root
+    for (a, b), (c, d) in zip(zip(x, y), zip(x[1:], y[1:])):  # linear in KL, as for a mixture of two policies, not in its root
         ax.plot(np.linspace(a, c, 20), np.linspace(b, d, 20), "-", color=GREY, linewidth=0.9, zorder=2.5)
     ax.plot(x, y, "d", color=GREY, markersize=4, markerfacecolor="white", zorder=3)
     right = ax.get_xlim()[1]
@@ -278,7 +278,7 @@ def _draw_method(ax: Axes, method: dict[str, Any], panel: Panel, gid: str, many:
 
 
 def _draw_far(ax: Axes, method: dict[str, Any], panel: Panel, gid: str) -> list[Note]:
-    """Arrows at the right edge for what ended beyond it; a mean speaks for its seeds."""
+    """Draw arrows at the right edge for points beyond it; a mean stands for its seeds."""
     right = ax.get_xlim()[1]
     far, _ = _far(method, panel, right) if panel.x == "kl" else ([], False)
     if not far:
@@ -289,7 +289,7 @@ def _draw_far(ax: Axes, method: dict[str, Any], panel: Panel, gid: str) -> list[
 
 
 def _name_far(ax: Axes, methods: list[dict[str, Any]], panel: Panel) -> list[Box]:
-    """Name what ended beyond the right edge, with its KL, where no name hides another; the boxes taken, in points."""
+    """Label the points beyond the right edge with name and KL, without overlap; return the boxes of the labels in points."""
     right, to_points = ax.get_xlim()[1], 72 / ax.figure.dpi  # type: ignore[union-attr]
     taken: list[Box] = []
     for method in methods:
@@ -306,7 +306,7 @@ def _name_far(ax: Axes, methods: list[dict[str, Any]], panel: Panel) -> list[Box
 
 
 def _far(method: dict[str, Any], panel: Panel, right: float) -> tuple[list[tuple[float, float, str]], bool]:
-    """Ends beyond the edge, and whether they need their name there: a seed whose mean is inside has it beside that."""
+    """The end points beyond the edge, and True if they need a label there (else the mean inside the panel has it)."""
     x, y = method["mean"][panel.x], method["mean"][panel.y]
     averaged = x is not None and y is not None
     if averaged and x["mean"] > right:
@@ -337,7 +337,7 @@ def _draw_paths(ax: Axes, method: dict[str, Any], panel: Panel, gid: str, many: 
 
 
 def _draw_finals(ax: Axes, method: dict[str, Any], panel: Panel, gid: str, emphasised: bool, many: bool) -> list[Note]:
-    """Where runs ended, a mark each; hollow for those that do not count."""
+    """Draw one mark per run at its end, hollow for degraded runs."""
     notes = []
     for counts in (True, False):
         runs = [r for r in method["runs"] if (r["status"] != "degraded") == counts and _at(r, panel)]
@@ -364,7 +364,7 @@ def _at(run: dict[str, Any], panel: Panel) -> tuple[float, float] | None:
 
 
 def _cross(ax: Axes, runs: list[dict[str, Any]], panel: Panel, colour: str, gid: str) -> None:
-    """Intervals over prompts, where there is none over seeds."""
+    """Draw intervals over prompts, for methods without one over seeds."""
     lines = []
     for run in runs:
         x, y = _at(run, panel) or (0.0, 0.0)
@@ -376,7 +376,7 @@ def _cross(ax: Axes, runs: list[dict[str, Any]], panel: Panel, colour: str, gid:
 def _draw_mean(ax: Axes, method: dict[str, Any], panel: Panel, gid: str) -> Note:
     x, y = method["mean"][panel.x], method["mean"][panel.y]
     lines = [[(x["low"], y["mean"]), (x["high"], y["mean"])], [(x["mean"], y["low"]), (x["mean"], y["high"])]]
-    vague = x["high"] > 2 * x["mean"]  # it says next to nothing, and must not cross out what others say
+    vague = x["high"] > 2 * x["mean"]  # too wide to be informative; it must not cover other marks
     look = {"linewidth": 0.8, "alpha": 0.3, "zorder": 1.5} if vague else {"linewidth": 1.5, "zorder": 7}
     ax.add_collection(LineCollection(lines, colors=method["colour"], gid=gid, **look), autolim=False)
     ax.scatter(
@@ -394,7 +394,7 @@ def _said(name: str, run: dict[str, Any], panel: Panel) -> str:
 
 
 def _label(ax: Axes, methods: list[dict[str, Any]], panel: Panel, tag: str, taken: list[Box]) -> None:
-    """The names of methods beside their points, each where it hides no other; where there is no room the legend must do."""
+    """Label the methods beside their points, without overlap; a method without room is named in the legend only."""
     to_points = 72 / ax.figure.dpi  # type: ignore[union-attr]
     spots = [(i, m, at) for i, m in enumerate(methods) if (at := _spot(m, panel))]
     places = [tuple(v * to_points for v in ax.transData.transform(at)) for _, _, at in spots]
@@ -424,7 +424,7 @@ def _spot(method: dict[str, Any], panel: Panel) -> tuple[float, float] | None:
 
 
 def _bars(ax: Axes, method: dict[str, Any], panel: Panel, to_points: float) -> list[Box]:
-    """Where the error bars of a mean lie, in points."""
+    """The boxes of a mean's error bars, in points."""
     x, y = method["mean"][panel.x], method["mean"][panel.y]
     if x is None or y is None:
         return []

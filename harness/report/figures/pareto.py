@@ -1,4 +1,4 @@
-"""The Pareto picture of a group of runs: what they reached, at what cost in drift and fluency, below what any policy can.
+"""The Pareto figure of a group of runs: judge and reward against KL and perplexity, with the optimal frontier.
 
 A figure is drawn from plain data (`figure_data`) that the report writes beside it, so every point can be looked up.
 """
@@ -26,7 +26,7 @@ WIDE, NARROW = (8.0, 5.9), (4.2, 10.4)
 
 
 def pareto(runs: Sequence[Run], narrow: bool = False) -> Figure:
-    """The picture of runs that share a world; raises UsageError if they do not, EmptySelection without any."""
+    """The figure of runs that share a world; raises UsageError if they do not, EmptySelection without any."""
     found = groups(list(runs))
     if not found:
         raise EmptySelection("a figure needs at least one run, found none")
@@ -36,12 +36,12 @@ def pareto(runs: Sequence[Run], narrow: bool = False) -> Figure:
 
 
 def run_picture(run: Run, narrow: bool = False) -> Figure:
-    """The picture of one run, with the updates named along its way."""
+    """The figure of one run, with labels of its updates."""
     return pareto([run], narrow)
 
 
 def draw(data: dict[str, Any], narrow: bool = False) -> Figure:
-    """The figure of `figure_data`: three panels side by side, or one below the other for a narrow screen."""
+    """Draw `figure_data` as three panels side by side, or one below the other for a narrow screen."""
     with matplotlib.style.context(["default", STYLE]):
         layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06, wspace=0.03, hspace=0.04)
         figure = Figure(figsize=NARROW if narrow else WIDE, layout=layout)
@@ -62,7 +62,7 @@ def _title(figure: Figure, data: dict[str, Any], narrow: bool) -> None:
 
 
 def _legend(figure: Figure, data: dict[str, Any], columns: int) -> None:
-    """Below the panels, never over data; labels are set afterwards, because a leading underscore would hide one."""
+    """Draw the legend below the panels; labels are set afterwards, because a leading underscore would hide one."""
     entries = list(legend_entries(data))
     legend = figure.legend(
         [h for h, _ in entries], ["x"] * len(entries), loc="outside lower left", ncols=columns, frameon=False,
@@ -73,7 +73,7 @@ def _legend(figure: Figure, data: dict[str, Any], columns: int) -> None:
 
 
 def legend_entries(data: dict[str, Any]) -> Iterator[tuple[Any, str]]:
-    """Handle and label of all that a figure may show."""
+    """Yield handle and label of every element of a figure."""
     for m in data["methods"]:
         seeds = len({run["seed"] for run in m["runs"] if run["status"] == "done"})
         label = f"{m['name']}, {seeds} seed{'' if seeds == 1 else 's'}"

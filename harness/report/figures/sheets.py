@@ -1,7 +1,7 @@
-"""Sheets: panels of one size on one figure, saved whole as PNG and SVG, and cut into panels for the page.
+"""Sheets of panels of one size, saved whole as PNG and SVG, and split into panels for the page.
 
-The page shows each panel as a picture of its own, so that a narrow screen stacks them; they are cut out of the SVG that is
-saved, so there is one drawing only. Marks say who they are when a reader points at them.
+The page shows each panel as a separate picture, so that a narrow screen stacks them; they are cut out of the saved SVG, so
+each is drawn once. Marks have tooltips.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NAME_WIDTH, DOT_ROW, DOT_MARGIN = 1.55, 0.2, (0.55, 0.5)  # inches
 
 
 class Sheet(NamedTuple):
-    """A drawn sheet: whole as SVG and as PNG, and each of its panels as SVG for the page."""
+    """A drawn sheet as SVG and PNG, and each of its panels as SVG for the page."""
 
     svg: bytes
     panels: list[str]
@@ -43,16 +43,16 @@ class Sheet(NamedTuple):
 
 
 class Dots(NamedTuple):
-    """One panel of dots: a row a method with its interval, and the base policy's value as a line."""
+    """A dot plot: one row per method with its interval, and the base policy's value as a line."""
 
     title: str
     xlabel: str
-    values: list[dict[str, Any]]  # value, low, high, text; value None where nothing was measured
+    values: list[dict[str, Any]]  # value, low, high, text; value None if not measured
     base: float | None
 
 
 def curves(data: dict[str, Any], panels: Sequence[Panel], tag: str, columns: int = 2) -> Sheet:
-    """Panels of runs in a plane, with a legend below."""
+    """Draw panels of runs in the plane of two metrics, with a legend below."""
     entries = list(legend_entries(data))
     rows, legend = ceil(len(panels) / columns), 0.3 + LEGEND_ROW * ceil(len(entries) / (2 * columns))
     with matplotlib.style.context(["default", STYLE]):
@@ -73,7 +73,7 @@ def curves(data: dict[str, Any], panels: Sequence[Panel], tag: str, columns: int
 def dots(
     title: str, methods: list[dict[str, Any]], panels: Sequence[Dots], tag: str, columns: int = 3
 ) -> Sheet:  # fmt: skip
-    """Panels of one metric each, methods one below the other; `methods` are those of `figure_data`."""
+    """Draw one dot plot per metric, with one row per method; `methods` are those of `figure_data`."""
     cell = (CELL[0] * 0.85, DOT_MARGIN[0] + DOT_MARGIN[1] + DOT_ROW * (len(methods) + 0.4))
     columns = min(columns, len(panels))
     margin = (NAME_WIDTH, DOT_MARGIN[0], 0.15, DOT_MARGIN[1])
@@ -87,7 +87,7 @@ def dots(
 
 
 def bands(data: dict[str, Any], methods: Sequence[dict[str, Any]], columns: int = 4) -> Sheet:
-    """A small panel a method of `attained.attained`: what every seed, half of them and one attain, below the frontier."""
+    """Draw one small attainment panel per method of `attained`, below the frontier."""
     columns = min(columns, len(methods))
     with matplotlib.style.context(["default", STYLE]):
         figure = Figure(figsize=(columns * SMALL[0], TITLE + ceil(len(methods) / columns) * SMALL[1]))
@@ -98,7 +98,7 @@ def bands(data: dict[str, Any], methods: Sequence[dict[str, Any]], columns: int 
 
 
 def training(title: str, found: Sequence[Trace], colours: dict[str, str], columns: int = 4) -> Sheet:
-    """A small panel for each scalar of a method, by update; `colours` are those of the methods."""
+    """Draw one small panel per scalar of a method, by update; `colours` are those of the methods."""
     columns = min(columns, len(found))
     with matplotlib.style.context(["default", STYLE]):
         figure = Figure(figsize=(max(2, columns) * SMALL[0], TITLE + ceil(len(found) / columns) * SMALL[1]))
@@ -109,7 +109,7 @@ def training(title: str, found: Sequence[Trace], colours: dict[str, str], column
 
 
 def _grid(figure: Figure, n: int, columns: int, cell: tuple[float, float], margin: tuple[float, ...]) -> list[Axes]:
-    """Axes in cells of one size from the top left, each with all that belongs to it inside its cell."""
+    """Create axes in cells of one size from the top left, each with its labels inside the cell."""
     wide, high = figure.get_size_inches()
     left, bottom, right, top = margin
     axes = []
@@ -165,7 +165,7 @@ def _sheet(figure: Figure, notes: list[Note], titles: list[str], columns: int, c
 
 
 def _annotated(svg: str, notes: list[Note]) -> str:
-    """What each mark says, as the title of its element: matplotlib draws a collection as one <use> a mark, in order."""
+    """Add a tooltip to each mark as the title of its element: matplotlib draws a collection as one <use> per mark."""
     for note in notes:
         head, found, tail = svg.partition(f'<g id="{note.gid}">')
         if found:
@@ -184,7 +184,7 @@ MARK = re.compile(r'<g id="[\w-]*?-(m\d+)(?:-\w)?">')
 
 
 def _cut(svg: str, titles: list[str], columns: int, cell: tuple[float, float]) -> list[str]:
-    """Each panel as an SVG of its own; clip paths and markers are shared, so all belong on one page."""
+    """Split a sheet into one SVG per panel; clip paths and markers are shared, so all must be on one page."""
     clips = "".join(CLIPS.findall(svg))
     wide, high = (round(size * INCH, 3) for size in cell)
     panels = []

@@ -1,4 +1,4 @@
-"""How a method looks in every figure and legend: families share a hue, members differ in shade and marker.
+"""Styles of methods in all figures and legends: families share a hue, members differ in shade and marker.
 
 All colours have a contrast of 4.5:1 or more on white, as names are written in them, and no two members of a family share a
 marker, so that neither a colour-blind reader nor a grey print depends on hue.
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from harness.core import registry
 
-OTHERS = "other"  # a method that names no family, or one of its own
+OTHERS = "other"  # a method without a family, or with an unknown one
 HUES = {
     "controls": "#5f5f5f",
     "at decoding": "#8a6a00",
@@ -26,10 +26,10 @@ HUES = {
     "pushing bad text down": "#aa4488",
     OTHERS: "#5a4fcf",
 }
-SHADES = (1.0, 0.72, 0.5)  # of the hue's light: from the hue itself to darker ones, which keep the contrast
+SHADES = (1.0, 0.72, 0.5)  # lightness relative to the hue: the hue itself and darker shades, which keep the contrast
 MARKERS = "osD^vP<>pX"
 GLYPHS = dict(zip(MARKERS, "●■◆▲▼✚◀▶⬟✖"))  # the same in text
-SMALL_DPI = 110  # of the pictures of report.md: 1034 pixels of a sheet with two columns
+SMALL_DPI = 110  # dpi of the pictures of report.md: 1034 pixels for a sheet with two columns
 INK, GREY, SHADE = "#222222", "#6b6b6b", "#ececec"
 
 
@@ -42,7 +42,7 @@ class Look(NamedTuple):
 
 
 def family(method: str) -> str:
-    """The family that a method's class names; of a file, or of a method that is not installed, it is not known."""
+    """The family of a method's class; OTHERS for a file or a method that is not installed."""
     found = registry.attribute("method", method, "family")
     return found if found in HUES else OTHERS
 
@@ -56,7 +56,7 @@ def families() -> dict[str, list[str]]:
 
 
 def looks(methods: Sequence[str]) -> list[Look]:
-    """A look for each method, or each choice of settings of one, in the order given.
+    """The style of each method, or of each choice of its settings, in the given order.
 
     A listed method looks the same in every figure; only further choices of settings take what comes after.
     """
@@ -107,7 +107,7 @@ STYLE: dict[str, Any] = {
 
 
 def save(figure: Figure, kind: str) -> bytes:
-    """The figure as the bytes of a "png" (150 dpi) or an "svg", the same for the same figure."""
+    """Encode a figure as "png" (150 dpi) or "svg", with equal bytes for equal figures."""
     out = io.BytesIO()
     with matplotlib.style.context(["default", STYLE]):
         figure.savefig(out, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else {"Software": None})
@@ -115,7 +115,7 @@ def save(figure: Figure, kind: str) -> bytes:
 
 
 def save_small(figure: Figure) -> bytes:
-    """The figure as a PNG for a repository's page: 110 dpi and 256 colours, a quarter of the bytes that `save` takes."""
+    """Encode a figure as a small PNG for report.md: 110 dpi and 256 colours, a quarter of the size of `save`."""
     from PIL import Image
 
     out, small = io.BytesIO(), io.BytesIO()

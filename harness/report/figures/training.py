@@ -1,4 +1,4 @@
-"""Training: a small panel for each scalar that a method yielded, by update, a line a run."""
+"""Training panels: one small panel per scalar that a method yielded, by update, one line per run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .panels import short
 
 
 def draw_trace(ax: Axes, trace: Trace, colour: str) -> None:
-    """The lines of one scalar; the axis holds the middle 98 % of the values, so that one spike does not flatten the rest."""
+    """Draw the lines of one scalar; the axis covers the central 98% of the values, so that spikes do not flatten the rest."""
     values = sorted(value for line in trace.lines for _, value in line)
     low, high = values[int(0.01 * (len(values) - 1))], values[int(0.99 * (len(values) - 1))]
     room = 0.08 * (high - low) or max(abs(low) * 0.05, 1e-3)

@@ -3,7 +3,7 @@ const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 const make = (tag, className, text) => {
   const element = document.createElement(tag);
   if (className) element.className = className;
-  if (text !== undefined) element.textContent = text; // never markup: the text is whatever a policy said
+  if (text !== undefined) element.textContent = text; // never markup: the text is generated
   return element;
 };
 
@@ -31,7 +31,7 @@ for (const table of all("table.sortable")) {
   }));
 }
 
-// Legends: a method that is chosen stands out in every plot of its section.
+// Legends: a selected method is highlighted in every plot of its section.
 for (const chip of all("button.chip")) {
   chip.addEventListener("click", () => {
     const section = chip.closest("section");
@@ -42,12 +42,12 @@ for (const chip of all("button.chip")) {
   });
 }
 
-// Samples: one prompt at a time, every method's answer beside the others, hidden until asked for.
+// Samples: one prompt at a time, the responses of all methods side by side, hidden until requested.
 const hidden = (text, shown) => {
   const box = make("div", "hidden-text");
   const button = make("button", "show", `Show text (${text.length} characters)`);
   const reveal = () => {
-    const said = make("div", "said", text === "" ? "(nothing)" : text);
+    const said = make("div", "said", text === "" ? "(empty)" : text);
     said.dir = "ltr";
     said.tabIndex = -1;
     box.replaceChildren(said);
@@ -77,7 +77,7 @@ for (const browser of all(".browser")) {
     const box = make("article", "answer");
     box.append(make("h5", "", row.name), make("p", "scores", `run ${row.run}, seed ${row.seed}`));
     if (answer === null) {
-      box.append(make("p", "scores", "no answer recorded"));
+      box.append(make("p", "scores", "no response recorded"));
       return box;
     }
     box.append(make("p", "scores", `judge ${digits(answer.judge)}, reward ${digits(answer.reward)}, KL ${digits(answer.kl)}`));

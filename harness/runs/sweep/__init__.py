@@ -1,1 +1,1 @@
-"""Many cells: the plan, the processes, the board that shows them."""
+"""Sweeps over many cells: plan, worker processes and progress board."""

@@ -11,11 +11,11 @@ from harness.core.text import escaped
 
 from .plan import Planned, Result
 
-PLAIN_EVERY = 30.0  # seconds between lines on the running cells where there is no terminal
+PLAIN_EVERY = 30.0  # seconds between lines on the running cells without a terminal
 
 
 class AtWork(Protocol):
-    """A cell that runs: its elapsed seconds and its last line of progress."""
+    """A running cell: its elapsed seconds and its last line of progress."""
 
     @property
     def cell(self) -> Planned: ...
@@ -35,10 +35,10 @@ class Board:
         self._live: Any = None
         self._started = self._last = time.monotonic()
         self._done = 0
-        self._seconds: list[float] = []  # of the cells that were run here
+        self._seconds: list[float] = []  # durations of the cells run here
 
     def say(self, text: str) -> None:
-        """A line of its own."""
+        """Print a line with the elapsed seconds."""
         if self.quiet:
             return
         line = f"{time.monotonic() - self._started:4.0f} s  {escaped(text)}"
@@ -60,7 +60,7 @@ class Board:
             self.say(f"{result.cell.label}: interrupted, resumable")
 
     def show(self, results: list[Result], running: Sequence[AtWork], waiting: int, workers: int) -> None:
-        """Where things stand; on a terminal at each call, elsewhere now and then."""
+        """Show the progress: at each call on a terminal, at most every PLAIN_EVERY seconds elsewhere."""
         if self.quiet:
             return
         if sys.stderr.isatty():
@@ -71,7 +71,7 @@ class Board:
             self.say("; ".join([first, *(line.strip() for line in rest)]))
 
     def lines(self, results: list[Result], running: Sequence[AtWork], waiting: int, workers: int) -> list[str]:
-        """The board as text: the whole, then a line a running cell."""
+        """The board as text: the overall progress, then one line per running cell."""
         failed = sum(r.state == "failed" for r in results)
         left = self.seconds_left([r.seconds for r in running], waiting, workers)
         head = f"{len(results)}/{self.total} cells" + (f", {failed} failed" if failed else "")
@@ -79,7 +79,7 @@ class Board:
         return [head, *(f"  {r.cell.label}: {r.last} ({duration(r.seconds)})" for r in running)]
 
     def seconds_left(self, running: list[float], waiting: int, workers: int) -> float | None:
-        """By the mean of the cells that this sweep has run; None before the first."""
+        """Estimated seconds left, from the mean duration of the cells run by this sweep; None before the first."""
         if not self._seconds:
             return None
         mean = sum(self._seconds) / len(self._seconds)
@@ -103,7 +103,7 @@ class Board:
 
 
 def duration(seconds: float) -> str:
-    """For reading: 40 s, 12 min, 3.5 h."""
+    """Format a duration: 40 s, 12 min, 3.5 h."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -1,7 +1,7 @@
-"""Runs the cells of a sweep, a process each: whatever happens to one of them does not reach the others.
+"""Run the cells of a sweep in one process each, so that a failure of one does not affect the others.
 
-A process a cell costs some five seconds of imports and loading against a minute or more of work. For that its peak memory is
-its own, its threads are set before torch loads, it can die without harm, and it is `harness run` as a user knows it.
+One process per cell costs about five seconds of imports and loading for a minute or more of work. In return the peak memory
+is that of the cell alone, its threads are set before torch loads, it can crash without harm, and it runs as `harness run`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from .board import Board
 from .plan import Planned, Result, state_of
 from .worker import BUSY
 
-POLL = 0.1  # seconds between two looks at the processes
-RETRY = 10.0  # seconds until a cell that another process held is tried again
-PATIENCE = 10.0  # seconds that a process has to stop at once
+POLL = 0.1  # seconds between two polls of the processes
+RETRY = 10.0  # seconds until a cell held by another process is retried
+PATIENCE = 10.0  # seconds until a process that was asked to stop is killed
 ELAPSED = re.compile(r"^\s*\d+ s  ")
 # The working folder is the user's and its files have any names, so it is not searched first (-P). This very package is taken,
 # and what this process can import stays importable, behind all else.
@@ -46,7 +46,7 @@ sys.exit(harness.runs.sweep.worker.main(json.loads(sys.argv[1])))
 
 
 class Running:
-    """A cell at work."""
+    """The process of a running cell."""
 
     def __init__(self, cell: Planned, command: list[str], at_most: int) -> None:
         self.cell, self.started = cell, time.monotonic()
@@ -73,16 +73,16 @@ class Running:
 
     @property
     def last(self) -> str:
-        """What the cell said last, without its clock."""
+        """The last line of progress of the cell, without the elapsed time."""
         return ELAPSED.sub("", self.lines[-1]).strip() if self.lines else "starting"
 
     def ask_to_stop(self) -> None:
-        """Once: after the present update, with everything kept. Twice: at once."""
+        """Request a stop: after the current update with its state saved; on a second call, at once."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
 
     def end(self) -> None:
-        """Make sure that nothing is left of it."""
+        """Wait for the process to end, and kill it after PATIENCE seconds."""
         try:
             self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
@@ -90,7 +90,7 @@ class Running:
             self.process.wait()
 
     def close(self) -> None:
-        """After its end: read what it said last."""
+        """Read the remaining output of the ended process and close its pipes."""
         self._reader.join(PATIENCE)
         for pipe in (self.process.stdin, self.process.stderr):
             if pipe is not None:
@@ -98,7 +98,7 @@ class Running:
 
 
 class Launcher:
-    """Runs cells on a number of processes at once, and shows where they stand."""
+    """Runner of cells in parallel processes, with a progress board."""
 
     def __init__(
         self,
@@ -108,19 +108,19 @@ class Launcher:
         offline: bool = False,
         each: Callable[[Result], None] = lambda result: None,
     ) -> None:
-        self.waiting = deque((cell, 0.0) for cell in cells)  # with the time before which it is not tried
+        self.waiting = deque((cell, 0.0) for cell in cells)  # each with the earliest time to try it
         self.workers, self.board, self.offline = workers, board, offline
         self.threads = max(1, cores() // workers)
         self.running: list[Running] = []
         self.results: list[Result] = []
-        self.each = each  # called once with each result, when it is known
+        self.each = each  # called once with each result
 
     def run(self) -> list[Result]:
-        """The result of every cell; after an interrupt those that had not begun are "not run"."""
+        """Run all cells and return their results; after an interrupt, cells not yet started are "not run"."""
         try:
             with interruptible() as stop:
                 self._loop(stop)
-        finally:  # a second interrupt, or a fault of ours: no process outlives the sweep
+        finally:  # also after a second interrupt or an error here: no process outlives the sweep
             for running in self.running:
                 running.ask_to_stop()
             for running in self.running:
@@ -160,7 +160,7 @@ class Launcher:
                 self.running.append(Running(cell, self.command(cell), self.threads))
 
     def command(self, cell: Planned) -> list[str]:
-        """What runs a cell in a process of its own."""
+        """The command that runs a cell in a separate process."""
         told = {
             "method": cell.method, "task": cell.task, "preset": cell.preset, "seed": cell.seed,
             "overrides": cell.overrides, "out": str(cell.out), "offline": self.offline,
@@ -168,18 +168,18 @@ class Launcher:
         return [sys.executable, "-P", "-c", START, json.dumps(told), json.dumps([str(ROOT), *map(os.path.abspath, sys.path)])]
 
     def _settle(self, running: Running, asked: bool) -> None:
-        """What the end of a process means."""
+        """Record the result of an ended process, or put its cell back if another process holds it."""
         running.close()
         cell, code = running.cell, running.process.returncode
         state = state_of(cell)
-        if state in ("done", "degraded") and code != BUSY:  # the record decides: what a process dies of later does it no harm
+        if state in ("done", "degraded") and code != BUSY:  # the record decides: a later crash of the process does not matter
             if code in (0, 4):
                 log_of(cell).unlink(missing_ok=True)
             elif not asked:
                 self.board.say(f"{cell.label}: its record is complete; after that: {why(running)}")
             self._finish(Result(cell, state, seconds=running.seconds))
         elif code == BUSY:
-            self.board.say(f"another process is at work on {cell.label}; it is looked at again later")
+            self.board.say(f"another process is at work on {cell.label}; it is retried later")
             self.waiting.append((cell, time.monotonic() + RETRY))
         elif asked and code in (130, -signal.SIGTERM):
             self._finish(Result(cell, "interrupted"))
@@ -193,7 +193,7 @@ class Launcher:
 
 
 def why(running: Running) -> str:
-    """Why a cell failed, in one line; all that it said is kept in a file."""
+    """The reason for a failure in one line; the output of the process is kept in a log file."""
     log, code = log_of(running.cell), running.process.returncode
     kept = f"log {log}"
     try:
@@ -214,7 +214,7 @@ def log_of(cell: Planned) -> Path:
 
 
 def exit_code(results: list[Result]) -> int:
-    """130 where something was interrupted, 1 where something failed, 4 where something is degraded, else 0."""
+    """The exit code: 130 if a cell was interrupted or not run, 1 if one failed, 4 if one is degraded, else 0."""
     states: set[Any] = {r.state for r in results}
     if states & {"interrupted", "not run"}:
         return 130

@@ -1,4 +1,4 @@
-"""Methods x tasks x settings x seeds: what a sweep is told, the cells that it means, and where each of them stands.
+"""Plan of a sweep: its specification, and its cells (methods x tasks x settings x seeds) with their states.
 
 Nothing runs here; `harness.runs.sweep.launcher` runs the cells.
 """
@@ -20,11 +20,11 @@ from harness.core.types import Settings
 from harness.records.write import RunStore
 from harness.runs import named
 
-SHARED = tuple(section for section in SECTIONS if section != "method")  # the sections of settings that all methods share
+SHARED = tuple(section for section in SECTIONS if section != "method")  # sections of settings shared by all methods
 
 
 class Sweep(Settings):
-    """What a sweep is told, by flags, by a file, or by both."""
+    """The specification of a sweep, from flags, a file, or both."""
 
     methods: list[str] = Field([], description="names, or files: ./my_method.py")
     tasks: list[str] = Field([], description="names, or files: ./my_task.py")
@@ -35,14 +35,14 @@ class Sweep(Settings):
 
 
 class Planned(NamedTuple):
-    """One cell: what `harness run` would be told, and where its record is."""
+    """One cell: the arguments of `harness run` and the path of its record."""
 
     method: str
     task: str
     seed: int
     preset: str
     settings: dict[str, Any]  # as for --set, without the name of the method
-    point: dict[str, Any]  # those of them that the grid chose
+    point: dict[str, Any]  # the settings from the grid
     out: Path
     path: Path
     run_id: str
@@ -53,11 +53,11 @@ class Planned(NamedTuple):
 
     @property
     def label(self) -> str:
-        """What sets it apart from the other cells of its task."""
+        """A label that is unique among the cells of its task."""
         return " ".join([Path(self.method).stem, *overrides(self.point), f"seed {self.seed}"])
 
     def state(self) -> str:
-        """done, degraded, to resume (begun, not finished) or missing; raises CorruptRecord."""
+        """The state: done, degraded, to resume (started, not finished) or missing; raises CorruptRecord."""
         store = RunStore(self.path)
         summary = store.summary()
         if summary is not None:
@@ -66,7 +66,7 @@ class Planned(NamedTuple):
 
 
 def read_sweep(path: Path) -> dict[str, Any]:
-    """A sweep file: TOML; raises MissingPrerequisite where it cannot be read, BadSetting where it is no TOML."""
+    """Read a sweep from a TOML file; raises MissingPrerequisite if it cannot be read, BadSetting if it is invalid."""
     raw = read_toml(path, "sweep file")
     for name in ("set", "grid"):
         if not isinstance(raw.get(name, {}), dict):
@@ -81,7 +81,7 @@ def told(
     file: Path | None, methods: str | None, tasks: str | None, seeds: str | None, preset: str | None,
     settings: Iterable[str], grid: Iterable[str],
 ) -> Sweep:  # fmt: skip
-    """The file, then the flags over it; raises BadSetting."""
+    """Build a sweep from a file overridden by flags; raises BadSetting if a value is invalid."""
     raw = read_sweep(file) if file is not None else {"set": {}, "grid": {}}
     chosen = _names(methods)
     flags = {"methods": chosen, "tasks": _names(tasks), "seeds": seeds, "preset": preset}
@@ -94,7 +94,7 @@ def told(
 
 
 def _narrowed(raw: dict[str, Any], methods: list[str]) -> dict[str, Any]:
-    """A file's settings and grid without what is for those of its own methods that a flag leaves out."""
+    """The settings and grid of a file without those for methods of the file that the flag omits."""
     named = raw.get("methods")
     left_out = set(map(_stem, named if isinstance(named, list) else [])) - set(map(_stem, methods))
 
@@ -114,7 +114,7 @@ def _names(text: str | None) -> list[str] | None:
 
 
 class Choice(NamedTuple):
-    """One combination, for every seed."""
+    """One combination of method, task and settings, for all seeds."""
 
     method: str
     task: str
@@ -123,7 +123,7 @@ class Choice(NamedTuple):
 
 
 def choices(sweep: Sweep) -> Iterator[Choice]:
-    """Every combination; raises UnknownName on a setting that nobody has, EmptySelection where there is nothing to run."""
+    """Yield all combinations; raises UnknownName if no method has a setting, EmptySelection if there is none."""
     methods = {registry.given("method", name): None for name in sweep.methods}
     tasks = {registry.given("task", name): None for name in sweep.tasks}
     if not methods or not tasks:
@@ -141,7 +141,7 @@ def choices(sweep: Sweep) -> Iterator[Choice]:
 
 
 def _scope(key: str, methods: list[str]) -> dict[str, str]:
-    """The methods that a setting is for, and what it is called in them: kl_coef, quark.kl_coef, evaluation.points."""
+    """The methods that a setting (quark.kl_coef, evaluation.points) applies to, and its key there; raises UnknownName."""
     head, _, rest = key.removeprefix("method.").partition(".")
     if rest and head in SHARED:
         return {method: key for method in methods}
@@ -166,9 +166,9 @@ def _fields(method: str) -> list[str]:
 
 
 def plan(sweep: Sweep, seeds: list[int], out: Path, offline: bool = False) -> list[Planned]:
-    """Every cell with its record's place; all settings are checked before the first model is loaded.
+    """List all cells with the paths of their records; all settings are checked before the first model is loaded.
 
-    Raises what `harness run` would raise of any of the cells: BadSetting, UnknownName, MissingPrerequisite.
+    Raises the errors of `harness run` for any of the cells: BadSetting, UnknownName, MissingPrerequisite.
     """
     from harness.runs import assemble
 
@@ -189,21 +189,21 @@ def plan(sweep: Sweep, seeds: list[int], out: Path, offline: bool = False) -> li
             planned = Planned(
                 choice.method, choice.task, seed, sweep.preset, choice.settings, choice.point, out, cell.path, cell.run_id
             )
-            found.setdefault(cell.path, planned)  # two points of a grid may come to the same settings
+            found.setdefault(cell.path, planned)  # two points of a grid may have the same settings
     return list(found.values())
 
 
 class Result(NamedTuple):
-    """What became of a cell: done, degraded, failed, interrupted or not run."""
+    """The outcome of a cell: done, degraded, failed, interrupted or not run."""
 
     cell: Planned
     state: str
     why: str = ""
-    seconds: float | None = None  # None where it had been done before, or elsewhere
+    seconds: float | None = None  # None if it was finished before or by another process
 
 
 def state_of(cell: Planned) -> str:
-    """The state of a cell, or "corrupt": then the run itself says what is wrong."""
+    """The state of a cell, or "corrupt"; the error is then reported by the run itself."""
     from harness.core.errors import CorruptRecord
 
     try:

@@ -1,7 +1,7 @@
-"""One cell of a sweep in a process of its own, which `harness.runs.sweep.launcher` starts.
+"""Worker process for one cell of a sweep, started by `harness.runs.sweep.launcher`.
 
-It does what `harness run` does, but draws no picture. It stops, as if interrupted, when the sweep that started it is gone (the
-pipe at its standard input closes), and it says by its exit code that another process holds the cell.
+It does the same as `harness run` without a picture. It stops, as if interrupted, when the sweep ends (the pipe at its
+standard input closes), and exits with BUSY if another process holds the cell.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from harness.core.errors import Busy, Interrupted
 from harness.core.process import explain, prepare
 from harness.runs.progress import loading
 
-BUSY = 75  # as EX_TEMPFAIL of sysexits.h: try again later
+BUSY = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
 
 def main(cell: dict[str, Any]) -> int:
@@ -43,6 +43,6 @@ def _run(cell: dict[str, Any]) -> int:
 
 
 def _watch_parent() -> None:
-    os.read(0, 1)  # nothing is ever written: it returns when the other end closes
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # nobody reads the progress any more; a broken pipe would fail the run
+    os.read(0, 1)  # nothing is ever written; it returns when the other end closes
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the progress has no reader any more, and a broken pipe would fail the run
     os.kill(os.getpid(), signal.SIGTERM)

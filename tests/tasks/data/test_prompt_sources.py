@@ -283,11 +283,11 @@ def test_what_a_name_of_prompts_means(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("prompts", "setting", "words"),
     [
-        ("micro", {"held_out": 5}, "task.data is of a named data set, and the prompts are 'micro'"),
-        ("imdb", {"text": "text"}, "task.data.text is not of a named data set"),
-        ("a.csv", {"train": 5}, r"task.data.train is not of a file, .*leave it out \(known: held_out, score, text\)"),
-        ("a.csv", {"split": "test"}, "task.data.split is not of a file"),
-        ("someone/mild", {"path": "x"}, "task.data.path is not of a data set by its id"),
+        ("micro", {"held_out": 5}, "task.data applies to named data sets only, and the prompts are 'micro'"),
+        ("imdb", {"text": "text"}, "task.data.text does not apply to a named data set"),
+        ("a.csv", {"train": 5}, r"task.data.train does not apply to a file, .*leave it out \(known: held_out, score, text\)"),
+        ("a.csv", {"split": "test"}, "task.data.split does not apply to a file"),
+        ("someone/mild", {"path": "x"}, "task.data.path does not apply to a data set by its id"),
     ],
 )
 def test_a_setting_that_the_prompts_do_not_have_is_refused(prompts, setting, words):
@@ -296,7 +296,7 @@ def test_a_setting_that_the_prompts_do_not_have_is_refused(prompts, setting, wor
 
 
 def test_measuring_a_policy_from_elsewhere_refuses_it_too(model):
-    with pytest.raises(BadSetting, match=r"task.data is of a named data set"):
+    with pytest.raises(BadSetting, match=r"task.data applies to named data sets only"):
         assemble.parts(resolve("micro", "base", "toxicity", ["task.data.held_out=5", f"model.id={model}"]), "toxicity")
 
 
