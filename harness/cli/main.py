@@ -377,6 +377,8 @@ def main() -> NoReturn:
     with watched() as ctrl_c:
         try:
             readable(sys.argv[1:])
+            if not sys.argv[1:]:  # the parser would make one error line of the whole help
+                sys.argv.append("--help")
             code = app(standalone_mode=False) or 0
             flush_output()
         except BaseException as e:  # Ctrl-C, sys.exit in what was loaded, and the panics of a library in Rust among them

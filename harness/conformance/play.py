@@ -177,8 +177,12 @@ def _drive(make: Callable[[], Any], trial: WatchedTrial, stop: int | None, name:
     rows: list[dict[str, float]] = []
     if trial.progress >= 1.0:
         return rows
+    before = trial.cost.updates
     try:
         for row in contract.driven(make, trial, name):
+            if trial.cost.updates == before:  # such a method would never use up its budget
+                raise RunFailed(f"yielded after update {before} without another; expected a yield after each trial.update")
+            before = trial.cost.updates
             rows.append(row)
             if trial.progress >= 1.0 or (stop is not None and trial.cost.updates >= stop):
                 break

@@ -188,7 +188,7 @@ def test_a_method_in_a_file(harness, tmp_path):
         ([*QUARK, "--set", "evaluation.point=1"], 2, "did you mean 'points'"),
         ([*QUARK, "--set", "evalution.points=1"], 2, "did you mean 'evaluation'"),
         ([*QUARK, "--set", "kl_coef"], 2, "--set takes key=value"),
-        ([*QUARK, "--set", "model.id.x=1"], 2, "which is a value"),
+        ([*QUARK, "--set", "model.id.x=1"], 2, "to be a section; it is a value"),
         ([*QUARK, "--set", "task.reward=lexikon"], 2, "did you mean 'lexicon'"),
         ([*QUARK, "--set", "scorers.lexicon.x=1"], 2, "has no option 'x'"),
         ([*QUARK, "--set", "task.decoding.max_new_tokens=128"], 2, "leaves no prompt"),
@@ -392,3 +392,8 @@ def test_errors_show_their_trace_only_when_asked(tmp_path):
     quiet = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
     loud = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=env)
     assert quiet.returncode == 2 and "Traceback" not in quiet.stderr and "Traceback" in loud.stderr
+
+
+def test_the_bare_command_shows_the_help(harness):
+    code, out, err = harness()
+    assert code == 0 and not err and out.startswith("Usage: ") and "\n  sweep " in out

@@ -241,6 +241,17 @@ BROKEN = {
 }
 
 
+class NeverUpdates(Honest):
+    def train(self, trial):
+        while True:
+            yield {"nothing": 0.0}
+
+
+def test_a_method_that_yields_without_an_update_fails_instead_of_running_for_ever():
+    (check, *_) = check_class(NeverUpdates)
+    assert check.held is False and "yielded after update 0 without another" in check.found
+
+
 def test_an_honest_method_holds():
     assert not failing(check_class(Honest))
 

@@ -139,7 +139,7 @@ class ToDevice:
 
 @pytest.mark.parametrize("name", ["7" * 70, "m" * 61, "m" * 5000, "\udcff", "a\x00b"])
 def test_names_that_no_method_can_have(tmp_path, name):
-    with pytest.raises(BadSetting, match="60 at most; found"):
+    with pytest.raises(BadSetting, match="at most 60 characters; found"):
         new_plugin("method", name, tmp_path)
     assert list(tmp_path.iterdir()) == []
 

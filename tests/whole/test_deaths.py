@@ -148,7 +148,7 @@ def test_a_run_that_could_not_write_says_why_in_its_manifest_once_there_is_room(
 
     with monkeypatch.context() as m:
         m.setattr(os, "replace", refusing)
-        with pytest.raises(CannotWrite, match=r"cannot write .*: Disk quota exceeded; .*the same command goes on"):
+        with pytest.raises(CannotWrite, match=r"cannot write .*: Disk quota exceeded; .*run the same command to resume"):
             session.run(cell(tmp_path))
     manifest, path = read_run(cell(tmp_path).path).manifest, cell(tmp_path).path
     if after == "summary.json":
