@@ -99,7 +99,7 @@ def test_names_that_cannot_be_a_module(tmp_path, name):
         new_plugin("method", name, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["quark", "best-of-n", "json", "torch", "methods"])
+@pytest.mark.parametrize("name", ["quark", "best-of-n", "json", "torch", "harness"])
 def test_names_that_are_taken(tmp_path, name):
     with pytest.raises(BadSetting, match="is taken"):
         new_plugin("method", name, tmp_path)
