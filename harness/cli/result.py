@@ -92,7 +92,7 @@ def result_table(summary: dict[str, Any]) -> str:
 
 def _notes(summary: dict[str, Any]) -> str:
     cost, status = summary["cost"], summary["status"]
-    text = "optimum: reward and undesired at this KL; the least KL for this reward\n"
+    text = "optimum: highest reward at this KL, and what the judge gives that policy; least KL for this reward\n"
     text += f"cost: {cost['updates']} updates, {cost['flops']:.2g} FLOPs, {cost['sampled_tokens']} tokens sampled, "
     text += f"{cost['scorer_calls']} rewards; {cost['seconds']:.0f} s, {cost['peak_memory_mb']:.0f} MB"
     if summary["frontier"]["above"]:

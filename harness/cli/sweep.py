@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.core.errors import BenchError
 from harness.core.text import escaped, escaped_lines
 from harness.runs.progress import loading
 
@@ -36,7 +38,7 @@ def sweep_command(spec: Sweep, workers: int, out: Path, *, dry_run: bool, offlin
 
     writable(out)  # before the first process starts, not in each of them
     progress.say(f"{len(cells)} cells, {workers} at once")
-    results = Launcher(cells, workers, Board(len(cells)), offline).run()
+    results = Launcher(cells, workers, Board(len(cells)), offline, each=_draw_new).run()
     undrawn = _draw_missing(results)
     print(_cells([(r.cell, r.state, r.why) for r in results], as_json) if as_json else escaped_lines(_trials(cells)))
     _sum_up(results)
@@ -69,10 +71,15 @@ def _trials(cells: list[Planned]) -> str:
     return page(finished) if finished else "no cell has finished"
 
 
+def _draw_new(result: Result) -> None:
+    """Draw a cell that this sweep has just run, while the others run; `_draw_missing` tries again and reports what fails."""
+    if result.state in ("done", "degraded") and result.seconds is not None:
+        with suppress(BenchError):
+            draw(result.cell.path)
+
+
 def _draw_missing(results: list[Result]) -> int:
     """Draw the pictures that are missing; 1 if one cannot be drawn, else 0."""
-    from harness.core.errors import BenchError
-
     code = 0
     for path in (r.cell.path for r in results if r.state in ("done", "degraded")):
         try:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.core.errors import RunFailed, UnknownName
+from harness.core.errors import BadScorer, BenchError, MissingPrerequisite, RunFailed, UnknownName, one_line
 from harness.core.types import Rollout, Settings
 from harness.measure.evaluator import divergence
 from harness.policy.policy import Policy
@@ -35,6 +35,19 @@ class Check(NamedTuple):
     expected: str
     found: str
     held: bool | None
+
+
+def applied(name: str, expected: str, look: Callable[[], tuple[bool | None, str]]) -> Check:
+    """The check of one rule: an exception of the plug-in fails it; raises MissingPrerequisite other than BadScorer."""
+    try:
+        held, found = look()
+    except MissingPrerequisite as e:
+        if not isinstance(e, BadScorer):
+            raise
+        held, found = False, one_line(e)
+    except Exception as e:  # a plug-in may raise anything
+        held, found = False, one_line(e) if isinstance(e, BenchError) else f"{type(e).__name__}: {one_line(e)}"
+    return Check(name, expected, found, held)
 
 
 class Outcome(NamedTuple):

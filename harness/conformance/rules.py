@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import torch
@@ -19,14 +20,13 @@ from pydantic import ValidationError
 from torch import nn
 
 from harness.core import plugins, registry
-from harness.core.errors import BenchError, MissingPrerequisite, one_line
 from harness.core.settings import preset_names, read_preset
 from harness.core.types import Knob
 from harness.policy.policy import Policy
 from harness.policy.sampler import sample
 from harness.training.trial import Budget
 
-from .play import LONG, UPDATES, Check, Subject, _disturb, _watched, difference, digest, play
+from .play import LONG, UPDATES, Check, Subject, _disturb, _watched, applied, difference, digest, play
 from .sandbox import no_bars, no_network, own_randomness
 from .toy import PROMPTS, VOCAB, ToyTask, toy_policy
 
@@ -51,13 +51,7 @@ def check_class(kind: Any, name: str = "") -> list[Check]:
 
 
 def _apply(rule: Rule, subject: Subject) -> Check:
-    try:
-        held, found = rule.look(subject)
-    except MissingPrerequisite:
-        raise
-    except Exception as e:  # any exception of a method fails the rule
-        held, found = False, one_line(e) if isinstance(e, BenchError) else f"{type(e).__name__}: {one_line(e)}"
-    return Check(rule.name, rule.expected, found, held)
+    return applied(rule.name, rule.expected, partial(rule.look, subject))
 
 
 Finding = tuple[bool | None, str]
@@ -219,7 +213,8 @@ def resume(subject: Subject) -> Finding:
         return None, NOTHING
     differs = difference(subject.whole, play(subject, killed_after=KILLED_AFTER))
     where = ", ".join(map(str, KILLED_AFTER))
-    return differs is None, f"differs at {differs}" if differs else f"killed after update {where}: nothing differs"
+    advice = "the state that survives a kill belongs in trial.keep"
+    return differs is None, f"differs at {differs}; {advice}" if differs else f"killed after update {where}: nothing differs"
 
 
 def untouched(subject: Subject) -> Finding:

@@ -9,17 +9,16 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.core.errors import BadScorer, BenchError, MissingPrerequisite, one_line
 from harness.core.hashing import canonical
 from harness.runs import assemble
 
-from .play import Check
+from .play import Check, applied
 from .sandbox import no_network, own_randomness
 from .texts import PLAIN, Unreadable, plain_texts, texts
 
@@ -57,7 +56,7 @@ def check_scorer(name: str, options: Mapping[str, Any] | None = None) -> list[Ch
 def examine(subject: Examined) -> list[Check]:
     """Check all rules on a scorer that can be built."""
     with own_randomness(), no_network() as attempts, _quiet():
-        checks = [_apply(*rule, subject) for rule in RULES]
+        checks = [_applied(rule, subject) for rule in RULES]
     found = f"tried {attempts[0]}" if attempts else "none"
     return [*checks, Check("network", "no connection is attempted", found, not attempts)]
 
@@ -73,16 +72,9 @@ def _quiet() -> Iterator[None]:
         log.disabled = before
 
 
-def _apply(name: str, expected: str, look: Callable[[Examined], Finding], subject: Examined) -> Check:
-    try:
-        held, found = look(subject)
-    except BadScorer as e:
-        held, found = False, one_line(e)
-    except MissingPrerequisite:
-        raise
-    except Exception as e:  # any exception of a scorer fails the rule
-        held, found = False, one_line(e) if isinstance(e, BenchError) else f"{type(e).__name__}: {one_line(e)}"
-    return Check(name, expected, found, held)
+def _applied(rule: tuple[str, str, Callable[[Examined], Finding]], subject: Examined) -> Check:
+    name, expected, look = rule
+    return applied(name, expected, partial(look, subject))
 
 
 def shape(s: Examined) -> Finding:

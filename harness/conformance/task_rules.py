@@ -8,20 +8,20 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from harness.core.errors import BadScorer, BenchError, EmptySelection, MissingPrerequisite, one_line
+from harness.core.errors import EmptySelection
 from harness.core.hashing import canonical
 from harness.core.types import Decoding, Metric, Prompts, PromptSet, Responses, Rollout
 from harness.policy.sampler import sample
 from harness.runs import assemble, named
 
-from .play import Check
+from .play import Check, applied
 from .sandbox import no_network, own_randomness
 from .texts import texts
 
@@ -79,23 +79,16 @@ def examine(subject: Examined, rules: Sequence[Rule] | None = None) -> list[Chec
     """Check some rules, or all, on a task that can be built; the first is a precondition of the others."""
     rules = RULES if rules is None else rules
     with own_randomness(), no_network() as attempts:
-        checks = [_apply(*rules[0], subject)]
+        checks = [_applied(rules[0], subject)]
         if checks[0].held:
-            checks += [_apply(*rule, subject) for rule in rules[1:]]
+            checks += [_applied(rule, subject) for rule in rules[1:]]
     found = f"tried {attempts[0]}" if attempts else "none"
     return [*checks, Check("network", "no connection is attempted", found, not attempts)]
 
 
-def _apply(name: str, expected: str, look: Callable[[Examined], Finding], subject: Examined) -> Check:
-    try:
-        held, found = look(subject)
-    except BadScorer as e:
-        held, found = False, one_line(e)
-    except MissingPrerequisite:
-        raise
-    except Exception as e:  # any exception of a task fails the rule
-        held, found = False, one_line(e) if isinstance(e, BenchError) else f"{type(e).__name__}: {one_line(e)}"
-    return Check(name, expected, found, held)
+def _applied(rule: tuple[str, str, Callable[[Examined], Finding]], subject: Examined) -> Check:
+    name, expected, look = rule
+    return applied(name, expected, partial(look, subject))
 
 
 def _rng(seed: int) -> torch.Generator:

@@ -17,12 +17,12 @@ import pytest
 import quick
 from places import ROOT
 
+from harness.cli import sweep as command
 from harness.core.errors import BadSetting, EmptySelection, Interrupted, MissingPrerequisite, UnknownName
 from harness.core.settings import flat, overrides, parse_grid
 from harness.records.read import read_run
 from harness.runs.sweep import board, launcher
 from harness.runs.sweep import plan as sweep
-from harness.runs.sweep import plan as sweep_plan
 from harness.runs.sweep.board import Board, duration
 from harness.runs.sweep.launcher import Launcher, exit_code
 from harness.runs.sweep.plan import Planned, Result, Sweep, choices, plan, told
@@ -246,6 +246,20 @@ def test_a_cell_stops_in_order_when_the_sweep_that_started_it_is_gone():
     assert child.wait(30) == 130
 
 
+def test_each_result_is_handed_on_once_when_it_is_known(tmp_path):
+    cells, seen = [stub(tmp_path, "done"), stub(tmp_path, "fail")], []
+    results = Stubs(cells, 1, Board(2, quiet=True), each=seen.append).run()
+    assert seen == results and {r.state for r in seen} == {"done", "failed"}
+
+
+def test_a_sweep_draws_each_cell_that_it_has_run_and_none_that_was_done(tmp_path, monkeypatch):
+    drawn, cell = [], stub(tmp_path, "done")
+    monkeypatch.setattr("harness.cli.sweep.draw", drawn.append)
+    for result in (Result(cell, "done", seconds=1.0), Result(cell, "done"), Result(cell, "failed", "x", 1.0)):
+        command._draw_new(result)
+    assert drawn == [cell.path]
+
+
 def test_the_board(tmp_path, monkeypatch, capsys):
     shown, cell = Board(5), stub(tmp_path, "done")
     assert shown.lines([], [], 5, 2) == ["0/5 cells"]
@@ -395,7 +409,7 @@ def test_a_plan_is_of_the_cells_that_run_would_run(tmp_path):
     (cells[0].path / "manifest.json").write_text(json.dumps(begun | {"method": "quark", "seed": 0, "identity": {}}))
     (cells[1].path).mkdir()
     (cells[1].path / "summary.json").write_text("{")
-    assert [sweep_plan.state_of(c) for c in cells] == ["to resume", "corrupt"]
+    assert [sweep.state_of(c) for c in cells] == ["to resume", "corrupt"]
 
 
 @pytest.mark.slow
