@@ -11,7 +11,7 @@ check:  ## style, format, spelling and types
 	mypy
 	lint-imports
 
-test:  ## the test suite: offline, on a CPU, about five minutes
+test:  ## the test suite: offline, on a CPU, about six minutes
 	pytest
 
 test-all:  ## the test suite with its slow tests: simulated studies, thousands of texts for every scorer

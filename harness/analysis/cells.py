@@ -32,6 +32,7 @@ class Cell(NamedTuple):
     seeds: dict[int, str]  # the state of each seed, in order, those that are missing too
     reasons: dict[int, str]  # of each seed that is not done, why
     runs: list[Run]
+    beside: Sequence[Run] = ()  # of a cell without runs: those of other methods in its world, whose settings it shares
 
 
 def cells(runs: list[Run], outdated: Mapping[Path, Sequence[str]] | None = None, dead: Collection[Path] = ()) -> list[Cell]:
@@ -136,5 +137,5 @@ def _absent(found: list[Group], made: list[Cell]) -> list[Cell]:
         why = "no record of this method on this task"
         for m in elsewhere:
             states, reasons = dict.fromkeys(seeds, "missing"), dict.fromkeys(seeds, why)
-            absent.append(Cell(m, group.task, group.preset, plain(m), number, "missing", states, reasons, []))
+            absent.append(Cell(m, group.task, group.preset, plain(m), number, "missing", states, reasons, [], group.runs))
     return absent

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,6 +60,8 @@ def text(found: Status, out: Path) -> str:
 def data(found: Status, out: Path) -> dict[str, Any]:
     """The same as plain data; seeds are text, since JSON keys are."""
     rows = [c._asdict() | {"runs": [str(run.dir) for run in c.runs], "commands": commands(c, out)} for c in found.cells]
+    for row in rows:
+        del row["beside"]  # the runs of other cells
     return {"cells": rows, "problems": [{"path": str(p.path), "what": p.what} for p in found.problems]}
 
 
@@ -98,11 +100,15 @@ def settings_apart(settings: dict[str, Any], method: str, task: str) -> list[str
 
 def _told(cell: Cell, out: Path) -> list[str]:
     """The arguments of `harness run` before the seeds."""
-    settings = next((s for run in cell.runs if (s := settings_of(run))), None)
-    method, task = _plugin(cell, "method", cell.method), _plugin(cell, "task", cell.task)
-    preset = cell.preset if cell.preset in preset_names() else _argument(cell, "--preset") or cell.preset
+    runs = cell.runs or cell.beside
+    settings = next((s for run in runs if (s := settings_of(run))), None)
+    method, task = _plugin(cell.runs, "method", cell.method), _plugin(runs, "task", cell.task)
+    preset = cell.preset if cell.preset in preset_names() else _argument(runs, "--preset") or f"./{cell.preset}.toml"
     words = ["--method", method, "--task", task, "--preset", preset]
-    set_before = _arguments(cell, "--set")
+    set_before = _arguments(runs, "--set")
+    if not cell.runs:  # everything but the other method's own: its section, and bare keys
+        settings = settings and {key: value for key, value in settings.items() if key != "method"}
+        set_before = [item for item in set_before if "." in item.partition("=")[0]]
     try:
         apart = settings_apart(settings, cell.method, cell.task) if settings else []
     except (BadSetting, UnknownName, KeyError):  # of a preset or a task that is not installed: the user's own file, or gone
@@ -111,10 +117,10 @@ def _told(cell: Cell, out: Path) -> list[str]:
     return [*words, *(word for item in apart for word in ("--set", item)), "--out", str(_out(cell, out))]
 
 
-def _plugin(cell: Cell, kind: str, name: str) -> str:
+def _plugin(runs: Sequence[Run], kind: str, name: str) -> str:
     """The name of a method or a task, or its file where it is not installed."""
     known = name in registry.table(kind)
-    return name if known else _argument(cell, f"--{kind}", f"-{kind[0]}") or f"./{name}.py"
+    return name if known else _argument(runs, f"--{kind}", f"-{kind[0]}") or f"./{name}.py"
 
 
 def _scorer_file(item: str, set_before: list[str]) -> str:
@@ -127,18 +133,18 @@ def _scorer_file(item: str, set_before: list[str]) -> str:
 
 
 def _eval(cell: Cell) -> list[str]:
-    policy = _argument(cell, "--policy") or cell.method.removeprefix("eval-")
+    policy = _argument(cell.runs, "--policy") or cell.method.removeprefix("eval-")
     return ["harness", "eval", "--policy", policy, "--task", cell.task, "--preset", cell.preset, "--fresh"]
 
 
-def _argument(cell: Cell, *names: str) -> str | None:
+def _argument(runs: Sequence[Run], *names: str) -> str | None:
     """The value of an option in the command that made a record."""
-    return next(iter(_arguments(cell, *names)), None)
+    return next(iter(_arguments(runs, *names)), None)
 
 
-def _arguments(cell: Cell, *names: str) -> list[str]:
+def _arguments(runs: Sequence[Run], *names: str) -> list[str]:
     """All values of a repeatable option in the command that made a record."""
-    for run in cell.runs:
+    for run in runs:
         words = run.manifest.get("provenance", {}).get("argv") or []
         found = [str(after) for word, after in pairwise(words) if word in names]
         if found:
@@ -148,10 +154,11 @@ def _arguments(cell: Cell, *names: str) -> list[str]:
 
 def _out(cell: Cell, out: Path) -> Path:
     """The folder that the records of a cell lie in, as --out means it."""
-    if not cell.runs:
+    first = next(iter(cell.runs or cell.beside), None)
+    if first is None:
         return out
-    dir = cell.runs[0].dir
-    return dir.parents[3] if dir.parts[-4:-1] == (cell.preset, cell.task, cell.method) else out
+    by_layout = (cell.preset, cell.task, first.manifest["method"])
+    return first.dir.parents[3] if first.dir.parts[-4:-1] == by_layout else out
 
 
 def _matrix(preset: str, found: list[Cell]) -> str:

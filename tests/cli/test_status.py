@@ -120,6 +120,19 @@ def test_the_settings_of_a_record_can_be_said_again(told):
     assert len(said) >= len(told)
 
 
+def test_a_missing_cell_is_run_at_the_settings_of_its_world(tmp_path):
+    """ppo has runs on sentiment alone: on toxicity it takes what quark's runs there share, and nothing of quark's own."""
+    chosen = {"budget.updates": 20, "evaluation.split": "validation"}
+    for method, task, own in (("quark", "toxicity", {"kl_coef": 0.1}), ("ppo", "sentiment", {})):
+        settings = resolve("micro", method, task, chosen | own).model_dump()
+        fake.write_run(tmp_path, method, 0, task=task, manifest={"settings": settings})
+    (missing,) = [c for c in cells(find_runs([tmp_path])[0]) if (c.method, c.task) == ("ppo", "toxicity")]
+    (command,) = status.commands(missing, tmp_path / "elsewhere")
+    assert "--set budget.updates=20" in command and "evaluation.split=" in command and "kl_coef" not in command
+    assert f"--out {tmp_path} " in command + " " and "--method ppo --task toxicity --preset micro" in command
+    assert json.dumps(status.data(status.status([tmp_path]), tmp_path))
+
+
 def test_what_finishes_a_cell(tmp_path, monkeypatch):
     monkeypatch.setattr(status, "outdated", lambda runs: {})
     settings = resolve("micro", "quark", "toxicity", {"kl_coef": 0.1}).model_dump()
@@ -141,10 +154,10 @@ def test_what_finishes_a_cell(tmp_path, monkeypatch):
     assert status.short([5, 0, 1, 2, 9, 8]) == "0-2,5,8-9" and core_settings.parse_seeds("0-2,5,8-9") == [0, 1, 2, 5, 8, 9]
 
 
-def test_a_preset_that_is_gone_is_no_reason_to_fail(tmp_path):
+def test_a_preset_that_is_not_installed_is_taken_for_a_file(tmp_path):
     settings = resolve("micro", "quark", "toxicity", {"kl_coef": 0.1}).model_dump() | {"preset": "gone"}
     fake.write_run(tmp_path, "quark", 0, status="failed", preset="gone", manifest={"settings": settings})
-    assert "--preset gone" in status.commands(status.status([tmp_path]).cells[0], tmp_path)[0]
+    assert "--preset ./gone.toml " in status.commands(status.status([tmp_path]).cells[0], tmp_path)[0]
 
 
 def test_the_versions_in_the_source_are_those_of_the_classes():
