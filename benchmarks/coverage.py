@@ -20,7 +20,7 @@ SHARES = ((1.0, 0.0, 0.0), (0.8, 0.2, 0.0), (0.5, 0.5, 0.0), (0.2, 0.8, 0.0), (0
 
 def sides(rng: Generator, n: int, share: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray]:
     """Two methods without a difference, [n, X] each; of the error's variance so much is of seeds, prompts, single cells."""
-    seed, prompt, cell = (np.sqrt(s * size) for s, size in zip(share, (n, PROMPTS, n * PROMPTS)))
+    seed, prompt, cell = (np.sqrt(s * size) for s, size in zip(share, (n, PROMPTS, n * PROMPTS), strict=True))
     both = rng.normal(size=PROMPTS)
     a, b = (
         both + prompt * rng.normal(size=PROMPTS) + seed * rng.normal(size=(n, 1)) + cell * rng.normal(size=(n, PROMPTS))

@@ -28,7 +28,7 @@ class Paired:
     def summary(self, a: str, b: str) -> str:
         """One line: both medians, and the ratio with its quartiles."""
         low, _, high = quantiles(self.ratios, n=4)
-        ours, theirs = (1e3 * median(column) for column in zip(*self.seconds))
+        ours, theirs = (1e3 * median(column) for column in zip(*self.seconds, strict=True))
         spread = f"quartiles {low:.2f} to {high:.2f}, {len(self.seconds)} pairs"
         return f"{a} {ours:.0f} ms, {b} {theirs:.0f} ms: {b} takes {self.ratio:.2f} times as long ({spread})"
 

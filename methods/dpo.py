@@ -97,6 +97,7 @@ def preferences(rollout: Rollout, reward: Tensor) -> tuple[list[dict[str, list[i
             best.indices.tolist(),
             worst.indices.tolist(),
             (best.values > worst.values).tolist(),
+            strict=True,
         )
         if differ
     ]

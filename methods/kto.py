@@ -98,4 +98,6 @@ def draw(examples: list[dict[str, Any]], n: int, rng: torch.Generator) -> list[d
 
 def mismatched(batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Pair each prompt with the response of the previous example, from which TRL estimates z."""
-    return [row | {"KL_completion_ids": other["completion_ids"]} for row, other in zip(batch, batch[-1:] + batch[:-1])]
+    return [
+        row | {"KL_completion_ids": other["completion_ids"]} for row, other in zip(batch, batch[-1:] + batch[:-1], strict=True)
+    ]

@@ -141,7 +141,7 @@ def said_before(response: Tensor, vocab: int) -> Tensor:
 def repeated(response: Tensor, mask: Tensor, n: int) -> Tensor:
     """Mask of the tokens of an n-gram that occurred earlier in the same row: [B, R], [B, R] -> [B, R]."""
     found = torch.zeros_like(mask)
-    for row, (ids, length) in enumerate(zip(response.tolist(), mask.sum(1).tolist())):
+    for row, (ids, length) in enumerate(zip(response.tolist(), mask.sum(1).tolist(), strict=True)):
         seen: set[tuple[int, ...]] = set()
         for t in range(length - n + 1):
             gram = tuple(ids[t : t + n])

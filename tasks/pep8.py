@@ -34,8 +34,8 @@ class CodeStyle(TextTask):
         """Violations per 1,000 characters, and the share of responses that parse."""
         prompts, texts, _ = said["sampled"]
         style = GuardedScorer(StyleScorer(), "pycodestyle")
-        code = [[(p, t) for t in responses if is_code(p, t)] for p, responses in zip(prompts, texts)]
-        parsed = np.array([[parses(p, t) for t in responses] for p, responses in zip(prompts, texts)])
+        code = [[(p, t) for t in responses if is_code(p, t)] for p, responses in zip(prompts, texts, strict=True)]
+        parsed = np.array([[parses(p, t) for t in responses] for p, responses in zip(prompts, texts, strict=True)])
         return {
             "violations_per_kchar": metrics.per_kchar(code, lambda pair: style.count(*pair), size=lambda pair: len(pair[1])),
             "parses": metrics.cluster_mean(parsed)._replace(n_unscored=0),

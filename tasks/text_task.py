@@ -147,7 +147,7 @@ class TextTask:
     def texts(self, rollout: Rollout) -> list[str]:
         """The responses as text, decoded after their prompts, without special tokens: [B, R] -> [B]."""
         lengths = rollout.response_mask.sum(1).tolist()
-        rows = [row[:n] for row, n in zip(rollout.response.tolist(), lengths)]
+        rows = [row[:n] for row, n in zip(rollout.response.tolist(), lengths, strict=True)]
         return in_context.decoded(self._tokenizer, self._prompt_rows(rollout), rows)
 
     def reward(self, rollout: Rollout) -> Tensor:
@@ -184,7 +184,7 @@ class TextTask:
     def _prompt_rows(rollout: Rollout) -> list[list[int]]:
         """The tokens of each prompt, without padding."""
         lengths = rollout.prompts.mask.sum(1).tolist()
-        return [row[len(row) - n :] for row, n in zip(rollout.prompts.tokens.tolist(), lengths)]
+        return [row[len(row) - n :] for row, n in zip(rollout.prompts.tokens.tolist(), lengths, strict=True)]
 
     def _split(self, split: str) -> list[Prompt]:
         if not self._data.splits.get(split):
@@ -201,11 +201,11 @@ class TextTask:
         if not self._data.documents:
             raise EmptySelection(f"task {self.name!r} has no labelled documents on these prompts; choose an online method")
         parts = [segments(text.response) for text in self._data.documents]
-        prompts = [text.prompt for text, found in zip(self._data.documents, parts) for _ in found]
+        prompts = [text.prompt for text, found in zip(self._data.documents, parts, strict=True) for _ in found]
         rewards = iter(self._reward.score(prompts, [segment for found in parts for segment in found]).tolist())
         return [
             Labelled(text.prompt, *self._response_ids(text), [next(rewards) for _ in found])
-            for text, found in zip(self._data.documents, parts)
+            for text, found in zip(self._data.documents, parts, strict=True)
         ]
 
     def _response_ids(self, text: Text) -> tuple[list[int], list[int]]:

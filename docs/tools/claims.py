@@ -106,7 +106,9 @@ def _ordered(runs: list[Run], key: str, sign: int, by: str, words: str) -> Check
     habit = [fmean(values(found[v], SCORES[by])) for v in sorted(found)]
     drift = [fmean(values(found[v], _kl)) for v in sorted(found)]
     holds = _rises(habit, -sign) and _rises(drift, sign)
-    rows = [f"{key} {v:g}: {number(h, '.3f')}, KL {number(d, '.3f')}" for v, h, d in zip(sorted(found), habit, drift)]
+    rows = [
+        f"{key} {v:g}: {number(h, '.3f')}, KL {number(d, '.3f')}" for v, h, d in zip(sorted(found), habit, drift, strict=True)
+    ]
     return Check(claim, holds, f"1 - score at {'; '.join(rows)}.")
 
 

@@ -126,7 +126,9 @@ def _one_world(a: Side, b: Side) -> Group:
 def _side_names(a: Side, b: Side) -> tuple[str, str]:
     """The name of each side: the method, plus the settings that differ if both have the same method."""
     words = apart([a.runs, b.runs]) if a.runs[0].manifest["method"] == b.runs[0].manifest["method"] else ["", ""]
-    names = [plain(s.runs[0].manifest["method"]) + (f" ({shorten(w, 80)})" if w else "") for s, w in zip((a, b), words)]
+    names = [
+        plain(s.runs[0].manifest["method"]) + (f" ({shorten(w, 80)})" if w else "") for s, w in zip((a, b), words, strict=True)
+    ]
     return names[0], names[1]
 
 
@@ -164,7 +166,7 @@ def _difference(
     found, why = _prompt_tables(metric, sides, seeds, scores)
     if found is not None:
         return paired_by_prompt(found[1], found[0], seeds_paired=paired), len(found[0][0]), why
-    one, two = ([v[seed] for seed in of] for v, of in zip(values, seeds))
+    one, two = ([v[seed] for seed in of] for v, of in zip(values, seeds, strict=True))
     return paired_test(two, one) if paired else welch_test(two, one), None, why
 
 
@@ -208,7 +210,10 @@ def _prompt_tables(
     usable = [x for x in use if all(s.values[column][x] is not None for s in known)]
     if not usable:
         return None, "no prompt has a score in all records; the error is over seeds alone"
-    found = [[_seed_row(side, seed, scores, column, of, usable) for seed in of_side] for side, of_side in zip(sides, seeds)]
+    found = [
+        [_seed_row(side, seed, scores, column, of, usable) for seed in of_side]
+        for side, of_side in zip(sides, seeds, strict=True)
+    ]
     left = f"{len(use) - len(usable)} prompts without a score in some run are left out of the difference"
     return (found[0], found[1]), left if len(usable) < len(use) else None
 
@@ -222,7 +227,7 @@ def _seed_row(side: Side, seed: int, scores: Scores, column: str, of: Callable, 
 def _judged(rows: list[Compared]) -> list[Compared]:
     """The rows with p adjusted over all tests, and their verdicts."""
     tested = [i for i, row in enumerate(rows) if row.difference is not None and row.difference.p is not None]
-    adjusted = dict(zip(tested, holm([rows[i].difference.p for i in tested])))  # type: ignore[union-attr,misc]
+    adjusted = dict(zip(tested, holm([rows[i].difference.p for i in tested]), strict=True))  # type: ignore[union-attr,misc]
     return [
         row._replace(p=adjusted.get(i), verdict=row.verdict or _verdict(row, adjusted.get(i))) for i, row in enumerate(rows)
     ]
@@ -273,12 +278,12 @@ def text(c: Comparison) -> str:
 
 def _aligned(row: Sequence[str], widths: list[int]) -> list[str]:
     last = len(row) - 1
-    return [cell.ljust(w) if i in (0, last) else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))]
+    return [cell.ljust(w) if i in (0, last) else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
 
 
 def _head(c: Comparison) -> list[str]:
     where = f"{plain(c.group.task)}, preset {plain(c.group.preset)}"
-    sides = zip("AB", (c.a, c.b), c.names)
+    sides = zip("AB", (c.a, c.b), c.names, strict=True)
     return [where, *(f"{s}  {name}, seed {', '.join(map(str, side.seeds))}: {plain(side.text)}" for s, side, name in sides)]
 
 
@@ -303,7 +308,7 @@ def _notes(c: Comparison) -> list[str]:
         for note in row.notes:
             reasons[note].append(row.metric)
     said += [f"{', '.join(names)}: {plain(note)}" for note, names in reasons.items()]
-    return said + [f"left out of {s}: {plain(why)}" for s, side in zip("AB", (c.a, c.b)) for why in side.left_out]
+    return said + [f"left out of {s}: {plain(why)}" for s, side in zip("AB", (c.a, c.b), strict=True) for why in side.left_out]
 
 
 _LEGEND = [
@@ -325,7 +330,7 @@ def record(c: Comparison) -> dict[str, Any]:
             "selection": side.text, "name": name, "seeds": side.seeds, "left_out": side.left_out,
             "runs": [run.manifest["run_id"] for run in side.runs],
         }
-        for key, side, name in zip("ab", (c.a, c.b), c.names)
+        for key, side, name in zip("ab", (c.a, c.b), c.names, strict=True)
     }  # fmt: skip
     rows = [
         {
@@ -341,4 +346,4 @@ def record(c: Comparison) -> dict[str, Any]:
 
 def _difference_record(d: Difference | None) -> dict[str, float | None]:
     values = d or [None] * len(Difference._fields)
-    return dict(zip(("difference", *Difference._fields[1:]), values))
+    return dict(zip(("difference", *Difference._fields[1:]), values, strict=True))

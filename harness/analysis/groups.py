@@ -153,7 +153,7 @@ def _one_frontier(a: Run, b: Run) -> bool:
     if one.get("kl_cap") != two.get("kl_cap") or len(one["curve"]) != len(two["curve"]):
         return False
     pairs = [(one["base_reward"], two["base_reward"])]
-    pairs += [(p["reward"], q["reward"]) for p, q in zip(one["curve"], two["curve"])]
+    pairs += [(p["reward"], q["reward"]) for p, q in zip(one["curve"], two["curve"], strict=True)]
     return all(isclose(p, q, rel_tol=0, abs_tol=SAME_FRONTIER) for p, q in pairs)
 
 
@@ -165,7 +165,7 @@ def _entries(runs: list[Run]) -> list[Entry]:
     entries = []
     for method in sorted(by_method):
         variants = [by_method[method][key] for key in sorted(by_method[method])]
-        for name, variant in zip(_names(method, variants), variants):
+        for name, variant in zip(_names(method, variants), variants, strict=True):
             entries.append(Entry(name, sorted(variant, key=lambda r: (r.manifest["seed"], r.manifest["run_id"], str(r.dir)))))
     return entries
 
@@ -213,8 +213,8 @@ def _varying(found: list[Group]) -> dict[tuple[str, ...], list[str]]:
     firsts = [group.runs[0] for group in found]
     here = [{k: v for k, v in ruler(run).items() if k in run.manifest["identity"]} for run in firsts]
     also = [{key: run.manifest[key] for key in ("preset", "task")} for run in firsts]
-    made = [leaves(of | more) for of, more in zip(here, also)]
-    shown = [leaves(described(run.manifest, of) | more) for run, of, more in zip(firsts, here, also)]
+    made = [leaves(of | more) for of, more in zip(here, also, strict=True)]
+    shown = [leaves(described(run.manifest, of) | more) for run, of, more in zip(firsts, here, also, strict=True)]
     keys = _unlike(made)  # a name is said beside the bytes that differ, and is no difference of its own
     keys |= {key for key in _unlike(shown) & set(CALLED) if (*key[:-1], "sha256") in keys}
     return {key: [of.get(key, "none") for of in shown] for key in sorted(keys)}

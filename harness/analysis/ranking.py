@@ -186,7 +186,7 @@ def bound(frontier: dict[str, Any]) -> list[tuple[float, float, float]]:
 
 def _joint_error(points: list[tuple[float, float, float]], reward: Metric, kl: Metric) -> float:
     """Standard error of the distance to the frontier: the reward's, the frontier's, and the KL's times the slope."""
-    kls, rewards, errors = (np.array(column) for column in zip(*points))
+    kls, rewards, errors = (np.array(column) for column in zip(*points, strict=True))
     at, step = kl.value or 0.0, kl.stderr or 0.0
     moved = float(np.interp(at + step, kls, rewards) - np.interp(max(at - step, 0.0), kls, rewards)) / 2
     return float(np.hypot(np.hypot(reward.stderr or 0.0, float(np.interp(at, kls, errors))), moved))

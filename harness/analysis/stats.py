@@ -111,7 +111,7 @@ def clustered(values: Sequence[float], clusters: Sequence[object]) -> tuple[floa
     if len(values) != len(clusters):
         raise ValueError(f"each value needs its cluster; found {len(values)} values and {len(clusters)} clusters")
     found: dict[object, list[float]] = {}
-    for value, cluster in zip(values, clusters):
+    for value, cluster in zip(values, clusters, strict=True):
         if value == value:
             found.setdefault(cluster, []).append(value)
     means = _values([fsum(members) / len(members) for members in found.values()])
@@ -271,7 +271,7 @@ def rank_sets(
 def _ranks(tests: list[tuple[float, float]], alpha: float) -> tuple[int, int]:
     """Best and worst rank of a name, from its mean differences to the others and their p."""
     adjusted = holm([p for _, p in tests])
-    shown = [gain for (gain, _), p in zip(tests, adjusted) if p <= alpha]
+    shown = [gain for (gain, _), p in zip(tests, adjusted, strict=True) if p <= alpha]
     return 1 + sum(gain < 0 for gain in shown), 1 + len(tests) - sum(gain > 0 for gain in shown)
 
 

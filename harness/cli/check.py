@@ -44,4 +44,4 @@ def _check_table(checks: list[Any]) -> str:
     words = {True: "holds", False: "FAILS", None: "-"}
     rows = [("", "rule", "expected", "found"), *((words[c.held], c.name, c.expected, c.found) for c in checks)]
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    return "\n".join("  ".join([*(c.ljust(w) for c, w in zip(row, widths)), row[3]]) for row in rows)
+    return "\n".join("  ".join([*(c.ljust(w) for c, w in zip(row[:3], widths, strict=True)), row[3]]) for row in rows)

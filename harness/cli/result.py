@@ -86,7 +86,9 @@ def result_table(summary: dict[str, Any]) -> str:
         if name in final and (base.get(name, final[name])["value"], final[name]["value"]) != (None, None):
             rows.append(_row(title, base.get(name), final[name], optimum.get(name)))
     widths = [max(len(r[i]) for r in rows) for i in range(5)]
-    lines = ["  ".join([r[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(r[1:], widths[1:]))]).rstrip() for r in rows]
+    lines = [
+        "  ".join([r[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(r[1:], widths[1:], strict=True))]).rstrip() for r in rows
+    ]
     return "\n".join(["", *lines, "", _notes(summary)])
 
 

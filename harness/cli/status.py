@@ -170,7 +170,7 @@ def _matrix(preset: str, found: list[Cell]) -> str:
     names = sorted({cell.name for cell in found})
     rows = [["preset " + plain(preset), *heads], *([name, *(shown.get((name, g), "") for g in columns)] for name in names)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows)
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
 def sign(cell: Cell) -> str:

@@ -97,7 +97,7 @@ def _check_header(path: Path, name: str, wanted: Expected) -> None:
         major, _ = np.lib.format.read_magic(member)
         read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
         shape, _, dtype = read(member)
-    fits = len(shape) == len(wanted.shape) and all(w in (-1, n) for w, n in zip(wanted.shape, shape))
+    fits = len(shape) == len(wanted.shape) and all(w in (-1, n) for w, n in zip(wanted.shape, shape, strict=True))
     if not fits or dtype.kind != wanted.kind:
         raise ValueError(f"{name} is {dtype} {list(shape)}, expected {wanted.kind} {list(wanted.shape)}")
 
@@ -222,7 +222,7 @@ def _scores(
     if found is None:
         say("scoring the base responses for the frontier, once per pair of scorers")
         rows = [_score_prompt(task, prompts, x, responses[x], mask[x]) for x in range(len(responses))]
-        reward, judge = (np.stack(x) for x in zip(*rows))
+        reward, judge = (np.stack(x) for x in zip(*rows, strict=True))
         found = {"reward": reward, "judge": judge}
         if not np.isnan(np.stack([reward, judge])).any():  # unscored responses are scored again next time
             cache.put("scores", key, **found)

@@ -64,7 +64,7 @@ def divergence(policy: Policy, reference: Policy, rollout: Rollout, batch_size: 
     The KL is the Rao-Blackwellised estimate of Amini et al. 2025.
     """
     parts = [_divergence(policy, reference, part) for part in batches(rollout, batch_size)]
-    return Divergence(*(torch.cat(x) for x in zip(*parts)))
+    return Divergence(*(torch.cat(x) for x in zip(*parts, strict=True)))
 
 
 def _divergence(policy: Policy, reference: Policy, rollout: Rollout) -> Divergence:
@@ -334,7 +334,7 @@ def _forward_kl(policy: Policy, reference: Policy, rollout: Rollout, batch_size:
 
 def _of_responses(ended: NDArray[Any], fluency: tuple[NDArray[Any], NDArray[Any]] | None) -> dict[str, NDArray[Any]]:
     """Further values per response, [X, S] each: whether it ended, and its NLL (nats) and tokens under the fluency model."""
-    return {"ended": ended} | (dict(zip(("nll", "nll_tokens"), fluency)) if fluency else {})
+    return {"ended": ended} | (dict(zip(("nll", "nll_tokens"), fluency, strict=True)) if fluency else {})
 
 
 def scored(name: str, scores: Tensor, n: int) -> NDArray[Any]:

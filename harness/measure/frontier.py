@@ -166,7 +166,7 @@ class Frontier:
             "n_prompts": len(scored),
             "n_samples": int(scored.sum()),
             "n_unscored": int((~scored).sum()),
-            "curve": [dict(zip(names, map(_plain, point))) for point in zip(*columns)],
+            "curve": [dict(zip(names, map(_plain, point), strict=True)) for point in zip(*columns, strict=True)],
             "upper": self._upper_curve(),
             "best_of_n": [point._asdict() for point in self.best_of_n([2**i for i in range(11)])],
         }
@@ -214,7 +214,7 @@ def best_of_n_kl(rewards: NDArray[Any], n: int) -> NDArray[Any]:
     scored = ~np.isnan(rewards)
     _check(rewards, scored)
     law = _empirical(rewards, scored)
-    return np.array([_best_of_n_prompt(r, log_p, n)[0] for r, log_p in zip(*law)])
+    return np.array([_best_of_n_prompt(r, log_p, n)[0] for r, log_p in zip(*law, strict=True)])
 
 
 def _check(rewards: NDArray[Any], scored: NDArray[Any]) -> None:
@@ -348,7 +348,7 @@ def _stands_halving(law: Law, tilt: Tilt, halves: tuple[NDArray[Any], NDArray[An
 
 
 def _best_of_n(law: Law, n: int) -> BestOfN:
-    kl, reward = np.array([_best_of_n_prompt(r, log_p, n) for r, log_p in zip(*law)]).T
+    kl, reward = np.array([_best_of_n_prompt(r, log_p, n) for r, log_p in zip(*law, strict=True)]).T
     return BestOfN(n, float(kl.mean()), float(reward.mean()), _stderr(reward))
 
 

@@ -27,7 +27,7 @@ def cluster_mean(values: NDArray[Any]) -> Metric:
     values = np.asarray(values, dtype=float)
     values = values.reshape(len(values), -1) if values.size else np.zeros((0, 0))
     scored = ~np.isnan(values)
-    means = np.array([row[ok].mean() for row, ok in zip(values, scored) if ok.any()])
+    means = np.array([row[ok].mean() for row, ok in zip(values, scored, strict=True) if ok.any()])
     return _mean_of_prompts(means, int(scored.sum()), int((~scored).sum()))
 
 

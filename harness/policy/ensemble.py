@@ -45,7 +45,7 @@ class Ensemble(nn.Module):
         parts = [getattr(self, part) for part in PARTS]
         if use_cache:
             caches = cache.parts if cache is not None else [None] * len(PARTS)
-            out, grown = zip(*(caching.forward(part, c, **inputs) for part, c in zip(parts, caches)))
+            out, grown = zip(*(caching.forward(part, c, **inputs) for part, c in zip(parts, caches, strict=True)), strict=True)
         else:
             out, grown = tuple(caching.call(part, use_cache=False, **inputs) for part in parts), ()
         base, expert, anti_expert = (o.logits.float() for o in out)

@@ -88,7 +88,7 @@ def _texts(policy: Policy) -> tuple[Prompts, Tensor]:
 def _alone(policy: Policy, rollout: Rollout) -> list[Tensor]:
     """Logits of each response, its text read alone by the model itself: each [T, V]."""
     logits = []
-    for prompt, seen, response, counts in zip(*rollout.prompts, rollout.response, rollout.response_mask):
+    for prompt, seen, response, counts in zip(*rollout.prompts, rollout.response, rollout.response_mask, strict=True):
         text = torch.cat([prompt[seen], response[counts]])[None]
         out = caches.call(policy.model, input_ids=text, use_cache=False).logits
         logits.append(out[0, int(seen.sum()) - 1 : -1, : policy.vocab_size].float())

@@ -47,7 +47,7 @@ def sample(
         batch = Prompts(*(x[i : i + per_batch] for x in conditioned))
         pick = partial(_drawn, decoding, noise[i * n : (i + per_batch) * n].to(policy.device))
         parts.append(decode(policy, batch, n, decoding.max_new_tokens, pick))
-    response, logprobs = (torch.cat(x) for x in zip(*parts))
+    response, logprobs = (torch.cat(x) for x in zip(*parts, strict=True))
     repeated = Prompts(*(x.repeat_interleave(n, 0) for x in prompts))
     return Rollout(repeated, response, until_eos(response, policy.ends), logprobs)
 

@@ -61,7 +61,7 @@ def _names(run: Run) -> Iterator[Check]:
 def _place(run: Run) -> Check:
     """Check the name of the folder, and preset, task and method above it if it follows the layout."""
     expected, parts = place_of(run).parts, run.dir.absolute().parts
-    above = [name == part for name, part in zip(expected[:3], parts[-4:-1])]
+    above = [name == part for name, part in zip(expected[:3], parts[-4:-1], strict=True)]
     if not any(above) and parts[-1] != expected[-1] and not RUN.fullmatch(parts[-1]):
         return Check("folder", None, found="the record lies outside preset/task/method/run")
     same = parts[-1] == expected[-1] and (all(above) or not any(above))
@@ -194,7 +194,7 @@ def _spent(run: Run, summary: dict[str, Any]) -> Check:
 def _rows(run: Run) -> Iterator[Check]:
     """Check each row of the trajectory, alone and against the previous one."""
     costs = [_table(row.get("cost")) for row in run.trajectory]
-    numbered = list(enumerate(zip(run.trajectory, costs), 1))
+    numbered = list(enumerate(zip(run.trajectory, costs, strict=True), 1))
     wrong = [i for i, (row, cost) in numbered if cost.get("updates", row["update"]) != row["update"] or not _possible(row)]
     yield _of_rows("trajectory", wrong, "updates as counted, scores in [0, 1], a KL of 0 or more")
     if not costs or not all({"parameters", "flops", "sampled_tokens", "trained_tokens"} <= set(cost) for cost in costs):

@@ -274,7 +274,7 @@ def _prompts(run: Run, rows: list[dict[str, Any]]) -> Iterator[Check]:
     if table.has("nll"):
         made["nll_per_token"] = m.prompt_nll(table.of("nll"), table.of("nll_tokens"))
     for name, values in made.items():
-        pairs = zip(values.tolist(), kept.values[name])
+        pairs = zip(values.tolist(), kept.values[name], strict=True)
         wrong = [x for x, (a, b) in enumerate(pairs) if not _close(None if np.isnan(a) else a, b, SIX_DIGITS)]
         yield Check(
             f"prompts.json {name}",

@@ -65,7 +65,7 @@ def _read(name: str, run: Run, problems: list[Problem]) -> Table | None:
 def _choose(table: Table) -> list[tuple[str, str]]:
     """Select (kind, prompt) pairs from each kind in turn, ordered by the hash of the text."""
     kinds: dict[str, list[tuple[str, str]]] = {}
-    for kind, prompt in dict.fromkeys(zip(map(str, table["kind"]), map(str, table["prompt"]))):
+    for kind, prompt in dict.fromkeys(zip(map(str, table["kind"]), map(str, table["prompt"]), strict=True)):
         kinds.setdefault(kind, []).append((kind, prompt))
     ordered = [sorted(kinds[kind], key=lambda pair: _hash(pair[1])) for kind in sorted(kinds)]
     return [pair for pair in chain(*zip_longest(*ordered)) if pair is not None][:PROMPTS]

@@ -80,7 +80,7 @@ def build(
     parts = [
         _section(group, slug, heading, names, [c for c in made if c.group == i], said, scalars)
         for i, (group, slug, heading, (said, _), (scalars, _)) in enumerate(
-            zip(found, _slugs(found), headings(found), shown, yielded)
+            zip(found, _slugs(found), headings(found), shown, yielded, strict=True)
         )
     ]
     several = overview(found, [part["heading"] for part in parts]) if len(parts) > 1 else None

@@ -45,7 +45,7 @@ def pictures(group: Group, slug: str, yielded: Sequence[Trace] = ()) -> tuple[di
         made["attainment"] = sheets.bands(data, data["attainment"][:MOST])
     data["scalars"] = as_data(list(yielded))
     if panelled := shown(list(yielded)):
-        colours = {entry.name: m["colour"] for entry, m in zip(group.entries, data["methods"])}
+        colours = {entry.name: m["colour"] for entry, m in zip(group.entries, data["methods"], strict=True)}
         made["training"] = sheets.training(data["title"], panelled, colours)
     return made, data
 
@@ -73,7 +73,7 @@ def overview(found: list[Group], names: list[str]) -> Table:
     placed = [{r.entry.name: r for r in ranking(group)} for group in found]
     here = [{entry.name for entry in group.entries} for group in found]
     methods = sorted(set().union(*here))
-    rows = [[m, *(_placed(by.get(m), m in known) for by, known in zip(placed, here))] for m in methods]
+    rows = [[m, *(_placed(by.get(m), m in known) for by, known in zip(placed, here, strict=True))] for m in methods]
     return Table(["Method", *(f"{name} (% removed)" for name in names)], rows, [])
 
 

@@ -93,7 +93,7 @@ def methods_csv(found: list[Group]) -> str:
         for entry in group.entries:
             all_of = [estimate(entry, c.of, c.key) for c in COLUMNS]
             numbers = [v for e in all_of for v in (*(e.interval or (None, None, None)), e.n)]
-            missing = "; ".join(f"{c.key}: {why}" for c, e in zip(COLUMNS, all_of) for why in e.reasons)
+            missing = "; ".join(f"{c.key}: {why}" for c, e in zip(COLUMNS, all_of, strict=True) for why in e.reasons)
             rows.append([group.preset, group.task, i, entry.name, len(counted(entry)), *numbers, missing])
     return to_csv(rows)
 

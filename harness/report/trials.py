@@ -35,7 +35,11 @@ def chosen(entries: list[Entry]) -> list[Entry]:
     cap = min((c for c in caps if c), default=None)
     judges = [(mean(e, "judge"), mean(e, "kl")) for e in entries]
     within = [j for j, kl in judges if cap and j is not None and kl is not None and kl <= cap]
-    return [e for e, (j, kl) in zip(entries, judges) if within and j == max(within) and kl is not None and kl <= (cap or 0)]
+    return [
+        e
+        for e, (j, kl) in zip(entries, judges, strict=True)
+        if within and j == max(within) and kl is not None and kl <= (cap or 0)
+    ]
 
 
 def trials_table(group: Group, rule: bool = False) -> Table:
@@ -45,7 +49,7 @@ def trials_table(group: Group, rule: bool = False) -> Table:
     rows = []
     for method, entries in _by_method(group).items():
         best = chosen(entries) if rule else []
-        for entry, words in zip(entries, said[method]):
+        for entry, words in zip(entries, said[method], strict=True):
             seeds = ", ".join(str(seed) for seed in sorted({run.manifest["seed"] for run in counted(entry)}))
             row = [method, words, seeds, *(interval(estimate(entry, c.of, c.key), c, notes) for c in SHOWN)]
             rows.append([*row, "chosen" if entry in best else ""] if rule else row)

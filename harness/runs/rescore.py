@@ -216,8 +216,8 @@ def score(which: str, settings: RunSettings, prompts: list[str], texts: list[lis
     """Score responses [X][S] with the reward or the judge, in float32 as a run records them: -> [X, S]."""
     name = getattr(settings.task, which)
     scorer = assemble.scorer(name, settings.scorer_options(name))
-    flat = [(prompt, text) for prompt, responses in zip(prompts, texts) for text in responses]
-    scores = torch.as_tensor(scorer.score(*map(list, zip(*flat))), dtype=torch.float32)
+    flat = [(prompt, text) for prompt, responses in zip(prompts, texts, strict=True) for text in responses]
+    scores = torch.as_tensor(scorer.score(*map(list, zip(*flat, strict=True))), dtype=torch.float32)
     return scores.double().numpy().reshape(len(texts), -1)
 
 

@@ -63,7 +63,7 @@ def _row_fault(row: Any) -> tuple[str, str] | None:
 
 
 def _trial_fault(trial: Trial, given: tuple[Any, Any]) -> tuple[str, str] | None:
-    for name, object_ in zip(("policy", "reference"), given):
+    for name, object_ in zip(("policy", "reference"), given, strict=True):
         if getattr(trial, name) is not object_:
             return "policy", f"replaced trial.{name} by {kind_of(getattr(trial, name))}"
     if not callable(getattr(trial.deployed, "sample", None)) and not hasattr(trial.deployed, "logits"):

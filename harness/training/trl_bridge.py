@@ -55,7 +55,7 @@ def required() -> None:
 
 def rows(tokens: Tensor, mask: Tensor) -> list[list[int]]:
     """The tokens that count, as TRL's collators take them: [B, T], [B, T] -> B lists."""
-    return [row[counts].tolist() for row, counts in zip(tokens.cpu(), mask.cpu())]
+    return [row[counts].tolist() for row, counts in zip(tokens.cpu(), mask.cpu(), strict=True)]
 
 
 def preference_trainer(kind: Literal["DPO", "KTO"], trial: Trial, **config: Any) -> Any:

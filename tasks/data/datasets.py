@@ -75,10 +75,10 @@ class Source:
         """Yield (our split or None, row); raises MissingPrerequisite, BadData."""
         assert self.repo is not None
         tables, self.found["commit"] = prepared(self.repo, self.config, list(self.splits), self.settings.revision, offline)
-        for table, ours in zip(tables, self.splits.values()):
+        for table, ours in zip(tables, self.splits.values(), strict=True):
             step = max(1, -(-len(table) // self.settings.rows))
             for batch in table.select(range(0, len(table), step)).iter(1000):
-                yield from ((ours, dict(zip(batch, values))) for values in zip(*batch.values()))
+                yield from ((ours, dict(zip(batch, values, strict=True))) for values in zip(*batch.values(), strict=True))
 
 
 class RealToxicityPrompts(Source):

@@ -22,15 +22,15 @@ def decoded(tokenizer: Any, prompts: list[list[int]], responses: list[list[int]]
         return tokenizer.batch_decode(responses, skip_special_tokens=True)
     rows = {tuple(row) for row in prompts}
     heads = {row: tokenizer.decode(list(row), skip_special_tokens=True) for row in rows}
-    wholes = tokenizer.batch_decode([p + r for p, r in zip(prompts, responses)], skip_special_tokens=True)
-    return [whole[_shared(heads[tuple(p)], whole) :] for p, whole in zip(prompts, wholes)]
+    wholes = tokenizer.batch_decode([p + r for p, r in zip(prompts, responses, strict=True)], skip_special_tokens=True)
+    return [whole[_shared(heads[tuple(p)], whole) :] for p, whole in zip(prompts, wholes, strict=True)]
 
 
 def _shared(head: str, whole: str) -> int:
     """The length of the common prefix: all of the prompt, unless it ends within a multi-byte character."""
     if whole.startswith(head):
         return len(head)
-    return next((i for i, (a, b) in enumerate(zip(head, whole)) if a != b), min(len(head), len(whole)))
+    return next((i for i, (a, b) in enumerate(zip(head, whole, strict=True)) if a != b), min(len(head), len(whole)))
 
 
 def encoded(tokenizer: Any, prompt: str, response: str, offsets: bool = False) -> tuple[list[int], list[int]]:

@@ -69,8 +69,12 @@ def _rows(table: Any, wanted: list[str], settings: Any, columns: Columns) -> Ite
     if not wanted:
         yield "row 1", dict.fromkeys(table.column_names)
     chosen = range(0, len(table), step)
-    rows = (dict(zip(b, v)) for b in table.select_columns(wanted).select(chosen).iter(1000) for v in zip(*b.values()))
-    for number, row in zip(chosen, rows):
+    rows = (
+        dict(zip(b, v, strict=True))
+        for b in table.select_columns(wanted).select(chosen).iter(1000)
+        for v in zip(*b.values(), strict=True)
+    )
+    for number, row in zip(chosen, rows, strict=True):
         text = row.get(columns.text or "text", row.get("prompt") if columns.text is None else None)
         if text is None or (isinstance(text, str) and not text.strip()):
             empty += 1

@@ -225,7 +225,7 @@ def tokenize(
     with refusing("the tokenizer fails on the prompts", "remove the prompt that it cannot read, or use another tokenizer"):
         bare = tokenizer(prompts, add_special_tokens=False)["input_ids"]
     rows = [first + ids or [_bos(tokenizer) if bos is None else bos] for ids in bare]
-    _check_lengths({text: len(row) for text, row in zip(prompts, rows)}, places, max_new_tokens, context)
+    _check_lengths({text: len(row) for text, row in zip(prompts, rows, strict=True)}, places, max_new_tokens, context)
     width = max(len(row) for row in rows)
     tokens = torch.tensor([[0] * (width - len(row)) + row for row in rows])
     mask = torch.tensor([[False] * (width - len(row)) + [True] * len(row) for row in rows])

@@ -174,7 +174,7 @@ def _fields(path: Path, number: int, header: list[str], row: list[str]) -> dict[
         raise BadData(
             f"{path}, line {number}: {len(row)} values, expected {len(header)} as in the header; quote a text with commas"
         )
-    return dict(zip(header, row))
+    return dict(zip(header, row, strict=True))
 
 
 def _parquet(path: Path, columns: Collection[str]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -190,9 +190,9 @@ def _parquet(path: Path, columns: Collection[str]) -> Iterator[tuple[str, dict[s
         file = parquet.ParquetFile(path, read_dictionary=leaves, pre_buffer=False)
         empty, number = dict.fromkeys(names), 0
         for batch in file.iter_batches(1000, columns=wanted):
-            for values in zip(*batch.columns):
+            for values in zip(*batch.columns, strict=True):
                 number += 1
-                yield f"row {number}", empty | {name: value.as_py() for name, value in zip(wanted, values)}
+                yield f"row {number}", empty | {name: value.as_py() for name, value in zip(wanted, values, strict=True)}
     except (pa.ArrowException, OSError, ValueError) as e:
         raise BadData(f"{path} cannot be read as Parquet ({one_line(e)}); copy or download it again") from e
 

@@ -47,14 +47,14 @@ class CachedScorer:
 
     def score(self, prompts: list[str], responses: list[str]) -> NDArray:
         """The score of each response, NaN if the scorer failed: -> [N] float64; raises BadData, Unwritable."""
-        keys = [self._key(p, r) for p, r in zip(prompts, responses)]
+        keys = [self._key(p, r) for p, r in zip(prompts, responses, strict=True)]
         known = self._known(list(dict.fromkeys(keys)))
         first = {key: i for i, key in reversed(list(enumerate(keys))) if key not in known}
         log.info("%s: %d of %d texts are cached", self.identity["name"], len(keys) - len(first), len(keys))
         if first:
             rows = sorted(first.values())
             fresh = self._scorer.score([prompts[i] for i in rows], [responses[i] for i in rows])
-            scored = {keys[i]: float(s) for i, s in zip(rows, fresh)}
+            scored = {keys[i]: float(s) for i, s in zip(rows, fresh, strict=True)}
             self._keep({key: s for key, s in scored.items() if not np.isnan(s)})
             known |= scored
         return np.array([known[key] for key in keys], dtype=float)

@@ -79,7 +79,7 @@ class ClassifierScorer:
 
     def score(self, prompts: list[str], responses: list[str]) -> NDArray:
         """The score of each response, NaN for a text without tokens: -> [N] float64."""
-        texts = [p + r for p, r in zip(prompts, responses)] if self.reads_prompt else responses
+        texts = [p + r for p, r in zip(prompts, responses, strict=True)] if self.reads_prompt else responses
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # similar lengths need little padding
         scores = np.full(len(texts), np.nan)
         for start in range(0, len(texts), self.batch_size):
@@ -106,7 +106,7 @@ class ClassifierScorer:
         """The scores of the texts with tokens, NaN for the others: -> [N]."""
         scores = np.full(len(texts), np.nan)
         if read.any():
-            scores[read] = self._forward([text for text, some in zip(texts, read) if some])
+            scores[read] = self._forward([text for text, some in zip(texts, read, strict=True) if some])
         return scores
 
     def _ignores_padding(self, folder: Path) -> bool:

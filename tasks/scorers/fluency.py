@@ -36,9 +36,9 @@ class JudgeModel:
 
         The NLL of a response that is longer than the judge's context is NaN.
         """
-        pairs = [(p, r) for p, rs in zip(prompts, responses) for r in rs]
+        pairs = [(p, r) for p, rs in zip(prompts, responses, strict=True) for r in rs]
         parts = [self._nll(pairs[i : i + self.batch_size]) for i in range(0, len(pairs), self.batch_size)]
-        nll, tokens = (np.concatenate(x).reshape(len(prompts), -1) for x in zip(*parts))
+        nll, tokens = (np.concatenate(x).reshape(len(prompts), -1) for x in zip(*parts, strict=True))
         return nll, tokens
 
     def _nll(self, pairs: list[tuple[str, str]]) -> tuple[NDArray, NDArray]:
@@ -47,13 +47,13 @@ class JudgeModel:
         responses = [in_context.encoded(self.tokenizer, p, r)[0] for p, r in pairs]
         tokens = np.array([len(r) for r in responses], dtype=float)
         fits = tokens < self.policy.context
-        rollout = self._rollout(prompts, [r if fit else [] for r, fit in zip(responses, fits)])
+        rollout = self._rollout(prompts, [r if fit else [] for r, fit in zip(responses, fits, strict=True)])
         nll = masked_sum(-token_logprobs(self.policy.logits(rollout), rollout.response), rollout.response_mask)
         return np.where(fits, nll.double().cpu().numpy(), np.nan), tokens
 
     def _rollout(self, prompts: list[list[int]], responses: list[list[int]]) -> Rollout:
         """Pad prompts on the left and responses on the right; prompts that exceed the context lose their beginning."""
-        prompts = [(p or [self.policy.bos])[len(r) - self.policy.context :] for p, r in zip(prompts, responses)]
+        prompts = [(p or [self.policy.bos])[len(r) - self.policy.context :] for p, r in zip(prompts, responses, strict=True)]
         width, length = max(map(len, prompts)), max(1, *map(len, responses))
         tokens = torch.tensor([[0] * (width - len(p)) + p for p in prompts], device=self.policy.device)
         mask = torch.tensor([[False] * (width - len(p)) + [True] * len(p) for p in prompts], device=self.policy.device)

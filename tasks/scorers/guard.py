@@ -82,7 +82,7 @@ class GuardedScorer:
 
     def _one_by_one(self, prompts: list[str], responses: list[str]) -> NDArray:
         scores, failures, texts = np.full(len(responses), np.nan), [], []
-        for i, (prompt, response) in enumerate(zip(prompts, responses)):
+        for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
             try:
                 scores[i] = self._ask([prompt], [response])[0]
             except BenchError:

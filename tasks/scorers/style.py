@@ -32,7 +32,7 @@ class StyleScorer:
         self.identity = {"name": "pycodestyle", "version": version("pycodestyle"), "reading": READING}
 
     def score(self, prompts: list[str], responses: list[str]) -> NDArray:
-        return np.array([self._share(p, r) for p, r in zip(prompts, responses)], dtype=float)
+        return np.array([self._share(p, r) for p, r in zip(prompts, responses, strict=True)], dtype=float)
 
     def _share(self, prompt: str, response: str) -> float:
         first, lines = code_lines(prompt, response)

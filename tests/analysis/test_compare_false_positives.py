@@ -20,7 +20,7 @@ def in_memory(template: Run, side: str, values: np.ndarray) -> Side:
     """Runs [seeds, metrics] that are nowhere on disk."""
     runs = []
     for seed, row in enumerate(values):
-        final = {**template.summary["final"], **{m: fake.point(float(v), 0.01) for m, v in zip(METRICS, row)}}
+        final = {**template.summary["final"], **{m: fake.point(float(v), 0.01) for m, v in zip(METRICS, row, strict=True)}}
         runs.append(Run(Path(side) / str(seed), {**template.manifest, "seed": seed}, {**template.summary, "final": final}, []))
     return Side(side, runs, [], [])
 
@@ -48,8 +48,8 @@ def test_false_positives_of_the_whole_comparison(tmp_path, monkeypatch, n, promp
         for name, rows in (("a", n), ("b", n if paired else n + 1)):
             values = rng.normal(size=(rows, 4, 20)) + rng.normal(size=(rows, 4, 1)) + prompts * rng.normal(size=(4, 20))
             sides.append(in_memory(template, name, values.mean(-1)))
-            for run, row in zip(sides[-1].runs, values) if prompts else ():
-                columns = dict(zip(METRICS[:3], row.tolist()))
+            for run, row in zip(sides[-1].runs, values, strict=True) if prompts else ():
+                columns = dict(zip(METRICS[:3], row[:3].tolist(), strict=True))
                 kept[run.dir] = PromptScores("test", list(map(str, range(20))), ["calm"] * 20, columns, [4] * 20)
         found = compare(*sides, METRICS[: 3 if prompts else 4], [parse_condition("judge<-0")])
         assert {row.prompts for row in found.rows} == {20 if prompts else None}

@@ -92,9 +92,9 @@ def test_intervals_over_seeds_cover_the_truth(n: int) -> None:
     shared, a, b = rng.normal(size=(3, DRAWS, n))
     found = {
         "one": [t_interval(x + 0.5) for x in a],
-        "paired": [stats.paired_interval(s + x + 0.5, s + y) for s, x, y in zip(shared, a, b)],
-        "welch": [stats.welch_interval(x + 0.5, 2 * y) for x, y in zip(a, b)],
-        "welch, equal spreads": [stats.welch_interval(x + 0.5, y) for x, y in zip(a, b)],
+        "paired": [stats.paired_interval(s + x + 0.5, s + y) for s, x, y in zip(shared, a, b, strict=True)],
+        "welch": [stats.welch_interval(x + 0.5, 2 * y) for x, y in zip(a, b, strict=True)],
+        "welch, equal spreads": [stats.welch_interval(x + 0.5, y) for x, y in zip(a, b, strict=True)],
     }
     for name, intervals in found.items():
         share = np.mean([i.low <= 0.5 <= i.high for i in intervals])
@@ -196,9 +196,9 @@ def test_false_positives_are_at_most_one_in_twenty(n: int) -> None:
     """Of the tests that `compare` uses: a world without a difference, three standard errors of the simulation allowed."""
     rng, allowed = np.random.default_rng(10 + n), 0.05 + 3 * sqrt(0.05 * 0.95 / DRAWS)
     a, b = rng.normal(size=(2, DRAWS, n))
-    assert np.mean([stats.paired_test(x, y).p <= 0.05 for x, y in zip(a, b)]) <= allowed
-    assert np.mean([stats.welch_test(x, y).p <= 0.05 for x, y in zip(a, b)]) <= allowed
-    ps = [[stats.welch_test(x, y).p for x, y in zip(a[i : i + 4], b[i : i + 4])] for i in range(0, DRAWS, 4)]
+    assert np.mean([stats.paired_test(x, y).p <= 0.05 for x, y in zip(a, b, strict=True)]) <= allowed
+    assert np.mean([stats.welch_test(x, y).p <= 0.05 for x, y in zip(a, b, strict=True)]) <= allowed
+    ps = [[stats.welch_test(x, y).p for x, y in zip(a[i : i + 4], b[i : i + 4], strict=True)] for i in range(0, DRAWS, 4)]
     any_of_four = np.mean([min(stats.holm(p)) <= 0.05 for p in ps])
     assert any_of_four <= 0.05 + 3 * sqrt(0.05 * 0.95 / len(ps))
 
@@ -216,7 +216,7 @@ def test_clusters_by_hand() -> None:
 
 @pytest.mark.parametrize("d", [[0.3, 0.2, 0.5], [0.3, -0.1, 0.2, 0.2], [1, -1], [0.1] * 5])
 def test_sign_flips_by_brute_enumeration(d: list) -> None:
-    sums = [abs(sum(s * x for s, x in zip(signs, d))) for signs in product((1, -1), repeat=len(d))]
+    sums = [abs(sum(s * x for s, x in zip(signs, d, strict=True))) for signs in product((1, -1), repeat=len(d))]
     assert stats.sign_flip_p(d) == sum(s >= abs(sum(d)) - 1e-12 for s in sums) / len(sums)
 
 
@@ -291,7 +291,9 @@ def test_sets_of_ranks_hold_the_rank_and_the_best(n: int, world: str) -> None:
     rng, spreads = np.random.default_rng(n), np.array([1, 1, 2, 4]) if world == "wide spreads" else np.ones(4)
     truth = np.array(SETS[world])
     studies = truth[:, None] + spreads[:, None] * rng.normal(size=(1000, 4, n))
-    found = np.array([list(stats.rank_sets(dict(zip("abcd", study))).values()) for study in studies])  # [1000, 4, 2]
+    found = np.array(
+        [list(stats.rank_sets(dict(zip("abcd", study, strict=True))).values()) for study in studies]
+    )  # [1000, 4, 2]
     least, most = 1 + (truth > truth[:, None]).sum(1), 4 - (truth < truth[:, None]).sum(1)  # equal ones share their ranks
     held = (found[..., 0] <= least) & (most <= found[..., 1])
     slack = 3 * sqrt(0.05 * 0.95 / 1000)

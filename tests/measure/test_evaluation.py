@@ -29,7 +29,7 @@ def test_divergence_is_the_same_row_by_row_and_in_batches():
     prompts = left_padded([[3, 4, 5], [6], [7, 8]])
     rollout = sample(policy, prompts, decoding=Decoding(max_new_tokens=5), rng=rng(), n=3)
     whole, parts = divergence(policy, reference, rollout), divergence(policy, reference, rollout, batch_size=2)
-    for a, b in zip(whole, parts):
+    for a, b in zip(whole, parts, strict=True):
         assert torch.allclose(a, b, atol=1e-5)
     for i in range(9):
         prompt, response = (x[i][m[i]] for x, m in ((rollout.prompts[0], rollout.prompts[1]), rollout[1:3]))
@@ -64,7 +64,7 @@ def test_mean_nll_and_batches():
     nll, tokens = mean_nll(policy, rollout, batch_size=3)
     assert nll == pytest.approx(-rollout.logprobs.sum(1).numpy(), abs=1e-5)
     assert tokens.tolist() == rollout.response_mask.sum(1).tolist()
-    rejoined = Rollout(*(torch.cat(x) for x in zip(*(p[1:] for p in batches(rollout, 3)))), None)
+    rejoined = Rollout(*(torch.cat(x) for x in zip(*(p[1:] for p in batches(rollout, 3)), strict=True)), None)
     assert torch.equal(rejoined.prompts, rollout.response)
     assert [len(p.response) for p in batches(rollout, 4)] == [4, 4, 2]
 
@@ -115,7 +115,7 @@ def test_forward_kl_and_kl_per_token_by_hand(evaluator):
     policy = moved(evaluator.reference)
     found, base = evaluator.final(policy), evaluator.base
     hand = []
-    for x, (tokens, mask) in enumerate(zip(*base.prompts.prompts)):
+    for x, (tokens, mask) in enumerate(zip(*base.prompts.prompts, strict=True)):
         for m in range(4):
             seen = torch.cat([tokens[mask], base.responses[x, m][base.response_mask[x, m]]])
             ours, theirs = (

@@ -71,7 +71,7 @@ def test_a_graded_reward_by_quadrature():
 def test_prompts_share_one_lambda():
     lam, rates = 2.5, (0.1, 0.7)
     tilted = [p * exp(lam) / (1 - p + p * exp(lam)) for p in rates]
-    nats = np.mean([coin_kl(q, p) for q, p in zip(tilted, rates)])
+    nats = np.mean([coin_kl(q, p) for q, p in zip(tilted, rates, strict=True)])
     frontier = estimate(coins(10, 70))
     assert frontier.reward_at(nats)[0] == pytest.approx(np.mean(tilted), abs=1e-9)
     assert frontier.kl_at(np.mean(tilted))[0] == pytest.approx(nats, abs=1e-9)
@@ -230,7 +230,9 @@ def test_the_solid_part_is_right_where_the_naive_curve_ends_far_too_low():
     truth = estimate(0.45 * beta_law(100_000, 0.05, 1.6)[None])
     rng = np.random.default_rng(7)
     frontier = estimate(0.45 * rng.beta(0.05, 1.6, (60, 512)))
-    for kl, reward, error in zip(*(x[frontier.solid][1:] for x in (frontier.kl, frontier.reward, frontier.reward_stderr))):
+    for kl, reward, error in zip(
+        *(x[frontier.solid][1:] for x in (frontier.kl, frontier.reward, frontier.reward_stderr)), strict=True
+    ):
         assert truth.reward_at(kl)[0] == pytest.approx(reward, abs=4 * error)
     assert frontier.solid.sum() > 10
     deep = np.searchsorted(frontier.kl, 4.5)
@@ -286,7 +288,7 @@ def test_pairing_prompts_shrinks_the_error():
     rates = rng.beta(2, 2, 40)
     rewards = (rng.random((40, 300)) < rates[:, None]).astype(float)
     tilted = rates * exp(2) / (1 - rates + rates * exp(2))
-    kl = np.array([coin_kl(q, p) for q, p in zip(tilted, rates)])
+    kl = np.array([coin_kl(q, p) for q, p in zip(tilted, rates, strict=True)])
     paired, shuffled = (estimate(rewards[order]).place(tilted, kl) for order in (np.arange(40), rng.permutation(40)))
     assert paired.efficiency.value == pytest.approx(1, abs=0.1) and not paired.above
     assert paired.excess_kl.stderr < shuffled.excess_kl.stderr / 3
@@ -297,7 +299,7 @@ def test_a_policy_beyond_the_optimum_is_above():
     """A tilted policy that reports half of its KL, and one that reports more reward than it has."""
     rates = np.linspace(0.2, 0.6, 25)
     tilted = rates * exp(2) / (1 - rates + rates * exp(2))
-    kl = np.array([coin_kl(q, p) for q, p in zip(tilted, rates)])
+    kl = np.array([coin_kl(q, p) for q, p in zip(tilted, rates, strict=True)])
     frontier = estimate(coins(*(rates * 600), m=600))
     assert not frontier.place(tilted, kl).above
     assert frontier.place(tilted, kl / 2).above

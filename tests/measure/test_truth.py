@@ -203,7 +203,7 @@ def test_a_placement_is_right_about_its_error(exact, rows, frontiers):
     table = np.stack([np.broadcast_to(reward, exact.shape), policy - exact], -1)
     mine = rows[: len(frontiers) * X]
     both = [draw(policy, mine, n, seed=3, values=table[..., i]).mean(1).reshape(-1, X) for i in range(2)]
-    placed = [frontier.place(reward, kl) for frontier, reward, kl in zip(frontiers, *both)]
+    placed = [frontier.place(reward, kl) for frontier, reward, kl in zip(frontiers, *both, strict=True)]
     check([p.excess_kl[:2] for p in placed], drift - needed)
     check([p.efficiency[:2] for p in placed], needed / drift)
     check([p.regret[:2] for p in placed], world.frontier_reward(exact, reward, drift) - gained)

@@ -22,7 +22,7 @@ def test_the_loss_of_awr_by_hand():
     awr = AWR(AWRSettings(alpha=0.3, beta=0.5, max_weight=1.5))
     loss, scalars = awr._loss(bench, corpus.whole(documents()), head)
     costs, errors, cut = [], [], 0
-    for (tokens, _), doc in zip(WHOLE, observed(bench.policy)):
+    for (tokens, _), doc in zip(WHOLE, observed(bench.policy), strict=True):
         hidden = bench.policy.model.transformer(input_ids=torch.tensor([[0, *tokens]])).last_hidden_state[0]
         for t, (p, r) in enumerate(doc):
             value = 1 / (1 + torch.exp(-(hidden[t] @ head.weight)))
@@ -38,7 +38,9 @@ def test_the_loss_of_awr_by_hand():
     assert loss.item() == pytest.approx(float(by_hand.detach()), abs=1e-5)
     assert scalars["value_error"] == pytest.approx(mean(errors), abs=1e-5)
     names = [bench.policy.model.transformer.wte.weight, head.weight]
-    for ours, theirs in zip(torch.autograd.grad(loss, names, retain_graph=True), torch.autograd.grad(by_hand, names)):
+    for ours, theirs in zip(
+        torch.autograd.grad(loss, names, retain_graph=True), torch.autograd.grad(by_hand, names), strict=True
+    ):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)  # the weight has no gradient, the value's error has
 
 
@@ -53,7 +55,7 @@ def test_awr_without_a_score_learns_the_text_only():
 
 def test_the_value_of_awr_is_learned_and_charged_beside_the_policy():
     trial = new_trial(task=Shelf(), updates=4)
-    for _ in zip(range(2), AWR(AWRSettings(batch_size=8)).train(trial)):
+    for _ in zip(range(2), AWR(AWRSettings(batch_size=8)).train(trial), strict=False):
         pass
     head = trial.state_dict()["kept"]["head"]["weight"]
     assert head.shape == (16,) and (head != 0).all()

@@ -12,5 +12,8 @@ def test_the_loss_of_best_quantile_by_hand():
     bench = Bench()
     BestQuantile(BestQuantileSettings(kl_coef=0.3))._learn(bench, batch())
     ours, theirs = rows(bench.policy, batch()), rows(bench.reference, batch())
-    terms = [(-y.log() + 0.3 * (q * (q / p).log()).sum(-1)).sum() for p, q, y in zip(ours, theirs, picked(ours, batch()))]
+    terms = [
+        (-y.log() + 0.3 * (q * (q / p).log()).sum(-1)).sum()
+        for p, q, y in zip(ours, theirs, picked(ours, batch()), strict=True)
+    ]
     assert bench.loss.item() == pytest.approx(float(sum(terms).detach()) / 8, abs=1e-5)

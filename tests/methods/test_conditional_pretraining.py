@@ -43,7 +43,7 @@ def test_a_token_speaks_for_all_segments_up_to_the_next():
     inner = control[:, 2::2]
     assert stats.binomtest(int((inner >= 0).sum()), n * 7, 0.75).pvalue > 1e-3
     assert (control[:, 1::2] == -1).all() and (control[:, 0] == -1).all()
-    for first, row in zip(opening.tolist(), inner.tolist()):
+    for first, row in zip(opening.tolist(), inner.tolist(), strict=True):
         tokens = [first, *(t for t in row if t >= 0)]
         assert tokens == [13] * (len(tokens) - 1) + [12]  # the last token of each document speaks for its bad end
 
@@ -65,7 +65,7 @@ def test_the_loss_of_conditional_pretraining_by_hand():
 def test_the_deployed_policy_answers_behind_good_and_never_says_it():
     trial = new_trial(task=Shelf(), updates=4)
     seen = []
-    for _, _scalars in zip(range(4), conditional(batch_size=8, mle_share=0.5).train(trial)):
+    for _, _scalars in zip(range(4), conditional(batch_size=8, mle_share=0.5).train(trial), strict=False):
         seen.append(trial.policy.prefix)
     assert seen == [(), (), (13,), (13,)]
     with torch.no_grad():  # however much the model wants to say one
@@ -78,7 +78,7 @@ def test_the_deployed_policy_answers_behind_good_and_never_says_it():
 def test_a_document_whose_first_segment_is_unscored_is_not_used():
     trial = new_trial(task=Shelf())
     found = corpus.draw(trial, 30, first_is_scored)
-    assert {tuple(r[m].tolist()) for r, m in zip(found.rollout.response, found.rollout.response_mask)} == {
+    assert {tuple(r[m].tolist()) for r, m in zip(found.rollout.response, found.rollout.response_mask, strict=True)} == {
         tuple(WHOLE[0][0]),
         tuple(WHOLE[2][0]),
     }

@@ -25,5 +25,5 @@ def test_from_scratch_forgets_the_base():
     next(MLE(MLESettings(batch_size=4, start="scratch")).train(trial))
     twin = toy_policy()
     twin.reset(rng(0))
-    moved = max(float((a - b).abs().max()) for a, b in zip(weights(trial.policy), weights(twin)))
+    moved = max(float((a - b).abs().max()) for a, b in zip(weights(trial.policy), weights(twin), strict=True))
     assert moved < 1e-4 and not same(weights(trial.reference), weights(trial.policy))

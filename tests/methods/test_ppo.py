@@ -110,7 +110,7 @@ def test_the_adaptive_controller_by_hand():
     fixed = PPO(PPOSettings(kl_controller="fixed", kl_target=2.0))
     assert fixed._controlled(0.1, 50.0) == 0.1
     trial, adaptive = new_trial(), PPO(PPOSettings(kl_horizon=10, explore_prompts=10, epochs=1, minibatches=1))
-    used = [row["kl_coef"] for _, row in zip(range(3), adaptive.train(trial))]
+    used = [row["kl_coef"] for _, row in zip(range(3), adaptive.train(trial), strict=False)]
     assert used == pytest.approx([0.15, 0.15 * 0.8, 0.15 * 0.8**2])
 
 
@@ -143,7 +143,7 @@ SMALL = {"explore_prompts": 8, "epochs": 2, "minibatches": 2}
 def test_the_value_network_learns_the_returns():
     settings = PPOSettings(kl_controller="fixed", explore_prompts=64, epochs=4, minibatches=1, lr=1e-3, value_coef=1.0)
     trial = new_trial(updates=60)
-    losses = [row["value_loss"] for _, row in zip(range(60), PPO(settings).train(trial))]
+    losses = [row["value_loss"] for _, row in zip(range(60), PPO(settings).train(trial), strict=False)]
     assert losses[-1] < 0.3 * losses[0]
 
 
@@ -172,7 +172,7 @@ def test_all_that_ppo_uses_is_charged(trunk):
 @pytest.mark.parametrize("at", [1, 4, 6])  # within a pass, between two rollouts, between two passes
 def test_a_killed_ppo_goes_on_bit_for_bit(trunk, at, tmp_path):
     def run(trial: Trial, updates: int) -> list[dict[str, float]]:
-        return [row for _, row in zip(range(updates), PPO(PPOSettings(**SMALL, value_trunk=trunk)).train(trial))]
+        return [row for _, row in zip(range(updates), PPO(PPOSettings(**SMALL, value_trunk=trunk)).train(trial), strict=False)]
 
     whole, half = new_trial(updates=8), new_trial(updates=8)
     rows = run(whole, 8)
@@ -188,7 +188,7 @@ def test_a_killed_ppo_goes_on_bit_for_bit(trunk, at, tmp_path):
 def test_the_value_network_s_trunk(trunk):
     trial = new_trial()
     reference = weights(trial.reference)
-    for _ in zip(range(3), PPO(PPOSettings(**SMALL, value_trunk=trunk)).train(trial)):
+    for _ in zip(range(3), PPO(PPOSettings(**SMALL, value_trunk=trunk)).train(trial), strict=False):
         pass
     own = trial._kept["value"].trunk
     assert same(reference, weights(trial.reference)) and (own is None) == (trunk == "shared")

@@ -104,7 +104,7 @@ def test_a_killed_run_goes_on_bit_for_bit(method, tmp_path):
     state = torch.load(tmp_path / "trial.pt", weights_only=True)
     again = pair_trial(Policy.load(tmp_path / "policy"), toy_policy(), seed=5, state=state)
     assert run(make_quick(method), again, 2) == rows[3:]
-    assert all(torch.equal(a, b) for a, b in zip(whole.policy.parameters(), again.policy.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(whole.policy.parameters(), again.policy.parameters(), strict=True))
     assert whole.cost == again.cost and torch.equal(whole.rng.get_state(), again.rng.get_state())
 
 
@@ -113,8 +113,8 @@ def test_the_reference_stays_and_the_policy_moves(method):
     trial = pair_trial()
     run(make_quick(method), trial, 2)
     start = list(toy_policy().parameters())
-    assert all(torch.equal(a, b) for a, b in zip(trial.reference.parameters(), start))
-    assert not any(torch.equal(a, b) for a, b in zip(trial.policy.parameters(), start) if b.numel() > 200)
+    assert all(torch.equal(a, b) for a, b in zip(trial.reference.parameters(), start, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(trial.policy.parameters(), start, strict=True) if b.numel() > 200)
 
 
 @pytest.mark.parametrize("settings", [RLOOSettings, GRPOSettings])

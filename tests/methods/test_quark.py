@@ -20,7 +20,7 @@ def test_the_loss_of_quark_by_hand(variant):
     quark._learn(bench, batch(), token)
     ours, theirs = rows(bench.policy, batch(), token), rows(bench.reference, batch())
     total = 0.0
-    for p, q, y in zip(ours, theirs, picked(ours, batch())):
+    for p, q, y in zip(ours, theirs, picked(ours, batch()), strict=True):
         forward, backward = (q * (q / p).log()).sum(-1), (p * (p / q).log()).sum(-1)
         extra = 0.3 * forward if variant == "paper" else 0.3 * backward + 0.2 * (p * p.log()).sum(-1)
         total = total + (-y.log() + extra).sum()

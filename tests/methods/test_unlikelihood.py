@@ -19,7 +19,7 @@ def test_the_loss_of_unlikelihood_by_hand():
     Unlikelihood(UnlikelihoodSettings(kl_coef=0.3, alpha=2.0))._learn(bench, batch(), bad, batch().response_mask & ~bad)
     ours, theirs = rows(bench.policy, batch()), rows(bench.reference, batch())
     total = 0.0
-    for p, q, y, bad in zip(ours, theirs, picked(ours, batch()), worst.tolist()):
+    for p, q, y, bad in zip(ours, theirs, picked(ours, batch()), worst.tolist(), strict=True):
         total = total + ((-2.0 * (1 - y).log() if bad else -y.log()) + 0.3 * (q * (q / p).log()).sum(-1)).sum()
     assert bench.loss.item() == pytest.approx(float(total.detach()) / 8, abs=1e-5)
 
@@ -47,8 +47,8 @@ def test_the_loss_of_unlikelihood_on_the_corpus_by_hand(level):
     method = Unlikelihood(UnlikelihoodSettings(source="corpus", level=level, alpha=2.0, kl_coef=0.3))
     method._learn(bench, rollout, bad, good)
     terms = []
-    for p, q, (tokens, rewards) in zip(distributions(bench.policy), distributions(bench.reference), WHOLE):
-        for t, (token, r) in enumerate(zip(tokens, rewards)):
+    for p, q, (tokens, rewards) in zip(distributions(bench.policy), distributions(bench.reference), WHOLE, strict=True):
+        for t, (token, r) in enumerate(zip(tokens, rewards, strict=True)):
             if not known(r):
                 continue
             is_bad = r is not None and r < 0.5
@@ -85,7 +85,7 @@ def test_only_repeated_ngrams_of_bad_text():
     method = Unlikelihood(UnlikelihoodSettings(kl_coef=0.0, ngram=1))
     scalars = method._learn(bench, part, bad, part.response_mask & ~bad)
     total = 0.0
-    for y, is_bad in zip(picked(rows(bench.policy, part), part), [True, False, False]):
+    for y, is_bad in zip(picked(rows(bench.policy, part), part), [True, False, False], strict=True):
         total = total - ((1 - y[1:]).log().sum() if is_bad else y.log().sum())
     assert bench.loss.item() == pytest.approx(float(total.detach()) / 8, abs=1e-5)
     assert "drift" not in scalars

@@ -15,7 +15,7 @@ def test_control_tokens_are_put_where_they_are_told():
     control = torch.tensor([[20, -1, 21], [-1, 22, -1], [-1, -1, -1]])
     found, at = insert(control, rollout)
     expected = [[20, 2, 3, 21, 1], [4, 22, 1], [10, 11, 2]]
-    assert [r[m].tolist() for r, m in zip(found.response, found.response_mask)] == expected
+    assert [r[m].tolist() for r, m in zip(found.response, found.response_mask, strict=True)] == expected
     assert torch.equal(found.response.gather(1, at)[rollout.response_mask], rollout.response[rollout.response_mask])
     with pytest.raises(ValueError, match="before the padding"):
         insert(torch.tensor([[-1] * 3, [-1, -1, 20], [-1] * 3]), rollout)

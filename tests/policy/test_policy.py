@@ -99,10 +99,10 @@ def test_positions_start_at_the_first_token():
 def test_prepend_goes_behind_the_bos_that_opens_a_prompt():
     prompts = left_padded([[0, 5], [5, 0, 6], [], [0]])
     found = prepend(torch.tensor([9, 10, 11, 2]), prompts, bos=0)
-    assert [t[m].tolist() for t, m in zip(*found)] == [[0, 9, 5], [10, 5, 0, 6], [11], [0, 2]]
+    assert [t[m].tolist() for t, m in zip(*found, strict=True)] == [[0, 9, 5], [10, 5, 0, 6], [11], [0, 2]]
     policy = tiny_gpt2()
     policy.prefix = (7, 8)
-    assert [t[m].tolist() for t, m in zip(*policy.condition(prompts))][:2] == [[0, 7, 8, 5], [7, 8, 5, 0, 6]]
+    assert [t[m].tolist() for t, m in zip(*policy.condition(prompts), strict=True)][:2] == [[0, 7, 8, 5], [7, 8, 5, 0, 6]]
 
 
 def test_prepend_puts_the_token_after_the_padding():

@@ -56,7 +56,7 @@ def exact(policy, row: list[int], d: Decoding) -> dict[tuple[int, ...], float]:
     prompts = Prompts(*(x.expand(len(every), -1) for x in left_padded([row])))
     logits = policy.deployed_logits(Rollout(prompts, every, torch.ones_like(every, dtype=torch.bool))).double().numpy()
     total: dict[tuple[int, ...], float] = {}
-    for response, steps in zip(every.tolist(), logits):
+    for response, steps in zip(every.tolist(), logits, strict=True):
         end = response.index(EOS) + 1 if EOS in response else len(response)
         key = (*response[:end], *[EOS] * (len(response) - end))
         total[key] = np.prod([distribution(steps[t], d)[response[t]] for t in range(end)])
@@ -83,10 +83,10 @@ def test_frequencies_match_the_policy(kind, decoding, steering, rows):
     policy = steered(policy) if steering else policy
     n = 20_000 // len(rows)
     rollout = sample(policy, left_padded(rows), decoding=DECODINGS[decoding], rng=seeded(), n=n, batch_size=n)
-    for row, responses in zip(rows, rollout.response.view(len(rows), n, -1)):
+    for row, responses in zip(rows, rollout.response.view(len(rows), n, -1), strict=True):
         unique, counts = responses.unique(dim=0, return_counts=True)
         probs = exact(policy, row, DECODINGS[decoding])
-        assert fit(dict(zip(map(tuple, unique.tolist()), counts.tolist())), probs, n) > 1e-4
+        assert fit(dict(zip(map(tuple, unique.tolist()), counts.tolist(), strict=True)), probs, n) > 1e-4
 
 
 @pytest.mark.parametrize("kind", TINY)
@@ -159,7 +159,7 @@ def test_a_response_does_not_depend_on_the_batch(kind, n):
 def test_eos_ends_a_response():
     rollout = draw(tiny_gpt2(), left_padded(ragged_rows()), n=200)
     ended = 0
-    for response, mask, logprobs in zip(*(x.tolist() for x in rollout[1:])):
+    for response, mask, logprobs in zip(*(x.tolist() for x in rollout[1:]), strict=True):
         length = response.index(EOS) + 1 if EOS in response else len(response)
         assert mask == [True] * length + [False] * (len(response) - length)
         assert set(response[length:]) <= {EOS}
@@ -277,5 +277,5 @@ def test_choose_never_takes_a_token_of_probability_zero(logits, noise, cuts):
 
 def test_until_eos_on_every_sequence_of_four_tokens():
     every = list(product(range(3), repeat=4))
-    for sequence, mask in zip(every, until_eos(torch.tensor(every), eos=2).tolist()):
+    for sequence, mask in zip(every, until_eos(torch.tensor(every), eos=2).tolist(), strict=True):
         assert mask == [2 not in sequence[:t] for t in range(4)]

@@ -35,7 +35,7 @@ def copies(source: Path, target: Path) -> list[tuple]:
     runs, _ = find_runs([source])
     again, more = find_runs([target])
     assert not more and len(again) == len(runs)
-    return list(zip(runs, again))
+    return list(zip(runs, again, strict=True))
 
 
 def bytes_of(root: Path) -> dict[str, bytes]:

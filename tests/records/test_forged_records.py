@@ -141,7 +141,7 @@ def test_a_file_that_does_not_belong_is_seen(name, link, record, tmp_path):
 
 @pytest.mark.parametrize("part", ["preset", "task", "method", "id", "seed"])
 def test_a_record_in_the_folder_of_another_is_seen(part, record, tmp_path):
-    names = dict(zip(("preset", "task", "method", "run"), record.parts[-4:]))
+    names = dict(zip(("preset", "task", "method", "run"), record.parts[-4:], strict=True))
     id8, _, seed = names["run"].partition("-s")
     other = {"preset": "gpt2", "task": "sentiment", "method": "ppo", "id": f"00000000-s{seed}", "seed": f"{id8}-s7"}
     names["run" if part in ("id", "seed") else part] = other[part]

@@ -113,7 +113,7 @@ def test_the_place_on_a_frontier_with_a_closed_form():
     lams = [10 ** (i / 40 - 2) for i in range(141)]
     best = [exp(lam) / (1 + exp(lam)) for lam in lams]
     need = [log(2) + r * log(r) + (1 - r) * log(1 - r) for r in best]
-    curve = [{"lambda": a, "kl": k, "reward": r} for a, k, r in zip(lams, need, best)]
+    curve = [{"lambda": a, "kl": k, "reward": r} for a, k, r in zip(lams, need, best, strict=True)]
     rows = [
         {"prompt_id": x, "kind": "", "prompt": "", "response": "", "tokens": [0], "reward": r, "judge": 1.0, "kl": 0.3}
         for x, r in enumerate((0.6, 0.7))

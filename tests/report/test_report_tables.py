@@ -34,7 +34,7 @@ def test_means_are_over_the_seeds_that_are_done(tmp_path: Path) -> None:
         fake.write_run(tmp_path, "quark", seed, final={"reward": fake.point(value, 0.001)})
     fake.write_run(tmp_path, "quark", 3, status="degraded", final={"reward": fake.point(0.1, 0.001)})
     table = method_table(only_group(tmp_path))
-    row = dict(zip(table.header, table.rows[-1]))
+    row = dict(zip(table.header, table.rows[-1], strict=True))
     assert (
         row["Seeds"] == "3" and row["Reward\u00a0↑ (0 to 1)"] == "0.930 [0.840, 1.000]"
     )  # t(2) = 4.303, s = 0.0361: 1.020, but no reward is above 1
@@ -46,7 +46,7 @@ def test_intervals_end_where_the_metric_does(tmp_path: Path) -> None:
         final = {"judge": fake.point(judge, 0.001), "kl": fake.point(kl, 0.1), "excess_kl": fake.point(kl - 0.1, 0.1)}
         fake.write_run(tmp_path, "quark", seed, final=final)
     table = method_table(only_group(tmp_path))
-    row = {title.split("\u00a0")[0]: text for title, text in zip(table.header, table.rows[-1])}
+    row = {title.split("\u00a0")[0]: text for title, text in zip(table.header, table.rows[-1], strict=True)}
     assert row["Undesired"].startswith("0.013 [0.000, ") and row["Removed"].endswith(", 100.0]")
     assert row["KL"].startswith("1.700 [0.000, ") and row["Excess KL"].startswith("1.600 [−")
     drawn = figure_data(only_group(tmp_path))["methods"][0]["mean"]
@@ -59,7 +59,7 @@ def test_seeds_that_are_all_the_same_have_no_interval(tmp_path: Path) -> None:
         final = {"reward": fake.point(0.9, 0.001), "kl": fake.point(0.5 + 1e-6 * seed, 0.001)}
         fake.write_run(tmp_path, "base", seed, final=final)
     table = method_table(only_group(tmp_path))
-    row = dict(zip(table.header, table.rows[-1]))
+    row = dict(zip(table.header, table.rows[-1], strict=True))
     reward, kl = (next(text for title, text in row.items() if title.startswith(name)) for name in ("Reward", "KL"))
     note = next(note for note in table.notes if "identical across seeds" in note)
     assert reward == f"0.900 {note[0]}" and kl == "0.500 [0.500, 0.500]"

@@ -174,7 +174,7 @@ def test_each_of_several_ends_ends_a_response(shared, evaluator):
     before = evaluator.point(base).rows
     ends = (before[0]["tokens"][2], before[1]["tokens"][3])
     found = evaluator.point(Policy(base.model, bos=0, eos=ends[0], ends=ends))
-    for row, whole in zip(found.rows, before):
+    for row, whole in zip(found.rows, before, strict=True):
         stop = next((i + 1 for i, t in enumerate(whole["tokens"]) if t in ends), 6)
         assert row["tokens"] == whole["tokens"][:stop] and row["ended"] == (whole["tokens"][stop - 1] in ends)
     assert found.metrics["eos_rate"].value > 0

@@ -83,7 +83,7 @@ def test_the_scores_of_each_prompt_are_those_of_its_samples(whole):
     assert found.id[0] == hashlib.sha256(samples.prompt[0].encode()).hexdigest()[:8] and len(set(found.id)) == PROMPTS
     texts = by_prompt.response.apply(list).tolist()
     nll, tokens = cell.task.fluency.nll(by_prompt.prompt.first().tolist(), texts)
-    assert found.values["nll_per_token"] == pytest.approx([sum(n) / sum(t) for n, t in zip(nll, tokens)], rel=1e-4)
+    assert found.values["nll_per_token"] == pytest.approx([sum(n) / sum(t) for n, t in zip(nll, tokens, strict=True)], rel=1e-4)
     assert (cell.path / "prompts.json").stat().st_size < 6000  # 100 bytes a prompt
 
 

@@ -81,7 +81,7 @@ def test_a_watch_ends_with_its_block():
 def test_a_yield_without_an_update_fails_the_run_and_names_the_rule(tmp_path, updates):
     class Idle(OneStep):
         def train(self, trial):
-            for _, scalars in zip(range(updates), super().train(trial)):
+            for _, scalars in zip(range(updates), super().train(trial), strict=False):
                 yield scalars
             yield {}
 

@@ -85,7 +85,7 @@ def test_documents_carry_the_reward_of_each_segment(tokenizer, data):
         parts = segments(response)
         assert ids[-1] == tokenizer.eos_token_id and ids == [*tokenizer(response, add_special_tokens=False).input_ids, 0]
         for number, part in enumerate(parts):
-            own = [t for t, w in zip(ids[:-1], where) if w == number]
+            own = [t for t, w in zip(ids[:-1], where[:-1], strict=True) if w == number]
             value = {"a": 1.0, "b": 0.25, "n": NAN}[part.strip()[0]]
             assert tokenizer.decode(own) == part
             assert reward[where.index(number)] == pytest.approx(value, nan_ok=True)
@@ -103,7 +103,7 @@ def test_segments_end_at_the_end_of_a_token(tokenizer, data, task):
     In code a token may reach over the end of a line, so functions are left out here.
     """
     assert len(data.documents) >= 4000 and len(task._corpus) >= 1000
-    for text, found in zip(data.documents[::4], task._corpus):
+    for text, found in zip(data.documents[::4], task._corpus, strict=True):
         if "\n" in text.response:
             assert found.response[:-1] == tokenizer(text.response, add_special_tokens=False).input_ids
             continue
@@ -111,7 +111,7 @@ def test_segments_end_at_the_end_of_a_token(tokenizer, data, task):
         numbers = [i for i, ids in enumerate(apart) for _ in ids]
         assert found.response == [t for ids in apart for t in ids] + [tokenizer.eos_token_id]
         assert found.segment == [*numbers, numbers[-1]]
-        for part, reward in zip(segments(text.response), found.reward):
+        for part, reward in zip(segments(text.response), found.reward, strict=True):
             assert reward == pytest.approx(math.prod(1 - LEXICON.get(w, 0) for w in WORD.findall(part.lower())))
 
 

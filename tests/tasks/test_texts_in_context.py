@@ -147,7 +147,7 @@ def test_fluency_reads_no_end_of_text_between_prompt_and_response(gpt2):
     )
     assert closing("tea")["input_ids"][-1] == 0
     prompts, responses = ["the cat sat", ""], [[" on the mat", "."], ["tea", ""]]
-    for found, expected in zip(judge(closing).nll(prompts, responses), plain.nll(prompts, responses)):
+    for found, expected in zip(judge(closing).nll(prompts, responses), plain.nll(prompts, responses), strict=True):
         np.testing.assert_array_equal(found, expected)
     for response in (" and", " and" * 99):  # the latter is cut at the context, which the end of a prompt would shorten
         assert task(closing)._response_ids(Text("tea", response)) == task(gpt2)._response_ids(Text("tea", response))

@@ -28,7 +28,7 @@ def figure_data(group: Group) -> dict[str, Any]:
         "run": shorten(f"{only['method']}, seed {only['seed']}", 60) if only else None,
         "base": base,
         "frontier": _frontier(reference["frontier"]) if reference and reference["frontier"] else None,
-        "methods": [_method(entry, look) for entry, look in zip(entries, styles)],
+        "methods": [_method(entry, look) for entry, look in zip(entries, styles, strict=True)],
     }
 
 

@@ -6,6 +6,7 @@ A panel is drawn from the plain data of `figures.figure_data`; no record is read
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from math import floor, log10
 from typing import Any, NamedTuple
 
@@ -237,7 +238,7 @@ def _reference(ax: Axes, data: dict[str, Any], panel: Panel, limits: tuple) -> N
 def _judged(frontier: dict[str, Any]) -> list[tuple[float, float]]:
     """The judge score of the policies on the reward's frontier, which is not a bound on the judge."""
     found = frontier["judge_at"] or {"kl": [], "judge": []}
-    return [(kl, judge) for kl, judge in zip(found["kl"], found["judge"]) if judge is not None]
+    return [(kl, judge) for kl, judge in zip(found["kl"], found["judge"], strict=True) if judge is not None]
 
 
 def draw_frontier(ax: Axes, frontier: dict[str, Any], limits: tuple) -> None:
@@ -259,7 +260,7 @@ def draw_frontier(ax: Axes, frontier: dict[str, Any], limits: tuple) -> None:
 
 def _draw_best_of_n(ax: Axes, points: list[dict[str, Any]]) -> None:
     x, y = [p["kl"] for p in points], [p["reward"] for p in points]
-    for (a, b), (c, d) in zip(zip(x, y), zip(x[1:], y[1:])):  # linear in KL, as for a mixture of two policies, not in its root
+    for (a, b), (c, d) in pairwise(zip(x, y, strict=True)):  # linear in KL, as for a mixture of two policies, not in its root
         ax.plot(np.linspace(a, c, 20), np.linspace(b, d, 20), "-", color=GREY, linewidth=0.9, zorder=2.5)
     ax.plot(x, y, "d", color=GREY, markersize=4, markerfacecolor="white", zorder=3)
     right = ax.get_xlim()[1]
@@ -332,7 +333,7 @@ def _draw_paths(ax: Axes, method: dict[str, Any], panel: Panel, gid: str, many: 
             ax.add_collection(LineCollection(lines, linestyle=style, gid=gid, **look), autolim=False)
     dots = [at for lines in whole.values() for line in lines for at in line]
     if dots and not many:
-        xs, ys = zip(*dots)
+        xs, ys = zip(*dots, strict=True)
         ax.scatter(xs, ys, s=5, color=method["colour"], linewidth=0, alpha=0.6, zorder=4, gid=gid)
 
 
@@ -351,7 +352,8 @@ def _draw_finals(ax: Axes, method: dict[str, Any], panel: Panel, gid: str, empha
         edge = "white" if counts else method["colour"]
         name = f"{gid}-{'s' if counts else 'd'}"
         ax.scatter(
-            *zip(*at), s=size, marker=method["marker"], facecolors=face, edgecolors=edge, linewidths=0.6 if counts else 1.0,  # type: ignore[misc]
+            *zip(*at, strict=True),  # type: ignore[misc]
+            s=size, marker=method["marker"], facecolors=face, edgecolors=edge, linewidths=0.6 if counts else 1.0,
             alpha=1 if emphasised or not counts else 0.45 if many else 0.6, zorder=5 + emphasised, gid=name,
         )  # fmt: skip
         notes.append(Note(name, [_said(method["name"], run, panel) for run in runs]))
@@ -402,7 +404,7 @@ def _label(ax: Axes, methods: list[dict[str, Any]], panel: Panel, tag: str, take
     taken += [box for _, m, _ in spots for box in _bars(ax, m, panel, to_points)]
     frame = ax.get_window_extent()
     inside = (frame.x0 * to_points, frame.y0 * to_points, frame.x1 * to_points, frame.y1 * to_points)
-    for (i, method, at), place in zip(spots, places):
+    for (i, method, at), place in zip(spots, places, strict=True):
         text = shortened(method["name"])
         found = free(place, len(text) * LABEL_SIZE * 0.56, LABEL_SIZE * 1.1, taken, inside)
         if found is None:

@@ -46,7 +46,7 @@ def draw(data: dict[str, Any], narrow: bool = False) -> Figure:
         layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06, wspace=0.03, hspace=0.04)
         figure = Figure(figsize=NARROW if narrow else WIDE, layout=layout)
         axes = figure.subplot_mosaic("0;1;2" if narrow else "01;02", width_ratios=None if narrow else [1.55, 1])
-        for name, panel in zip("012", PICTURE):
+        for name, panel in zip("012", PICTURE, strict=True):
             draw_panel(axes[name], data, panel, name_updates=data["run"] is not None and panel is PICTURE[0])
         _title(figure, data, narrow)
         _legend(figure, data, 2 if narrow else 4)
@@ -68,7 +68,7 @@ def _legend(figure: Figure, data: dict[str, Any], columns: int) -> None:
         [h for h, _ in entries], ["x"] * len(entries), loc="outside lower left", ncols=columns, frameon=False,
         handlelength=2.2, columnspacing=1.6,
     )  # fmt: skip
-    for text, (_, label) in zip(legend.get_texts(), entries):
+    for text, (_, label) in zip(legend.get_texts(), entries, strict=True):
         text.set_text(label)
 
 

@@ -58,14 +58,14 @@ def curves(data: dict[str, Any], panels: Sequence[Panel], tag: str, columns: int
     with matplotlib.style.context(["default", STYLE]):
         figure = Figure(figsize=(columns * CELL[0], TITLE + rows * CELL[1] + legend))
         notes = []
-        for k, (panel, ax) in enumerate(zip(panels, _grid(figure, len(panels), columns, CELL, MARGIN))):
+        for k, (panel, ax) in enumerate(zip(panels, _grid(figure, len(panels), columns, CELL, MARGIN), strict=True)):
             notes += draw_panel(ax, data, panel, f"{tag}-{k}-", name_methods=True)
         _title(figure, data["title"])
         box = figure.legend(
             [h for h, _ in entries], ["x"] * len(entries), loc="lower left", ncols=2 * columns, frameon=False,
             bbox_to_anchor=(0.005, 0.0), handlelength=2.0, columnspacing=1.2,
         )  # fmt: skip
-        for text, (_, label) in zip(box.get_texts(), entries):
+        for text, (_, label) in zip(box.get_texts(), entries, strict=True):
             text.set_text(label)
     return _sheet(figure, notes, [panel.title for panel in panels], columns, CELL)
 
@@ -80,7 +80,7 @@ def dots(
     with matplotlib.style.context(["default", STYLE]):
         figure = Figure(figsize=(columns * cell[0], TITLE + ceil(len(panels) / columns) * cell[1]))
         notes = []
-        for k, (panel, ax) in enumerate(zip(panels, _grid(figure, len(panels), columns, cell, margin))):
+        for k, (panel, ax) in enumerate(zip(panels, _grid(figure, len(panels), columns, cell, margin), strict=True)):
             notes += _dots(ax, methods, panel, f"{tag}-{k}")
         _title(figure, title)
     return _sheet(figure, notes, [panel.title for panel in panels], columns, cell)
@@ -91,7 +91,7 @@ def bands(data: dict[str, Any], methods: Sequence[dict[str, Any]], columns: int 
     columns = min(columns, len(methods))
     with matplotlib.style.context(["default", STYLE]):
         figure = Figure(figsize=(columns * SMALL[0], TITLE + ceil(len(methods) / columns) * SMALL[1]))
-        for method, ax in zip(methods, _grid(figure, len(methods), columns, SMALL, SMALL_MARGIN)):
+        for method, ax in zip(methods, _grid(figure, len(methods), columns, SMALL, SMALL_MARGIN), strict=True):
             draw_attained(ax, data, method)
         _title(figure, data["title"])
     return _sheet(figure, [], [method["name"] for method in methods], columns, SMALL)
@@ -102,7 +102,7 @@ def training(title: str, found: Sequence[Trace], colours: dict[str, str], column
     columns = min(columns, len(found))
     with matplotlib.style.context(["default", STYLE]):
         figure = Figure(figsize=(max(2, columns) * SMALL[0], TITLE + ceil(len(found) / columns) * SMALL[1]))
-        for trace, ax in zip(found, _grid(figure, len(found), columns, SMALL, SMALL_MARGIN)):
+        for trace, ax in zip(found, _grid(figure, len(found), columns, SMALL, SMALL_MARGIN), strict=True):
             draw_trace(ax, trace, colours[trace.method])
         _title(figure, title)
     return _sheet(figure, [], [f"{trace.method}: {trace.name}" for trace in found], columns, SMALL)
@@ -130,7 +130,7 @@ def _dots(ax: Axes, methods: list[dict[str, Any]], panel: Dots, tag: str) -> lis
     ax.set_xlabel(panel.xlabel)
     names = [m["name"] if len(m["name"]) <= 20 else m["name"][:19] + "…" for m in methods]
     ax.set_yticks(range(len(methods)), names)
-    for text, method in zip(ax.get_yticklabels(), methods):
+    for text, method in zip(ax.get_yticklabels(), methods, strict=True):
         text.set_color(method["colour"])
     ax.set_ylim(len(methods) - 0.5, -0.7)
     ax.tick_params(axis="y", length=0)
@@ -188,7 +188,7 @@ def _cut(svg: str, titles: list[str], columns: int, cell: tuple[float, float]) -
     clips = "".join(CLIPS.findall(svg))
     wide, high = (round(size * INCH, 3) for size in cell)
     panels = []
-    for k, (axes, title) in enumerate(zip(AXES.findall(svg), titles)):
+    for k, (axes, title) in enumerate(zip(AXES.findall(svg), titles, strict=True)):
         x, y = round((k % columns) * wide, 3), round(TITLE * INCH + (k // columns) * high, 3)
         inner = re.sub(r'<g id="[^"]*">', "<g>", MARK.sub(r'<g class="m \1">', axes + (clips if k == 0 else "")))
         inner = re.sub(r"\n\s*", "\n", inner)

@@ -28,7 +28,7 @@ HUES = {
 }
 SHADES = (1.0, 0.72, 0.5)  # lightness relative to the hue: the hue itself and darker shades, which keep the contrast
 MARKERS = "osD^vP<>pX"
-GLYPHS = dict(zip(MARKERS, "●■◆▲▼✚◀▶⬟✖"))  # the same in text
+GLYPHS = dict(zip(MARKERS, "●■◆▲▼✚◀▶⬟✖", strict=True))  # the same in text
 SMALL_DPI = 110  # dpi of the pictures of report.md: 1034 pixels for a sheet with two columns
 INK, GREY, SHADE = "#222222", "#6b6b6b", "#ececec"
 

@@ -136,7 +136,7 @@ def choices(sweep: Sweep) -> Iterator[Choice]:
         fixed = {scope[k][method]: v for k, v in sweep.set.items() if method in scope[k]}
         axes = {scope[k][method]: values for k, values in sweep.grid.items() if method in scope[k]}
         for point in product(*axes.values()):
-            chosen = dict(zip(axes, point))
+            chosen = dict(zip(axes, point, strict=True))
             yield Choice(method, task, fixed | chosen, chosen)
 
 

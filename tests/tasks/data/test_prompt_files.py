@@ -169,12 +169,12 @@ def test_tokens_are_padded_on_the_left(gpt2):
     tokens, mask = tokenize(texts, gpt2, max_new_tokens=4, context=64)
     assert tokens.dtype is torch.int64 and mask.dtype is torch.bool and tokens.shape == mask.shape
     assert mask[:, -1].all() and mask[1].all() and (mask.int().diff(dim=1) >= 0).all()
-    assert [spelled(gpt2, *row) for row in zip(tokens, mask)] == texts
+    assert [spelled(gpt2, *row) for row in zip(tokens, mask, strict=True)] == texts
 
 
 def test_tokens_begin_as_the_tokenizer_has_it(llama):
     tokens, mask = tokenize(["the cat", "a quiet garden"], llama, max_new_tokens=4, context=64)
-    assert [spelled(llama, *row) for row in zip(tokens, mask)] == ["<s>the cat", "<s>a quiet garden"]
+    assert [spelled(llama, *row) for row in zip(tokens, mask, strict=True)] == ["<s>the cat", "<s>a quiet garden"]
 
 
 def test_nothing_comes_after_a_prompt(llama):

@@ -84,7 +84,7 @@ def test_the_prompt_is_read_where_it_is_asked_for(models):
     with_it, without = (ClassifierScorer(models["Bert"], "1 star", with_prompt=w) for w in (True, False))
     prompts, responses = ["the cat ", "a quiet garden "], ["sat on the mat", "is a fine place"]
     np.testing.assert_allclose(
-        with_it.score(prompts, responses), without.score(["", ""], [p + r for p, r in zip(prompts, responses)])
+        with_it.score(prompts, responses), without.score(["", ""], [p + r for p, r in zip(prompts, responses, strict=True)])
     )
     assert not np.allclose(with_it.score(prompts, responses), without.score(prompts, responses))
     assert with_it.identity != without.identity
@@ -181,7 +181,7 @@ class Counted:
 
     def score(self, prompts: list[str], responses: list[str]) -> np.ndarray:
         self.asked += responses
-        return np.array([np.nan if r == self.fails else 1 / (3 + len(p + r)) for p, r in zip(prompts, responses)])
+        return np.array([np.nan if r == self.fails else 1 / (3 + len(p + r)) for p, r in zip(prompts, responses, strict=True)])
 
 
 def test_a_text_is_scored_once_in_this_run_and_in_the_next(tmp_path):

@@ -60,8 +60,8 @@ def test_what_is_counted_in_odd_texts_and_whether_they_parse_raises_nothing(recw
     prompts, responses = texts(350, seed=1)
     for name in ("presidio", "scrubadub", "personal-judge", "pycodestyle", "parso"):
         scorer = assemble.scorer(name, {})
-        for pair in zip(prompts, responses):
+        for pair in zip(prompts, responses, strict=True):
             count = scorer.items(*(pair if name in ("pycodestyle", "parso") else pair[1:]))
             assert count >= 0 or np.isnan(count)
-    assert {parses(*pair) for pair in zip(prompts, responses) if is_code(*pair)} == {0.0, 1.0}
+    assert {parses(*pair) for pair in zip(prompts, responses, strict=True) if is_code(*pair)} == {0.0, 1.0}
     assert not recwarn.list
