@@ -110,7 +110,7 @@ def _readings(policy: Policy, prompts: Prompts, rollout: Rollout, alone: list[Te
     plain, read = torch.zeros_like(response, dtype=torch.float32), token_logprobs(policy.logits(rollout), response)
     for row, logits in enumerate(alone):
         plain[row, : len(logits)] = token_logprobs(logits, response[row, : len(logits)])
-    _, sampled = decode(policy, prompts, COPIES, response.shape[1], lambda logits, rows, t: response[rows, t])
+    _, sampled = decode(policy, prompts, COPIES, response.shape[1], lambda at, rows, t: response[rows, t])
     return Readings(plain, sampled.masked_fill(~counts, 0), read.masked_fill(~counts, 0))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,12 +17,13 @@ from torch import Tensor
 from harness.core.errors import NotFinite
 from harness.core.types import Decoding, Prompts, Rollout
 
-from . import caches
-from .logprobs import token_logprobs
-from .policy import Policy, positions
+from .decoders import decoder
+from .policy import Policy
 
-Pick = Callable[[Tensor, Tensor, int], Tensor]
+Pick = Callable[["Distribution", Tensor, int], Tensor]
 WORTH_DROPPING = 7 / 8  # of the rows alive; below it, copying the cache without the others costs less than carrying them
+BLOCK = 128  # tokens whose weights are summed at once, so that a draw searches sums and then one block
+SHORTLIST = 64  # tokens among which top-p is tried before the vocabulary is sorted
 
 
 @torch.no_grad()
@@ -52,74 +53,133 @@ def sample(
     return Rollout(repeated, response, until_eos(response, policy.ends), logprobs)
 
 
-def _drawn(decoding: Decoding, noise: Tensor, logits: Tensor, rows: Tensor, t: int) -> Tensor:
-    return choose(logits, decoding, noise[rows, t])
+def _drawn(decoding: Decoding, noise: Tensor, at: Distribution, rows: Tensor, t: int) -> Tensor:
+    return choose(at, decoding, noise[rows, t])
 
 
 @torch.no_grad()
 def decode(policy: Policy, prompts: Prompts, n: int, steps: int, pick: Pick) -> tuple[Tensor, Tensor]:
     """One batch: the prompts are read once, then their n responses grow a token a step: -> [B * n, R], [B * n, R].
 
-    `pick` names the next token of each row that goes on: logits [A, V], rows [A], step -> [A].
+    `pick` names the next token of each row that goes on: its distribution [A, V], rows [A], step -> [A].
     """
-    logits, mask, cache = _start(policy, prompts, n)
-    device = policy.device
-    response = torch.full((len(mask), steps), policy.eos, device=device)
-    logprobs = torch.zeros(len(mask), steps, device=device)
-    rows, alive = torch.arange(len(mask), device=device), torch.ones(len(mask), dtype=torch.bool, device=device)
+    reader = decoder(policy)
+    logits = reader.start(prompts, n, steps)
+    device = logits.device
+    response = torch.full((len(logits), steps), policy.eos, device=device)
+    logprobs = torch.zeros(len(logits), steps, device=device)
+    rows, alive = torch.arange(len(logits), device=device), torch.ones(len(logits), dtype=torch.bool, device=device)
     for t in range(steps):
-        if not logits.isfinite().all():
-            raise NotFinite("the policy's logits are not finite: its weights are NaN or far too large; try a smaller lr")
-        token = pick(logits, rows, t).where(alive, policy.eos)
+        at = distribution(logits)
+        token = pick(at, rows, t).where(alive, policy.eos)
         response[rows, t] = token
-        logprobs[rows, t] = token_logprobs(logits, token).where(alive, 0.0)
+        logprobs[rows, t] = at.logprobs(token).where(alive, 0.0)
         alive = alive & ~is_end(token, policy.ends)
-        if t + 1 == steps or not alive.any():
+        left = int(alive.sum())
+        if t + 1 == steps or not left:
             break
-        if alive.float().mean() < WORTH_DROPPING and caches.movable(cache):
-            caches.take(cache, alive.nonzero().squeeze(1))
-            rows, token, mask, alive = (x[alive] for x in (rows, token, mask, alive))
-        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
-        logits, cache = _step(policy, token, mask, cache)
+        if left < WORTH_DROPPING * len(alive) and reader.movable:
+            reader.keep(alive.nonzero().squeeze(1))
+            rows, token, alive = (x[alive] for x in (rows, token, alive))
+        logits = reader.step(token)
     return response, logprobs
 
 
-def _start(policy: Policy, prompts: Prompts, n: int) -> tuple[Tensor, Tensor, Any]:
-    """Logits after each of n copies of the prompts, their mask, their cache: -> [B * n, V], [B * n, P]."""
-    copies = torch.arange(len(prompts.tokens), device=prompts.tokens.device).repeat_interleave(n)
-    logits, cache = _read(policy, prompts)
-    if n > 1 and caches.movable(cache):
-        caches.take(cache, copies)
-        logits = logits[copies]
-    elif n > 1:  # a cache that can only grow: read every copy
-        logits, cache = _read(policy, Prompts(*(x[copies] for x in prompts)))
-    return logits, prompts.mask[copies], cache
+class Distribution(NamedTuple):
+    """Next-token distributions, with the sums that log-probabilities and draws share."""
+
+    logits: Tensor  # [A, V]
+    top: Tensor  # [A, 1], the largest logit
+    weights: Tensor  # [A, V], exp(logits - top)
+    blocks: Tensor  # [A, number of blocks] float64, sums of BLOCK consecutive weights
+
+    def logprobs(self, token: Tensor) -> Tensor:
+        """Log-probability of one token of each row, in nats: [A] -> [A] float32."""
+        log_total = self.top.squeeze(1).double() + self.blocks.sum(1).log()
+        return (self.logits.gather(1, token[:, None]).squeeze(1).double() - log_total).float()
 
 
-def _read(policy: Policy, prompts: Prompts) -> tuple[Tensor, Any]:
-    return _forward(policy, None, prompts.tokens, prompts.mask, positions(prompts.mask))
+def distribution(logits: Tensor) -> Distribution:
+    """The distributions of logits: [A, V] -> [A, V]; raises NotFinite if one of them is not finite."""
+    low, high = logits.aminmax(dim=1, keepdim=True)  # both are NaN if any logit is
+    if not (low.isfinite() & high.isfinite()).all():
+        raise NotFinite("the policy's logits are not finite: its weights are NaN or far too large; try a smaller lr")
+    return _weighed(logits, high)
 
 
-def _step(policy: Policy, token: Tensor, mask: Tensor, cache: Any) -> tuple[Tensor, Any]:
-    return _forward(policy, cache, token[:, None], mask, positions(mask)[:, -1:])
+def _weighed(logits: Tensor, top: Tensor) -> Distribution:
+    rows, size = logits.shape
+    padded = logits.new_zeros(rows, -(-size // BLOCK) * BLOCK)
+    weights = padded[:, :size]
+    torch.exp(logits - top, out=weights) if padded.shape[1] == size else weights.copy_((logits - top).exp_())
+    return Distribution(logits, top, weights, padded.view(rows, -1, BLOCK).sum(-1).double())
 
 
-def _forward(policy: Policy, cache: Any, tokens: Tensor, mask: Tensor, position: Tensor) -> tuple[Tensor, Any]:
-    """Logits after the last column, and the cache that holds all columns: -> [B, V]."""
-    inputs = {"input_ids": tokens, "attention_mask": mask.long(), "position_ids": position, "logits_to_keep": 1}
-    with policy.computing():
-        out, cache = caches.forward(policy.model, cache, **inputs)
-    return out.logits[:, -1, : policy.vocab_size].float(), cache
+def choose(logits: Tensor | Distribution, decoding: Decoding, noise: Tensor) -> Tensor:
+    """The token of each row at its noise in [0, 1), by the inverse of the cumulative distribution: [A, V], [A] -> [A].
 
-
-def choose(logits: Tensor, decoding: Decoding, noise: Tensor) -> Tensor:
-    """The token of each row at its noise in [0, 1): [B, V], [B] -> [B]."""
+    It is that of `nucleus(top_k(logits / temperature))`, without a sort of the whole vocabulary.
+    """
+    at = logits if isinstance(logits, Distribution) else _weighed(logits, logits.amax(1, keepdim=True))
     if decoding.temperature == 0:
-        return logits.argmax(-1)
-    probs = nucleus(top_k(logits / decoding.temperature, decoding.top_k), decoding.top_p).softmax(-1)
-    cdf = probs.double().cumsum(-1)
-    # right=True: the first token whose cumulative mass exceeds the noise, so never one of probability 0
-    return torch.searchsorted(cdf, (noise * cdf[:, -1])[:, None], right=True).squeeze(1)
+        return at.logits.argmax(-1)
+    if decoding.temperature != 1:
+        tempered = at.logits / decoding.temperature
+        at = _weighed(tempered, tempered.amax(1, keepdim=True))
+    if decoding.top_k == 0 and decoding.top_p == 1.0:
+        return _inverse(at.weights, at.blocks, noise)
+    return _truncated(at, decoding, noise)
+
+
+def _inverse(weights: Tensor, blocks: Tensor, noise: Tensor) -> Tensor:
+    """The first token whose cumulative weight exceeds the noise, found by its block: [A, V], [A, K], [A] -> [A].
+
+    So a token of weight 0 is never drawn. Sums are of float64: float32 loses a tail of small probabilities.
+    """
+    cdf = blocks.cumsum(1)
+    target = noise * cdf[:, -1]
+    block = torch.searchsorted(cdf, target[:, None], right=True)
+    rest = target - (cdf.gather(1, block) - blocks.gather(1, block)).squeeze(1)
+    columns = block * BLOCK + torch.arange(BLOCK, device=weights.device)
+    inside = weights.gather(1, columns.clamp(max=weights.shape[1] - 1)).double().masked_fill(columns >= weights.shape[1], 0)
+    within = inside.cumsum(1)
+    share = (rest / blocks.gather(1, block).squeeze(1)).clamp(0, 1 - 2**-53)  # a block's sum may differ by its rounding
+    at = torch.searchsorted(within, (share * within[:, -1])[:, None], right=True)
+    return (block * BLOCK + at).squeeze(1)
+
+
+def _truncated(at: Distribution, decoding: Decoding, noise: Tensor) -> Tensor:
+    """A draw from the tokens that top-k and top-p keep, which a shortlist of the likeliest usually contains."""
+    size = min(at.logits.shape[1], max(SHORTLIST, decoding.top_k + 1))
+    values, index = at.logits.topk(size, dim=1)
+    weights = (values - at.top).double().exp()
+    among = weights[:, : decoding.top_k].sum(1) if 0 < decoding.top_k < size else at.blocks.sum(1)
+    kept = weights.cumsum(1) - weights < decoding.top_p * among[:, None]
+    kept[:, decoding.top_k or size :] = False
+    token = _inverse_of_kept(weights, index, kept, noise)
+    beyond = ~_settled(values, kept, at.logits.shape[1])
+    if beyond.any():  # the shortlist is too short, or equal logits stand at the cut: sort the vocabulary
+        cut = nucleus(top_k(at.logits[beyond], decoding.top_k), decoding.top_p)
+        whole = _weighed(cut, at.top[beyond])
+        token[beyond] = _inverse(whole.weights, whole.blocks, noise[beyond])
+    return token
+
+
+def _inverse_of_kept(weights: Tensor, index: Tensor, kept: Tensor, noise: Tensor) -> Tensor:
+    """As `_inverse` among the kept tokens, in the order of the vocabulary: [A, S] each, [A] -> [A]."""
+    order = index.masked_fill(~kept, torch.iinfo(index.dtype).max).argsort(1)
+    cdf = weights.masked_fill(~kept, 0).gather(1, order).cumsum(1)
+    at = torch.searchsorted(cdf, (noise * cdf[:, -1])[:, None], right=True)
+    return index.gather(1, order.gather(1, at)).squeeze(1)
+
+
+def _settled(values: Tensor, kept: Tensor, vocab: int) -> Tensor:
+    """Whether a shortlist in descending order decides which tokens are kept: [A, S] -> [A]."""
+    last = kept.sum(1, keepdim=True)
+    after = values.gather(1, last.clamp(max=values.shape[1] - 1))
+    clear = after != values.gather(1, last - 1)
+    whole = torch.full_like(clear, values.shape[1] == vocab)
+    return whole.where(last == values.shape[1], clear).squeeze(1)
 
 
 def top_k(logits: Tensor, k: int) -> Tensor:

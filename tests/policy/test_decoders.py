@@ -1,0 +1,126 @@
+"""The direct decoding of GPT-2 and Llama against the model's own forward, and which models take which way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tiny import left_padded, ragged_rows, rng, steered, tiny_gpt2, tiny_llama
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from harness.core.types import Decoding
+from harness.policy import sampler
+from harness.policy.decoders import Direct, OwnForward, decoder
+from harness.policy.policy import Policy
+
+COMMON = {"vocab_size": 12, "bos_token_id": 0, "eos_token_id": 1, "initializer_range": 0.4}
+GPT2 = {"n_positions": 32, "n_embd": 16, "n_layer": 3, "n_head": 2} | COMMON
+LLAMA = {
+    "max_position_embeddings": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4,
+} | COMMON  # fmt: skip
+ROPE = {"rope_type": "llama3", "rope_theta": 1e4, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "gpt2": {},
+    "gpt2, untied": {"tie_word_embeddings": False},
+    "gpt2, scaled by layer": {"scale_attn_by_inverse_layer_idx": True},
+    "gpt2, unscaled": {"scale_attn_weights": False},
+    "gpt2, relu and a narrow mlp": {"activation_function": "relu", "n_inner": 20},
+    "llama": {},
+    "llama, grouped keys": {"num_key_value_heads": 2},
+    "llama, one key": {"num_key_value_heads": 1, "head_dim": 8},
+    "llama, biases": {"attention_bias": True, "mlp_bias": True},
+    "llama, tied, gelu": {"tie_word_embeddings": True, "hidden_act": "gelu"},
+    "llama, scaled rope": {"rope_parameters": ROPE | {"original_max_position_embeddings": 8}},
+}
+
+
+def policy_of(name: str) -> Policy:
+    kind, config, shape = (GPT2LMHeadModel, GPT2Config, GPT2) if "gpt2" in name else (LlamaForCausalLM, LlamaConfig, LLAMA)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        model = kind(config(**shape | VARIANTS[name]))
+    for name, p in model.named_parameters():  # biases and scales start at 0 and 1, where an error would not show
+        if p.dim() == 1:
+            p.data += 0.3 * torch.randn(p.shape, generator=rng(len(name)))
+    return Policy(model, bos=0, eos=1)
+
+
+def both(policy: Policy, rows: list[list[int]], n: int, precision: torch.dtype = torch.float32) -> list[list[torch.Tensor]]:
+    """The logits of each step by both decoders, with responses left out on the way."""
+    policy.precision = precision
+    prompts, found = policy.condition(left_padded(rows)), []
+    tokens = torch.randint(2, 12, (6, len(rows) * n), generator=rng(5))
+    with torch.no_grad():
+        for made in (OwnForward(policy), decoder(policy)):
+            logits, kept = [made.start(prompts, n, 6)], torch.arange(len(rows) * n)
+            for t in range(5):
+                if t in (1, 3):
+                    going = torch.arange(len(kept))[torch.arange(len(kept)) % 3 != t - 1]
+                    made.keep(going)
+                    kept = kept[going]
+                logits.append(made.step(tokens[t, kept]))
+            found.append(logits)
+    return found
+
+
+@pytest.mark.parametrize("lengths", [(3, 3), (1, 4, 2, 6)], ids=["even", "ragged"])
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_each_step_equals_the_model_s_own_forward(name, n, lengths):
+    policy = policy_of(name)
+    assert isinstance(decoder(policy), Direct)
+    own, direct = both(policy, ragged_rows(lengths), n)
+    assert max(float(a.abs().max()) for a in own) > 1
+    for a, b in zip(own, direct, strict=True):
+        torch.testing.assert_close(b.log_softmax(-1), a.log_softmax(-1), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", [tiny_gpt2, tiny_llama])
+def test_control_tokens_and_bfloat16(kind):
+    policy = steered(kind())
+    own, direct = both(policy, ragged_rows(), 2)
+    assert own[0].shape[-1] == policy.vocab_size
+    for a, b in zip(own, direct, strict=True):
+        torch.testing.assert_close(b.log_softmax(-1), a.log_softmax(-1), atol=1e-5, rtol=0)
+    own, direct = both(policy, ragged_rows(), 2, torch.bfloat16)
+    for a, b in zip(own, direct, strict=True):
+        assert (a.softmax(-1) - b.softmax(-1)).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama, grouped keys"])
+def test_the_same_responses_either_way(name, monkeypatch):
+    policy, prompts = policy_of(name), left_padded(ragged_rows())
+    how = {"decoding": Decoding(max_new_tokens=12, top_p=0.9), "n": 25, "batch_size": 40}
+    direct = sampler.sample(policy, prompts, rng=rng(), **how)
+    monkeypatch.setattr(sampler, "decoder", OwnForward)
+    own = sampler.sample(policy, prompts, rng=rng(), **how)
+    assert torch.equal(direct.response, own.response)
+    torch.testing.assert_close(direct.logprobs, own.logprobs, atol=1e-5, rtol=1e-5)
+
+
+class Changed(GPT2LMHeadModel):
+    """A model whose own forward does more than its family's."""
+
+
+def test_other_models_are_decoded_by_their_own_forward():
+    assert isinstance(decoder(policy_of("gpt2")), Direct)
+    assert isinstance(decoder(Policy(Changed(GPT2Config(**GPT2)), bos=0, eos=1)), OwnForward)
+
+    hooked = policy_of("gpt2")
+    hooked.model.transformer.h[0].mlp.register_forward_hook(lambda module, inputs, output: 2 * output)
+    assert isinstance(decoder(hooked), OwnForward)
+
+    replaced = policy_of("llama")
+    replaced.model.model.layers[0].mlp.up_proj = torch.nn.Sequential(torch.nn.Linear(16, 24, bias=False))
+    assert isinstance(decoder(replaced), OwnForward)
+
+    windowed = policy_of("llama")
+    windowed.model.config.sliding_window = 8
+    assert isinstance(decoder(windowed), OwnForward)
+
+
+def test_recording_of_hidden_states_does_not_change_the_way():
+    policy = policy_of("llama")
+    policy.model(input_ids=torch.tensor([[2, 3]]), output_hidden_states=True)
+    assert isinstance(decoder(policy), Direct)

@@ -1,0 +1,74 @@
+"""The draw of a token without a sort of the vocabulary, against the definition: sort, cut, add up, invert."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import rng
+
+from harness.core.errors import NotFinite
+from harness.core.types import Decoding
+from harness.policy import sampler
+from harness.policy.logprobs import token_logprobs
+from harness.policy.sampler import choose, distribution, nucleus, top_k
+
+DECODINGS = {
+    "plain": {},
+    "top-p": {"top_p": 0.9},
+    "top-p near 1": {"top_p": 0.999},
+    "top-k": {"top_k": 40},
+    "top-k beyond the vocabulary": {"top_k": 10_000, "top_p": 0.5},
+    "both, hot": {"temperature": 1.7, "top_k": 100, "top_p": 0.8},
+    "cold": {"temperature": 0.3, "top_p": 0.95},
+}
+SCALES = {"flat": 0.1, "usual": 3.0, "sharp": 30.0}
+
+
+def by_definition(logits: torch.Tensor, decoding: Decoding, noise: torch.Tensor) -> torch.Tensor:
+    kept = nucleus(top_k(logits.double() / decoding.temperature, decoding.top_k), decoding.top_p)
+    cdf = kept.softmax(-1).cumsum(-1)
+    return torch.searchsorted(cdf, (noise * cdf[:, -1])[:, None], right=True).squeeze(1)
+
+
+@pytest.mark.parametrize("vocab", [12, 300, 1024])  # less than a block, no multiple of one, a multiple
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", DECODINGS)
+def test_the_token_is_that_of_the_definition(name, scale, vocab):
+    logits = SCALES[scale] * torch.randn(400, vocab, generator=rng(vocab))
+    noise = torch.rand(400, generator=rng(1), dtype=torch.float64)
+    decoding = Decoding(max_new_tokens=1, **DECODINGS[name])
+    ours, wanted = choose(logits, decoding, noise), by_definition(logits, decoding, noise)
+    # a cumulative sum may round to the other side of the noise or of the cut, in a row in a thousand
+    assert int((ours != wanted).sum()) <= (1 if scale == "flat" else 0)
+
+
+@pytest.mark.parametrize("decoding", [{"top_k": 3}, {"top_p": 0.5}, {"top_k": 90, "top_p": 0.5}])
+def test_equal_logits_are_kept_in_the_order_of_the_vocabulary(decoding):
+    logits = torch.randn(50, 200, generator=rng()).round()  # many ties, at the cut too
+    noise = torch.rand(50, generator=rng(1), dtype=torch.float64)
+    decoding = Decoding(max_new_tokens=1, **decoding)
+    assert torch.equal(choose(logits, decoding, noise), by_definition(logits, decoding, noise))
+
+
+def test_only_rows_that_need_it_are_sorted(monkeypatch):
+    logits = torch.zeros(3, 1000)
+    logits[0, 5], logits[1, 7] = 20.0, 20.0
+    sorted_rows = []
+    monkeypatch.setattr(sampler, "nucleus", lambda x, p: sorted_rows.append(len(x)) or nucleus(x, p))
+    choose(logits, Decoding(max_new_tokens=1, top_p=0.9), torch.full((3,), 0.4, dtype=torch.float64))
+    assert sorted_rows == [1]
+
+
+@pytest.mark.parametrize("vocab", [12, 300, 1024])
+def test_logprobs_are_those_of_the_whole_vocabulary(vocab):
+    logits = 5 * torch.randn(30, vocab, generator=rng())
+    token = torch.randint(vocab, (30,), generator=rng(1))
+    torch.testing.assert_close(distribution(logits).logprobs(token), token_logprobs(logits, token), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_logit_that_is_not_finite_is_an_error(value):
+    logits = torch.zeros(2, 5)
+    logits[1, 3] = value
+    with pytest.raises(NotFinite, match="not finite"):
+        distribution(logits)
