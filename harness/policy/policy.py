@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.core.errors import RunFailed, refusing
@@ -20,6 +21,12 @@ from . import caches, configs, ensemble
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+PLAIN_HEADS = ("GPT2LMHeadModel", "LlamaForCausalLM")
+GROUP = 16  # rows that are read together at least; fewer lose more to overhead than they save in padding
+
+MOST_GROUPS = 4
 
 
 class Policy(nn.Module):
@@ -46,7 +53,7 @@ class Policy(nn.Module):
         tokenizer: Any = None,
     ) -> None:
         super().__init__()
-        self.model: Any = without_dropout(model)  # Any: nn.Module types every attribute as Tensor or Module
+        self.model: Any = fused_activations(without_dropout(model))  # Any: nn.Module types every attribute as Tensor or Module
         self.bos, self.eos = bos, eos
         self.ends: tuple[int, ...] = (eos, *(end for end in ends if end != eos))
         self.precision = torch.float32
@@ -96,13 +103,29 @@ class Policy(nn.Module):
     def states(self, rollout: Rollout) -> Tensor:
         """The last hidden states, float32, without the logits: [B, R] -> [B, R, D]."""
         self.count(tokens_of(rollout))
-        tokens, start = aligned(rollout)
+        return self._states(rollout)
+
+    def head(self, states: Tensor) -> Tensor:
+        """The logits that the output head gives for last hidden states, float32: [B, R, D] -> [B, R, V].
+
+        Raises ValueError for a model that computes more than a matrix product from them: see `plain_head`.
+        """
+        if not self.plain_head:
+            raise ValueError(f"{type(self.model).__name__} scales its logits, so they do not follow from its states alone")
+        weight = self.model.get_output_embeddings().weight[: self.vocab_size]
         with self.computing():
-            states = self.model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
-        return after(states, start, rollout)
+            return F.linear(states.to(weight.dtype), weight).float()
+
+    @property
+    def plain_head(self) -> bool:
+        """Whether the logits are one matrix product of the last hidden states, as those of GPT-2 and Llama."""
+        return type(self.model).__name__ in PLAIN_HEADS and type(self.model).__module__.startswith("transformers.")
 
     def _read(self, rollout: Rollout, states: bool) -> tuple[Tensor, Tensor]:
         self.count(tokens_of(rollout) * self.passes)
+        if self.plain_head:  # then only states are moved to their response token, not logits of the whole vocabulary
+            read = self._states(rollout)
+            return self.head(read), read
         tokens, start = aligned(rollout)
         skipped = int(start.min())  # positions that predict no response token in any row
         keep = tokens.shape[1] - skipped
@@ -111,6 +134,20 @@ class Policy(nn.Module):
             out = caches.call(self.model, input_ids=tokens, logits_to_keep=keep, use_cache=False, **inputs)
         logits = after(out.logits[:, -keep:, : self.vocab_size], start - skipped, rollout)
         return logits, after(out.hidden_states[-1], start, rollout) if states else logits
+
+    def _states(self, rollout: Rollout) -> Tensor:
+        """The last hidden states, float32: [B, R] -> [B, R, D]; rows of similar length are read together."""
+        groups = by_length(rollout) if self.device.type == "cpu" else []
+        if len(groups) < 2:
+            return self._states_of(rollout)
+        parts = torch.cat([self._states_of(rollout.rows(rows)) for rows in groups])
+        return parts[torch.cat(groups).argsort()]
+
+    def _states_of(self, rollout: Rollout) -> Tensor:
+        tokens, start = aligned(rollout)
+        with self.computing():
+            states = self.model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
+        return after(states, start, rollout)
 
     def condition(self, prompts: Prompts) -> Prompts:
         """The prompts with the prefix of the deployed policy: [B, P] -> [B, P + length of the prefix]."""
@@ -286,6 +323,12 @@ def after(x: Tensor, start: Tensor, rollout: Rollout) -> Tensor:
     return x.gather(1, at[..., None].expand(-1, -1, x.shape[-1])).float()
 
 
+def by_length(rollout: Rollout) -> list[Tensor]:
+    """Rows in groups of similar length, so that little is padded: [B] -> ids of rows, a tensor a group."""
+    lengths = rollout.prompts.mask.sum(1) + rollout.response_mask.sum(1)
+    return list(lengths.argsort(stable=True).chunk(max(1, min(MOST_GROUPS, len(lengths) // GROUP))))
+
+
 def tokens_of(rollout: Rollout) -> int:
     """The number of unpadded tokens of prompts and responses, which a forward pass is charged for: [B, R] -> int."""
     return int(rollout.prompts.mask.sum() + rollout.response_mask.sum())
@@ -337,3 +380,14 @@ def without_dropout(model: nn.Module) -> nn.Module:
         for name in [name for name, value in vars(module).items() if "dropout" in name and isinstance(value, float)]:
             setattr(module, name, 0.0)
     return model.eval()
+
+
+def fused_activations(model: nn.Module) -> nn.Module:
+    """The model with GPT-2's GELU as one kernel: the same function, without four intermediate tensors."""
+    from transformers.activations import GELUTanh, NewGELUActivation
+
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if type(child) is NewGELUActivation:
+                setattr(module, name, GELUTanh().train(child.training))
+    return model

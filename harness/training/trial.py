@@ -262,7 +262,7 @@ class Trial:
                 f"the weights to train are {str(narrow).removeprefix('torch.')}, in which small steps are lost; "
                 f"expected float32 weights (model.dtype=bfloat16 computes in bfloat16 and keeps them)"
             )
-        self._optimizer = torch.optim.Adam(self._trained(), lr=self._lr, betas=s.betas, eps=s.eps)
+        self._optimizer = torch.optim.Adam(self._trained(), lr=self._lr, betas=s.betas, eps=s.eps, fused=True)
         if self._restored and self._restored["optimizer"]:
             self._optimizer.load_state_dict(self._restored["optimizer"])
         return self._optimizer

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import rng
 
+from harness.policy import logprobs
 from harness.policy.logprobs import entropy, kl, log_not, log_nots, masked_mean, masked_sum, token_logprobs
 
 
@@ -128,3 +129,43 @@ def test_the_gradient_of_unlikelihood_where_p_is_nearly_1(function, token):
     expected[token] = p[token]
     assert loss.item() == pytest.approx(float(z.exp().sum().log() - rest.log()), rel=1e-5, abs=1e-11)
     torch.testing.assert_close(logits.grad.double().flatten(), expected, rtol=1e-4, atol=1e-12)
+
+
+SIMPLE = {  # as autograd would differentiate them
+    "token_logprobs": lambda p, q, t: p.log_softmax(-1).gather(-1, t[..., None]).squeeze(-1),
+    "kl": lambda p, q, t: (p.softmax(-1) * (p.log_softmax(-1) - q.log_softmax(-1))).sum(-1),
+    "entropy": lambda p, q, t: -(p.softmax(-1) * p.log_softmax(-1)).sum(-1),
+}
+OURS = {
+    "token_logprobs": lambda p, q, t: token_logprobs(p, t),
+    "kl": lambda p, q, t: kl(p, q),
+    "entropy": lambda p, q, t: entropy(p),
+}
+
+
+@pytest.mark.parametrize("laid_out", ["in a row", "a part of a wider tensor"])
+@pytest.mark.parametrize("name", SIMPLE)
+def test_values_and_gradients_equal_autograd_s(name, laid_out, monkeypatch):
+    monkeypatch.setattr(logprobs, "ELEMENTS", 30)  # parts of several positions, the last one shorter
+    wide = 3 * torch.randn(2, 4, 5, 9, generator=rng(), dtype=torch.float64)
+    p, q = (x.contiguous() if laid_out == "in a row" else x for x in wide[..., :7])
+    t, weight = torch.randint(7, (4, 5), generator=rng(1)), torch.randn(4, 5, generator=rng(2), dtype=torch.float64)
+    found = []
+    for of in (SIMPLE, OURS):
+        inputs = [x.detach().requires_grad_() for x in (p, q)]
+        value = of[name](*inputs, t)
+        found.append([value, *torch.autograd.grad((value * weight).sum(), inputs, allow_unused=True)])
+    for simple, ours in zip(*found, strict=True):
+        assert (simple is None) == (ours is None)
+        if simple is not None:
+            torch.testing.assert_close(ours, simple, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", SIMPLE)
+def test_only_gradients_that_are_asked_for_are_made(name):
+    p, q, t = torch.randn(3, 4), torch.randn(3, 4, requires_grad=True), torch.zeros(3, dtype=torch.int64)
+    value = OURS[name](p, q, t)
+    assert value.requires_grad == (name == "kl")
+    if name == "kl":
+        value.sum().backward()
+        torch.testing.assert_close(q.grad, q.detach().softmax(-1) - p.softmax(-1))

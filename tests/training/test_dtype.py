@@ -60,8 +60,9 @@ def weights(policy: Policy) -> torch.Tensor:
 def test_passes_compute_in_bfloat16_and_give_float32():
     policy, rollout = half(), rollout_by(toy_policy())
     seen = []
-    policy.model.lm_head.register_forward_hook(lambda module, given, out: seen.append(out.dtype))
+    policy.model.transformer.h[0].mlp.c_fc.register_forward_hook(lambda module, given, out: seen.append(out.dtype))
     logits, states = policy.logits_and_states(rollout)
+    assert torch.equal(logits, logits.bfloat16().float())  # the head's product is of that type, too
     assert seen == [torch.bfloat16] and logits.dtype == states.dtype == policy.states(rollout).dtype == torch.float32
     full = toy_policy().logits(rollout)
     assert 0 < (logits - full).abs().max() < 0.02 * full.abs().max()
