@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-import torch
 from pydantic import Field
 
 from harness.api import Knob, Pool, Rollout, Settings, Trial, kl, masked_mean, token_logprobs
@@ -42,7 +41,7 @@ class BestQuantile:
 
     def train(self, trial: Trial) -> Iterator[dict[str, float]]:
         s = self.settings
-        state = trial.keep(step=0, pool=Pool(trial.policy.device))
+        state = trial.keep(step=0, pool=Pool(trial.policy.device, trial.reference))
         while True:
             if state.step % s.explore_every == 0:  # explore
                 rollout = trial.sample(trial.prompts(s.explore_prompts))
@@ -56,8 +55,7 @@ class BestQuantile:
 
     def _learn(self, trial: Trial, batch: Rollout) -> dict[str, float]:
         logits, mask = trial.policy.logits(batch), batch.response_mask
-        with torch.no_grad():
-            ref_logits = trial.reference.logits(batch)
+        ref_logits = trial.reference_logits(batch)
         nll = masked_mean(-token_logprobs(logits, batch.response), mask)
         drift = masked_mean(kl(ref_logits, logits), mask)
         trial.update(nll + self.settings.kl_coef * drift)

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-import torch
 from pydantic import Field
 
 from harness.api import Knob, Pool, Rollout, Settings, Trial, kl, masked_mean, token_logprobs
@@ -42,7 +41,7 @@ class GradientAscent:
 
     def train(self, trial: Trial) -> Iterator[dict[str, float]]:
         s = self.settings
-        state = trial.keep(step=0, pool=Pool(trial.policy.device))
+        state = trial.keep(step=0, pool=Pool(trial.policy.device, trial.reference))
         while True:
             if state.step % s.explore_every == 0:  # explore
                 rollout = trial.sample(trial.prompts(s.explore_prompts))
@@ -57,8 +56,7 @@ class GradientAscent:
 
     def _learn(self, trial: Trial, forget: Rollout, retain: Rollout) -> dict[str, float]:
         logp = masked_mean(token_logprobs(trial.policy.logits(forget), forget.response), forget.response_mask)
-        with torch.no_grad():
-            ref_logits = trial.reference.logits(retain)
+        ref_logits = trial.reference_logits(retain)
         drift = masked_mean(kl(ref_logits, trial.policy.logits(retain)), retain.response_mask)
         trial.update(logp + self.settings.kl_coef * drift)
         return {"nll": -logp.item(), "drift": drift.item()}

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-import torch
 from pydantic import Field
 from torch.nn.functional import logsigmoid
 
@@ -48,7 +47,7 @@ class NPO:
 
     def train(self, trial: Trial) -> Iterator[dict[str, float]]:
         s = self.settings
-        state = trial.keep(step=0, pool=Pool(trial.policy.device))
+        state = trial.keep(step=0, pool=Pool(trial.policy.device, trial.reference))
         while True:
             if state.step % s.explore_every == 0:  # explore
                 rollout = trial.sample(trial.prompts(s.explore_prompts))
@@ -63,8 +62,7 @@ class NPO:
 
     def _learn(self, trial: Trial, forget: Rollout, retain: Rollout) -> dict[str, float]:
         s, mask = self.settings, forget.response_mask
-        with torch.no_grad():
-            ref_logits, ref_retain = trial.reference.logits(forget), trial.reference.logits(retain)
+        ref_logits, ref_retain = trial.reference_logits(forget), trial.reference_logits(retain)
         logp = token_logprobs(trial.policy.logits(forget), forget.response)
         ratio = masked_sum(logp - token_logprobs(ref_logits, forget.response), mask)
         cost = -2 / s.beta * logsigmoid(-s.beta * ratio).mean()

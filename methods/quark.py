@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -56,7 +55,7 @@ class Quark:
 
     def train(self, trial: Trial) -> Iterator[dict[str, float]]:
         s, policy = self.settings, trial.policy
-        state = trial.keep(step=0, pool=Pool(trial.policy.device))
+        state = trial.keep(step=0, pool=Pool(trial.policy.device, trial.reference))
         reward_tokens = policy.control_tokens(s.num_quantiles, trial.rng, s.token_spread)
         while True:
             if state.step % s.explore_every == 0:  # explore
@@ -74,8 +73,7 @@ class Quark:
     def _learn(self, trial: Trial, batch: Rollout, token: Tensor) -> dict[str, float]:
         s, mask = self.settings, batch.response_mask
         logits = trial.policy.logits(batch._replace(prompts=trial.policy.prepend(token, batch.prompts)))
-        with torch.no_grad():
-            ref_logits = trial.reference.logits(batch)
+        ref_logits = trial.reference_logits(batch)
         nll = masked_mean(-token_logprobs(logits, batch.response), mask)
         if s.variant == "paper":
             drift = masked_mean(kl(ref_logits, logits), mask)

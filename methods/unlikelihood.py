@@ -75,7 +75,7 @@ class Unlikelihood:
 
     def _on_samples(self, trial: Trial) -> Iterator[dict[str, float]]:
         s = self.settings
-        state = trial.keep(step=0, pool=Pool(trial.policy.device))
+        state = trial.keep(step=0, pool=Pool(trial.policy.device, trial.reference))
         while True:
             if state.step % s.explore_every == 0:  # explore
                 rollout = trial.sample(trial.prompts(s.explore_prompts))
@@ -127,8 +127,7 @@ class Unlikelihood:
         return -log_not(logits, batch.response).masked_fill(~bad, 0)
 
     def _drift(self, trial: Trial, batch: Rollout, logits: Tensor, learned: Tensor) -> Tensor:
-        with torch.no_grad():
-            ref_logits = trial.reference.logits(batch)
+        ref_logits = trial.reference_logits(batch)
         return masked_mean(kl(ref_logits, logits), learned)
 
 

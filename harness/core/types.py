@@ -36,17 +36,18 @@ class Rollout(NamedTuple):
     response: Tensor  # [B, R] int64
     response_mask: Tensor  # [B, R] bool: up to and including the first EOS
     logprobs: Tensor | None = None  # [B, R] log pi(y_t | x, y_<t) of the policy that sampled, at temperature 1
+    reference_states: Tensor | None = None  # [B, R, D] last hidden states of the reference, if a pool has kept them
 
     def to(self, device: torch.device | str) -> Rollout:
         """The same rollout on another device: [B, R] -> [B, R]."""
-        logprobs = None if self.logprobs is None else self.logprobs.to(device)
-        return Rollout(self.prompts.to(device), self.response.to(device), self.response_mask.to(device), logprobs)
+        logprobs, states = (None if x is None else x.to(device) for x in (self.logprobs, self.reference_states))
+        return Rollout(self.prompts.to(device), self.response.to(device), self.response_mask.to(device), logprobs, states)
 
     def rows(self, index: Tensor) -> Rollout:
         """The rows with these indices, or where this mask is True: [n] int64 or [B] bool -> [n, R]."""
         prompts = Prompts(self.prompts.tokens[index], self.prompts.mask[index])
-        logprobs = None if self.logprobs is None else self.logprobs[index]
-        return Rollout(prompts, self.response[index], self.response_mask[index], logprobs)
+        logprobs, states = (None if x is None else x[index] for x in (self.logprobs, self.reference_states))
+        return Rollout(prompts, self.response[index], self.response_mask[index], logprobs, states)
 
 
 class Documents(NamedTuple):

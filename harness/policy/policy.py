@@ -105,6 +105,10 @@ class Policy(nn.Module):
         self.count(tokens_of(rollout))
         return self._states(rollout)
 
+    def uncounted_states(self, rollout: Rollout) -> Tensor:
+        """As `states`, charged to no trial: for what is computed once and charged where it is used."""
+        return self._states(rollout)
+
     def head(self, states: Tensor) -> Tensor:
         """The logits that the output head gives for last hidden states, float32: [B, R, D] -> [B, R, V].
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from harness.core.errors import MethodFailed, NotFinite, RunFailed
 from harness.core.types import Documents, Prompts, Rollout, Settings, Task
-from harness.policy.policy import Policy
+from harness.policy.policy import Policy, tokens_of
 from harness.policy.sampler import sample
 
 if TYPE_CHECKING:
@@ -168,6 +168,18 @@ class Trial:
             found = f"the scorer gave {int(kept.sum())} rewards for {len(kept)} responses"
             raise RunFailed(f"{found}, fewer than the {at_least} that an update needs; look at the scorer, or draw more")
         return rollout.rows(kept), reward[kept]
+
+    @torch.no_grad()
+    def reference_logits(self, rollout: Rollout) -> Tensor:
+        """The reference's logits that predict each response token, float32, without a gradient: [B, R] -> [B, R, V].
+
+        If a pool has kept the reference's states of these responses, it takes one matrix product instead of a forward pass.
+        Both are charged as a forward pass, so that no method gains budget by the way its samples are kept.
+        """
+        if rollout.reference_states is None:
+            return self.reference.logits(rollout)
+        self.reference.count(tokens_of(rollout))
+        return self.reference.head(rollout.reference_states)
 
     def train_also(self, module: torch.nn.Module) -> None:
         """Train an auxiliary network, such as a value network: `update` steps and clips its weights with the policy's.

@@ -11,11 +11,15 @@ from closed_forms import responses
 from hand_worked import batch
 from scipy import stats
 from scored_documents import NAN
-from tiny import rng
+from tiny import TINY, left_padded, ragged_rows, rng, tiny_gpt2
 
+from harness.conformance.toy import ToyTask
 from harness.core.errors import RunFailed
 from harness.core.types import Prompts, Rollout
-from harness.training.pool import Pool
+from harness.policy.policy import Policy, tokens_of
+from harness.training import pool as pool_module
+from harness.training.pool import Pool, packed, unpacked
+from harness.training.trial import Budget, Trial
 
 
 def rollout(n: int, offset: int = 0) -> Rollout:
@@ -93,3 +97,99 @@ def test_a_pool_is_drawn_from_a_range_of_quantiles():
     pool.quantize(5, rng())
     drawn, quantile = pool.draw(300, rng(), quantile=range(1, 5))
     assert set(quantile.tolist()) == {1, 2, 3, 4} and set(drawn.response.flatten().tolist()) == set(range(4, 12))
+
+
+def ragged(n: int, seed: int = 0) -> Rollout:
+    """Prompts of 1 to 5 tokens and responses of 1 to 6, of the toy policy's vocabulary."""
+    prompts = left_padded(ragged_rows(tuple(1 + i % 5 for i in range(n)), seed=seed))
+    response = torch.randint(2, 12, (n, 6), generator=rng(seed))
+    return Rollout(prompts, response, torch.arange(6) < 1 + torch.randint(6, (n, 1), generator=rng(seed + 1)))
+
+
+@pytest.mark.parametrize("largest", [11, 2**15 + 7, 2**16 - 1, 2**16 + 3])
+def test_what_is_packed_is_unpacked(largest):
+    """Ids beyond 15 bits are read without a sign, those beyond 16 bits in a wider type."""
+    given = ragged(9)
+    given.response[0, 0] = largest
+    found = unpacked(packed(given))
+    for ours, theirs, counts in (
+        (found.response, given.response, given.response_mask),
+        (*_tokens(found, given), given.prompts.mask),
+    ):
+        assert torch.equal(ours[counts], theirs[counts])
+    assert torch.equal(found.response_mask, given.response_mask) and torch.equal(found.prompts.mask, given.prompts.mask)
+
+
+def _tokens(*rollouts: Rollout) -> list[torch.Tensor]:
+    return [rollout.prompts.tokens for rollout in rollouts]
+
+
+def test_a_checkpoint_that_holds_masks_is_read():
+    given, pool = ragged(8), Pool()
+    old = {"tokens": given.prompts.tokens, "mask": given.prompts.mask, "response": given.response}
+    old |= {"response_mask": given.response_mask, "reward": torch.arange(8) / 8}
+    pool.load_state_dict({"parts": [old], "quantile": torch.arange(8)})
+    drawn, quantile = pool.draw(20, rng())
+    assert torch.equal(drawn.response, given.response[quantile]) and torch.equal(
+        drawn.response_mask, given.response_mask[quantile]
+    )
+
+
+def filled(policy: Policy, parts: tuple[int, ...] = (40, 21)) -> Pool:
+    pool = Pool(reference=policy)
+    for i, n in enumerate(parts):
+        pool.add(ragged(n, seed=i), torch.rand(n, generator=rng(i)))
+    pool.quantize(3, rng())
+    return pool
+
+
+@pytest.mark.parametrize("kind", TINY)
+def test_reference_logits_from_kept_states_are_those_of_a_pass(kind):
+    reference = TINY[kind]().requires_grad_(False)
+    trial = Trial(reference.copy(), reference, ToyTask(), seed=0, budget=Budget(updates=1))
+    pool = filled(reference)
+    drawn, _ = pool.draw(50, rng(), quantile=range(1, 3))
+    spent = trial.cost.forward_tokens
+    kept = trial.reference_logits(drawn)
+    charged = trial.cost.forward_tokens - spent
+    plain = trial.reference_logits(drawn._replace(reference_states=None))
+    torch.testing.assert_close(kept[drawn.response_mask], plain[drawn.response_mask], atol=1e-5, rtol=0)
+    assert trial.cost.forward_tokens == spent + 2 * charged == spent + 2 * tokens_of(drawn)
+    assert not kept.requires_grad
+
+
+def test_states_are_computed_once_a_response(monkeypatch):
+    reference, computed = tiny_gpt2().requires_grad_(False), []
+    states = type(reference).uncounted_states
+    monkeypatch.setattr(
+        type(reference), "uncounted_states", lambda self, r: computed.append(len(r.response)) or states(self, r)
+    )
+    pool = filled(reference)
+    for seed in range(9):
+        pool.draw(30, rng(seed))
+    assert sum(computed) == 61 and max(computed) <= 16
+
+
+def test_a_resumed_pool_has_the_same_states_bit_for_bit():
+    reference = tiny_gpt2().requires_grad_(False)
+    pool, twin = filled(reference), Pool(reference=reference)
+    for seed in range(3):
+        pool.draw(7, rng(seed))
+    twin.load_state_dict(pool.state_dict())
+    assert torch.equal(pool.draw(30, rng(9))[0].reference_states, twin.draw(30, rng(9))[0].reference_states)
+
+
+def test_beyond_the_memory_for_states_none_are_kept(monkeypatch):
+    reference = tiny_gpt2().requires_grad_(False)
+    monkeypatch.setattr(pool_module, "MOST_STATES", 2 * 4 * 16 * 6 * reference.width)  # two pages
+    pool = filled(reference, (32, 5))
+    assert pool.draw(60, rng())[0].reference_states is None  # some of it lies in the third page
+    assert filled(reference, (32,)).draw(60, rng())[0].reference_states is not None
+
+
+def test_a_reference_whose_head_is_not_a_product_keeps_no_states(monkeypatch):
+    monkeypatch.setattr("harness.policy.policy.PLAIN_HEADS", ())
+    reference = tiny_gpt2().requires_grad_(False)
+    assert filled(reference).draw(3, rng())[0].reference_states is None
+    with pytest.raises(ValueError, match="scales its logits"):
+        reference.head(torch.zeros(1, 1, reference.width))
