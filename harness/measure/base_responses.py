@@ -186,7 +186,13 @@ def _responses(
 
 def _draw(task: Task, reference: Policy, prompts: PromptSet, n: int, say: Callable[[str], None]) -> NDArray[np.int32]:
     """Sample n responses per prompt: -> [X, n, R] int32; reports the number of responses and the remaining time."""
-    parts, rng, total, started, reported = [], torch.Generator().manual_seed(BASE_SEED), len(prompts.texts), time.monotonic(), 0.0
+    parts, rng, total, started, reported = (
+        [],
+        torch.Generator().manual_seed(BASE_SEED),
+        len(prompts.texts),
+        time.monotonic(),
+        0.0,
+    )
     say(f"sampling base responses for the frontier, once per model: {n} for each of {total} prompts, {n * total:,} in total")
     for x in range(total):
         one = Prompts(*(p[x : x + 1].to(reference.device) for p in prompts.prompts))

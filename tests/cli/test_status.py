@@ -134,7 +134,7 @@ def test_a_missing_cell_is_run_at_the_settings_of_its_world(tmp_path):
 
 
 def test_what_finishes_a_cell(tmp_path, monkeypatch):
-    monkeypatch.setattr(status, "outdated", lambda runs: {})
+    monkeypatch.setattr("harness.records.stale.outdated", lambda runs: {})
     settings = resolve("micro", "quark", "toxicity", {"kl_coef": 0.1}).model_dump()
     for seed, state in enumerate(("done", "failed", "interrupted", "degraded")):
         fake.write_run(tmp_path, "quark", seed, status=state, manifest={"settings": settings})
