@@ -137,7 +137,9 @@ class GPT2Steps:
         self.heads = model.config.n_head
 
     def embed(self, token: Tensor, position: Tensor) -> Tensor:
-        return F.embedding(token, self.body.wte.weight) + F.embedding(position, self.body.wpe.weight)
+        # by the modules, so that hooks on embeddings count every token that a model reads
+        found: Tensor = self.body.wte(token[:, None])[:, 0] + self.body.wpe(position[:, None])[:, 0]
+        return found
 
     def layer(self, i: int, x: Tensor, attend: Attend) -> Tensor:
         block = self.body.h[i]
@@ -159,7 +161,7 @@ class LlamaSteps:
         self.turn: tuple[Tensor, Tensor]
 
     def embed(self, token: Tensor, position: Tensor) -> Tensor:
-        x = F.embedding(token, self.body.embed_tokens.weight)
+        x: Tensor = self.body.embed_tokens(token[:, None])[:, 0]
         cos, sin = self.body.rotary_emb(x[:, None], position_ids=position[:, None])
         self.turn = cos, sin  # [A, 1, D of a head], which all heads share
         return x

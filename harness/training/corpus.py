@@ -85,7 +85,8 @@ def whole(documents: Documents) -> Documents:
 
     A BOS is such a first token; without one the first word of a document has nothing before it to be predicted from.
     """
-    (prompts, response, mask, _), rows = documents.rollout, torch.arange(len(documents.reward), device=documents.reward.device)
+    prompts, response, mask = documents.rollout[:3]
+    rows = torch.arange(len(documents.reward), device=documents.reward.device)
     tokens, real = torch.cat([prompts.tokens, response], 1), torch.cat([prompts.mask, mask], 1)
     first = prompts.mask.shape[1] - prompts.mask.sum(1)
     width = int(real.sum(1).max())

@@ -64,7 +64,7 @@ def test_mean_nll_and_batches():
     nll, tokens = mean_nll(policy, rollout, batch_size=3)
     assert nll == pytest.approx(-rollout.logprobs.sum(1).numpy(), abs=1e-5)
     assert tokens.tolist() == rollout.response_mask.sum(1).tolist()
-    rejoined = Rollout(*(torch.cat(x) for x in zip(*(p[1:] for p in batches(rollout, 3)), strict=True)), None)
+    rejoined = Rollout(*(torch.cat(x) for x in zip(*(p[1:4] for p in batches(rollout, 3)), strict=True)))
     assert torch.equal(rejoined.prompts, rollout.response)
     assert [len(p.response) for p in batches(rollout, 4)] == [4, 4, 2]
 
