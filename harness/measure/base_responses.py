@@ -31,6 +31,7 @@ from . import frontier
 from .evaluator import Base, scored
 
 SAMPLER_VERSION = 1
+ROWS = 512  # responses that are drawn in one batch
 PLAIN = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}  # temperature 1 without truncation
 BASE_SEED = 7  # independent of the seed with which policies are evaluated
 
@@ -39,7 +40,7 @@ class Expected(NamedTuple):
     """The expected properties of a cached array."""
 
     shape: tuple[int, ...]
-    kind: str  # kind of the dtype: i, f
+    kind: str  # kind of the dtype: i, u, f
     most: float  # values lie in [0, most]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from hashlib import sha256
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -118,22 +118,46 @@ def batches(rollout: Rollout, size: int) -> Iterator[Rollout]:
         yield Rollout(prompts, rollout.response[part], rollout.response_mask[part], logprobs)
 
 
+class Kept(Protocol):
+    """Where the evaluation of the base policy is kept between runs, with whether it lay above the frontier."""
+
+    def read(self) -> tuple[Evaluation, bool] | None: ...
+    def write(self, evaluation: Evaluation, above: bool) -> None: ...
+
+
 class Evaluator:
     """Measures policies on one task's held-out prompts."""
 
     def __init__(
-        self, task: Task, reference: Policy, base: Base, settings: EvaluationSettings, say: Callable[[str], None]
+        self,
+        task: Task,
+        reference: Policy,
+        base: Base,
+        settings: EvaluationSettings,
+        say: Callable[[str], None],
+        kept: Kept | None = None,
     ) -> None:
         self.task, self.reference, self.base, self.settings, self.say = task, reference, base, settings, say
+        self.kept = kept
         self._base_evaluation: Evaluation | None = None
         self.above = False  # True if a measured policy lay above the frontier by more than its error, which is a bug
 
     def base_evaluation(self) -> Evaluation:
-        """The evaluation of the base policy, whose KL is 0 by definition; computed once."""
+        """The evaluation of the base policy, whose KL is 0 by definition; computed once for all runs that can share it."""
         if self._base_evaluation is None:
-            self.say("measuring the base policy")
-            self._base_evaluation = self.final(self.reference)
+            known = self.kept.read() if self.kept is not None else None
+            self._base_evaluation = self._measured_base() if known is None else known[0]
+            self.above |= known is not None and known[1]
         return self._base_evaluation
+
+    def _measured_base(self) -> Evaluation:
+        self.say("measuring the base policy, once per task")
+        before, self.above = self.above, False
+        found = self.final(self.reference)
+        if self.kept is not None:
+            self.kept.write(found, self.above)
+        self.above |= before
+        return found
 
     def frontier_record(self) -> dict[str, Any]:
         """The frontier as plain data, with the judge scores of the policies on it."""

@@ -22,10 +22,11 @@ from typing import Any, Literal, NamedTuple
 from harness.core import registry
 from harness.core.errors import BadData, BadScorer, BadSetting, BenchError, PromptTooLong, one_line
 from harness.core.hashing import folder_identity
-from harness.core.settings import RunSettings, TaskSettings, check_seed, checked, stem_of
+from harness.core.settings import EvaluationSettings, RunSettings, TaskSettings, check_seed, checked, stem_of
 from harness.core.types import Settings
 from harness.measure import base_responses as base_policy
 from harness.measure.evaluator import EVALUATION_VERSION, Evaluator
+from harness.measure.kept import KeptEvaluation
 from harness.policy.loading import LoadedModel, load_model
 from harness.policy.policy import Policy, naming
 from harness.policy.tokenizers import read_tokenizer
@@ -385,12 +386,19 @@ def _cell(
         chosen = settings.evaluation.model_copy(update={"split": split or settings.evaluation.split})
         shipped = _shipped(settings, shared, chosen.split)
         known = base_policy.known(shared.task, reference, measured, chosen, cache, progress.say, shipped)
-        return Evaluator(shared.task, reference, known, chosen, progress.say)
+        return Evaluator(shared.task, reference, known, chosen, progress.say, _kept(cache, measured, chosen, progress))
 
     return Cell(
         name, task, seed, settings, identity, provenance(shared), make, shared.model.policy.copy,
         make_evaluator, shared.task, budget, optimizer, out,
     )  # fmt: skip
+
+
+def _kept(cache: base_policy.Cache, measured: dict[str, Any], chosen: EvaluationSettings, progress: Progress) -> KeptEvaluation:
+    """Where the base policy's evaluation is kept, by all that it depends on."""
+    matters = chosen.model_dump(include={"split", "samples", "paper_samples", "base_samples", "seed"})
+    identity = {"base": measured, "evaluation": matters | {"version": EVALUATION_VERSION}}
+    return KeptEvaluation(cache, identity, progress.say)
 
 
 def _shipped(settings: RunSettings, shared: Parts, split: str) -> Any:

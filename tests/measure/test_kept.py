@@ -1,0 +1,73 @@
+"""The base policy's evaluation is computed once for all runs that share it, and never read where it does not belong."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import quick
+
+from harness.measure.evaluator import Evaluator
+from harness.measure.kept import KIND, KeptEvaluation
+from harness.runs.progress import Progress
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """How often a full evaluation was computed."""
+    calls, final = [], Evaluator.final
+    monkeypatch.setattr(Evaluator, "final", lambda self, policy: calls.append(policy) or final(self, policy))
+    return calls
+
+
+def evaluator(out, said=None, **settings) -> Evaluator:
+    made = quick.cell(out, **settings).make_evaluator(Progress(quiet=True))
+    if said is not None:
+        made.kept.say = said.append
+    return made
+
+
+def test_it_is_computed_once_and_comes_back_as_it_was(tmp_path, measured):
+    first = evaluator(tmp_path)
+    computed, again = first.base_evaluation(), evaluator(tmp_path).base_evaluation()
+    assert len(measured) == 1
+    assert again.metrics == computed.metrics and again.unscored_share == computed.unscored_share
+    for name in ("rows", "prompts", "papers"):
+        ours, theirs = getattr(again, name), getattr(computed, name)
+        np.testing.assert_equal(json.loads(json.dumps(ours)), json.loads(json.dumps(theirs, default=lambda x: x.item())))
+
+
+def test_another_evaluation_is_not_taken_for_it(tmp_path, measured):
+    evaluator(tmp_path).base_evaluation()
+    evaluator(tmp_path, **{"evaluation.samples": 3}).base_evaluation()
+    assert len(measured) == 2
+    evaluator(tmp_path, **{"evaluation.points": 7}).base_evaluation()  # of training, which does not change it
+    assert len(measured) == 2
+
+
+@pytest.mark.parametrize("content", [b"no archive", b"no evaluation"])
+def test_a_file_that_is_none_is_named_and_made_again(content, tmp_path, measured):
+    first = evaluator(tmp_path)
+    computed = first.base_evaluation()
+    (path,) = (tmp_path / ".cache").glob(f"{KIND}-*.npz")
+    if content == b"no archive":
+        path.write_bytes(content)
+    else:
+        np.savez_compressed(path, json=np.frombuffer(b'{"evaluation": 3}', np.uint8))
+    said: list[str] = []
+    assert evaluator(tmp_path, said).base_evaluation().metrics == computed.metrics
+    assert len(measured) == 2 and len(said) == 1
+    assert str(tmp_path / ".cache") in said[0] and said[0].endswith("it is computed again")
+    evaluator(tmp_path).base_evaluation()
+    assert len(measured) == 2
+
+
+def test_what_could_not_be_scored_is_tried_again(tmp_path):
+    made = evaluator(tmp_path)
+    kept = KeptEvaluation(made.kept.cache, {"of": "a test"}, print)
+    found = made.final(made.reference)
+    kept.write(found._replace(unscored_share=0.1), False)
+    assert kept.read() is None
+    kept.write(found, True)
+    assert kept.read()[1]
