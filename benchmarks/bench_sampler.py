@@ -10,7 +10,7 @@ from __future__ import annotations
 import pytest
 import torch
 from paired import compare
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from harness.core.types import Decoding, Prompts
 from harness.policy.policy import Policy
@@ -20,57 +20,92 @@ VOCAB, NEW_TOKENS, NUM_PROMPTS, EOS = 1024, 24, 64, 0
 ENDING = {"never ends": -100.0, "ends at 5% a token": -2.94}  # the logit of EOS against all other tokens together
 
 
-class Ending(GPT2LMHeadModel):
-    """A GPT-2 that ends a response with a fixed probability at each token, so that both samplers do the same work."""
-
-    log_odds: float
-
-    def forward(self, *args, **kwargs):
-        out = super().forward(*args, **kwargs)
-        out.logits[..., EOS] = out.logits[..., 1:].logsumexp(-1) + self.log_odds
-        return out
-
-
 def config() -> GPT2Config:
     """About a million parameters."""
     shape = {"vocab_size": VOCAB, "n_positions": 128, "n_embd": 128, "n_layer": 4, "n_head": 4}
     return GPT2Config(**shape, initializer_range=0.05, bos_token_id=EOS, eos_token_id=EOS)
 
 
-def new_policy(log_odds: float) -> Policy:
-    """A random policy that ends its responses at a known rate."""
+def smollm2() -> LlamaConfig:
+    """The shapes of SmolLM2-135M: 134.5 million parameters."""
+    shape = {"vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30}
+    heads = {"num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True}
+    return LlamaConfig(**shape, **heads, max_position_embeddings=2048, bos_token_id=EOS, eos_token_id=EOS)
+
+
+def new_policy(log_odds: float = -100.0, shape: GPT2Config | LlamaConfig | None = None) -> Policy:
+    """A random policy that ends its responses at a known rate, by its weights, so that every sampler does the same work.
+
+    The first number of each last hidden state is 1, only the EOS reads it, and so its logit is the same everywhere.
+    """
     torch.manual_seed(0)
-    model = Ending(config())
-    model.log_odds = log_odds
+    shape = shape or config()
+    model = (GPT2LMHeadModel if isinstance(shape, GPT2Config) else LlamaForCausalLM)(shape)
+    with torch.no_grad():
+        head = model.get_output_embeddings().weight
+        if isinstance(shape, GPT2Config):
+            norm = model.transformer.ln_f
+            norm.weight[0], norm.bias[0] = 0.0, 1.0
+        others = model(torch.tensor([[1, 2, 3]])).logits[0, :, 1:].logsumexp(-1).mean()
+        head[:, 0] = 0.0
+        head[EOS] = 0.0
+        head[EOS, 0] = others + log_odds
     return Policy(model, bos=EOS, eos=EOS)
 
 
-def ragged_prompts() -> Prompts:
+def ragged_prompts(n: int = NUM_PROMPTS) -> Prompts:
     """Of 4 to 16 tokens, padded on the left."""
     rng = torch.Generator().manual_seed(0)
-    tokens = torch.randint(1, VOCAB, (NUM_PROMPTS, 16), generator=rng)
-    length = torch.randint(4, 17, (NUM_PROMPTS, 1), generator=rng)
+    tokens = torch.randint(1, VOCAB, (n, 16), generator=rng)
+    length = torch.randint(4, 17, (n, 1), generator=rng)
     return Prompts(tokens, torch.arange(16) >= 16 - length)
 
 
-@pytest.mark.parametrize("ending", ENDING)
-@pytest.mark.parametrize("n", [1, 8])
-def test_sampler_against_generate(n, ending, benchmark, capsys):
-    torch.set_num_threads(1)
-    policy, prompts, decoding = new_policy(ENDING[ending]), ragged_prompts(), Decoding(max_new_tokens=NEW_TOKENS)
-    options = {"do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": 1.0, "pad_token_id": EOS, "eos_token_id": EOS}
+WORKLOADS = {
+    "64 x 1, T = 1": {"n": 1, "log_odds": ENDING["never ends"]},
+    "64 x 8, T = 1": {"n": 8, "log_odds": ENDING["never ends"]},
+    "64 x 25, top-p 0.9, ends at 5% a token": {"n": 25, "log_odds": ENDING["ends at 5% a token"], "top_p": 0.9},
+    "SmolLM2-135M, 16 x 25, 20 tokens, top-p 0.9": {
+        "n": 25, "log_odds": ENDING["never ends"], "top_p": 0.9, "prompts": 16, "steps": 20, "config": smollm2, "rounds": 3,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_sampler_against_generate(name, benchmark, capsys):
+    w = {"top_p": 1.0, "prompts": NUM_PROMPTS, "steps": NEW_TOKENS, "config": config, "rounds": 9} | WORKLOADS[name]
+    policy, prompts = new_policy(w["log_odds"], w["config"]()), ragged_prompts(w["prompts"])
+    decoding = Decoding(max_new_tokens=w["steps"], top_p=w["top_p"])
+    options = {"do_sample": True, "top_k": 0, "top_p": w["top_p"], "temperature": 1.0, "pad_token_id": EOS}
+    options |= {"eos_token_id": EOS, "num_return_sequences": w["n"], "max_new_tokens": w["steps"]}
 
     def ours():
-        return sample(policy, prompts, decoding=decoding, rng=torch.Generator().manual_seed(0), n=n).response
+        return sample(
+            policy, prompts, decoding=decoding, rng=torch.Generator().manual_seed(0), n=w["n"], batch_size=512
+        ).response
 
     def theirs():
-        mask = prompts.mask.long()
-        tokens = policy.model.generate(
-            prompts.tokens, attention_mask=mask, max_new_tokens=NEW_TOKENS, num_return_sequences=n, **options
-        )
+        torch.manual_seed(0)
+        with torch.no_grad():
+            tokens = policy.model.generate(prompts.tokens, attention_mask=prompts.mask.long(), **options)
         return tokens[:, prompts.tokens.shape[1] :]
 
     assert ours().shape == theirs().shape  # neither stops before the other
-    line = compare(benchmark, ours, theirs, ("sample", "generate"))
+    line = compare(benchmark, ours, theirs, ("sample", "generate"), rounds=w["rounds"])
     with capsys.disabled():
-        print(f"\n{NUM_PROMPTS} prompts x {n}, {NEW_TOKENS} tokens, {ending}: {line}")
+        print(f"\n{name}: {line}")
+
+
+def test_base_responses_of_several_prompts_at_once(benchmark, capsys):
+    """The frontier's draws for SmolLM2-135M: 64 responses to each prompt, against one prompt at a time."""
+    policy, prompts, decoding = new_policy(shape=smollm2()), ragged_prompts(16), Decoding(max_new_tokens=20)
+
+    def draw(together: int) -> None:
+        rng = torch.Generator().manual_seed(0)
+        for x in range(0, len(prompts.tokens), together):
+            some = Prompts(*(p[x : x + together] for p in prompts))
+            sample(policy, some, decoding=decoding, rng=rng, n=64, batch_size=512)
+
+    line = compare(benchmark, lambda: draw(8), lambda: draw(1), ("8 prompts at once", "one at a time"), rounds=3)
+    with capsys.disabled():
+        print(f"\nSmolLM2-135M, 16 prompts x 64 x 20 tokens: {line}")
