@@ -1,5 +1,6 @@
 """One thread a process: the tests are small and run side by side, and a sum in another order is another float."""
 
+import gc
 import os
 import sys
 
@@ -13,6 +14,8 @@ def pytest_collection_finish():
     import torch
 
     torch.set_num_threads(1)
+    gc.collect()
+    gc.freeze()  # modules and tests live to the end: a full collection need not pass over a million objects each time
 
 
 @pytest.fixture
