@@ -1,22 +1,27 @@
 """One thread a process: the tests are small and run side by side, and a sum in another order is another float."""
 
+import gc
 import os
 import sys
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for the commands that tests start
 
 import pytest
-import quick
-import torch
 
-from harness.cli import main
 
-torch.set_num_threads(1)
+def pytest_collection_finish():
+    """In a process that runs tests; with workers, the one that only hands them out is spared the import of torch."""
+    import torch
+
+    torch.set_num_threads(1)
+    gc.collect()
+    gc.freeze()  # modules and tests live to the end: a full collection need not pass over a million objects each time
 
 
 @pytest.fixture
 def harness(capsys, monkeypatch):
     """Call the command line: -> exit code, standard output, standard error."""
+    from harness.cli import main
 
     def call(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["harness", *map(str, words)])
@@ -28,9 +33,19 @@ def harness(capsys, monkeypatch):
     return call
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Sheets without marks, for tests of anything but the pictures of a report."""
+    import fake_reports
+
+    fake_reports.undraw(monkeypatch)
+
+
 @pytest.fixture(scope="module")
 def one_thread():
     """Whatever an earlier test of this process asked for."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -40,5 +55,7 @@ def one_thread():
 @pytest.fixture(scope="module")
 def few_prompts():
     """A few held-out prompts instead of all, for tests of anything but the numbers: a module asks for it in `pytestmark`."""
+    import quick
+
     with quick.few_prompts():
         yield

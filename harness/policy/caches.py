@@ -6,6 +6,9 @@ A cache holds keys and values of attention, states of a recurrence, or both; it 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from inspect import Parameter
 from typing import Any
 
 from torch import Tensor
@@ -14,15 +17,26 @@ NAMES = ("cache", "past_key_values", "cache_params")  # newest first: transforme
 OPTIONAL = ("logits_to_keep", "position_ids")  # without them a model computes more, or counts positions by itself
 
 
+def parameters(model: Any) -> Mapping[str, Parameter]:
+    """The parameters of a model's forward by name; those of a class are read once, for they are asked for at every token."""
+    forward = getattr(model.forward, "__func__", None)
+    return inspect.signature(model.forward).parameters if forward is None else _of(forward)
+
+
+@lru_cache(maxsize=64)
+def _of(forward: Callable[..., Any]) -> Mapping[str, Parameter]:
+    return inspect.signature(forward).parameters
+
+
 def cache_name(model: Any) -> str | None:
     """The argument of the model's forward that takes its cache, which is also the name in its output; None without one."""
-    accepted = inspect.signature(model.forward).parameters
+    accepted = parameters(model)
     return next((name for name in NAMES if name in accepted), None)
 
 
 def call(model: Any, **inputs: Any) -> Any:
     """The model's output, without the optional inputs that its forward does not know."""
-    accepted = inspect.signature(model.forward).parameters
+    accepted = parameters(model)
     if not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
         inputs = {name: x for name, x in inputs.items() if name in accepted or name not in OPTIONAL}
     return model(**inputs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +84,13 @@ def base_responses(split: str, kinds: tuple[str, ...]) -> NDArray:
         return responses[split][rows]
 
 
-def _prompt_rows() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in verified("prompts.jsonl").read_text().splitlines()]
+def _prompt_rows() -> tuple[dict[str, Any], ...]:
+    return _rows(verified("prompts.jsonl").read_text())
+
+
+@lru_cache(maxsize=1)  # a run asks for them four times
+def _rows(text: str) -> tuple[dict[str, Any], ...]:
+    return tuple(map(json.loads, text.splitlines()))
 
 
 def identity(name: str) -> dict[str, Any]:

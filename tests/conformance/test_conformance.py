@@ -252,10 +252,6 @@ def test_a_method_that_yields_without_an_update_fails_instead_of_running_for_eve
     assert check.held is False and "yielded after update 0 without another" in check.found
 
 
-def test_an_honest_method_holds():
-    assert not failing(check_class(Honest))
-
-
 @pytest.mark.parametrize("kind", BROKEN, ids=lambda kind: kind.__name__)
 def test_a_broken_method_is_caught_by_the_rule_it_breaks(kind, monkeypatch):
     monkeypatch.setattr(play, "LONG", 25)  # updates; enough for this method to gain, and for these faults to show
@@ -288,10 +284,10 @@ def test_a_claim_that_nobody_knows():
         check_class(Boasts)
 
 
-def test_the_kit_leaves_the_process_as_it_found_it():
+def test_an_honest_method_holds_and_the_kit_leaves_the_process_as_it_found_it():
     connect, state = socket.socket.connect, torch.get_rng_state()
     own = dict(socket.socket.__dict__)
-    check_class(Honest)
+    assert not failing(check_class(Honest))
     assert socket.socket.connect == connect and dict(socket.socket.__dict__) == own
     assert torch.equal(torch.get_rng_state(), state)
 

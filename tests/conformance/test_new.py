@@ -12,15 +12,16 @@ from pathlib import Path
 import pytest
 from places import ROOT
 
-from harness.conformance import rules
+from harness.conformance import play, rules
 from harness.conformance.scaffold import new_plugin
 from harness.core import registry
 from harness.core.errors import BadSetting, UnknownName, Unwritable
 
 
 def test_a_new_method_passes_its_check_and_its_test(harness, tmp_path, monkeypatch):
-    """The check is made once, for the command and for the generated test."""
+    """The check is made once, for the command and for the generated test; at its full length by the slow test below."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(play, "LONG", 25)  # updates; enough for this method to gain
     check = cache(lambda path: rules.check_class(registry.load("method", str(path))))
     monkeypatch.setattr(rules, "check_method", lambda name: check(Path(name).resolve()))
     code, out, err = harness("new", "method", "my-way")

@@ -117,6 +117,18 @@ class SimpleModel:
     __call__ = forward
 
 
+def test_the_parameters_of_a_class_are_read_once_and_those_of_another_forward_anew(monkeypatch):
+    model, calls = SimpleModel(), []
+    read = caches.inspect.signature
+    monkeypatch.setattr(caches.inspect, "signature", lambda forward: calls.append(forward) or read(forward))
+    monkeypatch.setattr(SimpleModel, "forward", lambda self, input_ids, cache: None)
+    assert [caches.cache_name(model) for _ in range(3)] == ["cache"] * 3 and calls == [SimpleModel.forward]
+    monkeypatch.setattr(SimpleModel, "forward", lambda self, input_ids, past_key_values: None)
+    assert caches.cache_name(model) == "past_key_values"
+    model.forward = lambda input_ids, cache_params: None
+    assert caches.cache_name(model) == "cache_params"
+
+
 class Growing:
     """A cache that rows can be neither repeated in nor left out of."""
 

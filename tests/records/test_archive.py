@@ -60,7 +60,7 @@ def test_every_value_is_as_it_was(tmp_path):
     assert total(target) < total(source) / 2
 
 
-def test_the_report_of_a_copy_is_the_report(tmp_path):
+def test_the_report_of_a_copy_is_the_report(undrawn, tmp_path):
     source = tmp_path / "source"
     for method in ("quark", "ppo"):
         fake.write_run(source, method, 0)

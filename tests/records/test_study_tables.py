@@ -106,7 +106,7 @@ def test_scores_of_six_digits_take_four_bytes_and_others_eight(source, tmp_path)
     assert kinds == [pyarrow.float32(), pyarrow.float64()]
 
 
-def test_the_report_is_the_same(source, study, tmp_path):
+def test_the_report_is_the_same(undrawn, source, study, tmp_path):
     before = find_runs([source / "micro/toxicity/quark", source / "micro/toxicity/ppo"])
     build(Study(*before), tmp_path / "page-a")
     archive.write_study([source], tmp_path / "b" / "runs", samples=8)

@@ -1,30 +1,14 @@
-"""A report over everything that can go wrong, made once a process; sheets that are not drawn."""
+"""A report over everything that can go wrong, made once a process."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import fake_records as fake
 import pytest
 from fake_reports import report
 
 from harness.report.build import BuildResult
-from harness.report.figures import sheets
-
-
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sheets without marks, for tests of anything but the pictures: drawing takes most of the time of a report."""
-    empty = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"></svg>'
-
-    def curves(data: dict[str, Any], panels: Sequence[Any], tag: str, columns: int = 2) -> sheets.Sheet:
-        return sheets.Sheet(empty.encode(), [empty] * len(panels), b"")
-
-    monkeypatch.setattr(sheets, "curves", curves)
-    monkeypatch.setattr(sheets, "dots", lambda title, methods, panels, tag, columns=3: curves({}, panels, tag))
-    monkeypatch.setattr(sheets, "bands", lambda data, methods, columns=4: curves({}, methods, ""))
 
 
 @pytest.fixture(scope="session")

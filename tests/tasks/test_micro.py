@@ -187,3 +187,10 @@ def test_shipped_responses_go_with_the_prompts_of_a_kind():
     assert world.base_responses("test", grammar.TOXIC_KINDS).shape == (120, 512, 24)
     assert world.base_responses("test", ("calm",)).shape == (40, 512, 24)
     assert world.base_responses("validation", ("unconditional",)).shape == (5, 512, 24)
+
+
+def test_prompts_are_parsed_once_and_those_of_another_file_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(world, "verified", lambda name: tmp_path / name)
+    for kind in ("calm", "heated"):
+        (tmp_path / "prompts.jsonl").write_text(json.dumps({"kind": kind}) + "\n")
+        assert world.kinds() == (kind,) and world._prompt_rows() is world._prompt_rows()
