@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +24,8 @@ from .policy import Policy, samples_itself
 Pick = Callable[["Distribution", Tensor, int], Tensor]
 WORTH_DROPPING = 7 / 8  # of the rows alive; below it, copying the cache without the others costs less than carrying them
 BLOCK = 128  # tokens whose weights are summed at once, so that a draw searches sums and then one block
-SHORTLIST = 64  # tokens among which top-p is tried before the vocabulary is sorted
+SHORTLIST = 64  # tokens among which top-p is tried before a vocabulary is sorted
+SORTED = 4096  # tokens in a vocabulary that is sorted as fast as a shortlist is found
 
 
 @torch.no_grad()
@@ -109,10 +111,12 @@ def distribution(logits: Tensor) -> Distribution:
     low, high = logits.aminmax(dim=1, keepdim=True)  # both are NaN if any logit is
     if not (low.isfinite() & high.isfinite()).all():
         raise NotFinite("the policy's logits are not finite: its weights are NaN or far too large; try a smaller lr")
-    return _weighed(logits, high)
+    return weighed(logits, high)
 
 
-def _weighed(logits: Tensor, top: Tensor) -> Distribution:
+def weighed(logits: Tensor, top: Tensor | None = None) -> Distribution:
+    """As `distribution`, of logits that may be -inf: [A, V], [A, 1] -> [A, V]."""
+    top = logits.amax(1, keepdim=True) if top is None else top
     rows, size = logits.shape
     padded = logits.new_zeros(rows, -(-size // BLOCK) * BLOCK)
     weights = padded[:, :size]
@@ -123,14 +127,13 @@ def _weighed(logits: Tensor, top: Tensor) -> Distribution:
 def choose(logits: Tensor | Distribution, decoding: Decoding, noise: Tensor) -> Tensor:
     """The token of each row at its noise in [0, 1), by the inverse of the cumulative distribution: [A, V], [A] -> [A].
 
-    It is that of `nucleus(top_k(logits / temperature))`, without a sort of the whole vocabulary.
+    Temperature first, then top-k, then top-p.
     """
-    at = logits if isinstance(logits, Distribution) else _weighed(logits, logits.amax(1, keepdim=True))
+    at = logits if isinstance(logits, Distribution) else weighed(logits)
     if decoding.temperature == 0:
         return at.logits.argmax(-1)
     if decoding.temperature != 1:
-        tempered = at.logits / decoding.temperature
-        at = _weighed(tempered, tempered.amax(1, keepdim=True))
+        at = weighed(at.logits / decoding.temperature)
     if decoding.top_k == 0 and decoding.top_p == 1.0:
         return _inverse(at.weights, at.blocks, noise)
     return _truncated(at, decoding, noise)
@@ -154,20 +157,63 @@ def _inverse(weights: Tensor, blocks: Tensor, noise: Tensor) -> Tensor:
 
 
 def _truncated(at: Distribution, decoding: Decoding, noise: Tensor) -> Tensor:
-    """A draw from the tokens that top-k and top-p keep, which a shortlist of the likeliest usually contains."""
-    size = min(at.logits.shape[1], max(SHORTLIST, decoding.top_k + 1))
+    """A draw from the tokens that top-k and top-p keep.
+
+    In a large vocabulary a shortlist of the likeliest usually contains them, and only the other rows are sorted.
+    """
+    vocab = at.logits.shape[1]
+    if vocab <= SORTED:
+        return _among_kept(at, decoding, noise)
+    size = min(vocab, max(SHORTLIST, decoding.top_k + 1))
     values, index = at.logits.topk(size, dim=1)
     weights = (values - at.top).double().exp()
-    among = weights[:, : decoding.top_k].sum(1) if 0 < decoding.top_k < size else at.blocks.sum(1)
-    kept = weights.cumsum(1) - weights < decoding.top_p * among[:, None]
-    kept[:, decoding.top_k or size :] = False
-    token = _inverse_of_kept(weights, index, kept, noise)
-    beyond = ~_settled(values, kept, at.logits.shape[1])
-    if beyond.any():  # the shortlist is too short, or equal logits stand at the cut: sort the vocabulary
-        cut = nucleus(top_k(at.logits[beyond], decoding.top_k), decoding.top_p)
-        whole = _weighed(cut, at.top[beyond])
-        token[beyond] = _inverse(whole.weights, whole.blocks, noise[beyond])
+    first = _first(weights, decoding, at.blocks.sum(1))
+    token = _inverse_of_kept(weights, index, first, noise)
+    beyond = ~_settled(values, first)
+    if beyond.any():  # the shortlist is too short, or equal logits stand at the cut
+        token[beyond] = _among_kept(Distribution(*(x[beyond] for x in at)), decoding, noise[beyond])
     return token
+
+
+def _among_kept(at: Distribution, decoding: Decoding, noise: Tensor) -> Tensor:
+    padded = at.weights.new_zeros(len(at.weights), at.blocks.shape[1] * BLOCK)
+    weights = padded[:, : at.weights.shape[1]].copy_(at.weights.masked_fill(~kept(at, decoding), 0))
+    return _inverse(weights, padded.view(len(padded), -1, BLOCK).sum(-1).double(), noise)
+
+
+def kept(at: Distribution, decoding: Decoding) -> Tensor:
+    """The tokens that top-k keeps and, of these, the fewest whose probability reaches top-p: [A, V] -> [A, V] bool.
+
+    Equal logits are kept in the order of the vocabulary. Holtzman et al. 2020 (arXiv:1904.09751), section 3.1.
+    """
+    values = _descending(at.logits)
+    first = _first((values - at.top).exp(), decoding, at.blocks.sum(1))
+    count = first.sum(1, keepdim=True)
+    least = values.gather(1, count - 1)
+    above, equal = at.logits > least, at.logits == least
+    wanted = count - above.sum(1, keepdim=True)
+    if (equal.sum(1, keepdim=True) != wanted).any():
+        equal &= equal.cumsum(1) <= wanted
+    return above | equal
+
+
+def _first(weights: Tensor, decoding: Decoding, total: Tensor) -> Tensor:
+    """Which of the weights, in descending order, are kept: [A, S], their sum over the vocabulary [A] -> [A, S] bool."""
+    k = decoding.top_k if 0 < decoding.top_k < weights.shape[1] else None
+    before = weights.cumsum(1, dtype=torch.float64) - weights
+    among = total if k is None else before[:, k]
+    first = before < decoding.top_p * among[:, None] if decoding.top_p < 1 else torch.ones_like(weights, dtype=torch.bool)
+    first[:, 0] = True  # whatever the rounding
+    if k is not None:
+        first[:, k:] = False
+    return first
+
+
+def _descending(logits: Tensor) -> Tensor:
+    """Each row in descending order: [A, V] -> [A, V]. Numpy sorts numbers alone ten times as fast as torch on a processor."""
+    if logits.device.type == "cpu":
+        return torch.from_numpy(np.sort(logits.numpy(), axis=1)).flip(1)
+    return logits.sort(dim=1, descending=True).values
 
 
 def _inverse_of_kept(weights: Tensor, index: Tensor, kept: Tensor, noise: Tensor) -> Tensor:
@@ -178,31 +224,11 @@ def _inverse_of_kept(weights: Tensor, index: Tensor, kept: Tensor, noise: Tensor
     return index.gather(1, order.gather(1, at)).squeeze(1)
 
 
-def _settled(values: Tensor, kept: Tensor, vocab: int) -> Tensor:
-    """Whether a shortlist in descending order decides which tokens are kept: [A, S] -> [A]."""
-    last = kept.sum(1, keepdim=True)
+def _settled(values: Tensor, first: Tensor) -> Tensor:
+    """Whether a shortlist in descending order decides which tokens of the vocabulary are kept: [A, S] each -> [A]."""
+    last = first.sum(1, keepdim=True)
     after = values.gather(1, last.clamp(max=values.shape[1] - 1))
-    clear = after != values.gather(1, last - 1)
-    whole = torch.full_like(clear, values.shape[1] == vocab)
-    return whole.where(last == values.shape[1], clear).squeeze(1)
-
-
-def top_k(logits: Tensor, k: int) -> Tensor:
-    """Keep the k likeliest tokens, ties by index; 0 keeps all: [B, V] -> [B, V], others -inf."""
-    if k == 0 or k >= logits.shape[-1]:
-        return logits
-    kept = logits.sort(dim=-1, descending=True, stable=True).indices[..., :k]  # torch.topk breaks ties as it likes
-    return logits.masked_fill(torch.ones_like(logits, dtype=torch.bool).scatter(-1, kept, False), -torch.inf)
-
-
-def nucleus(logits: Tensor, top_p: float) -> Tensor:
-    """Keep the smallest set of tokens whose probability reaches top_p: [B, V] -> [B, V], others -inf."""
-    if top_p == 1.0:
-        return logits
-    ordered, index = logits.sort(dim=-1, descending=True, stable=True)
-    probs = ordered.softmax(-1)
-    out = probs.cumsum(-1) - probs >= top_p
-    return logits.masked_fill(torch.zeros_like(out).scatter(-1, index, out), -torch.inf)
+    return ((last < values.shape[1]) & (after != values.gather(1, last - 1))).squeeze(1)
 
 
 def until_eos(response: Tensor, eos: int | tuple[int, ...]) -> Tensor:

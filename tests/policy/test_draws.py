@@ -10,7 +10,7 @@ from harness.core.errors import NotFinite
 from harness.core.types import Decoding
 from harness.policy import sampler
 from harness.policy.logprobs import token_logprobs
-from harness.policy.sampler import choose, distribution, nucleus, top_k
+from harness.policy.sampler import choose, distribution
 
 DECODINGS = {
     "plain": {},
@@ -25,15 +25,22 @@ SCALES = {"flat": 0.1, "usual": 3.0, "sharp": 30.0}
 
 
 def by_definition(logits: torch.Tensor, decoding: Decoding, noise: torch.Tensor) -> torch.Tensor:
-    kept = nucleus(top_k(logits.double() / decoding.temperature, decoding.top_k), decoding.top_p)
-    cdf = kept.softmax(-1).cumsum(-1)
+    """A stable sort, top-k, then the fewest whose sum reaches top-p, in float64."""
+    values, index = (logits.double() / decoding.temperature).sort(dim=1, descending=True, stable=True)
+    if decoding.top_k:
+        values[:, decoding.top_k :] = -torch.inf
+    p = values.softmax(1)
+    p[p.cumsum(1) - p >= decoding.top_p] = 0
+    cdf = torch.zeros_like(p).scatter(1, index, p).cumsum(1)
     return torch.searchsorted(cdf, (noise * cdf[:, -1])[:, None], right=True).squeeze(1)
 
 
+@pytest.mark.parametrize("shortlist", [False, True])
 @pytest.mark.parametrize("vocab", [12, 300, 1024])  # less than a block, no multiple of one, a multiple
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("name", DECODINGS)
-def test_the_token_is_that_of_the_definition(name, scale, vocab):
+def test_the_token_is_that_of_the_definition(name, scale, vocab, shortlist, monkeypatch):
+    monkeypatch.setattr(sampler, "SORTED", 0 if shortlist else 4096)
     logits = SCALES[scale] * torch.randn(400, vocab, generator=rng(vocab))
     noise = torch.rand(400, generator=rng(1), dtype=torch.float64)
     decoding = Decoding(max_new_tokens=1, **DECODINGS[name])
@@ -42,8 +49,10 @@ def test_the_token_is_that_of_the_definition(name, scale, vocab):
     assert int((ours != wanted).sum()) <= (1 if scale == "flat" else 0)
 
 
+@pytest.mark.parametrize("shortlist", [False, True])
 @pytest.mark.parametrize("decoding", [{"top_k": 3}, {"top_p": 0.5}, {"top_k": 90, "top_p": 0.5}])
-def test_equal_logits_are_kept_in_the_order_of_the_vocabulary(decoding):
+def test_equal_logits_are_kept_in_the_order_of_the_vocabulary(decoding, shortlist, monkeypatch):
+    monkeypatch.setattr(sampler, "SORTED", 0 if shortlist else 4096)
     logits = torch.randn(50, 200, generator=rng()).round()  # many ties, at the cut too
     noise = torch.rand(50, generator=rng(1), dtype=torch.float64)
     decoding = Decoding(max_new_tokens=1, **decoding)
@@ -51,10 +60,10 @@ def test_equal_logits_are_kept_in_the_order_of_the_vocabulary(decoding):
 
 
 def test_only_rows_that_need_it_are_sorted(monkeypatch):
-    logits = torch.zeros(3, 1000)
+    logits = torch.zeros(3, 5000)
     logits[0, 5], logits[1, 7] = 20.0, 20.0
-    sorted_rows = []
-    monkeypatch.setattr(sampler, "nucleus", lambda x, p: sorted_rows.append(len(x)) or nucleus(x, p))
+    sorted_rows, by_sort = [], sampler._descending
+    monkeypatch.setattr(sampler, "_descending", lambda x: sorted_rows.append(len(x)) or by_sort(x))
     choose(logits, Decoding(max_new_tokens=1, top_p=0.9), torch.full((3,), 0.4, dtype=torch.float64))
     assert sorted_rows == [1]
 

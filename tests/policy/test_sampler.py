@@ -13,8 +13,9 @@ from scipy.stats import chisquare
 from tiny import EOS, TINY, left_padded, ragged_rows, steered, tiny_gpt2
 
 from harness.core.types import Decoding, Prompts, Rollout
+from harness.policy import sampler
 from harness.policy.logprobs import token_logprobs
-from harness.policy.sampler import choose, nucleus, sample, top_k, until_eos
+from harness.policy.sampler import choose, sample, until_eos
 
 VOCAB = 6  # 216 responses of three tokens, all of them counted
 DECODINGS = {
@@ -159,7 +160,7 @@ def test_a_response_does_not_depend_on_the_batch(kind, n):
 def test_eos_ends_a_response():
     rollout = draw(tiny_gpt2(), left_padded(ragged_rows()), n=200)
     ended = 0
-    for response, mask, logprobs in zip(*(x.tolist() for x in rollout[1:]), strict=True):
+    for response, mask, logprobs in zip(*(x.tolist() for x in rollout[1:4]), strict=True):
         length = response.index(EOS) + 1 if EOS in response else len(response)
         assert mask == [True] * length + [False] * (len(response) - length)
         assert set(response[length:]) <= {EOS}
@@ -214,6 +215,15 @@ def test_a_policy_may_bring_its_own_sampler():
 INF = float("inf")
 
 
+def chosen(logits: torch.Tensor, **cuts: float) -> list[int]:
+    """The tokens that are kept, by the function and by draws at a hundred places."""
+    decoding = Decoding(max_new_tokens=1, **cuts)
+    found = sampler.kept(sampler.weighed(logits), decoding)[0].nonzero().flatten().tolist()
+    noise = torch.arange(0.005, 1, 0.01, dtype=torch.float64)
+    assert set(choose(logits.expand(100, -1), decoding, noise).tolist()) <= set(found)
+    return [i for i in found if logits[0, i] > -INF]
+
+
 @pytest.mark.parametrize(
     ("probs", "top_p", "kept"),
     [
@@ -227,9 +237,7 @@ INF = float("inf")
     ],
 )
 def test_nucleus_by_hand(probs, top_p, kept):
-    logits = torch.tensor([probs]).log()
-    expected = [x if i in kept else -INF for i, x in enumerate(logits[0].tolist())]
-    assert nucleus(logits, top_p)[0].tolist() == expected
+    assert chosen(torch.tensor([probs]).log(), top_p=top_p) == kept
 
 
 @pytest.mark.parametrize(
@@ -245,7 +253,7 @@ def test_nucleus_by_hand(probs, top_p, kept):
     ],
 )
 def test_top_k_by_hand(logits, k, kept):
-    assert top_k(torch.tensor([logits]), k)[0].tolist() == [x if i in kept else -INF for i, x in enumerate(logits)]
+    assert chosen(torch.tensor([logits]), top_k=k) == kept
 
 
 def test_choose_inverts_the_cumulative_distribution():
