@@ -36,13 +36,14 @@ def write(root: Path, runs: int) -> None:
 
 def measure(root: Path, out: Path) -> dict[str, float]:
     """Read the records and build the page, in this process."""
+    from harness.analysis.study import Study
     from harness.records.read import find_runs
     from harness.report.build import build
 
     start, cpu = time.monotonic(), time.process_time()
     runs, problems = find_runs([root])
     read = time.process_time() - cpu
-    build(runs, problems, out)
+    build(Study(runs, problems), out)
     return {
         "runs": len(runs), "seconds": time.monotonic() - start, "cpu_seconds": time.process_time() - cpu, "reading": read,
         "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,

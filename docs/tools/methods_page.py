@@ -19,16 +19,16 @@ from claims import checks, said
 from readme_tables import write
 
 from harness.analysis import ranking
-from harness.analysis.columns import ARROWS, COLUMNS, Column, cost, title
-from harness.analysis.groups import Entry, Group, counted, estimate, groups, measure
+from harness.analysis.columns import ARROWS, BY_KEY, Column, title
+from harness.analysis.groups import Entry, Group, counted
 from harness.analysis.stats import Interval
+from harness.analysis.study import Study, StudyGroup
 from harness.core import registry
 from harness.core.errors import BenchError, EmptySelection, MissingPrerequisite
 from harness.core.text import escaped, plain
 from harness.records.read import find_runs
 from harness.records.schema import Run
 from harness.report.tables import Table, escape_markdown, interval, markdown, number
-from harness.report.trials import JUDGE
 from harness.report.trials import page as trials_page
 from harness.report.verdict import impossible
 
@@ -48,33 +48,31 @@ NEEDS = (
     ("beside_flops", "trains a value network"),
 )
 BESIDE = Column("beside", "Gain over best-of-n", "reward at equal KL", "up", "+.3f", ranking.beside)
-SCORED = Column("scorer_calls", "Scorer calls", "responses", "down", ".3g", cost("scorer_calls"))
-_BY_KEY = {c.key: c for c in (*COLUMNS, JUDGE, BESIDE, SCORED)}
 _ORDER = (
     "reward", "judge", "removed", "kl", "efficiency", "beside", "ppl", "distinct_2", "flops", "sampled_tokens", "scorer_calls",
     "seconds",
 )  # fmt: skip
-SHOWN = tuple(_BY_KEY[key] for key in _ORDER)
+SHOWN = tuple(BESIDE if key == "beside" else BY_KEY[key] for key in _ORDER)
 BARE = ("flops", "sampled_tokens", "scorer_calls", "seconds")  # costs, which are shown without an interval
 
 
-def finals_table(group: Group) -> Table:
+def finals_table(group: StudyGroup) -> Table:
     """The table of methods by descending efficiency: means over seeds with 95% t intervals."""
     notes: list[str] = []
     rows = []
-    for entry in sorted(group.entries, key=_efficiency, reverse=True):
+    for entry in sorted(group.entries, key=lambda entry: _efficiency(group, entry), reverse=True):
         seeds = ", ".join(str(seed) for seed in sorted({run.manifest["seed"] for run in counted(entry)}))
-        rows.append([entry.name, seeds, *(_cell(entry, c, notes) for c in SHOWN)])
+        rows.append([entry.name, seeds, *(_cell(group, entry, c, notes) for c in SHOWN)])
     return Table(["Method", "Seeds", *(_title(c) for c in SHOWN)], rows, notes)
 
 
-def _efficiency(entry: Entry) -> float:
-    found = estimate(entry, lambda run: measure(run, "efficiency")).interval
+def _efficiency(group: StudyGroup, entry: Entry) -> float:
+    found = group.estimate(entry, BY_KEY["efficiency"]).interval
     return found.mean if found else -1.0
 
 
-def _cell(entry: Entry, column: Column, notes: list[str]) -> str:
-    found = estimate(entry, column.of, column.key)
+def _cell(group: StudyGroup, entry: Entry, column: Column, notes: list[str]) -> str:
+    found = group.estimate(entry, column)
     if column.key in BARE and found.interval:
         found = found._replace(interval=Interval(found.interval.mean, None, None))
     return interval(found, column, notes)
@@ -99,7 +97,7 @@ def beside(group: Group) -> list[str]:
     return [f"{said[sort]}: {', '.join(names)}." for sort, names in sorts.items() if names]
 
 
-def above(group: Group) -> str:
+def above(group: StudyGroup) -> str:
     """The sentence on the number of runs significantly above the frontier, which is impossible for a policy."""
     found = impossible(group)
     if found:
@@ -125,24 +123,24 @@ def needs_table(finals: list[Run]) -> str:
 
 def page(finals: list[Run], trials: list[Run], shapes: list[Run], command: str, picture: str | None = None) -> str:
     """The whole page as Markdown, with a link to a picture if given; raises EmptySelection if no run is finished."""
-    found = groups(finals)
+    found = Study(finals).groups
     if not found:
         raise EmptySelection("no records of finished runs for the page of methods; run harness sweep first")
     shown = [f"![Judge and reward against KL, a mark a method, with the frontier]({picture})\n"] if picture else []
     parts = [HEAD.format(command=command), *shown, *(_results(group, trials) for group in found)]
     if absent := missing(found):
         parts.append(f"Methods without records: {', '.join(absent)}.\n")
-    parts.append(f"## Trials\n\nThe trials on validation prompts that chose the settings.\n\n{trials_page(trials)}")
-    told = "\n".join(f"- {sentence}" for sentence in _told(finals, shapes))
+    parts.append(f"## Trials\n\nThe trials on validation prompts that chose the settings.\n\n{trials_page(Study(trials))}")
+    told = "\n".join(f"- {sentence}" for sentence in _told(finals, shapes, found[0]))
     parts.append(f"## The papers' claims\n\n{told}\n")
     if shapes:
-        parts.append("## Ablations\n\nRuns that vary one setting, on the test prompts.\n\n" + trials_page(shapes))
+        parts.append("## Ablations\n\nRuns that vary one setting, on the test prompts.\n\n" + trials_page(Study(shapes)))
     return "\n".join([*parts, "## What each method needs\n", needs_table(finals)])
 
 
-def _told(finals: list[Run], shapes: list[Run]) -> list[str]:
+def _told(finals: list[Run], shapes: list[Run], largest: Group) -> list[str]:
     """The checks of the papers' claims, separately for each task of the ablations, or for the task of the largest group."""
-    tasks = sorted({run.manifest["task"] for run in shapes or groups(finals)[0].runs})
+    tasks = sorted({run.manifest["task"] for run in shapes or largest.runs})
     of = {task: [[r for r in runs if r.manifest["task"] == task] for runs in (finals, shapes)] for task in tasks}
     made = [(task, check) for task in tasks for check in checks(*of[task])]
     shown = {check.claim: task for task, check in reversed(made) if check.holds is not None}
@@ -158,7 +156,7 @@ def untried(group: Group, trials: list[Run]) -> list[str]:
     return [f"No trials were run on this task; its settings were chosen on {', '.join(tried)}."]
 
 
-def _results(group: Group, trials: list[Run]) -> str:
+def _results(group: StudyGroup, trials: list[Run]) -> str:
     said = "\n".join(f"- {sentence}" for sentence in [*beside(group), above(group), *untried(group, trials)])
     return f"## {plain(group.task)}, preset {plain(group.preset)}\n\n{markdown(finals_table(group))}\n\n{said}\n"
 

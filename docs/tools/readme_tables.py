@@ -15,8 +15,9 @@ import re
 import sys
 from pathlib import Path
 
-from harness.analysis.columns import COLUMNS, Column
-from harness.analysis.groups import Entry, Group, estimate, groups
+from harness.analysis.columns import BY_KEY, COLUMNS
+from harness.analysis.groups import Entry
+from harness.analysis.study import Study, StudyGroup
 from harness.core.errors import BadData, BenchError, EmptySelection, MissingPrerequisite, Unwritable
 from harness.core.text import escaped
 from harness.records.read import find_runs
@@ -25,28 +26,27 @@ from harness.report.tables import Table, entry_table, escape_markdown, markdown
 SHOWN = ("Undesired", "Removed", "Reward", "KL", "Efficiency", "Perplexity", "Grammatical", "Time")
 BRIEF = ("Undesired", "Removed", "KL", "Efficiency", "Perplexity", "Grammatical")  # of a table with few rows
 PLACE = r"(<!-- table: {task} -->\n).*?(<!-- end of table -->)"
-BY_KEY: dict[str, Column] = {column.key: column for column in COLUMNS}
 LEAST_REMOVED = 80.0  # percent of the base policy's undesired score
 
 
-def mean(entry: Entry, key: str) -> float:
+def mean(group: StudyGroup, entry: Entry, key: str) -> float:
     """The mean of a column over seeds; minus infinity if no seed has a value."""
-    found = estimate(entry, BY_KEY[key].of, key).interval
+    found = group.estimate(entry, BY_KEY[key]).interval
     return float("-inf") if found is None else found.mean
 
 
-def ordered(group: Group) -> list[Entry]:
+def ordered(group: StudyGroup) -> list[Entry]:
     """The methods by descending efficiency, ties by name."""
-    return sorted(group.entries, key=lambda entry: (-mean(entry, "efficiency"), entry.name))
+    return sorted(group.entries, key=lambda entry: (-mean(group, entry, "efficiency"), entry.name))
 
 
-def short_table(group: Group, rows: int | None = None) -> str:
+def short_table(group: StudyGroup, rows: int | None = None) -> str:
     """The main columns of the method table as Markdown, with at most `rows` rows."""
     entries = ordered(group)
-    good = entries if rows is None else [entry for entry in entries if mean(entry, "removed") >= LEAST_REMOVED]
+    good = entries if rows is None else [entry for entry in entries if mean(group, entry, "removed") >= LEAST_REMOVED]
     kept = good if rows is None else good[: rows - 1]  # one row is the base policy's
     columns = [c for c in COLUMNS if c.title in (SHOWN if rows is None else BRIEF)]
-    whole = entry_table(Group(group.preset, group.task, kept or entries), columns)
+    whole = entry_table(StudyGroup(group.preset, group.task, kept or entries), columns)
     shown = whole.rows if kept else whole.rows[:1]
     table = markdown(Table(whole.header[:-1], [row[:-1] for row in shown], whole.notes if kept else []))
     return table + others(good[len(kept) :], [entry for entry in entries if entry not in good])
@@ -66,7 +66,7 @@ def _names(entries: list[Entry]) -> str:
     return ", ".join(escape_markdown(entry.name) for entry in entries)
 
 
-def rewrite(text: str, found: list[Group], rows: int | None = None) -> str:
+def rewrite(text: str, found: list[StudyGroup], rows: int | None = None) -> str:
     """The text with the table of each group in its place; raises BadData if the text has no place for any of them."""
     places = {group.task: re.compile(PLACE.format(task=re.escape(group.task)), re.DOTALL) for group in found}
     placed = [group for group in found if places[group.task].search(text)]
@@ -84,7 +84,7 @@ def main(readme: Path, records: list[Path], rows: int | None = None) -> None:
         print(escaped(f"warning: {problem.path}: {problem.what}"), file=sys.stderr)
     if not runs:
         raise EmptySelection(f"no records below {', '.join(map(str, records))}; the tables of {readme} are left as they were")
-    write(readme, rewrite(read(readme), groups(runs), rows))
+    write(readme, rewrite(read(readme), Study(runs).groups, rows))
 
 
 def read(page: Path) -> str:

@@ -14,7 +14,7 @@ from harness.core.hashing import canonical
 from harness.core.text import plain
 from harness.records.schema import Run
 
-from .groups import Entry, Group, groups
+from .groups import Entry, Group
 
 STATES = ("done", "degraded", "running", "partial", "failed", "stale", "missing")
 WORST = ("failed", "running", "stale", "degraded", "partial")  # which of its seeds' states a cell shows first
@@ -27,7 +27,7 @@ class Cell(NamedTuple):
     task: str
     preset: str
     name: str  # of the entry, as the report calls it: the method, and what sets this choice of settings apart
-    group: int  # which of `groups(runs)` it is in, from 0
+    group: int  # the place of its group, from 0
     state: str
     seeds: dict[int, str]  # the state of each seed, in order, those that are missing too
     reasons: dict[int, str]  # of each seed that is not done, why
@@ -35,15 +35,14 @@ class Cell(NamedTuple):
     beside: Sequence[Run] = ()  # of a cell without runs: those of other methods in its world, whose settings it shares
 
 
-def cells(runs: list[Run], outdated: Mapping[Path, Sequence[str]] | None = None, dead: Collection[Path] = ()) -> list[Cell]:
-    """The cells of the runs in the order of the report, then the missing ones.
+def cells(groups: Sequence[Group], outdated: Mapping[Path, Sequence[str]], dead: Collection[Path]) -> list[Cell]:
+    """The cells of all groups in the order of the report, then the missing ones.
 
     `outdated`: of a run's folder, the parts older than the code (`harness.records.stale.outdated`); `dead` are the folders
     of runs that say `running` while no process holds them (`harness.records.write.held`).
     """
-    found = groups(runs)
-    made = [_cell(group, i, entry, outdated or {}, dead) for i, group in enumerate(found) for entry in group.entries]
-    return [*made, *_absent(found, made)]
+    recorded = [_cell(group, i, entry, outdated, dead) for i, group in enumerate(groups) for entry in group.entries]
+    return [*recorded, *_absent(groups, recorded)]
 
 
 def counts(cell: Cell) -> dict[str, int]:
@@ -124,11 +123,11 @@ def _degraded(run: Run) -> str:
     return f"{final} scores missing at the end, {training:g} in training; left out of rankings"
 
 
-def _absent(found: list[Group], made: list[Cell]) -> list[Cell]:
+def _absent(groups: Sequence[Group], recorded: list[Cell]) -> list[Cell]:
     """A missing cell for each method that has runs on another task of the preset but none on this one."""
     absent = []
-    for number, group in enumerate(found):
-        same = [c for c in made if c.preset == group.preset]
+    for number, group in enumerate(groups):
+        same = [c for c in recorded if c.preset == group.preset]
         here = {c.method for c in same if c.task == group.task}
         if number != min(c.group for c in same if c.task == group.task):
             continue  # one of several worlds of a task stands for all

@@ -92,6 +92,9 @@ COLLAPSE = (
     Column("forward_kl", "Forward KL", "KL(base || policy), nats", "down", ".3f", final("forward_kl")),
     Column("clean_nll", "Clean text", "nats/token", "down", ".3f", final("clean_nll")),
 )
+JUDGE = Column("judge", "Judge", "0 to 1", "up", ".3f", final("judge"))
+SCORER_CALLS = Column("scorer_calls", "Scorer calls", "responses", "down", ".3g", cost("scorer_calls"))
+BY_KEY = {column.key: column for column in (*COLUMNS, *COLLAPSE, JUDGE, SCORER_CALLS)}
 OF_BASE = {"reward", "ppl", "distinct_2", "grammatical", *(column.key for column in COLLAPSE)}
 ARROWS = {"up": "\u00a0↑", "down": "\u00a0↓", "": ""}
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from math import inf, isclose
 from pathlib import PurePosixPath
 from statistics import fmean
@@ -32,14 +33,16 @@ RANGES = (
 )
 
 
-class Entry(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Entry:
     """One method with one choice of settings: its runs differ in the seed alone."""
 
     name: str
     runs: list[Run]
 
 
-class Group(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Group:
     """The runs that share preset, task, base model, data, scorers and frontier."""
 
     preset: str
@@ -57,11 +60,15 @@ class Group(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """A metric over the seeds of an entry; interval is None where no seed has a value, and reasons say why."""
+    """A metric over the seeds of an entry, [n]; interval is None where no seed has a value, and reasons say why."""
 
     interval: Interval | None
-    n: int
+    values: list[float]  # one per seed, averaged over repeated records of a seed
     reasons: tuple[str, ...]
+
+    @property
+    def n(self) -> int:
+        return len(self.values)
 
 
 def groups(runs: list[Run]) -> list[Group]:
@@ -107,7 +114,7 @@ def estimate(entry: Entry, of: Callable[[Run], Metric], key: str = "") -> Estima
         reasons.append("no run is done")
     means = [fmean(by_seed[seed]) for seed in sorted(by_seed)]
     within = RANGES.get(key.partition("@")[0], (-inf, inf))
-    return Estimate(t_interval(means, within=within) if means else None, len(means), tuple(reasons))
+    return Estimate(t_interval(means, within=within) if means else None, means, tuple(reasons))
 
 
 def _world(run: Run) -> str:
@@ -185,7 +192,7 @@ def apart(variants: list[list[Run]]) -> list[str]:
     return [", ".join(f"{key[-1]}={leaf.get(key, 'none')}" for key in varying) for leaf in found]
 
 
-def unlike(found: list[Group]) -> str:
+def unlike(found: Sequence[Group]) -> str:
     """In what the worlds of several groups differ, as text."""
     words = []
     for key, values in _varying(found).items():
@@ -193,7 +200,7 @@ def unlike(found: list[Group]) -> str:
     return "; ".join(words) or "their frontiers"
 
 
-def headings(found: list[Group]) -> list[str]:
+def headings(found: Sequence[Group]) -> list[str]:
     """A name for each group: its task and preset and, where several have these, what else tells it from the others."""
     same: dict[tuple[str, str], list[Group]] = defaultdict(list)
     for group in found:
@@ -208,7 +215,7 @@ def headings(found: list[Group]) -> list[str]:
     return [names[id(group)] for group in found]
 
 
-def _varying(found: list[Group]) -> dict[tuple[str, ...], list[str]]:
+def _varying(found: Sequence[Group]) -> dict[tuple[str, ...], list[str]]:
     """What of the worlds of several groups is not the same in all, and what it is in each."""
     firsts = [group.runs[0] for group in found]
     here = [{k: v for k, v in ruler(run).items() if k in run.manifest["identity"]} for run in firsts]

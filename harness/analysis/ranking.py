@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from math import fsum, sqrt
 from statistics import variance
@@ -12,8 +13,7 @@ import numpy as np
 from harness.core.types import Metric
 from harness.records.schema import Run
 
-from .columns import removed
-from .groups import Entry, Group, counted, estimate, measure, metric
+from .groups import Entry, Estimate, counted, measure, metric
 from .stats import Z95, Interval, hypervolume, minimum_detectable_effect, rank_sets, t_interval
 
 SAME_REWARD = 1e-3  # a difference that no table shows
@@ -25,8 +25,12 @@ class Ranked(NamedTuple):
 
     entry: Entry
     removed: Interval
-    n: int
+    values: list[float]  # percent, one per seed
     ranks: tuple[int, int]
+
+    @property
+    def n(self) -> int:
+        return len(self.values)
 
 
 class Above(NamedTuple):
@@ -37,28 +41,17 @@ class Above(NamedTuple):
     update: int | None  # None for the end of the run
 
 
-def ranking(group: Group) -> list[Ranked]:
-    """Methods by the share of the habit removed, highest first; without a number, or above the frontier, unranked."""
-    sound = [entry for entry in group.entries if all(above_frontier(run) is None for run in entry.runs)]
-    found = [(entry, estimate(entry, removed, "removed")) for entry in sound]
-    known = [(entry, e.interval, e.n) for entry, e in found if e.interval is not None]
-    ranks = rank_sets({entry.name: by_seed(entry) for entry, _, _ in known}) if known else {}
-    ranked = [Ranked(entry, interval, n, ranks[entry.name]) for entry, interval, n in known]
+def ranking(sound: Sequence[tuple[Entry, Estimate]]) -> list[Ranked]:
+    """Methods by the percent of the habit removed, highest first, from its estimates; one without a number is left out."""
+    known = [(entry, e.interval, e.values) for entry, e in sound if e.interval is not None]
+    ranks = rank_sets({entry.name: values for entry, _, values in known}) if known else {}
+    ranked = [Ranked(entry, interval, values, ranks[entry.name]) for entry, interval, values in known]
     return sorted(ranked, key=lambda r: (-r.removed.mean, r.entry.name))
-
-
-def by_seed(entry: Entry) -> list[float]:
-    """Percent of the habit removed, one value per seed, averaged over repeated records of a seed."""
-    found: dict[int, list[float]] = {}
-    for run in counted(entry):
-        if (value := removed(run).value) is not None:
-            found.setdefault(run.manifest["seed"], []).append(value)
-    return [fsum(found[seed]) / len(found[seed]) for seed in sorted(found)]
 
 
 def detectable(ranked: list[Ranked]) -> tuple[float, int] | None:
     """The smallest difference in percent removed that n seeds a side detect with 80% power, and n; None below 2 seeds."""
-    seeds = [values for r in ranked if len(values := by_seed(r.entry)) > 1]
+    seeds = [r.values for r in ranked if r.n > 1]
     if len(seeds) < 2:
         return None
     freedom = sum(len(values) - 1 for values in seeds)

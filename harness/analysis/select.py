@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,13 +32,25 @@ class Side(NamedTuple):
         return sorted({run.manifest["seed"] for run in self.runs})
 
 
-def select(text: str, out: Path) -> Side:
-    """Select the runs of an argument: a run's folder, a folder of runs, or METHOD[:key=value,...] within `out`.
+Records = tuple[list[Run], list[Problem]]
+
+
+def select(texts: Sequence[str], out: Path) -> list[Side]:
+    """Select the runs of each argument: a run's folder, a folder of runs, or METHOD[:key=value,...] within `out`.
 
     Raises EmptySelection where nothing is done, UnknownName for a name, BadSetting where the runs are not of one
     method with one choice of settings in one world.
     """
-    found, problems = find_runs([Path(text)]) if holds_records(text) else _named(text, out)
+
+    @cache
+    def everything() -> Records:  # read once, and only if an argument names a method
+        return find_runs([out]) if holds_records(str(out)) else ([], [])
+
+    return [_side(text, out, everything) for text in texts]
+
+
+def _side(text: str, out: Path, everything: Callable[[], Records]) -> Side:
+    found, problems = find_runs([Path(text)]) if holds_records(text) else _named(text, out, everything)
     if not found:
         why = f"; {len(problems)} could not be read, first {problems[0].path}: {problems[0].what}" if problems else ""
         raise EmptySelection(f"{text!r} selects no run{why}")
@@ -57,20 +71,20 @@ def _fault(run: Run) -> str | None:
     return None
 
 
-def _named(text: str, out: Path) -> tuple[list[Run], list[Problem]]:
+def _named(text: str, out: Path, everything: Callable[[], Records]) -> Records:
     """Runs of METHOD[:key=value,...]: a bare key is a method setting; also task, preset, seed, or a path of the identity."""
     if os.sep in text.partition(":")[0]:
         raise EmptySelection(f"no folder {text!r}; give a run, a folder of runs, or METHOD[:key=value,...]")
-    everything, problems = find_runs([out]) if holds_records(str(out)) else ([], [])
-    if not everything:
+    runs, problems = everything()
+    if not runs:
         raise EmptySelection(f"no folder {text!r}, and no records in {out}; choose them with --out, or give folders")
     name, _, rest = text.partition(":")
-    same = [run for run in everything if _spelt(run.manifest["method"]) == _spelt(name)]
+    same = [run for run in runs if _spelt(run.manifest["method"]) == _spelt(name)]
     unread = [p for p in problems if _spelt(p.path.parent.name) == _spelt(name)]
     if not same and unread:
         return [], unread
     if not same:
-        raise UnknownName("method", name, {r.manifest["method"] for r in everything}, f"those with records in {out}")
+        raise UnknownName("method", name, {r.manifest["method"] for r in runs}, f"those with records in {out}")
     found = _filtered(same, text, rest)
     dirs = {run.dir for run in found}
     return found, [p for p in problems if p.path in dirs or p in unread]

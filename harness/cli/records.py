@@ -21,18 +21,16 @@ from harness.records.verify import verify
 
 def report_command(records: list[Path], out: Path) -> int:
     """Build the page; the exit code is 4 where a cell is not done or a record incomplete, 5 where a run cannot be."""
-    from harness.records.stale import outdated
-    from harness.records.write import held
+    from harness.analysis.study import read_study
     from harness.report.build import build
 
-    runs, problems = find_runs(records)
-    dead = {run.dir for run in runs if run.manifest["status"] == "running" and not held(run.dir)}
-    result = build(runs, problems, out, outdated(runs), dead)
+    study = read_study(records)
+    result = build(study, out)
     for problem in result.problems:
         print(escaped(f"warning: {problem.path}: {problem.what}"), file=sys.stderr)
     for state in result.unfinished:
         print(escaped(f"warning: {state}"), file=sys.stderr)
-    print(escaped(f"{len(runs)} runs -> {out / 'index.html'}"))
+    print(escaped(f"{len(study.runs)} runs -> {out / 'index.html'}"))
     return result.exit_code
 
 
@@ -43,8 +41,8 @@ def compare_command(a: str, b: str, metrics: list[str], regress_if: list[str], o
     from harness.core.errors import Mismatch
 
     conditions = [compare.parse_condition(text) for text in regress_if]
-    sides = select(a, out), select(b, out)
-    found = compare.compare(*sides, metrics, conditions)
+    sides = select([a, b], out)
+    found = compare.compare(sides[0], sides[1], metrics, conditions)
     print(json.dumps(compare.record(found), allow_nan=False) if as_json else escaped_lines(compare.text(found)))
     for problem in dict.fromkeys(p for side in sides for p in side.problems):
         print(escaped(f"warning: {problem.path}: {problem.what}"), file=sys.stderr)

@@ -7,17 +7,16 @@ import shlex
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from harness.analysis.cells import STATES, Cell, cells, counts, external, progress
+from harness.analysis.cells import STATES, Cell, counts, external, progress
+from harness.analysis.study import Study, read_study
 from harness.core import registry
 from harness.core.errors import BadSetting, EmptySelection, UnknownName
 from harness.core.settings import flat, overrides, preset_names, resolve
 from harness.core.text import escaped_lines, plain
-from harness.records.read import find_runs, settings_of
-from harness.records.schema import Problem, Run
-from harness.records.stale import outdated
-from harness.records.write import held
+from harness.records.read import settings_of
+from harness.records.schema import Run
 from harness.runs import named
 
 SIGNS = {"degraded": "!", "running": ">", "partial": "~", "failed": "x", "stale": "s", "missing": "-"}
@@ -27,42 +26,36 @@ WORDS = {
 }  # fmt: skip
 
 
-class Status(NamedTuple):
-    cells: list[Cell]
-    problems: list[Problem]
-
-    @property
-    def done(self) -> bool:
-        return not self.problems and all(cell.state == "done" for cell in self.cells)
-
-
-def status(dirs: list[Path]) -> Status:
-    """The cells of all records below some folders; raises EmptySelection if there is none."""
-    runs, problems = find_runs(dirs)
-    if not runs:
-        why = f" ({problems[0].path}: {problems[0].what})" if problems else ""
+def status(dirs: list[Path]) -> Study:
+    """The study of all records below some folders; raises EmptySelection if there is none."""
+    study = read_study(dirs)
+    if not study.runs:
+        why = f" ({study.problems[0].path}: {study.problems[0].what})" if study.problems else ""
         raise EmptySelection(f"no record below {', '.join(map(str, dirs))} that can be read{why}; make one with harness run")
-    at_work = [run.dir for run in runs if run.manifest["status"] == "running"]
-    dead = {dir for dir in at_work if not held(dir)}
-    return Status(cells(runs, outdated(runs), dead), problems)
+    return study
 
 
-def text(found: Status, out: Path) -> str:
+def done(study: Study) -> bool:
+    """Whether every cell is done and every record can be read."""
+    return not study.problems and all(cell.state == "done" for cell in study.cells)
+
+
+def text(study: Study, out: Path) -> str:
     """The matrix of each preset, its legend, and the cells that are not done."""
-    presets = sorted({cell.preset for cell in found.cells})
-    parts = [_matrix(preset, [c for c in found.cells if c.preset == preset]) for preset in presets]
-    parts += [_legend(found.cells), *(_details(c, out) for c in found.cells if c.state != "done")]
-    if found.problems:
-        parts.append("\n".join(["not read:", *(f"  {plain(p.path)}: {plain(p.what)}" for p in found.problems)]))
+    presets = sorted({cell.preset for cell in study.cells})
+    parts = [_matrix(preset, [c for c in study.cells if c.preset == preset]) for preset in presets]
+    parts += [_legend(study.cells), *(_details(c, out) for c in study.cells if c.state != "done")]
+    if study.problems:
+        parts.append("\n".join(["not read:", *(f"  {plain(p.path)}: {plain(p.what)}" for p in study.problems)]))
     return "\n\n".join(part for part in parts if part)
 
 
-def data(found: Status, out: Path) -> dict[str, Any]:
+def data(study: Study, out: Path) -> dict[str, Any]:
     """The same as plain data; seeds are text, since JSON keys are."""
-    rows = [c._asdict() | {"runs": [str(run.dir) for run in c.runs], "commands": commands(c, out)} for c in found.cells]
+    rows = [c._asdict() | {"runs": [str(run.dir) for run in c.runs], "commands": commands(c, out)} for c in study.cells]
     for row in rows:
         del row["beside"]  # the runs of other cells
-    return {"cells": rows, "problems": [{"path": str(p.path), "what": p.what} for p in found.problems]}
+    return {"cells": rows, "problems": [{"path": str(p.path), "what": p.what} for p in study.problems]}
 
 
 def commands(cell: Cell, out: Path) -> list[str]:
@@ -203,12 +196,12 @@ def _details(cell: Cell, out: Path) -> str:
 
 def status_command(dirs: list[Path], out: Path, as_json: bool) -> int:
     """Print the state of the records; exit code 4 if a cell is not done or a record cannot be read."""
-    found = status(dirs)
-    out = _beside(found, out)
-    print(json.dumps(data(found, out), allow_nan=False) if as_json else escaped_lines(text(found, out)))
-    return 0 if found.done else 4
+    study = status(dirs)
+    out = _beside(study, out)
+    print(json.dumps(data(study, out), allow_nan=False) if as_json else escaped_lines(text(study, out)))
+    return 0 if done(study) else 4
 
 
-def _beside(found: Status, out: Path) -> Path:
+def _beside(study: Study, out: Path) -> Path:
     """The folder of the existing records of a cell."""
-    return next((_out(cell, out) for cell in found.cells if cell.runs), out)
+    return next((_out(cell, out) for cell in study.cells if cell.runs), out)

@@ -62,13 +62,14 @@ def _cells(rows: list[tuple[Planned, str, str]], as_json: bool) -> str:
 
 def _trials(cells: list[Planned]) -> str:
     """The finished cells as a table of trials."""
+    from harness.analysis.study import Study
     from harness.records.read import read_run
     from harness.report.trials import page
     from harness.runs.sweep.plan import state_of
 
     # a damaged cell is among those that failed, with what is wrong with it
     finished = [read_run(cell.path) for cell in cells if state_of(cell) in ("done", "degraded")]
-    return page(finished) if finished else "no cell has finished"
+    return page(Study(finished)) if finished else "no cell has finished"
 
 
 def _draw_new(result: Result) -> None:

@@ -11,7 +11,7 @@ import re
 import shlex
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from hashlib import sha256
 from html import escape
 from importlib.resources import files as resources
@@ -22,9 +22,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from harness.analysis.attainment import MOST
-from harness.analysis.cells import Cell, cells
-from harness.analysis.groups import WORLD, Group, estimate, groups, headings, measure, world
-from harness.analysis.scalars import Trace, traces
+from harness.analysis.cells import Cell
+from harness.analysis.columns import BY_KEY
+from harness.analysis.groups import WORLD, Group
+from harness.analysis.study import Study, StudyGroup
 from harness.core.errors import EmptySelection, Unwritable
 from harness.core.hashing import canonical
 from harness.core.text import plain
@@ -55,76 +56,57 @@ class BuildResult(NamedTuple):
         return 5 if self.impossible else 4 if self.problems or self.unfinished else 0
 
 
-def build(
-    runs: list[Run],
-    problems: Iterable[Problem],
-    out: Path,
-    outdated: Mapping[Path, Sequence[str]] | None = None,
-    dead: Collection[Path] = (),
-) -> BuildResult:
-    """Write the report of the runs; raises EmptySelection without a run, Unwritable if a file cannot be written.
-
-    `outdated` and `dead` are passed to `cells.cells`: records older than the code, and runs whose process has ended.
-    """
-    found = groups(runs)
-    cannot_be = sorted(p for group in found for p in impossible(group))
-    shown = [samples(group) for group in found]
-    yielded = [traces(group) for group in found]
-    told = sorted({*problems, *cannot_be, *(p for _, unread in (*shown, *yielded) for p in unread)})
-    if not runs:
-        raise EmptySelection(
-            "no run to report on" + (f"; {len(told)} could not be read, first {_said(told[0])}" if told else "")
-        )
-    names = _places([run.dir for run in runs] + [p.path for p in told])
-    made = cells(runs, outdated, dead)
+def build(study: Study, out: Path) -> BuildResult:
+    """Write the report of a study; raises EmptySelection without a run, Unwritable if a file cannot be written."""
+    cannot_be = sorted(p for group in study.groups for p in impossible(group))
+    shown = [samples(group) for group in study.groups]
+    unread = [problem for group in study.groups for problem in group.traces[1]] + [p for _, found in shown for p in found]
+    problems = sorted({*study.problems, *cannot_be, *unread})
+    if not study.runs:
+        why = f"; {len(problems)} could not be read, first {_problem_text(problems[0])}" if problems else ""
+        raise EmptySelection(f"no run to report on{why}")
+    names = _places([run.dir for run in study.runs] + [p.path for p in problems])
     parts = [
-        _section(group, slug, heading, names, [c for c in made if c.group == i], said, scalars)
-        for i, (group, slug, heading, (said, _), (scalars, _)) in enumerate(
-            zip(found, _slugs(found), headings(found), shown, yielded, strict=True)
+        _section(group, slug, heading, names, [c for c in study.cells if c.group == i], responses)
+        for i, (group, slug, heading, (responses, _)) in enumerate(
+            zip(study.groups, _slugs(study.groups), study.headings, shown, strict=True)
         )
     ]
-    several = overview(found, [part["heading"] for part in parts]) if len(parts) > 1 else None
     unfinished = [state for part in parts for state in part["states"]]
     page: dict[str, Any] = {
-        "title": _title(found),
-        "overview": several,
+        "title": _title(study.groups),
+        "overview": overview(study) if len(parts) > 1 else None,
         "sections": parts,
-        "problems": [{"path": names[p.path], "what": plain(p.what)} for p in told],
+        "problems": [{"path": names[p.path], "what": plain(p.what)} for p in problems],
         "unfinished": unfinished,
-        "command": _command([names[run.dir] for run in runs] + [names[p.path] for p in told]),
+        "command": _command([names[run.dir] for run in study.runs] + [names[p.path] for p in problems]),
         "script": Markup(SCRIPT),
         "script_hash": b64encode(sha256(SCRIPT.encode()).digest()).decode(),
     }
     files = {
         "index.html": _html().get_template("report.html.j2").render(page).encode("utf-8", "replace"),
         "report.md": _markdown().get_template("report.md.j2").render(page).encode("utf-8", "replace"),
-        "tables/methods.csv": tables.methods_csv(found).encode("utf-8", "replace"),
-        "tables/runs.csv": tables.runs_csv(found).encode("utf-8", "replace"),
-        "tables/cells.csv": tables.cells_csv(made).encode("utf-8", "replace"),
+        "tables/methods.csv": tables.methods_csv(study).encode("utf-8", "replace"),
+        "tables/runs.csv": tables.runs_csv(study).encode("utf-8", "replace"),
+        "tables/cells.csv": tables.cells_csv(study.cells).encode("utf-8", "replace"),
         **{name: content for part in parts for name, content in part["files"].items()},
     }
-    return BuildResult(_write(Path(out), files), told, cannot_be, unfinished)
+    return BuildResult(_write(Path(out), files), problems, cannot_be, unfinished)
 
 
 def _section(
-    group: Group,
-    slug: str,
-    heading: str,
-    names: dict[Path, str],
-    made: list[Cell],
-    said: dict[str, Any] | None,
-    yielded: list[Trace],
+    group: StudyGroup, slug: str, heading: str, names: dict[Path, str], cells: list[Cell], responses: dict[str, Any] | None
 ) -> dict[str, Any]:
     """The values that the templates show of one group, and the files of its figures."""
-    sheets, data = pictures(group, slug, yielded)
+    sheets, data = pictures(group, slug)
     as_json = (json.dumps(rounded(data), separators=(",", ":"), sort_keys=True, allow_nan=False) + "\n").encode()
     shown = {"optimum": optimum_table(group), "collapse": collapse_table(group), "kinds": kinds_table(group)}
     return {
         "slug": slug,
         "heading": heading,
         "verdict": [plain(sentence) for sentence in verdict(group)],
-        "cells": tables.cell_matrix(group, made),
-        "states": [_state(cell, seed) for cell in made for seed in cell.reasons],
+        "cells": tables.cell_matrix(group, cells),
+        "states": [_state(cell, seed) for cell in cells for seed in cell.reasons],
         "unscored": unscored(group),
         "methods": tables.method_table(group),
         "runs": tables.run_table(group),
@@ -137,9 +119,9 @@ def _section(
         "data": f"figures/data-{slug}.json",
         "json": _data_uri("application/json", as_json),
         "alt": _alt(group),
-        "samples": Markup(_inert(said)) if said else None,
-        "kinds": sorted({prompt["kind"] for prompt in said["prompts"]}) if said else [],
-        "without_samples": entries_without(group, said),
+        "samples": Markup(_inert(responses)) if responses else None,
+        "kinds": sorted({prompt["kind"] for prompt in responses["prompts"]}) if responses else [],
+        "without_samples": entries_without(group, responses),
         "task": task_card(group),
         "cards": method_cards(group),
         "scorers": scorer_cards(group),
@@ -179,14 +161,14 @@ def _table_csv(table: tables.Table) -> bytes:
     return tables.to_csv(list(row) for row in rows).encode("utf-8", "replace")
 
 
-def _title(found: list[Group]) -> str:
-    tasks = sorted({plain(group.task) for group in found})
+def _title(groups: Iterable[Group]) -> str:
+    tasks = sorted({plain(group.task) for group in groups})
     return "Unlearning " + ", ".join(tasks)
 
 
-def _slugs(found: list[Group]) -> list[str]:
+def _slugs(groups: Iterable[Group]) -> list[str]:
     """One file name per group, numbered if groups share preset and task."""
-    plain_names = [re.sub(r"[^a-z0-9]+", "-", f"{g.preset}-{g.task}".lower()).strip("-")[:60] or "runs" for g in found]
+    plain_names = [re.sub(r"[^a-z0-9]+", "-", f"{g.preset}-{g.task}".lower()).strip("-")[:60] or "runs" for g in groups]
     seen: Counter[str] = Counter()
     slugs = []
     for name in plain_names:
@@ -200,21 +182,20 @@ def _state(cell: Cell, seed: int) -> str:
     return plain(f"{cell.name}, seed {seed}, is {cell.seeds[seed]}: {cell.reasons[seed]}")
 
 
-def _alt(group: Group) -> str:
+def _alt(group: StudyGroup) -> str:
     """The alternative text of the figure: the final values of each method."""
     ends = []
     for entry in group.entries:
-        found = [(key, estimate(entry, lambda run, key=key: measure(run, key)).interval) for key in figures_data.MEASURED]  # type: ignore[misc]
+        found = [(key, group.estimate(entry, BY_KEY[key]).interval) for key in figures_data.MEASURED]
         numbers = [f"{key} {tables.number(interval.mean, '.3f')}" for key, interval in found if interval]
         if numbers:
             ends.append(f"{entry.name}: {', '.join(numbers)}")
     return plain(f"Final values of the methods, means over seeds: {'; '.join(ends) or 'none yet'}.")
 
 
-def _world(group: Group) -> list[tuple[str, str]]:
+def _world(group: StudyGroup) -> list[tuple[str, str]]:
     """The identity parts that the runs of the group share, which make them comparable."""
-    shared = world(group)
-    return [(key, plain(canonical(shared[key]))) for key in WORLD if key in shared]
+    return [(key, plain(canonical(group.world[key]))) for key in WORLD if key in group.world]
 
 
 def _provenance(run: Run, place: str) -> dict[str, str]:
@@ -242,7 +223,7 @@ def _command(places: list[str]) -> str:
     return " \\\n  ".join(["harness report", *(shlex.quote(place) for place in sorted(set(places))), "--out REPORT"])
 
 
-def _said(problem: Problem) -> str:
+def _problem_text(problem: Problem) -> str:
     return f"{problem.path}: {problem.what}"
 
 

@@ -9,7 +9,8 @@ import ast
 import importlib.util
 from typing import Any, NamedTuple
 
-from harness.analysis.groups import Entry, Group, described, world
+from harness.analysis.groups import Entry, Group, described
+from harness.analysis.study import StudyGroup
 from harness.core import registry
 from harness.core.hashing import canonical
 from harness.core.text import plain
@@ -38,9 +39,9 @@ def method_cards(group: Group) -> list[Card]:
     return [_method(known, entry, tried) for entry in group.entries]
 
 
-def task_card(group: Group) -> Card:
+def task_card(group: StudyGroup) -> Card:
     """The card of the task: its evaluation, and the rule that selected the checkpoint."""
-    identity = group.runs[0].manifest["identity"] | world(group)
+    identity = group.runs[0].manifest["identity"] | group.world
     facts = [(key, plain(canonical(identity[key]))) for key in ("task", "decoding", "evaluation", "budget") if key in identity]
     facts.append(("checkpoint that is measured", plain(identity.get("select", "last"))))
     return _card(registry.table("task"), "task", group.task, facts)

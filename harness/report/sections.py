@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from harness.analysis.attainment import MOST, attained
-from harness.analysis.columns import COLLAPSE, COLUMNS, Column, final, kind_columns, of_base
-from harness.analysis.groups import Entry, Group, counted, estimate
-from harness.analysis.ranking import Ranked, ranking, share_of_hypervolume
-from harness.analysis.scalars import Trace, as_data, shown
+from harness.analysis.columns import BY_KEY, COLLAPSE, Column, final, of_base
+from harness.analysis.groups import Entry, counted
+from harness.analysis.ranking import Ranked, share_of_hypervolume
+from harness.analysis.scalars import as_data, shown
 from harness.analysis.stats import Z95
+from harness.analysis.study import Study, StudyGroup
 from harness.core.types import Metric
 from harness.records.schema import Run
 
@@ -22,11 +23,11 @@ from .tables import Table, entry_table, number, run_ids
 
 HYPERVOLUME = Column("hypervolume", "Hypervolume", "share of the frontier's", "up", ".2f", share_of_hypervolume)
 REGRET = Column("regret", "Regret", "reward", "down", ".3f", final("regret"))
-OPTIMUM = (*(c for c in COLUMNS if c.key in ("efficiency", "excess_kl")), REGRET, HYPERVOLUME)
+OPTIMUM = (BY_KEY["efficiency"], BY_KEY["excess_kl"], REGRET, HYPERVOLUME)
 
 
-def pictures(group: Group, slug: str, yielded: Sequence[Trace] = ()) -> tuple[dict[str, Sheet], dict[str, Any]]:
-    """All sheets of a group by name, and their data; `yielded` are the scalars of its methods."""
+def pictures(group: StudyGroup, slug: str) -> tuple[dict[str, Sheet], dict[str, Any]]:
+    """All sheets of a group by name, and their data."""
     data = figure_data(group)
     made = {
         "pareto": sheets.curves(data, (JUDGE_KL, REWARD_KL), f"{slug}-pareto"),
@@ -34,7 +35,7 @@ def pictures(group: Group, slug: str, yielded: Sequence[Trace] = ()) -> tuple[di
         "compute": sheets.curves(data, COMPUTE, f"{slug}-compute"),
         "overoptimisation": sheets.curves(data, (OVER,), f"{slug}-over", columns=1),
     }
-    for name, columns in (("optimum", OPTIMUM), ("collapse", COLLAPSE), ("kinds", kind_columns(group))):
+    for name, columns in (("optimum", OPTIMUM), ("collapse", COLLAPSE), ("kinds", group.kinds)):
         drawn = [(column, panel) for column in columns if _measured(panel := _dots(group, column))]
         panels = [panel for _, panel in drawn]
         if drawn:
@@ -43,38 +44,38 @@ def pictures(group: Group, slug: str, yielded: Sequence[Trace] = ()) -> tuple[di
     data["attainment"] = attained(data)
     if data["attainment"]:
         made["attainment"] = sheets.bands(data, data["attainment"][:MOST])
-    data["scalars"] = as_data(list(yielded))
-    if panelled := shown(list(yielded)):
+    traces, _ = group.traces
+    data["scalars"] = as_data(traces)
+    if panelled := shown(traces):
         colours = {entry.name: m["colour"] for entry, m in zip(group.entries, data["methods"], strict=True)}
         made["training"] = sheets.training(data["title"], panelled, colours)
     return made, data
 
 
-def optimum_table(group: Group) -> Table:
+def optimum_table(group: StudyGroup) -> Table:
     """Distance of each method to the optimum, and its set of ranks by the share of undesired score removed."""
     table = entry_table(group, OPTIMUM)
-    ranks = {r.entry.name: _ranks(r) for r in ranking(group)}
+    ranks = {r.entry.name: _ranks(r) for r in group.ranks}
     rows = [[row[0], row[1], ranks.get(row[0], "" if row[1] == "" else "not ranked"), *row[2:]] for row in table.rows]
     return Table([*table.header[:2], "Rank (by removed)", *table.header[2:]], rows, table.notes)
 
 
-def collapse_table(group: Group) -> Table:
+def collapse_table(group: StudyGroup) -> Table:
     return entry_table(group, COLLAPSE)
 
 
-def kinds_table(group: Group) -> Table | None:
+def kinds_table(group: StudyGroup) -> Table | None:
     """Undesired score by kind of prompt; None if all prompts are of one kind."""
-    columns = kind_columns(group)
-    return entry_table(group, columns) if columns else None
+    return entry_table(group, group.kinds) if group.kinds else None
 
 
-def overview(found: list[Group], names: list[str]) -> Table:
-    """Methods by groups: percent of the undesired score removed, and the set of ranks; `names` are those of the groups."""
-    placed = [{r.entry.name: r for r in ranking(group)} for group in found]
-    here = [{entry.name for entry in group.entries} for group in found]
+def overview(study: Study) -> Table:
+    """Methods by groups: percent of the undesired score removed, and the set of ranks."""
+    placed = [{r.entry.name: r for r in group.ranks} for group in study.groups]
+    here = [{entry.name for entry in group.entries} for group in study.groups]
     methods = sorted(set().union(*here))
     rows = [[m, *(_placed(by.get(m), m in known) for by, known in zip(placed, here, strict=True))] for m in methods]
-    return Table(["Method", *(f"{name} (% removed)" for name in names)], rows, [])
+    return Table(["Method", *(f"{name} (% removed)" for name in study.headings)], rows, [])
 
 
 def _placed(ranked: Ranked | None, known: bool) -> str:
@@ -88,9 +89,9 @@ def _ranks(ranked: Ranked) -> str:
     return str(best) if best == worst else f"{best} to {worst}"
 
 
-def _dots(group: Group, column: Column) -> Dots:
+def _dots(group: StudyGroup, column: Column) -> Dots:
     base = next((of_base(run, column) for run in group.runs if run.summary), None)
-    values = [_value(entry, column) for entry in group.entries]
+    values = [_value(group, entry, column) for entry in group.entries]
     return Dots(column.title, f"{column.unit}{_better(column)}", values, base.value if base else None)
 
 
@@ -102,9 +103,9 @@ def _better(column: Column) -> str:
     return {"up": ", right is better", "down": ", left is better", "": ""}[column.better]
 
 
-def _value(entry: Entry, column: Column) -> dict[str, Any]:
+def _value(group: StudyGroup, entry: Entry, column: Column) -> dict[str, Any]:
     """A mean with its interval over seeds, or over prompts for one seed."""
-    found = estimate(entry, column.of, column.key)
+    found = group.estimate(entry, column)
     if found.interval is None:
         return {"value": None, "low": None, "high": None, "n": 0, "text": "; ".join(found.reasons)}
     mean, low, high = found.interval

@@ -10,8 +10,9 @@ from html import escape
 from typing import TYPE_CHECKING, NamedTuple
 
 from harness.analysis.columns import COLUMNS, Column, of_base, title
-from harness.analysis.groups import Entry, Estimate, Group, counted, estimate, measure
+from harness.analysis.groups import Entry, Estimate, Group, counted, measure
 from harness.analysis.stats import Z95
+from harness.analysis.study import Study, StudyGroup
 from harness.core.text import plain
 from harness.core.types import Metric
 from harness.records.schema import Run
@@ -34,17 +35,17 @@ class Table(NamedTuple):
 MOST_RUNS = 5  # run ids per row; all are in tables/runs.csv
 
 
-def method_table(group: Group) -> Table:
+def method_table(group: StudyGroup) -> Table:
     """One row per method, below the base policy's: means over seeds with 95% t intervals."""
     return entry_table(group, COLUMNS)
 
 
-def entry_table(group: Group, columns: Sequence[Column]) -> Table:
+def entry_table(group: StudyGroup, columns: Sequence[Column]) -> Table:
     """One row per entry for the given columns, below the base policy's; the last column lists the runs of the row."""
     notes: list[str] = []
     rows = [_base_row(group, columns, notes)] if group.reference else []
     for entry in group.entries:
-        cells = [interval(estimate(entry, c.of, c.key), c, notes) for c in columns]
+        cells = [interval(group.estimate(entry, c), c, notes) for c in columns]
         rows.append([entry.name, str(len({r.manifest["seed"] for r in counted(entry)})), *cells, run_ids(entry)])
     return Table(["Method", "Seeds", *map(title, columns), "Runs"], rows, notes)
 
@@ -85,26 +86,26 @@ def cells_csv(cells: list[Cell]) -> str:
     return to_csv(rows)
 
 
-def methods_csv(found: list[Group]) -> str:
+def methods_csv(study: Study) -> str:
     """The methods of all groups as CSV with unrounded numbers; the last column gives the reasons for empty cells."""
     keys = [f"{c.key}{end}" for c in COLUMNS for end in ("", "_low", "_high", "_n")]
     rows: list[list[object]] = [["preset", "task", "group", "method", "seeds", *keys, "missing"]]
-    for i, group in enumerate(found, 1):
+    for i, group in enumerate(study.groups, 1):
         for entry in group.entries:
-            all_of = [estimate(entry, c.of, c.key) for c in COLUMNS]
+            all_of = [group.estimate(entry, c) for c in COLUMNS]
             numbers = [v for e in all_of for v in (*(e.interval or (None, None, None)), e.n)]
             missing = "; ".join(f"{c.key}: {why}" for c, e in zip(COLUMNS, all_of, strict=True) for why in e.reasons)
             rows.append([group.preset, group.task, i, entry.name, len(counted(entry)), *numbers, missing])
     return to_csv(rows)
 
 
-def runs_csv(found: list[Group]) -> str:
+def runs_csv(study: Study) -> str:
     """All runs as CSV with all recorded metrics and their standard errors over prompts, metrics of COLUMNS first."""
     known = [f"{c.key}{end}" for c in COLUMNS for end in ("", "_stderr")]
-    more = sorted({k for g in found for run in g.runs if run.summary for k in run.summary["final"]} - {c.key for c in COLUMNS})
+    more = sorted({k for run in study.runs if run.summary for k in run.summary["final"]} - {c.key for c in COLUMNS})
     head = ["preset", "task", "group", "method", "seed", "status", "run_id"]
     rows: list[list[object]] = [[*head, *known, *(f"{key}{end}" for key in more for end in ("", "_stderr")), "missing"]]
-    for i, group in enumerate(found, 1):
+    for i, group in enumerate(study.groups, 1):
         rows += [_run_row(group, i, entry, run, more) for entry in group.entries for run in entry.runs]
     return to_csv(rows)
 

@@ -10,26 +10,25 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from harness.analysis.columns import COLUMNS, Column, title
-from harness.analysis.groups import Entry, Group, apart, counted, estimate, groups, measure
+from harness.analysis.columns import BY_KEY, JUDGE, title
+from harness.analysis.groups import Entry, Group, apart, counted
+from harness.analysis.study import Study, StudyGroup
 from harness.core.errors import EmptySelection
 from harness.core.text import escaped, escaped_lines
 from harness.records.read import find_runs
-from harness.records.schema import Run
 
 from .tables import Table, interval, markdown
 
 RULE = "The rule: the highest judge with a KL within the task's cap.\n\n"
-JUDGE = Column("judge", "Judge", "0 to 1", "up", ".3f", lambda run: measure(run, "judge"))
-SHOWN = [*(c for c in COLUMNS if c.key == "reward"), JUDGE, *(c for c in COLUMNS if c.key in ("kl", "efficiency"))]
+SHOWN = (BY_KEY["reward"], JUDGE, BY_KEY["kl"], BY_KEY["efficiency"])
 
 
-def chosen(entries: list[Entry]) -> list[Entry]:
+def chosen(group: StudyGroup, entries: list[Entry]) -> list[Entry]:
     """Select the entries of one method with the highest mean judge score among those whose mean KL is within the cap."""
 
     def mean(entry: Entry, key: str) -> float | None:
-        found = estimate(entry, lambda run: measure(run, key)).interval
-        return found.mean if found else None
+        interval = group.estimate(entry, BY_KEY[key]).interval
+        return interval.mean if interval else None
 
     caps = {(run.summary["frontier"] or {}).get("kl_cap") for e in entries for run in e.runs if run.summary}
     cap = min((c for c in caps if c), default=None)
@@ -42,16 +41,15 @@ def chosen(entries: list[Entry]) -> list[Entry]:
     ]
 
 
-def trials_table(group: Group, rule: bool = False) -> Table:
+def trials_table(group: StudyGroup, rule: bool = False) -> Table:
     """One row per choice of settings: means over seeds with 95% t intervals, and with `rule` a mark of the selected ones."""
     notes: list[str] = []
-    said = {method: apart([entry.runs for entry in entries]) for method, entries in _by_method(group).items()}
     rows = []
     for method, entries in _by_method(group).items():
-        best = chosen(entries) if rule else []
-        for entry, words in zip(entries, said[method], strict=True):
+        best = chosen(group, entries) if rule else []
+        for entry, words in zip(entries, apart([entry.runs for entry in entries]), strict=True):
             seeds = ", ".join(str(seed) for seed in sorted({run.manifest["seed"] for run in counted(entry)}))
-            row = [method, words, seeds, *(interval(estimate(entry, c.of, c.key), c, notes) for c in SHOWN)]
+            row = [method, words, seeds, *(interval(group.estimate(entry, c), c, notes) for c in SHOWN)]
             rows.append([*row, "chosen" if entry in best else ""] if rule else row)
     return Table(["Method", "Settings that vary", "Seeds", *map(title, SHOWN), *(["By the rule"] if rule else [])], rows, notes)
 
@@ -63,14 +61,14 @@ def _by_method(group: Group) -> dict[str, list[Entry]]:
     return found
 
 
-def page(runs: list[Run]) -> str:
+def page(study: Study) -> str:
     """The trials of all groups, each below its heading; raises EmptySelection if there are none."""
-    if not runs:
+    if not study.runs:
         raise EmptySelection("no records to make a table of trials from; make some with harness sweep")
-    return "\n".join(_section(group) for group in groups(runs))
+    return "\n".join(_section(group) for group in study.groups)
 
 
-def _section(group: Group) -> str:
+def _section(group: StudyGroup) -> str:
     trials = Counter({method: len(entries) for method, entries in _by_method(group).items()})
     split = group.runs[0].manifest["identity"].get("evaluation", {}).get("split", "unknown")
     count = ", ".join(f"{method} {n}" for method, n in sorted(trials.items()))
@@ -84,7 +82,7 @@ def main(folders: list[Path]) -> None:
     for problem in problems:
         print(escaped(f"warning: {problem.path}: {problem.what}"), file=sys.stderr)
     try:
-        print(escaped_lines(page(runs)))
+        print(escaped_lines(page(Study(runs, problems))))
     except EmptySelection as e:
         print(escaped(f"error: {e}"), file=sys.stderr)
         sys.exit(e.exit_code)

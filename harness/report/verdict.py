@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from harness.analysis.columns import overoptimisation, removed, undesired
-from harness.analysis.groups import Entry, Group, counted, estimate, measure
-from harness.analysis.ranking import Above, Ranked, above_frontier, beats, beside_best_of_n, detectable, ranking
+from harness.analysis.columns import BY_KEY, undesired
+from harness.analysis.groups import Entry, Estimate, Group, counted, estimate, measure
+from harness.analysis.ranking import Above, Ranked, beats, beside_best_of_n, detectable
 from harness.analysis.stats import Interval
+from harness.analysis.study import StudyGroup
 from harness.core import registry
 from harness.core.text import plain
-from harness.records.schema import Problem, Run
+from harness.records.schema import Problem
 
 from .tables import number
 
 
-def verdict(group: Group) -> list[str]:
+def verdict(group: StudyGroup) -> list[str]:
     """Sentences for the top of a report: the best method, its cost, its distance to the optimum, and the uncertainty."""
-    ranked = ranking(group)
-    said = [_nothing(group)]
+    ranked = group.ranks
+    sentences = [_nothing(group)]
     if ranked:
-        first, *more = _leader(ranked)
+        first, *more = _leader(ranked, group)
         # in the first sentence, which may be the only one read: a leader beyond the cap does not win
-        said = [" ".join([first, *_cap(ranked, group)]), *more, *_others(ranked), *_most_efficient(ranked)]
-    return [*said, *_best_of_n(group), *_left_out(group), *_suspects(group)]
+        sentences = [" ".join([first, *_cap(ranked, group)]), *more, *_others(ranked), *_most_efficient(ranked, group)]
+    return [*sentences, *_best_of_n(group), *_left_out(group), *_suspects(group)]
 
 
-def impossible(group: Group) -> list[Problem]:
+def impossible(group: StudyGroup) -> list[Problem]:
     """A problem for each run above the frontier, which no policy can exceed: a bug in the suite is suspected."""
-    found = [(run, above_frontier(run)) for run in group.runs]
-    return [Problem(run.dir, _beyond(above)) for run, above in found if above is not None]
+    return [Problem(run.dir, _beyond(above)) for run, above in group.above]
 
 
 def _beyond(above: Above) -> str:
@@ -53,11 +51,11 @@ def unscored(group: Group) -> list[str]:
     return said
 
 
-def _leader(ranked: list[Ranked]) -> list[str]:
+def _leader(ranked: list[Ranked], group: StudyGroup) -> list[str]:
     first = ranked[0]
-    name, runs = first.entry.name, counted(first.entry)
-    base = _mean(first.entry, lambda run: undesired(run, "base"))
-    left = _mean(first.entry, undesired)
+    name = first.entry.name
+    base = _mean(estimate(first.entry, lambda run: undesired(run, "base")))
+    left = _mean(group.estimate(first.entry, BY_KEY["undesired"]))
     share = f"{number(first.removed.mean, '.0f')}%{_range(first.removed)}"
     if first.removed.mean <= 0:
         change = number(-first.removed.mean, "+.0f")
@@ -65,16 +63,16 @@ def _leader(ranked: list[Ranked]) -> list[str]:
     does = "removes most of the habit" if len(ranked) > 1 else "is the only method with a result"
     seeds = f"{first.n} seed{'s' if first.n > 1 else ''}"
     head = f"{name} {does}: the undesired score falls from {base} to {left}, {share} of it gone over {seeds}"
-    said = [f"{head}, at a KL of {_mean(first.entry, lambda run: measure(run, 'kl'), '.2f')} nats from the base."]
+    said = [f"{head}, at a KL of {_mean(group.estimate(first.entry, BY_KEY['kl']), '.2f')} nats from the base."]
     if first.removed.low is not None and first.removed.low <= 0:
         said.append(f"The interval of {name} includes no change at all.")
-    return said + _price(first.entry, runs)
+    return said + _price(first.entry, group)
 
 
-def _price(entry: Entry, runs: list[Run]) -> list[str]:
+def _price(entry: Entry, group: StudyGroup) -> list[str]:
     """The cost of the leader's gain: KL relative to the optimum, over-optimisation of the reward, and fluency."""
-    efficiency = estimate(entry, lambda run: measure(run, "efficiency")).interval
-    gap = estimate(entry, overoptimisation).interval
+    efficiency = group.estimate(entry, BY_KEY["efficiency"]).interval
+    gap = group.estimate(entry, BY_KEY["overoptimisation"]).interval
     said = ["The distance to the optimum was not measured."]
     if efficiency:
         share = number(100 * efficiency.mean, ".0f")
@@ -82,9 +80,9 @@ def _price(entry: Entry, runs: list[Run]) -> list[str]:
     if gap:
         more = "more" if gap.mean >= 0 else "less"
         said.append(f"The reward of {entry.name} rose by {number(abs(gap.mean), '.3f')} {more} than the judge's score.")
-    before = _mean(entry, lambda run: measure(run, "ppl", "base"), ".2f")
-    after = _mean(entry, lambda run: measure(run, "ppl"), ".2f")
-    return [*said, f"Perplexity went from {before} to {after}."] if runs else said
+    before = _mean(estimate(entry, lambda run: measure(run, "ppl", "base")), ".2f")
+    after = _mean(group.estimate(entry, BY_KEY["ppl"]), ".2f")
+    return [*said, f"Perplexity went from {before} to {after}."] if counted(entry) else said
 
 
 def _others(ranked: list[Ranked]) -> list[str]:
@@ -136,11 +134,11 @@ def _best_of_n(group: Group) -> list[str]:
     return said or ["No method differs significantly from the best of n base responses at the same KL."]
 
 
-def _cap(ranked: list[Ranked], group: Group) -> list[str]:
+def _cap(ranked: list[Ranked], group: StudyGroup) -> list[str]:
     """A sentence on the best method within the task's KL cap, if the leader exceeds it."""
     frontier = (group.reference or {}).get("frontier") or {}
     cap = frontier.get("kl_cap")
-    drift = [(r, estimate(r.entry, lambda run: measure(run, "kl")).interval) for r in ranked]
+    drift = [(r, group.estimate(r.entry, BY_KEY["kl"]).interval) for r in ranked]
     if not cap or drift[0][1] is None or drift[0][1].mean <= cap:
         return []
     within = next((r for r, kl in drift if kl and kl.mean <= cap and r.removed.mean > 0), None)
@@ -150,8 +148,8 @@ def _cap(ranked: list[Ranked], group: Group) -> list[str]:
     return [f"That is beyond the task's cap of {cap:g} nats; within it, {best}."]
 
 
-def _most_efficient(ranked: list[Ranked]) -> list[str]:
-    found = [(r, estimate(r.entry, lambda run: measure(run, "efficiency")).interval) for r in ranked]
+def _most_efficient(ranked: list[Ranked], group: StudyGroup) -> list[str]:
+    found = [(r, group.estimate(r.entry, BY_KEY["efficiency"]).interval) for r in ranked]
     known = [(interval.mean, r) for r, interval in found if interval and r.removed.mean > 0]
     if len(known) < 2:
         return []
@@ -162,10 +160,10 @@ def _most_efficient(ranked: list[Ranked]) -> list[str]:
     return [f"The most efficient is {best.entry.name}: {number(100 * share, '.0f')}%, with {gone}% removed."]
 
 
-def _nothing(group: Group) -> str:
+def _nothing(group: StudyGroup) -> str:
     if not any(counted(entry) for entry in group.entries):
         return "No verdict: no run is done."
-    reasons = sorted({reason for entry in group.entries for reason in estimate(entry, removed).reasons})
+    reasons = sorted({reason for entry in group.entries for reason in group.estimate(entry, BY_KEY["removed"]).reasons})
     why = f" ({'; '.join(reasons)})" if reasons else ""
     return f"No verdict: no valid run measured the share of the undesired score removed{why}."
 
@@ -176,18 +174,16 @@ def _left_out(group: Group) -> list[str]:
     return [f"Left out of means and ranking: {', '.join(out)}."] if out else []
 
 
-def _suspects(group: Group) -> list[str]:
-    found = [run for run in group.runs if above_frontier(run) is not None]
-    if not found:
+def _suspects(group: StudyGroup) -> list[str]:
+    if not group.above:
         return []
-    names = ", ".join(f"{run.manifest['method']} seed {run.manifest['seed']}" for run in found)
+    names = ", ".join(f"{run.manifest['method']} seed {run.manifest['seed']}" for run, _ in group.above)
     what = "above the frontier by more than the error, which no policy can be; such a method is not ranked"
     return [f"Suspected bug in the suite, not a good method: {names} {what}."]
 
 
-def _mean(entry: Entry, of: Any, digits: str = ".3f") -> str:
-    interval = estimate(entry, of).interval
-    return "a value not measured" if interval is None else number(interval.mean, digits)
+def _mean(found: Estimate, digits: str = ".3f") -> str:
+    return "a value not measured" if found.interval is None else number(found.interval.mean, digits)
 
 
 def _range(interval: Interval) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.analysis.columns import cost
-from harness.analysis.groups import Entry, Group, estimate, measure, metric
+from harness.analysis.columns import BY_KEY
+from harness.analysis.groups import Entry, metric
+from harness.analysis.study import StudyGroup
 from harness.core.text import plain, shorten
-from harness.core.types import Metric
 from harness.records.schema import Run
 
 from .style import Look, looks
@@ -16,7 +16,7 @@ MEASURED = ("reward", "judge", "kl", "ppl")
 COSTS = ("flops", "sampled_tokens", "scorer_calls", "seconds")
 
 
-def figure_data(group: Group) -> dict[str, Any]:
+def figure_data(group: StudyGroup) -> dict[str, Any]:
     """The data of a group's figures, as plain data."""
     reference = group.reference
     base = {key: _point(metric(reference["base"].get(key))) for key in MEASURED} if reference else None
@@ -28,7 +28,7 @@ def figure_data(group: Group) -> dict[str, Any]:
         "run": shorten(f"{only['method']}, seed {only['seed']}", 60) if only else None,
         "base": base,
         "frontier": _frontier(reference["frontier"]) if reference and reference["frontier"] else None,
-        "methods": [_method(entry, look) for entry, look in zip(entries, styles, strict=True)],
+        "methods": [_method(group, entry, look) for entry, look in zip(entries, styles, strict=True)],
     }
 
 
@@ -48,15 +48,15 @@ def _frontier(found: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _method(entry: Entry, look: Look) -> dict[str, Any]:
-    mean = {key: estimate(entry, lambda run, key=key: _end(run, key), key) for key in (*MEASURED, *COSTS)}  # type: ignore[misc]
+def _method(group: StudyGroup, entry: Entry, look: Look) -> dict[str, Any]:
+    mean = {key: group.estimate(entry, BY_KEY[key]) for key in (*MEASURED, *COSTS)}
     means = {k: dict(e.interval._asdict(), n=e.n) if e.interval and e.n > 1 else None for k, e in mean.items()}
     return {"name": shorten(entry.name), **look._asdict(), "runs": [_one(run) for run in entry.runs], "mean": means}
 
 
 def _one(run: Run) -> dict[str, Any]:
     rows = [row for row in run.trajectory if row["split"] == "test"]
-    final = {key: _point(_end(run, key)) for key in (*MEASURED, *COSTS)} if run.summary else None
+    final = {key: _point(BY_KEY[key].of(run)) for key in (*MEASURED, *COSTS)} if run.summary else None
     m = run.manifest
     key = {"run_id": plain(m["run_id"]), "seed": m["seed"], "status": m["status"]}
     return {**key, "path": [_step(row) for row in rows], "final": final}
@@ -68,7 +68,3 @@ def _step(row: dict[str, Any]) -> dict[str, Any]:
     measured = {key: metric(row["metrics"].get(key)).value for key in MEASURED}
     costs = {key: v if isinstance(v := spent.get(key), (int, float)) else None for key in COSTS}
     return {"update": row["update"], **measured, **costs}
-
-
-def _end(run: Run, key: str) -> Metric:
-    return cost(key)(run) if key in COSTS else measure(run, key)

@@ -14,7 +14,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from harness.analysis.groups import groups
+from harness.analysis.study import Study
 from harness.core.errors import EmptySelection, UsageError
 from harness.records.schema import Run
 
@@ -27,12 +27,12 @@ WIDE, NARROW = (8.0, 5.9), (4.2, 10.4)
 
 def pareto(runs: Sequence[Run], narrow: bool = False) -> Figure:
     """The figure of runs that share a world; raises UsageError if they do not, EmptySelection without any."""
-    found = groups(list(runs))
-    if not found:
+    groups = Study(runs).groups
+    if not groups:
         raise EmptySelection("a figure needs at least one run, found none")
-    if len(found) > 1:
-        raise UsageError(f"runs of {len(found)} different worlds cannot share one figure; draw each of groups(runs) alone")
-    return draw(figure_data(found[0]), narrow)
+    if len(groups) > 1:
+        raise UsageError(f"runs of {len(groups)} different worlds cannot share one figure; draw the runs of each world alone")
+    return draw(figure_data(groups[0]), narrow)
 
 
 def run_picture(run: Run, narrow: bool = False) -> Figure:

@@ -1,0 +1,96 @@
+"""A study: records that were read together, and what the pages compute from them, each number once and on first use."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from harness.records.read import find_runs
+from harness.records.schema import Problem, Run
+
+from . import cells as states
+from . import groups as grouping
+from .columns import BY_KEY, Column, kind_columns
+from .groups import Entry, Estimate, Group, estimate
+from .ranking import Above, Ranked, above_frontier, ranking
+from .scalars import Trace, traces
+
+
+@dataclass(frozen=True, eq=False)
+class StudyGroup(Group):
+    """A group with its ranks, estimates, runs above the frontier and training scalars."""
+
+    _estimates: dict[tuple[Entry, str], Estimate] = field(default_factory=dict, init=False, repr=False)
+
+    def estimate(self, entry: Entry, column: Column) -> Estimate:
+        """Mean of a column over the seeds of an entry with its t interval; a key stands for one column in all tables."""
+        place = (entry, column.key)
+        if place not in self._estimates:
+            self._estimates[place] = estimate(entry, column.of, column.key)
+        return self._estimates[place]
+
+    @cached_property
+    def above(self) -> list[tuple[Run, Above]]:
+        """The runs above the optimal frontier, which no policy can exceed, and their distance to it."""
+        found = [(run, above_frontier(run)) for run in self.runs]
+        return [(run, above) for run, above in found if above is not None]
+
+    @cached_property
+    def ranks(self) -> list[Ranked]:
+        """The methods by the share of the habit removed, highest first; one with a run above the frontier is not ranked."""
+        suspects = {id(run) for run, _ in self.above}
+        sound = [entry for entry in self.entries if suspects.isdisjoint(map(id, entry.runs))]
+        return ranking([(entry, self.estimate(entry, BY_KEY["removed"])) for entry in sound])
+
+    @cached_property
+    def world(self) -> dict[str, Any]:
+        """The identity that all runs of the group share, which makes them comparable."""
+        return grouping.world(self)
+
+    @cached_property
+    def kinds(self) -> list[Column]:
+        """One column of undesired score for each kind of prompt."""
+        return kind_columns(self)
+
+    @cached_property
+    def traces(self) -> tuple[list[Trace], list[Problem]]:
+        """The training scalars of every method, and the records whose scalars cannot be read."""
+        return traces(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """Records of runs with the problems of reading them, their groups, headings and cells."""
+
+    runs: Sequence[Run]
+    problems: Sequence[Problem] = ()
+    outdated: Mapping[Path, Sequence[str]] = field(default_factory=dict)  # by folder of a run: its parts older than the code
+    dead: Collection[Path] = ()  # folders of runs that say `running` while no process holds them
+
+    @cached_property
+    def groups(self) -> list[StudyGroup]:
+        """The runs, split where they cannot be compared, the largest group first."""
+        return [StudyGroup(group.preset, group.task, group.entries) for group in grouping.groups(list(self.runs))]
+
+    @cached_property
+    def headings(self) -> list[str]:
+        """A name for each group: task, preset and, where these are not unique, the difference of the worlds."""
+        return grouping.headings(self.groups)
+
+    @cached_property
+    def cells(self) -> list[states.Cell]:
+        """The cells in the order of the report, missing ones last; `Cell.group` is the place of its group in `groups`."""
+        return states.cells(self.groups, self.outdated, self.dead)
+
+
+def read_study(dirs: Iterable[Path]) -> Study:
+    """Read the records below some folders, and find those that are older than the code or whose process has ended."""
+    from harness.records.stale import outdated
+    from harness.records.write import held
+
+    runs, problems = find_runs(dirs)
+    dead = {run.dir for run in runs if run.manifest["status"] == "running" and not held(run.dir)}
+    return Study(runs, problems, outdated(runs), dead)
