@@ -186,7 +186,7 @@ class Frontier(Record):
     best_of_n: list[BestOfN] = []
     judge_at: JudgeAt | None = None
     kl_cap: Number | None = None
-    above: bool = False
+    above: bool | None = None  # whether a point of the run lies above it; None in an older record
 
 
 class Selection(Record):
