@@ -233,7 +233,7 @@ def test_records_that_have_less(tmp_path, record):
     with pytest.raises(MissingPrerequisite, match="is failed"):
         rescore.rescored(unfinished)
     with pytest.raises(MissingPrerequisite, match="records no settings"):
-        rescore.rescored(Run(old.dir, old.manifest, old.summary | {"settings": {}}, []))
+        rescore.rescored(Run(old.dir, old.manifest, old.summary.model_copy(update={"settings": {}}), []))
     table = pd.read_parquet(record / "samples" / "final.parquet").drop(columns=["entropy", "ended", "nll", "log_ratio"])
     table.to_parquet(record / "samples" / "final.parquet")
     (record / "samples" / "final-papers.parquet").unlink()

@@ -232,7 +232,7 @@ def test_the_micro_preset_has_the_settings_that_the_rule_chose():
     (group,) = groups(runs)
     by_method = {}
     for entry in group.entries:
-        by_method.setdefault(entry.runs[0].manifest["method"], []).append(entry)
+        by_method.setdefault(entry.runs[0].manifest.method, []).append(entry)
     exceptions = {"quark", "mle", "random_reward"}
 
     def settings(method):
@@ -240,7 +240,7 @@ def test_the_micro_preset_has_the_settings_that_the_rule_chose():
 
     assert not problems and set(by_method) == set(registry.table("method")) - {"base"}
     for method in set(by_method) - exceptions:
-        had = [entry.runs[0].manifest["identity"]["method"]["settings"] for entry in chosen(by_method[method])]
+        had = [entry.runs[0].manifest.identity["method"]["settings"] for entry in chosen(by_method[method])]
         assert settings(method) in had, method
     assert settings("random_reward") == settings("reinforce") and settings("mle")["lr"] == settings("filtering")["lr"]
 
