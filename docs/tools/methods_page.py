@@ -123,25 +123,25 @@ def needs_table(finals: list[Run]) -> str:
 
 def page(finals: list[Run], trials: list[Run], shapes: list[Run], command: str, picture: str | None = None) -> str:
     """The whole page as Markdown, with a link to a picture if given; raises EmptySelection if no run is finished."""
-    found = Study(finals).groups
-    if not found:
+    study = Study(finals)
+    if not study.groups:
         raise EmptySelection("no records of finished runs for the page of methods; run harness sweep first")
     shown = [f"![Judge and reward against KL, a mark a method, with the frontier]({picture})\n"] if picture else []
-    parts = [HEAD.format(command=command), *shown, *(_results(group, trials) for group in found)]
-    if absent := missing(found):
+    parts = [HEAD.format(command=command), *shown, *(_results(group, trials) for group in study.groups)]
+    if absent := missing(study.groups):
         parts.append(f"Methods without records: {', '.join(absent)}.\n")
     parts.append(f"## Trials\n\nThe trials on validation prompts that chose the settings.\n\n{trials_page(Study(trials))}")
-    told = "\n".join(f"- {sentence}" for sentence in _told(finals, shapes, found[0]))
-    parts.append(f"## The papers' claims\n\n{told}\n")
+    claims = "\n".join(f"- {sentence}" for sentence in _claims(study, shapes))
+    parts.append(f"## The papers' claims\n\n{claims}\n")
     if shapes:
         parts.append("## Ablations\n\nRuns that vary one setting, on the test prompts.\n\n" + trials_page(Study(shapes)))
     return "\n".join([*parts, "## What each method needs\n", needs_table(finals)])
 
 
-def _told(finals: list[Run], shapes: list[Run], largest: Group) -> list[str]:
+def _claims(study: Study, shapes: list[Run]) -> list[str]:
     """The checks of the papers' claims, separately for each task of the ablations, or for the task of the largest group."""
-    tasks = sorted({run.manifest.task for run in shapes or largest.runs})
-    of = {task: [[r for r in runs if r.manifest.task == task] for runs in (finals, shapes)] for task in tasks}
+    tasks = sorted({run.manifest.task for run in shapes or study.groups[0].runs})
+    of = {task: [[r for r in runs if r.manifest.task == task] for runs in (study.runs, shapes)] for task in tasks}
     made = [(task, check) for task in tasks for check in checks(*of[task])]
     shown = {check.claim: task for task, check in reversed(made) if check.holds is not None}
     # A claim decided on one task is not listed as untested on another; one decided on none is listed once.

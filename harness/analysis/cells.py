@@ -72,7 +72,7 @@ def _cell(group: Group, number: int, entry: Entry, outdated: Mapping[Path, Seque
     seeds = {seed: by_seed[seed][0] for seed in sorted(by_seed)}
     reasons = {seed: by_seed[seed][1] for seed in seeds if seeds[seed] != "done"}
     method = entry.runs[0].manifest.method
-    return Cell(method, group.task, group.preset, entry.name, number, _whole(seeds), seeds, reasons, entry.runs)
+    return Cell(method, group.task, group.preset, entry.name, number, _cell_state(seeds), seeds, reasons, entry.runs)
 
 
 def external(runs: list[Run]) -> bool:
@@ -81,7 +81,7 @@ def external(runs: list[Run]) -> bool:
     return isinstance(method, dict) and method.get("name") == "eval"
 
 
-def _whole(seeds: Mapping[int, str]) -> str:
+def _cell_state(seeds: Mapping[int, str]) -> str:
     states = set(seeds.values())
     if len(states) == 1:
         return states.pop()

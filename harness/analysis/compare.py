@@ -99,10 +99,10 @@ def compare(a: Side, b: Side, metrics: Sequence[str], conditions: Sequence[Condi
     wanted = list(dict.fromkeys([*(metrics or DEFAULT), *(c.metric for c in conditions)]))
     _check_names([m for m in wanted if m not in DEFAULT], [*a.runs, *b.runs])
     scores = {run.dir: prompt_scores(run) for run in [*a.runs, *b.runs]}
-    rows = _judged([_row(metric, a, b, scores) for metric in wanted])
+    rows = _with_verdicts([_row(metric, a, b, scores) for metric in wanted])
     by_name = {row.metric: row for row in rows}
     states = [(c, _holds(c, by_name[c.metric])) for c in conditions]
-    regressions = [_said(c, by_name[c.metric]) for c, holds in states if holds]
+    regressions = [_regression_text(c, by_name[c.metric]) for c, holds in states if holds]
     undecided = [f"{c.text}: {by_name[c.metric].verdict}" for c, holds in states if holds is None]
     return Comparison(a, b, _side_names(a, b), group, rows, regressions, undecided)
 
@@ -224,7 +224,7 @@ def _seed_row(side: Side, seed: int, scores: Scores, column: str, of: Callable, 
     return [of(fsum(s.values[column][x] or 0.0 for s in same) / len(same)) for x in usable]
 
 
-def _judged(rows: list[Compared]) -> list[Compared]:
+def _with_verdicts(rows: list[Compared]) -> list[Compared]:
     """The rows with p adjusted over all tests, and their verdicts."""
     tested = [i for i, row in enumerate(rows) if row.difference is not None and row.difference.p is not None]
     adjusted = dict(zip(tested, holm([rows[i].difference.p for i in tested]), strict=True))  # type: ignore[union-attr,misc]
@@ -254,7 +254,7 @@ def _holds(condition: Condition, row: Compared) -> bool | None:
     return d.high < condition.margin if condition.below else d.low > condition.margin
 
 
-def _said(condition: Condition, row: Compared) -> str:
+def _regression_text(condition: Condition, row: Compared) -> str:
     d = row.difference
     assert d is not None
     return f"{condition.text}: B - A is {number(d.mean)}, 95 % interval {number(d.low)} to {number(d.high)}"
@@ -301,14 +301,16 @@ def _notes(c: Comparison) -> list[str]:
     tests = defaultdict(list)
     for row in c.rows:
         tests[row.test].append(row.metric)
-    said = [f"{_TESTS[test]}: {', '.join(names)}" for test, names in tests.items() if test in _TESTS]
-    said += _LEGEND if said else []
+    footnotes = [f"{_TESTS[test]}: {', '.join(names)}" for test, names in tests.items() if test in _TESTS]
+    footnotes += _LEGEND if footnotes else []
     reasons: dict[str, list[str]] = defaultdict(list)
     for row in c.rows:
         for note in row.notes:
             reasons[note].append(row.metric)
-    said += [f"{', '.join(names)}: {plain(note)}" for note, names in reasons.items()]
-    return said + [f"left out of {s}: {plain(why)}" for s, side in zip("AB", (c.a, c.b), strict=True) for why in side.left_out]
+    footnotes += [f"{', '.join(names)}: {plain(note)}" for note, names in reasons.items()]
+    return footnotes + [
+        f"left out of {s}: {plain(why)}" for s, side in zip("AB", (c.a, c.b), strict=True) for why in side.left_out
+    ]
 
 
 _LEGEND = [

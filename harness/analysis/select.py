@@ -79,8 +79,8 @@ def _named(text: str, out: Path, everything: Callable[[], Records]) -> Records:
     if not runs:
         raise EmptySelection(f"no folder {text!r}, and no records in {out}; choose them with --out, or give folders")
     name, _, rest = text.partition(":")
-    same = [run for run in runs if _spelt(run.manifest.method) == _spelt(name)]
-    unread = [p for p in problems if _spelt(p.path.parent.name) == _spelt(name)]
+    same = [run for run in runs if _normalised(run.manifest.method) == _normalised(name)]
+    unread = [p for p in problems if _normalised(p.path.parent.name) == _normalised(name)]
     if not same and unread:
         return [], unread
     if not same:
@@ -90,7 +90,7 @@ def _named(text: str, out: Path, everything: Callable[[], Records]) -> Records:
     return found, [p for p in problems if p.path in dirs or p in unread]
 
 
-def _spelt(name: str) -> str:
+def _normalised(name: str) -> str:
     return name.replace("-", "_")
 
 
@@ -126,8 +126,8 @@ def _one_choice(text: str, runs: list[Run]) -> None:
     found = groups(runs)
     tasks = sorted({group.task for group in found})
     if len(tasks) > 1:
-        told = ", ".join(map(plain, tasks))
-        raise BadSetting(f"{text!r} holds runs of the tasks {told}; narrow it, as by quark:task={plain(tasks[0])}")
+        listed = ", ".join(map(plain, tasks))
+        raise BadSetting(f"{text!r} holds runs of the tasks {listed}; narrow it, as by quark:task={plain(tasks[0])}")
     if len(found) > 1:
         raise BadSetting(
             f"{text!r} holds runs of {len(found)} worlds, unlike in {unlike(found)}; narrow it, as by quark:task=T"

@@ -68,7 +68,7 @@ def commands(cell: Cell, out: Path) -> list[str]:
     words += [["--seeds", short(anew), "--fresh"]] if anew else []
     if cell.runs and external(cell.runs):
         return [shlex.join(_eval(cell)) for _ in words[:1]]
-    return [shlex.join(["harness", "run", *_told(cell, out), *more]) for more in words]
+    return [shlex.join(["harness", "run", *_run_arguments(cell, out), *more]) for more in words]
 
 
 def short(seeds: Iterable[int]) -> str:
@@ -87,11 +87,11 @@ def settings_apart(settings: dict[str, Any], method: str, task: str) -> list[str
     # a task of another package is not in the preset; what a record names is never opened as a file
     here = named.settings if task in registry.table("task") and settings["preset"] in preset_names() else resolve
     preset = flat(here(settings["preset"], method, task).model_dump())
-    told = {k: v for k, v in flat(settings).items() if v is not None and (k not in preset or preset[k] != v)}
-    return overrides({key.removeprefix("method."): value for key, value in told.items()})
+    changed = {k: v for k, v in flat(settings).items() if v is not None and (k not in preset or preset[k] != v)}
+    return overrides({key.removeprefix("method."): value for key, value in changed.items()})
 
 
-def _told(cell: Cell, out: Path) -> list[str]:
+def _run_arguments(cell: Cell, out: Path) -> list[str]:
     """The arguments of `harness run` before the seeds."""
     runs = cell.runs or cell.beside
     settings = next((s for run in runs if (s := settings_of(run))), None)
@@ -196,11 +196,11 @@ def _details(cell: Cell, out: Path) -> str:
 def status_command(dirs: list[Path], out: Path, as_json: bool) -> int:
     """Print the state of the records; exit code 4 if a cell is not done or a record cannot be read."""
     study = status(dirs)
-    out = _beside(study, out)
+    out = _records_folder(study, out)
     print(json.dumps(data(study, out), allow_nan=False) if as_json else escaped_lines(text(study, out)))
     return 0 if done(study) else 4
 
 
-def _beside(study: Study, out: Path) -> Path:
+def _records_folder(study: Study, out: Path) -> Path:
     """The folder of the existing records of a cell."""
     return next((_out(cell, out) for cell in study.cells if cell.runs), out)

@@ -270,8 +270,8 @@ def _measure(subject: Subject, settings: Settings) -> Measured:
             sample(policy, prompts, decoding=task.decoding, rng=torch.Generator().manual_seed(3), n=n)
             for policy in (trial.deployed, trial.reference)
         )
-        plain = isinstance(trial.deployed, Policy)
-        kl = divergence(trial.deployed, trial.reference, ours).kl.mean().item() if plain else float("nan")
+        deployed = trial.deployed
+        kl = divergence(deployed, trial.reference, ours).kl.mean().item() if isinstance(deployed, Policy) else float("nan")
         gain = task.reward(ours) - task.reward(theirs)
     after, before = task.reward(ours).mean().item(), task.reward(theirs).mean().item()
     return Measured(kl, before, after, gain.std().item() / len(gain) ** 0.5)

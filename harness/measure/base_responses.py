@@ -23,7 +23,7 @@ from harness.core.errors import BadData, BadSetting, Degraded, Unwritable, one_l
 from harness.core.files import writable, writing
 from harness.core.hashing import identity_hash
 from harness.core.settings import EvaluationSettings
-from harness.core.types import Prompts, PromptSet, Rollout
+from harness.core.types import Prompts, PromptSet, Rollout, Task
 from harness.policy.policy import Policy
 from harness.policy.sampler import sample, until_eos
 
@@ -103,13 +103,13 @@ def _check_header(path: Path, name: str, wanted: Expected) -> None:
 
 
 def known(
-    task: Any,
+    task: Task,
     reference: Policy,
     identity: dict[str, Any],
     settings: EvaluationSettings,
     cache: Cache,
     say: Callable[[str], None],
-    shipped: NDArray[Any] | None = None,
+    shipped: NDArray[np.integer[Any]] | None = None,
 ) -> Base:
     """The base policy's responses, scores and frontier, from the cache if possible, else computed and cached.
 
@@ -131,7 +131,7 @@ def known(
     return Base(prompts, responses, mask, reward, judge, frontier.estimate(reward))
 
 
-def _check_decoding(task: Any) -> None:
+def _check_decoding(task: Task) -> None:
     """Raise BadSetting for another decoding than PLAIN, since KL and the frontier assume samples from the policy itself."""
     other = {name: value for name, plain in PLAIN.items() if (value := getattr(task.decoding, name)) != plain}
     if other:
@@ -141,7 +141,7 @@ def _check_decoding(task: Any) -> None:
         )
 
 
-def _check_scored(prompts: PromptSet, scores: dict[str, NDArray[Any]]) -> None:
+def _check_scored(prompts: PromptSet, scores: dict[str, NDArray[np.float64]]) -> None:
     for name, found in scores.items():
         unscored = np.flatnonzero(np.isnan(found).all(1))
         if len(unscored):
@@ -167,7 +167,7 @@ def _kept(
 
 
 def _responses(
-    task: Any,
+    task: Task,
     reference: Policy,
     drawn: dict[str, Any],
     prompts: PromptSet,
@@ -184,17 +184,23 @@ def _responses(
     return torch.from_numpy(found["responses"].astype(np.int64))
 
 
-def _draw(task: Any, reference: Policy, prompts: PromptSet, n: int, say: Callable[[str], None]) -> NDArray[Any]:
+def _draw(task: Task, reference: Policy, prompts: PromptSet, n: int, say: Callable[[str], None]) -> NDArray[np.int32]:
     """Sample n responses per prompt: -> [X, n, R] int32; reports the number of responses and the remaining time."""
-    parts, rng, total, started, said = [], torch.Generator().manual_seed(BASE_SEED), len(prompts.texts), time.monotonic(), 0.0
+    parts, rng, total, started, reported = (
+        [],
+        torch.Generator().manual_seed(BASE_SEED),
+        len(prompts.texts),
+        time.monotonic(),
+        0.0,
+    )
     say(f"sampling base responses for the frontier, once per model: {n} for each of {total} prompts, {n * total:,} in total")
     for x in range(total):
         one = Prompts(*(p[x : x + 1].to(reference.device) for p in prompts.prompts))
         rollout = sample(reference, one, decoding=task.decoding, rng=rng, n=n)
         parts.append(rollout.response.cpu().numpy().astype(np.int32))
         now = time.monotonic()
-        if x == 0 or now - said > 5:
-            said = now
+        if x == 0 or now - reported > 5:
+            reported = now
             say(f"sampling base responses: prompt {x + 1} of {total}, {_left((now - started) / (x + 1) * (total - x - 1))}")
     return np.stack(parts)
 
@@ -207,14 +213,14 @@ def _left(seconds: float) -> str:
 
 
 def _scores(
-    task: Any,
+    task: Task,
     drawn: dict[str, Any],
     prompts: PromptSet,
     responses: Tensor,
     mask: Tensor,
     cache: Cache,
     say: Callable[[str], None],
-) -> tuple[NDArray[Any], NDArray[Any]]:
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Reward and judge score of each base response: [X, M], [X, M]; equal responses to a prompt are scored once."""
     key = {"drawn": drawn, "scorers": task.identity()["scorers"]}
     shape = tuple(responses.shape[:2])
@@ -229,7 +235,9 @@ def _scores(
     return found["reward"], found["judge"]
 
 
-def _score_prompt(task: Any, prompts: PromptSet, x: int, responses: Tensor, mask: Tensor) -> tuple[NDArray[Any], NDArray[Any]]:
+def _score_prompt(
+    task: Task, prompts: PromptSet, x: int, responses: Tensor, mask: Tensor
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     unique, where = torch.unique(responses, dim=0, return_inverse=True)
     first = torch.zeros(len(unique), dtype=torch.long).scatter(0, where, torch.arange(len(where)))
     repeated = Prompts(*(p[x : x + 1].expand(len(unique), -1) for p in prompts.prompts))

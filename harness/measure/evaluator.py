@@ -17,15 +17,17 @@ from torch import Tensor
 
 from harness.core.errors import BadScorer
 from harness.core.settings import EvaluationSettings
-from harness.core.types import Decoding, Metric, PromptSet, Responses, Rollout
+from harness.core.types import Decoding, DeployedPolicy, Metric, PromptSet, Responses, Rollout, Task
 from harness.policy.logprobs import entropy, kl, masked_sum, token_logprobs
-from harness.policy.policy import Policy
+from harness.policy.policy import Policy, has_closed_kl
 from harness.policy.sampler import is_end, sample
 
 from . import metrics as m
 from .frontier import Frontier
 
 EVALUATION_VERSION = 2
+Fluency = tuple[NDArray[Any], NDArray[Any]]
+"""NLL in nats and number of tokens of each response, of whatever type the model of a plug-in gives: [X, S], [X, S]."""
 
 
 class Base(NamedTuple):
@@ -34,8 +36,8 @@ class Base(NamedTuple):
     prompts: PromptSet
     responses: Tensor  # [X, M, R] int64
     response_mask: Tensor  # [X, M, R] bool
-    reward: NDArray[Any]  # [X, M]
-    judge: NDArray[Any]  # [X, M]
+    reward: NDArray[np.float64]  # [X, M]
+    judge: NDArray[np.float64]  # [X, M]
     frontier: Frontier
 
 
@@ -74,7 +76,7 @@ def _divergence(policy: Policy, reference: Policy, rollout: Rollout) -> Divergen
 
 
 @torch.no_grad()
-def mean_nll(policy: Policy, rollout: Rollout, batch_size: int = 256) -> tuple[NDArray[Any], NDArray[Any]]:
+def mean_nll(policy: Policy, rollout: Rollout, batch_size: int = 256) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """NLL in nats under the deployed policy, and number of tokens, of each response: -> [B], [B]."""
     nll = [
         masked_sum(-token_logprobs(policy.deployed_logits(p), p.response), p.response_mask)
@@ -86,7 +88,7 @@ def mean_nll(policy: Policy, rollout: Rollout, batch_size: int = 256) -> tuple[N
 @torch.no_grad()
 def teacher_forced_repetition(
     policy: Policy, rollout: Rollout, window: int, batch_size: int = 256
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """rep/l and wrep of Welleck et al. 2019 (arXiv:1908.04319, section 6.1), counts per response: -> [B], [B], tokens [B].
 
     rep counts the steps whose most likely token is among the previous `window` tokens of the response; wrep counts only
@@ -120,7 +122,7 @@ class Evaluator:
     """Measures policies on one task's held-out prompts."""
 
     def __init__(
-        self, task: Any, reference: Policy, base: Base, settings: EvaluationSettings, say: Callable[[str], None]
+        self, task: Task, reference: Policy, base: Base, settings: EvaluationSettings, say: Callable[[str], None]
     ) -> None:
         self.task, self.reference, self.base, self.settings, self.say = task, reference, base, settings, say
         self._base_evaluation: Evaluation | None = None
@@ -138,15 +140,15 @@ class Evaluator:
         frontier = self.base.frontier
         return frontier.record() | {"judge_at": judge_along(frontier, self.base.reward, self.base.judge)}
 
-    def point(self, policy: Policy) -> Evaluation:
+    def point(self, policy: Policy | DeployedPolicy) -> Evaluation:
         """The short evaluation during training: few responses per prompt, without the papers' metrics."""
         return self._evaluate(policy, self.settings.point_samples, full=False)
 
-    def final(self, policy: Policy) -> Evaluation:
+    def final(self, policy: Policy | DeployedPolicy) -> Evaluation:
         """The full evaluation at the end of a run."""
         return self._evaluate(policy, self.settings.samples, full=True)
 
-    def _evaluate(self, policy: Policy, n: int, full: bool) -> Evaluation:
+    def _evaluate(self, policy: Policy | DeployedPolicy, n: int, full: bool) -> Evaluation:
         rng = torch.Generator().manual_seed(self.settings.seed)
         rollout = sample(policy, self.base.prompts.prompts, decoding=self.task.decoding, rng=rng, n=n)
         flat = self.task.texts(rollout)
@@ -160,30 +162,29 @@ class Evaluator:
         fluency = self._nll(texts)
         ended = is_end(rollout.response, getattr(policy, "ends", self.reference.ends)).any(1).cpu().numpy().reshape(-1, n)
         found |= self._text_metrics(rollout, texts, ended, fluency, full)
-        said: dict[str, Responses] = {}
+        responses: dict[str, Responses] = {}
         if full:
             found |= self._forgetting(policy)
-            said = self._said_all(policy, rng)
-            found |= self._papers(said)
+            responses = self._all_responses(policy, rng)
+            found |= self._papers(responses)
             found |= self._by_kind({"reward": scores["reward"], "judge": scores["judge"], "kl": kl_x})
         missing = np.isnan(np.stack([scores["reward"], scores["judge"]])).mean()
         by_prompt = self._by_prompt(scores, kl_x, fluency)
         rows = self._rows(rollout, texts, scores | along | _of_responses(ended, fluency))
-        return Evaluation(found, rows, float(missing), by_prompt, self._paper_rows(said))
+        return Evaluation(found, rows, float(missing), by_prompt, self._paper_rows(responses))
 
-    def _scores(self, rollout: Rollout, texts: list[list[str]]) -> dict[str, NDArray[Any]]:
+    def _scores(self, rollout: Rollout, texts: list[list[str]]) -> dict[str, NDArray[np.float64]]:
         found = {"reward": self.task.reward(rollout), "judge": self.task.judge(rollout)}
         shape = (len(texts), len(texts[0]))
         return {name: scored(name, values, len(rollout.response)).reshape(shape) for name, values in found.items()}
 
     def _drift(
-        self, policy: Policy, rollout: Rollout, reward: NDArray[Any]
-    ) -> tuple[dict[str, Metric], dict[str, NDArray[Any]]]:
+        self, policy: Policy | DeployedPolicy, rollout: Rollout, reward: NDArray[np.float64]
+    ) -> tuple[dict[str, Metric], dict[str, NDArray[np.float64]]]:
         """KL and entropy metrics, and the values per response [X, S]; only the KL for a policy with a closed form."""
         x = len(reward)
-        closed = getattr(policy, "kl_to_base", None)
-        if closed is not None:
-            kl_x = np.repeat(closed(self.base.reward)[:, None], reward.shape[1], 1)
+        if has_closed_kl(policy):
+            kl_x = np.repeat(policy.kl_to_base(self.base.reward)[:, None], reward.shape[1], 1)
             none = m.unmeasured("the policy has no token probabilities; its KL is a closed form")
             return {"kl": m.cluster_mean(kl_x), "kl_log_ratio": none, "entropy": none, "kl_per_token": none}, {"kl": kl_x}
         d = divergence(policy, self.reference, rollout, self.settings.batch_size)
@@ -193,7 +194,7 @@ class Evaluator:
         found |= {"kl_per_token": m.ratio(kl_x.sum(1), tokens.sum(1))}
         return found, {"kl": kl_x, "log_ratio": ratio, "entropy": entropies}
 
-    def _optimum(self, reward: NDArray[Any], kl_x: NDArray[Any]) -> dict[str, Metric]:
+    def _optimum(self, reward: NDArray[np.float64], kl_x: NDArray[np.float64]) -> dict[str, Metric]:
         """Efficiency, excess KL and regret of the policy relative to the frontier."""
         scored = ~np.isnan(reward).all(1)
         if not scored.all():
@@ -207,8 +208,8 @@ class Evaluator:
         self,
         rollout: Rollout,
         texts: list[list[str]],
-        ended: NDArray[Any],
-        fluency: tuple[NDArray[Any], NDArray[Any]] | None,
+        ended: NDArray[np.bool_],
+        fluency: Fluency | None,
         full: bool,
     ) -> dict[str, Metric]:
         x = len(texts)
@@ -221,16 +222,16 @@ class Evaluator:
         found |= self.task.text_metrics(texts)
         return found | ({"self_bleu": m.self_bleu(texts)} if full else {})
 
-    def _nll(self, texts: list[list[str]]) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    def _nll(self, texts: list[list[str]]) -> Fluency | None:
         """NLL in nats of the responses given their prompts under the fluency model, and tokens: [X, S], [X, S].
 
         An empty response has no tokens and contributes nothing; None without a fluency model.
         """
         return self.task.fluency.nll(self.base.prompts.texts, texts) if self.task.fluency is not None else None
 
-    def _forgetting(self, policy: Policy) -> dict[str, Metric]:
+    def _forgetting(self, policy: Policy | DeployedPolicy) -> dict[str, Metric]:
         """Metrics of forgetting: KL(base || policy) on base responses, and the NLL of clean held-out text."""
-        if hasattr(policy, "kl_to_base"):
+        if has_closed_kl(policy):
             none = m.unmeasured("the policy has no token probabilities")
             return {"forward_kl": none, "clean_nll": none}
         per_prompt = min(4, self.base.responses.shape[1])
@@ -252,40 +253,40 @@ class Evaluator:
         rep, wrep, tokens = teacher_forced_repetition(policy, text, window, self.settings.batch_size)
         return {f"rep_{window}": m.ratio(rep, tokens), f"wrep_{window}": m.ratio(wrep, tokens)}
 
-    def _said_all(self, policy: Policy, rng: torch.Generator) -> dict[str, Responses]:
+    def _all_responses(self, policy: Policy | DeployedPolicy, rng: torch.Generator) -> dict[str, Responses]:
         """Responses with judge scores under each of the papers' decodings; empty if paper_samples is 0."""
         n = self.settings.paper_samples
         if n == 0:
             return {}
-        return {name: self._said(policy, decoding, rng, n) for name, decoding in self.task.paper_decodings.items()}
+        return {name: self._responses(policy, decoding, rng, n) for name, decoding in self.task.paper_decodings.items()}
 
-    def _papers(self, said: dict[str, Responses]) -> dict[str, Metric]:
+    def _papers(self, responses: dict[str, Responses]) -> dict[str, Metric]:
         """The papers' metrics, over all prompts and over the prompts of each kind."""
-        if not said:
+        if not responses:
             return {}
-        found: dict[str, Metric] = self.task.paper_metrics(said)
+        found: dict[str, Metric] = self.task.paper_metrics(responses)
         for kind, rows in self._kinds().items():
-            parts = self.task.paper_metrics({name: s.of(rows) for name, s in said.items()})
+            parts = self.task.paper_metrics({name: s.of(rows) for name, s in responses.items()})
             found |= {f"{name}@{kind}": metric for name, metric in parts.items()}
         return found
 
-    def _paper_rows(self, said: dict[str, Responses]) -> list[dict[str, Any]]:
+    def _paper_rows(self, responses: dict[str, Responses]) -> list[dict[str, Any]]:
         """One row per response; text and kind of the prompt are stored with the other samples."""
         return [
             {"decoding": name, "prompt_id": x, "response": text, "judge": s.judge[x, i]}
-            for name, s in said.items()
+            for name, s in responses.items()
             for x, texts in enumerate(s.texts)
             for i, text in enumerate(texts)
         ]
 
-    def _said(self, policy: Policy, decoding: Decoding, rng: torch.Generator, n: int) -> Responses:
+    def _responses(self, policy: Policy | DeployedPolicy, decoding: Decoding, rng: torch.Generator, n: int) -> Responses:
         prompts = self.base.prompts
         n = 1 if decoding.temperature == 0 else n  # greedy decoding is deterministic
         rollout = sample(policy, prompts.prompts, decoding=decoding, rng=rng, n=n)
         flat, judge = self.task.texts(rollout), scored("judge", self.task.judge(rollout), len(rollout.response)).reshape(-1, n)
         return Responses(prompts.texts, [flat[i : i + n] for i in range(0, len(flat), n)], judge)
 
-    def _by_kind(self, scores: dict[str, NDArray[Any]]) -> dict[str, Metric]:
+    def _by_kind(self, scores: dict[str, NDArray[np.float64]]) -> dict[str, Metric]:
         """Means of scores [X, S] over the prompts of each kind, named `judge@heated`; empty if there is only one kind."""
         kinds = self._kinds()
         return {f"{name}@{kind}": m.cluster_mean(s[rows]) for kind, rows in kinds.items() for name, s in scores.items()}
@@ -297,7 +298,7 @@ class Evaluator:
         return rows if len(rows) > 1 else {}
 
     def _by_prompt(
-        self, scores: dict[str, NDArray[Any]], kl_x: NDArray[Any], fluency: tuple[NDArray[Any], NDArray[Any]] | None
+        self, scores: dict[str, NDArray[np.float64]], kl_x: NDArray[np.float64], fluency: Fluency | None
     ) -> dict[str, list[Any]]:
         """Means over the responses of each prompt, NaN if none could be scored; the id is a hash of the prompt's text."""
         prompts = self.base.prompts
@@ -325,19 +326,19 @@ class Evaluator:
 
 
 @torch.no_grad()
-def _forward_kl(policy: Policy, reference: Policy, rollout: Rollout, batch_size: int) -> NDArray[Any]:
+def _forward_kl(policy: Policy, reference: Policy, rollout: Rollout, batch_size: int) -> NDArray[np.float64]:
     parts = [
         masked_sum(kl(reference.logits(p), policy.deployed_logits(p)), p.response_mask) for p in batches(rollout, batch_size)
     ]
     return torch.cat(parts).double().cpu().numpy()
 
 
-def _of_responses(ended: NDArray[Any], fluency: tuple[NDArray[Any], NDArray[Any]] | None) -> dict[str, NDArray[Any]]:
+def _of_responses(ended: NDArray[np.bool_], fluency: Fluency | None) -> dict[str, NDArray[Any]]:
     """Further values per response, [X, S] each: whether it ended, and its NLL (nats) and tokens under the fluency model."""
     return {"ended": ended} | (dict(zip(("nll", "nll_tokens"), fluency, strict=True)) if fluency else {})
 
 
-def scored(name: str, scores: Tensor, n: int) -> NDArray[Any]:
+def scored(name: str, scores: Tensor, n: int) -> NDArray[np.float64]:
     """A task's scores of n responses as an array: -> [n] float64; raises BadScorer if not n values in [0, 1] or NaN."""
     found = scores.double().cpu().numpy()
     if found.shape != (n,) or ((found < 0) | (found > 1)).any():  # NaN is neither
@@ -352,7 +353,7 @@ def base_rollout(base: Base, n: int) -> Rollout:
     return Rollout(prompts, base.responses[:, :n].flatten(0, 1), base.response_mask[:, :n].flatten(0, 1))
 
 
-def judge_along(frontier: Frontier, reward: NDArray[Any], judge: NDArray[Any]) -> dict[str, list[float]]:
+def judge_along(frontier: Frontier, reward: NDArray[np.float64], judge: NDArray[np.float64]) -> dict[str, list[float]]:
     """Judge scores of the policies on the frontier, optimal for the reward: [X, M], [X, M] -> KL and judge, each [L]."""
     scored = ~(np.isnan(reward) | np.isnan(judge))
     reward, judge = np.where(scored, reward, -np.inf), np.where(scored, judge, 0.0)

@@ -51,17 +51,17 @@ TOLERANCE = 1e-6
 class Law(NamedTuple):
     """The distribution of the reward under the base policy for each prompt."""
 
-    reward: NDArray[Any]  # [X, M], 0 where log_p is -inf
-    log_p: NDArray[Any]  # [X, M] nats, -inf for an unused response
+    reward: NDArray[np.float64]  # [X, M], 0 where log_p is -inf
+    log_p: NDArray[np.float64]  # [X, M] nats, -inf for an unused response
 
 
 class Tilt(NamedTuple):
     """The tilted policy at one lambda."""
 
-    log_z: NDArray[Any]  # [X] nats
-    reward: NDArray[Any]  # [X]
-    kl: NDArray[Any]  # [X] nats, to the base policy
-    weights: NDArray[Any]  # [X, M], each row sums to 1
+    log_z: NDArray[np.float64]  # [X] nats
+    reward: NDArray[np.float64]  # [X]
+    kl: NDArray[np.float64]  # [X] nats, to the base policy
+    weights: NDArray[np.float64]  # [X, M], each row sums to 1
 
 
 class BestOfN(NamedTuple):
@@ -98,13 +98,13 @@ class Frontier:
     horizontal error bar, with the prompt as the unit. With one prompt they are NaN, and no point is solid.
     """
 
-    lam: NDArray[Any]  # [L] ascending from 0
-    kl: NDArray[Any]  # [L] nats
-    reward: NDArray[Any]  # [L]
-    log_z: NDArray[Any]  # [L] nats
-    reward_stderr: NDArray[Any]  # [L]
-    kl_stderr: NDArray[Any]  # [L] nats
-    solid: NDArray[Any]  # [L] bool, True up to some lambda
+    lam: NDArray[np.float64]  # [L] ascending from 0
+    kl: NDArray[np.float64]  # [L] nats
+    reward: NDArray[np.float64]  # [L]
+    log_z: NDArray[np.float64]  # [L] nats
+    reward_stderr: NDArray[np.float64]  # [L]
+    kl_stderr: NDArray[np.float64]  # [L] nats
+    solid: NDArray[np.bool_]  # [L], True up to some lambda
     law: Law
 
     @property
@@ -140,7 +140,7 @@ class Frontier:
         scored = int((self.law.log_p > -np.inf).sum(1).min())
         return [_best_of_n(self.law, n) for n in ns if n * RESPONSES_PER_N <= scored]
 
-    def place(self, reward: NDArray[Any], kl: NDArray[Any]) -> Placement:
+    def place(self, reward: NDArray[np.float64], kl: NDArray[np.float64]) -> Placement:
         """The placement of a policy from its mean reward and KL (nats) on each of the same prompts, same order: [X], [X].
 
         A prompt with NaN in either is left out, from the frontier too. Errors are paired by prompt, with lambda fixed at its
@@ -184,7 +184,7 @@ class Frontier:
         return [{"kl": float(t.kl.mean()), "reward": float(t.reward.mean())} for t in tilts]
 
 
-def estimate(rewards: NDArray[Any]) -> Frontier:
+def estimate(rewards: NDArray[np.float64]) -> Frontier:
     """Estimate the frontier from rewards in [0, 1] of M base responses per prompt (temperature 1, no truncation): [X, M].
 
     NaN marks an unscored response, which is left out. Raises EmptySelection without rewards, BadData for a reward out of
@@ -204,7 +204,7 @@ def estimate(rewards: NDArray[Any]) -> Frontier:
     return Frontier(lam, kl, reward, log_z, reward_stderr, kl_stderr, solid.astype(bool), law)
 
 
-def best_of_n_kl(rewards: NDArray[Any], n: int) -> NDArray[Any]:
+def best_of_n_kl(rewards: NDArray[np.float64], n: int) -> NDArray[np.float64]:
     """KL(best-of-n || base) of each prompt in nats, by the distinct values of its rewards: [X, M] -> [X]; NaN is left out.
 
     The closed form is sum_k q_k log(q_k / p_k) with q_k = F_k^n - F_(k-1)^n; log n - (n-1)/n is only an upper bound, and
@@ -217,7 +217,7 @@ def best_of_n_kl(rewards: NDArray[Any], n: int) -> NDArray[Any]:
     return np.array([_best_of_n_prompt(r, log_p, n)[0] for r, log_p in zip(*law, strict=True)])
 
 
-def _check(rewards: NDArray[Any], scored: NDArray[Any]) -> None:
+def _check(rewards: NDArray[np.float64], scored: NDArray[np.bool_]) -> None:
     if rewards.size == 0:
         raise EmptySelection(f"expected rewards of at least one prompt and response; found shape {rewards.shape}")
     outside = scored & ~((rewards >= 0) & (rewards <= 1))
@@ -227,13 +227,13 @@ def _check(rewards: NDArray[Any], scored: NDArray[Any]) -> None:
         raise Degraded(f"no base response to prompt {int(scored.any(1).argmin())} could be scored; expected at least one")
 
 
-def _empirical(rewards: NDArray[Any], use: NDArray[Any]) -> Law:
+def _empirical(rewards: NDArray[np.float64], use: NDArray[np.bool_]) -> Law:
     """The empirical distribution, with equal mass on each used response of a prompt: [X, M], [X, M] bool -> Law."""
     count = use.sum(1, keepdims=True)
     return Law(np.where(use, rewards, 0.0), np.where(use, -np.log(count), -np.inf))
 
 
-def _halves(scored: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+def _halves(scored: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Two halves of the scored responses of each prompt, alternating; a single response is in both: [X, M] bool each."""
     odd = scored.cumsum(1) % 2 == 1
     alone = scored.sum(1, keepdims=True) == 1
@@ -301,19 +301,19 @@ def _lambda_at(law: Law, name: str, target: float) -> float:
         last = miss
 
 
-def _kl_terms(law: Law, lam: float, reward: NDArray[Any] | float) -> NDArray[Any]:
+def _kl_terms(law: Law, lam: float, reward: NDArray[np.float64] | float) -> NDArray[np.float64]:
     """lambda R_x - log Z_x(lambda) of each prompt in nats, whose mean is K*(R) at the optimal lambda: -> [X]."""
     tilt = _tilt(law, lam)
     return tilt.kl if lam == np.inf else lam * reward - tilt.log_z
 
 
-def _reward_terms(law: Law, lam: float, kl: NDArray[Any] | float) -> NDArray[Any]:
+def _reward_terms(law: Law, lam: float, kl: NDArray[np.float64] | float) -> NDArray[np.float64]:
     """(K_x + log Z_x(lambda)) / lambda of each prompt, whose mean is R*(K) at the optimal lambda: -> [X]."""
     tilt = _tilt(law, lam)
     return tilt.reward if lam in (0, np.inf) else (kl + tilt.log_z) / lam
 
 
-def _grid(law: Law) -> NDArray[Any]:
+def _grid(law: Law) -> NDArray[np.float64]:
     """A grid of lambda: 0, then geometric from 0.01 / sd of the reward to where the reward saturates: -> [L]."""
     base, best = _tilt(law, 0.0), _tilt(law, np.inf).reward.mean()
     sd = math.sqrt(float((base.weights * (law.reward - base.reward[:, None]) ** 2).sum(1).mean()))
@@ -334,7 +334,7 @@ def _enough_weight(law: Law, tilt: Tilt) -> bool:
     return bool(good.mean() >= 1 - FRAIL_PROMPTS)
 
 
-def _stands_halving(law: Law, tilt: Tilt, halves: tuple[NDArray[Any], NDArray[Any]]) -> bool:
+def _stands_halving(law: Law, tilt: Tilt, halves: tuple[NDArray[np.bool_], NDArray[np.bool_]]) -> bool:
     """True if half of the responses give the same curve within two standard errors.
 
     The mean over the two halves differs from the whole by about the bias of the whole, which the error bar must cover.
@@ -352,7 +352,7 @@ def _best_of_n(law: Law, n: int) -> BestOfN:
     return BestOfN(n, float(kl.mean()), float(reward.mean()), _stderr(reward))
 
 
-def _best_of_n_prompt(reward: NDArray[Any], log_p: NDArray[Any], n: int) -> tuple[float, float]:
+def _best_of_n_prompt(reward: NDArray[np.float64], log_p: NDArray[np.float64], n: int) -> tuple[float, float]:
     """KL (nats) and expected reward of the best of n responses to one prompt: [M], [M] -> two numbers."""
     if n < 1:
         raise BadSetting(f"expected an n of best-of-n of at least 1; found {n}")
@@ -364,7 +364,7 @@ def _best_of_n_prompt(reward: NDArray[Any], log_p: NDArray[Any], n: int) -> tupl
     return float((q[held] * np.log(q[held] / p[held])).sum()), float(q @ levels)
 
 
-def _place(law: Law, reward: NDArray[Any], kl: NDArray[Any], left_out: int, solid_to: float) -> Placement:
+def _place(law: Law, reward: NDArray[np.float64], kl: NDArray[np.float64], left_out: int, solid_to: float) -> Placement:
     if len(reward) == 0:
         nothing = Metric(None, None, 0, left_out, "no prompt has both a reward and a KL")
         return Placement(nothing, nothing, nothing, above=False, solid=False)
@@ -385,7 +385,7 @@ def _beyond(known: bool) -> str | None:
     return None if known else "beyond the solid range of the frontier"
 
 
-def _efficiency(needed: NDArray[Any], kl: NDArray[Any], left_out: int, reason: str | None) -> Metric:
+def _efficiency(needed: NDArray[np.float64], kl: NDArray[np.float64], left_out: int, reason: str | None) -> Metric:
     """The ratio of mean `needed` to mean `kl` (nats, [X] each), with its standard error by the delta method."""
     if kl.mean() < NO_DRIFT:
         return Metric(None, None, len(kl), left_out, "KL is zero within error; efficiency is undefined")
@@ -394,7 +394,7 @@ def _efficiency(needed: NDArray[Any], kl: NDArray[Any], left_out: int, reason: s
     return Metric(float(min(max(value, 0.0), 1.0)), stderr, len(kl), left_out, reason)
 
 
-def _is_above(law: Law, reward: NDArray[Any], kl: NDArray[Any]) -> bool:
+def _is_above(law: Law, reward: NDArray[np.float64], kl: NDArray[np.float64]) -> bool:
     """True if the policy is above `upper` by more than three standard errors: [X], [X] nats -> bool."""
     bound = _augmented(law)
     excess = kl - _kl_terms(bound, _lambda_at(bound, "reward", float(reward.mean())), reward)
@@ -403,16 +403,16 @@ def _is_above(law: Law, reward: NDArray[Any], kl: NDArray[Any]) -> bool:
     return all(bool(x.mean() < -(3 * _error(x) + TOLERANCE)) for x in (excess, regret))
 
 
-def _metric(terms: NDArray[Any], left_out: int, reason: str | None) -> Metric:
+def _metric(terms: NDArray[np.float64], left_out: int, reason: str | None) -> Metric:
     return Metric(float(terms.mean()), _stderr(terms), len(terms), left_out, reason)
 
 
-def _error(terms: NDArray[Any]) -> float:
+def _error(terms: NDArray[np.float64]) -> float:
     """Standard error of the mean over prompts, NaN for one prompt: [X] -> number."""
     return float(terms.std(ddof=1) / math.sqrt(len(terms))) if len(terms) > 1 else math.nan
 
 
-def _stderr(terms: NDArray[Any]) -> float | None:
+def _stderr(terms: NDArray[np.float64]) -> float | None:
     return None if math.isnan(error := _error(terms)) else error
 
 

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from harness.core.errors import RunFailed, refusing
 from harness.core.files import read_json
-from harness.core.types import Prompts, Rollout
+from harness.core.types import DeployedPolicy, Prompts, Rollout
 
 from . import caches, configs, ensemble
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+    from typing_extensions import TypeIs
 
 
 class Policy(nn.Module):
@@ -324,6 +325,16 @@ def insert(control: Tensor, rollout: Rollout) -> tuple[Rollout, Tensor]:
     rows, steps = here.nonzero(as_tuple=True)
     response[rows, at[rows, steps] - 1], mask[rows, at[rows, steps] - 1] = control[rows, steps], True
     return Rollout(rollout.prompts, response, mask), at
+
+
+def samples_itself(policy: Policy | DeployedPolicy) -> TypeIs[DeployedPolicy]:
+    """Whether a policy has its own `sample`, so that the shared sampler is not used."""
+    return hasattr(policy, "sample")
+
+
+def has_closed_kl(policy: Policy | DeployedPolicy) -> TypeIs[DeployedPolicy]:
+    """Whether the KL of a policy has a closed form, so that it is not computed from token probabilities."""
+    return hasattr(policy, "kl_to_base")
 
 
 def without_dropout(model: nn.Module) -> nn.Module:

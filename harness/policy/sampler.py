@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from harness.core.errors import NotFinite
-from harness.core.types import Decoding, Prompts, Rollout
+from harness.core.types import Decoding, DeployedPolicy, Prompts, Rollout
 
 from . import caches
 from .logprobs import token_logprobs
-from .policy import Policy, positions
+from .policy import Policy, positions, samples_itself
 
 Pick = Callable[[Tensor, Tensor, int], Tensor]
 WORTH_DROPPING = 7 / 8  # of the rows alive; below it, copying the cache without the others costs less than carrying them
@@ -27,7 +27,13 @@ WORTH_DROPPING = 7 / 8  # of the rows alive; below it, copying the cache without
 
 @torch.no_grad()
 def sample(
-    policy: Policy, prompts: Prompts, *, decoding: Decoding, rng: torch.Generator, n: int = 1, batch_size: int = 256
+    policy: Policy | DeployedPolicy,
+    prompts: Prompts,
+    *,
+    decoding: Decoding,
+    rng: torch.Generator,
+    n: int = 1,
+    batch_size: int = 256,
 ) -> Rollout:
     """n responses to each prompt by the deployed policy: [X, P] -> [X * n, R], those of a prompt in consecutive rows.
 
@@ -35,9 +41,8 @@ def sample(
     policy's prefix and the log-probabilities, in nats, of the policy itself: before temperature, top-k and top-p. `rng` is a
     CPU generator on every device. Raises NotFinite if a logit is not finite.
     """
-    if (own := getattr(policy, "sample", None)) is not None:
-        rollout: Rollout = own(prompts, decoding=decoding, rng=rng, n=n)
-        return rollout
+    if samples_itself(policy):
+        return policy.sample(prompts, decoding=decoding, rng=rng, n=n)
     noise = torch.rand(len(prompts.tokens) * n, decoding.max_new_tokens, generator=rng, dtype=torch.float64)
     prompts = prompts.to(policy.device)
     conditioned = policy.condition(prompts)

@@ -40,15 +40,15 @@ def _beyond(above: Above) -> str:
 
 def unscored(group: Group) -> list[str]:
     """One sentence for each finished run with any response that a scorer could not score."""
-    said = []
+    sentences = []
     for run in group.runs:
         final = run.summary.final if run.summary else {}
         missing = {key: m.n_unscored for key, m in final.items() if "@" not in key and m.n_unscored}
         if missing:
             words = ", ".join(f"{key} {n}" for key, n in sorted(missing.items()))
             m = run.manifest
-            said.append(plain(f"{m.method}, seed {m.seed}: responses without a score ({words}); left out, not zero"))
-    return said
+            sentences.append(plain(f"{m.method}, seed {m.seed}: responses without a score ({words}); left out, not zero"))
+    return sentences
 
 
 def _leader(ranked: list[Ranked], group: StudyGroup) -> list[str]:
@@ -63,26 +63,26 @@ def _leader(ranked: list[Ranked], group: StudyGroup) -> list[str]:
     does = "removes most of the habit" if len(ranked) > 1 else "is the only method with a result"
     seeds = f"{first.n} seed{'s' if first.n > 1 else ''}"
     head = f"{name} {does}: the undesired score falls from {base} to {left}, {share} of it gone over {seeds}"
-    said = [f"{head}, at a KL of {_mean(group.estimate(first.entry, BY_KEY['kl']), '.2f')} nats from the base."]
+    sentences = [f"{head}, at a KL of {_mean(group.estimate(first.entry, BY_KEY['kl']), '.2f')} nats from the base."]
     if first.removed.low is not None and first.removed.low <= 0:
-        said.append(f"The interval of {name} includes no change at all.")
-    return said + _price(first.entry, group)
+        sentences.append(f"The interval of {name} includes no change at all.")
+    return sentences + _price(first.entry, group)
 
 
 def _price(entry: Entry, group: StudyGroup) -> list[str]:
     """The cost of the leader's gain: KL relative to the optimum, over-optimisation of the reward, and fluency."""
     efficiency = group.estimate(entry, BY_KEY["efficiency"]).interval
     gap = group.estimate(entry, BY_KEY["overoptimisation"]).interval
-    said = ["The distance to the optimum was not measured."]
+    sentences = ["The distance to the optimum was not measured."]
     if efficiency:
         share = number(100 * efficiency.mean, ".0f")
-        said = [f"The optimal policy would reach the same reward as {entry.name} with {share}% of its KL."]
+        sentences = [f"The optimal policy would reach the same reward as {entry.name} with {share}% of its KL."]
     if gap:
         more = "more" if gap.mean >= 0 else "less"
-        said.append(f"The reward of {entry.name} rose by {number(abs(gap.mean), '.3f')} {more} than the judge's score.")
+        sentences.append(f"The reward of {entry.name} rose by {number(abs(gap.mean), '.3f')} {more} than the judge's score.")
     before = _mean(estimate(entry, lambda run: measure(run, "ppl", "base")), ".2f")
     after = _mean(group.estimate(entry, BY_KEY["ppl"]), ".2f")
-    return [*said, f"Perplexity went from {before} to {after}."] if counted(entry) else said
+    return [*sentences, f"Perplexity went from {before} to {after}."] if counted(entry) else sentences
 
 
 def _others(ranked: list[Ranked]) -> list[str]:
@@ -91,15 +91,15 @@ def _others(ranked: list[Ranked]) -> list[str]:
     single = [r.entry.name for r in ranked if r.n == 1]
     tied = [r for r in others if r.n > 1 and first.n > 1 and r.ranks[0] == 1]
     how = "Welch's t tests against each other method over seeds, Holm-corrected, at 5%"
-    said = []
+    sentences = []
     if tied:
-        said.append(f"Tied with {first.entry.name}, as the tests do not rule them out as the best ({how}): {_list(tied)}.")
+        sentences.append(f"Tied with {first.entry.name}, as the tests do not rule them out as the best ({how}): {_list(tied)}.")
     elif others and first.n > 1 and not single:
-        said.append(f"Every other method is ruled out as the best ({how}).")
+        sentences.append(f"Every other method is ruled out as the best ({how}).")
     if single:
         order = "; the order of these may be chance" if others else ""
-        said.append(f"One seed gives no interval over seeds ({', '.join(single)}){order}.")
-    return said + _detectable(ranked)
+        sentences.append(f"One seed gives no interval over seeds ({', '.join(single)}){order}.")
+    return sentences + _detectable(ranked)
 
 
 def _detectable(ranked: list[Ranked]) -> list[str]:
@@ -124,14 +124,14 @@ def _best_of_n(group: Group) -> list[str]:
         return []
     worse = [name for name, gap in found if beats(gap) is False]
     better = [name for name, gap in found if beats(gap)]
-    said = []
+    sentences = []
     if worse:
-        said.append(
+        sentences.append(
             f"Less reward than the best of n base responses at the same KL, which needs no training: {', '.join(worse)}."
         )
     if better:
-        said.append(f"More reward than the best of n base responses at the same KL: {', '.join(better)}.")
-    return said or ["No method differs significantly from the best of n base responses at the same KL."]
+        sentences.append(f"More reward than the best of n base responses at the same KL: {', '.join(better)}.")
+    return sentences or ["No method differs significantly from the best of n base responses at the same KL."]
 
 
 def _cap(ranked: list[Ranked], group: StudyGroup) -> list[str]:

@@ -10,16 +10,18 @@ import numbers
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import astuple, is_dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.core.errors import BenchError, Interrupted, MethodFailed, one_line
 from harness.core.plugins import EXPECTED, at_file, kind_of, line_in, source_file
 
 if TYPE_CHECKING:
-    from .trial import Trial
+    from harness.policy.policy import Policy
+
+    from .trial import Method, Trial
 
 
-def built(make: Callable[[], Any], name: str) -> Any:
+def built(make: Callable[[], Method], name: str) -> Method:
     """A method from its settings; raises MethodFailed where its constructor fails or does not keep them."""
     with blamed(name, make):
         method = make()
@@ -28,7 +30,7 @@ def built(make: Callable[[], Any], name: str) -> Any:
     return method
 
 
-def driven(make: Callable[[], Any], trial: Trial, name: str) -> Iterator[dict[str, float]]:
+def driven(make: Callable[[], Method], trial: Trial, name: str) -> Iterator[dict[str, float]]:
     """What a method yields as it trains, with every rule looked at after each update; raises MethodFailed.
 
     An error of the suite's own passes as it is, an interruption too.
@@ -51,7 +53,7 @@ def driven(make: Callable[[], Any], trial: Trial, name: str) -> Iterator[dict[st
         yield row  # type: ignore[misc]
 
 
-def _row_fault(row: Any) -> tuple[str, str] | None:
+def _row_fault(row: object) -> tuple[str, str] | None:
     if not isinstance(row, dict):
         return "yield", f"yields {kind_of(row)}"
     for key, value in row.items():
@@ -62,7 +64,7 @@ def _row_fault(row: Any) -> tuple[str, str] | None:
     return None
 
 
-def _trial_fault(trial: Trial, given: tuple[Any, Any]) -> tuple[str, str] | None:
+def _trial_fault(trial: Trial, given: tuple[Policy, Policy]) -> tuple[str, str] | None:
     for name, object_ in zip(("policy", "reference"), given, strict=True):
         if getattr(trial, name) is not object_:
             return "policy", f"replaced trial.{name} by {kind_of(getattr(trial, name))}"
@@ -74,7 +76,7 @@ def _trial_fault(trial: Trial, given: tuple[Any, Any]) -> tuple[str, str] | None
 
 
 @contextmanager
-def blamed(name: str, method: Any) -> Iterator[None]:
+def blamed(name: str, method: object) -> Iterator[None]:
     """Whatever a method raises inside is a MethodFailed that says where; errors of the suite and Ctrl-C pass."""
     try:
         yield
@@ -87,12 +89,12 @@ def blamed(name: str, method: Any) -> Iterator[None]:
         raise MethodFailed(f"method {name}{at_file(method, _raised(e, method))} raised {what} (-v shows the trace)") from e
 
 
-def _raised(error: BaseException, method: Any) -> int | None:
+def _raised(error: BaseException, method: object) -> int | None:
     file = source_file(method)
     return None if file is None else line_in(error, file)
 
 
-def _line(steps: Any) -> int | None:
+def _line(steps: object) -> int | None:
     """Where a generator stands."""
     frame = getattr(steps, "gi_frame", None)
     return None if frame is None else frame.f_lineno

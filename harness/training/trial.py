@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from harness.core.errors import MethodFailed, NotFinite, RunFailed
-from harness.core.types import Documents, Prompts, Rollout, Settings, Task
+from harness.core.types import DeployedPolicy, Documents, Prompts, Rollout, Settings, Task
 from harness.policy.policy import Policy
 from harness.policy.sampler import sample
 
@@ -100,7 +100,7 @@ class Trial:
         self.rng = torch.Generator().manual_seed(seed)
         self.cost = Cost(sum(p.numel() for p in reference.parameters()))
         self.unscored = 0
-        self.deployed: Any = policy
+        self.deployed: Policy | DeployedPolicy = policy
         self._spent = 0.0  # progress at the end of the last update, which the learning rate goes by
         self._task, self._budget, self._lr = task, budget, lr
         self._optimizer_settings = optimizer or OptimizerSettings()
@@ -201,7 +201,7 @@ class Trial:
         self.cost.updates += 1
         self._spent = self.progress
 
-    def deploy(self, policy: Any) -> None:
+    def deploy(self, policy: Policy | DeployedPolicy) -> None:
         """Set what is measured and saved instead of `policy`, for a method whose policy is not a plain language model.
 
         It is a `Policy` or a `DeployedPolicy`, which has its own `sample`, and `kl_to_base` if its KL has a closed form.
@@ -291,23 +291,23 @@ PLAIN = (type(None), bool, int, float, complex, str, bytes)
 
 def _check_plain(name: str, value: Any) -> None:
     """Raises MethodFailed where a checkpoint could not bring back what a method keeps."""
-    odd = _odd(value.state_dict() if hasattr(value, "state_dict") else value)
-    if odd is not None:
+    unsaved = _unsaved_type(value.state_dict() if hasattr(value, "state_dict") else value)
+    if unsaved is not None:
         raise MethodFailed(
-            f"trial.keep holds a value of type {odd.__name__!r} in {name!r}; expected numbers, text, tensors, lists, tuples "
-            "and dicts of those, or objects with state_dict"
+            f"trial.keep holds a value of type {unsaved.__name__!r} in {name!r}; expected numbers, text, tensors, lists, "
+            "tuples and dicts of those, or objects with state_dict"
         )
 
 
-def _odd(value: Any) -> type | None:
-    """The type of the first thing inside that is not plain: exact types, as a checkpoint is read without running code."""
+def _unsaved_type(value: Any) -> type | None:
+    """The type of the first value inside that a checkpoint cannot hold; exact types, since reading one runs no code."""
     kind = type(value)
     if kind in PLAIN or isinstance(value, Tensor):
         return None
     if isinstance(value, dict) and kind in (dict, OrderedDict):
-        return next(filter(None, (_odd(x) for pair in value.items() for x in pair)), None)
+        return next(filter(None, (_unsaved_type(x) for pair in value.items() for x in pair)), None)
     if kind in (list, tuple, set):
-        return next(filter(None, map(_odd, value)), None)
+        return next(filter(None, map(_unsaved_type, value)), None)
     return kind
 
 

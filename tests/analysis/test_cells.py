@@ -4,12 +4,13 @@ from pathlib import Path
 
 import fake_records as fake
 
-from harness.analysis.cells import Cell, cells, counts, progress
+from harness.analysis.cells import Cell, counts, progress
+from harness.analysis.study import Study
 from harness.records.read import find_runs, read_run
 
 
 def found(root: Path, **more) -> dict[tuple[str, str], Cell]:
-    made = cells(find_runs([root])[0], **more)
+    made = Study(*find_runs([root]), **more).cells
     assert len(made) == len({(c.name, c.task, c.group) for c in made})
     return {(c.name, c.task): c for c in made}
 
@@ -69,7 +70,7 @@ def test_settings_worlds_and_doubles_stay_apart(tmp_path):
     other = fake.identity("toxicity", "ppo", 4, data="another")
     fake.write_run(tmp_path, "ppo", 4, manifest={"identity": other})
     fake.write_run(tmp_path / "copy", "quark", 0, status="failed")
-    made = cells(find_runs([tmp_path])[0])
+    made = Study(*find_runs([tmp_path])).cells
     assert sorted((c.name.split(" (")[0], c.group) for c in made) == [("ppo", 1), ("quark", 0), ("quark", 0)]
     assert all(c.state == "done" and len(c.seeds) == 1 for c in made)  # nobody lacks a seed of another world
     assert sorted(len(c.runs) for c in made) == [1, 1, 2]
@@ -88,6 +89,6 @@ def test_progress_is_that_of_the_limit_that_is_nearest(tmp_path):
         rows[-1]["cost"] = {"flops": 30.0, "updates": 30}
         fake.dump_rows(dir / "trajectory.jsonl", rows)
         assert progress(read_run(dir)) == share
-    assert "50% of the budget" in cells([read_run(tmp_path / "micro/toxicity/quark/5e5e5e5e-s0")])[0].reasons[0]
+    assert "50% of the budget" in Study([read_run(tmp_path / "micro/toxicity/quark/5e5e5e5e-s0")]).cells[0].reasons[0]
     assert progress(read_run(fake.write_run(tmp_path, "ppo", 0))) is None  # its identity has no budget
-    assert cells([]) == []
+    assert Study([]).cells == []

@@ -261,13 +261,13 @@ def test_selections(tmp_path):
     for seed in (0, 1):
         write(tmp_path, "quark", seed, 0.9, id8="7a7a7a7a", manifest={"identity": other | {"seed": seed}})
     folder = tmp_path / "micro" / "toxicity"
-    assert select("ppo", tmp_path).seeds == [0, 1, 2]
-    assert select(str(folder / "ppo"), Path("nowhere")).seeds == [0, 1, 2]
-    assert select(str(next((folder / "ppo").iterdir())), Path("nowhere")).seeds in ([0], [1], [2])
-    assert select("quark:lr=3e-4", tmp_path).seeds == [0, 1]
-    assert select("quark:lr=0.0003,variant=code,task=toxicity", tmp_path).seeds == [0, 1]
-    assert select("quark:method.settings.lr=1e-4", tmp_path).seeds == [0, 1, 2]
-    assert select("quark:lr=3e-4,seed=1", tmp_path).seeds == [1]
+    assert select(["ppo"], tmp_path)[0].seeds == [0, 1, 2]
+    assert select([str(folder / "ppo")], Path("nowhere"))[0].seeds == [0, 1, 2]
+    assert select([str(next((folder / "ppo").iterdir()))], Path("nowhere"))[0].seeds in ([0], [1], [2])
+    assert select(["quark:lr=3e-4"], tmp_path)[0].seeds == [0, 1]
+    assert select(["quark:lr=0.0003,variant=code,task=toxicity"], tmp_path)[0].seeds == [0, 1]
+    assert select(["quark:method.settings.lr=1e-4"], tmp_path)[0].seeds == [0, 1, 2]
+    assert select(["quark:lr=3e-4,seed=1"], tmp_path)[0].seeds == [1]
 
 
 def test_settings_of_one_method_are_named_by_what_sets_them_apart(harness, tmp_path):

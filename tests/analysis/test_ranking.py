@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from fake_reports import curve, ended, judged, only_group, place
 
-from harness.analysis.ranking import above_frontier, beats, detectable, ranking, share_of_hypervolume
+from harness.analysis.ranking import above_frontier, beats, detectable, share_of_hypervolume
 from harness.analysis.stats import Interval
 from harness.records.read import find_runs, read_run
 
@@ -70,9 +70,9 @@ def test_a_difference_counts_beyond_its_interval_and_what_tables_show(gap: tuple
 def test_ranks_and_the_least_difference_seen_by_simulated_seeds(tmp_path: Path) -> None:
     """Two methods that differ by exactly the effect said are told apart in about 80 of 100 draws of three seeds."""
     judged(tmp_path, {"a": [0.90, 0.91, 0.92], "b": [0.905, 0.915, 0.925], "c": [0.70, 0.71, 0.72]})
-    ranks = {r.entry.name: r.ranks for r in ranking(only_group(tmp_path))}
+    ranks = {r.entry.name: r.ranks for r in only_group(tmp_path).ranks}
     assert ranks == {"a": (1, 2), "b": (1, 2), "c": (3, 3)}
-    effect, n = detectable(ranking(only_group(tmp_path))) or (0.0, 0)
+    effect, n = detectable(only_group(tmp_path).ranks) or (0.0, 0)
     assert n == 3
     rng = np.random.default_rng(0)
     spread = 100 * 0.01 / 0.3  # one seed's, in percent of the base's 0.30

@@ -11,7 +11,7 @@ import fake_records as fake
 import pytest
 import quick
 
-from harness.analysis.cells import cells
+from harness.analysis.study import Study
 from harness.cli import status
 from harness.core import plugins, registry
 from harness.core import settings as core_settings
@@ -57,7 +57,7 @@ def test_the_matrix_says_where_each_cell_stands(tmp_path):
     fake.write_run(tmp_path, "ppo", 3, status="degraded")
     fake.write_run(tmp_path, "ppo", 4, status="interrupted")
     (fake.write_run(tmp_path, "npo", 0) / "summary.json").write_text("{")
-    found = status.Status(cells(find_runs([tmp_path])[0]), find_runs([tmp_path])[1])
+    found = Study(*find_runs([tmp_path]))
     said = status.text(found, tmp_path).splitlines()
     assert [line.split() for line in said[:5]] == [
         ["preset", "micro", "toxicity"],
@@ -126,7 +126,7 @@ def test_a_missing_cell_is_run_at_the_settings_of_its_world(tmp_path):
     for method, task, own in (("quark", "toxicity", {"kl_coef": 0.1}), ("ppo", "sentiment", {})):
         settings = resolve("micro", method, task, chosen | own).model_dump()
         fake.write_run(tmp_path, method, 0, task=task, manifest={"settings": settings})
-    (missing,) = [c for c in cells(find_runs([tmp_path])[0]) if (c.method, c.task) == ("ppo", "toxicity")]
+    (missing,) = [c for c in Study(*find_runs([tmp_path])).cells if (c.method, c.task) == ("ppo", "toxicity")]
     (command,) = status.commands(missing, tmp_path / "elsewhere")
     assert "--set budget.updates=20" in command and "evaluation.split=" in command and "kl_coef" not in command
     assert f"--out {tmp_path} " in command + " " and "--method ppo --task toxicity --preset micro" in command
@@ -134,7 +134,7 @@ def test_a_missing_cell_is_run_at_the_settings_of_its_world(tmp_path):
 
 
 def test_what_finishes_a_cell(tmp_path, monkeypatch):
-    monkeypatch.setattr(status, "outdated", lambda runs: {})
+    monkeypatch.setattr("harness.records.stale.outdated", lambda runs: {})
     settings = resolve("micro", "quark", "toxicity", {"kl_coef": 0.1}).model_dump()
     for seed, state in enumerate(("done", "failed", "interrupted", "degraded")):
         fake.write_run(tmp_path, "quark", seed, status=state, manifest={"settings": settings})

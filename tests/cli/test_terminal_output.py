@@ -62,7 +62,7 @@ def test_no_command_lets_a_name_reach_the_terminal(words, out, tmp_path, harness
 
 
 def test_warnings_of_a_report_are_written_out(out, tmp_path, harness, monkeypatch):
-    monkeypatch.setattr("harness.report.build.build", lambda runs, problems, *_: Result(problems))
+    monkeypatch.setattr("harness.report.build.build", lambda study, out: Result(study.problems))
     _, said, err = harness("report", out, "--out", tmp_path / EVIL)
     assert not obeyed(said) and not obeyed(err) and SEEN in said and SEEN in err
 

@@ -8,7 +8,7 @@ import methods_page
 import pytest
 
 from harness.analysis import ranking
-from harness.analysis.groups import groups
+from harness.analysis.study import Study
 from harness.core.errors import EmptySelection, MissingPrerequisite
 from harness.records.read import find_runs
 
@@ -32,7 +32,7 @@ def runs(root: Path) -> list:
 
 def test_reward_beside_best_of_n_is_read_off_its_curve_at_equal_kl(root):
     """n = 4 has log 4 - 3/4 nats in the synthetic record, so between points of the curve nothing is interpolated."""
-    (group,) = groups(runs(root))
+    (group,) = Study(runs(root)).groups
     found = {run.manifest.method: ranking.beside(run).value for run in group.runs if run.manifest.seed == 1}
     assert found["ppo"] == pytest.approx(0.0, abs=1e-9)
     at_four = fake.frontier()["best_of_n"][2]["reward"]
@@ -40,7 +40,7 @@ def test_reward_beside_best_of_n_is_read_off_its_curve_at_equal_kl(root):
 
 
 def test_who_loses_to_best_of_n_is_said(root):
-    (group,) = groups(runs(root))
+    (group,) = Study(runs(root)).groups
     lose, open_ = methods_page.beside(group)
     assert lose.startswith("Lower reward than best-of-n at equal KL: quark (−")
     assert open_ == "No significant difference from best-of-n at equal KL: ppo (+0.000)."
@@ -48,7 +48,7 @@ def test_who_loses_to_best_of_n_is_said(root):
 
 def test_one_seed_is_judged_by_its_error_over_prompts_as_on_the_report(tmp_path):
     fake.write_run(tmp_path, "quark", 0, final={"kl": fake.point(0.636294, 0.01), "reward": fake.point(0.70, 0.004)})
-    (said,) = methods_page.beside(groups(runs(tmp_path))[0])
+    (said,) = methods_page.beside(Study(runs(tmp_path)).groups[0])
     assert said.startswith("Lower reward than best-of-n at equal KL: quark (−")
 
 
@@ -60,9 +60,11 @@ def test_a_record_without_the_curve_has_no_such_number(root):
 
 
 def test_runs_above_the_frontier_are_counted(root):
-    assert methods_page.above(groups(runs(root))[0]) == "None of the 6 runs lies above the frontier by more than its error."
+    assert (
+        methods_page.above(Study(runs(root)).groups[0]) == "None of the 6 runs lies above the frontier by more than its error."
+    )
     fake.write_run(root, "leaky", 0, final={"reward": fake.point(0.99, 0.003), "kl": fake.point(0.4, 0.01)})
-    assert "1 of 7 runs lie above the frontier" in methods_page.above(groups(runs(root))[0])
+    assert "1 of 7 runs lie above the frontier" in methods_page.above(Study(runs(root)).groups[0])
 
 
 def test_what_a_method_needs_is_what_its_runs_were_charged_for(root):
@@ -121,11 +123,11 @@ def test_checks_of_what_the_papers_say_mix_no_tasks(tmp_path):
                 fake.write_run(tmp_path, method, seed, task=task, final={"judge": judge})
     everything = runs(tmp_path)
     toxicity = [run for run in everything if run.manifest.task == "toxicity"]
-    (held,) = [t for t in methods_page._told(everything, toxicity) if "filtering leaves" in t]
+    (held,) = [t for t in methods_page._claims(Study(everything), toxicity) if "filtering leaves" in t]
     assert held.startswith("toxicity: filtering leaves less") and "**holds**" in held and "0.041 against 0.401" in held
-    both = [t for t in methods_page._told(everything, everything) if "filtering leaves" in t]
+    both = [t for t in methods_page._claims(Study(everything), everything) if "filtering leaves" in t]
     assert ["**holds**" in t for t in both] == [False, True]
-    lacking = [t for t in methods_page._told(everything, everything) if "**not tested**" in t]
+    lacking = [t for t in methods_page._claims(Study(everything), everything) if "**not tested**" in t]
     assert len(lacking) == 8 and all(t.startswith("sentiment: ") for t in lacking)  # once each, though neither task shows them
     one = [run for run in everything if run.manifest.task == "toxicity" or run.manifest.method == "mle"]
-    assert len([t for t in methods_page._told(one, one) if "filtering leaves" in t]) == 1
+    assert len([t for t in methods_page._claims(Study(one), one) if "filtering leaves" in t]) == 1

@@ -6,19 +6,19 @@ import fake_records as fake
 import pytest
 import readme_tables
 
-from harness.analysis.groups import Group, groups
+from harness.analysis.study import Study, StudyGroup
 from harness.records.read import find_runs
 
 PLACES = {"ppo": (0.95, 0.8), "quark": (0.94, 0.5), "dpo": (0.99, 0.2), "mle": (0.3, 0.9)}  # judge, efficiency
 
 
 @pytest.fixture
-def group(tmp_path: Path) -> Group:
+def group(tmp_path: Path) -> StudyGroup:
     for method, (judge, efficiency) in PLACES.items():
         for seed in range(2):
             final = {"judge": fake.point(judge + 0.001 * seed, 0.01), "efficiency": fake.point(efficiency + 0.001 * seed, 0.01)}
             fake.write_run(tmp_path, method, seed, final=final)
-    return groups(find_runs([tmp_path])[0])[0]
+    return Study(*find_runs([tmp_path])).groups[0]
 
 
 def names(table: str) -> list[str]:
@@ -37,7 +37,7 @@ def test_few_rows_hold_the_methods_that_remove_most_of_the_habit(group):
 
 
 def test_no_method_removes_enough(group):
-    weak = Group(group.preset, group.task, [entry for entry in group.entries if entry.name == "mle"])
+    weak = StudyGroup(group.preset, group.task, [entry for entry in group.entries if entry.name == "mle"])
     table = readme_tables.short_table(weak, 10)
     assert names(table) == ["base (untrained)"] and "Less efficient" not in table and "Remove less than 80 %: mle." in table
 

@@ -12,6 +12,7 @@ import pytest
 import quick
 
 import harness
+from harness.analysis.study import Study
 from harness.cli.result import examples
 from harness.core.errors import CorruptRecord, EmptySelection, Unwritable
 from harness.records import archive, dedup, verify
@@ -65,7 +66,7 @@ def test_the_report_of_a_copy_is_the_report(tmp_path):
         fake.write_run(source, method, 0)
     archive.archive([source], tmp_path / "target")
     for name in ("source", "target"):
-        build(*find_runs([tmp_path / name]), tmp_path / f"page-{name}")
+        build(Study(*find_runs([tmp_path / name])), tmp_path / f"page-{name}")
     assert bytes_of(tmp_path / "page-source") == bytes_of(tmp_path / "page-target")
 
 

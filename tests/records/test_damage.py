@@ -12,7 +12,7 @@ import pytest
 import torch
 from four_weights import Four, OneStep, cell
 
-from harness.analysis.cells import cells
+from harness.analysis.study import Study
 from harness.cli import result as cli_result
 from harness.cli import run, status, sweep
 from harness.core.errors import CorruptRecord
@@ -238,7 +238,7 @@ def test_what_status_says_of_a_damaged_run_begins_anew(record):
     removed("checkpoints/*/state.pt")(at.path)
     with pytest.raises(CorruptRecord):
         session.run(at)
-    (found,) = cells([read_run(at.path)])
+    (found,) = Study([read_run(at.path)]).cells
     (command,) = status.commands(found, at.out)
     assert found.state == "failed" and command.endswith("--seeds 0 --fresh")
 

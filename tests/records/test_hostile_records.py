@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 import harness as package
+from harness.analysis.study import Study
 from harness.core.errors import MissingPrerequisite
 from harness.core.settings import resolve
 from harness.records import archive
@@ -181,7 +182,7 @@ def test_no_function_that_reads_records_runs_code_of_theirs(tmp_path, marker):
     assert len(package.load_trajectories(tmp_path / "out")) and len(package.load_samples(tmp_path / "out"))
     archive.archive([tmp_path / "out"], tmp_path / "kept", samples=2)
     assert not [p for p in (tmp_path / "kept").rglob("*") if p.suffix in (".py", ".ckpt", ".bin")]
-    assert "quark" in trials.page([read_run(dir)])
+    assert "quark" in trials.page(Study([read_run(dir)]))
 
 
 def test_a_table_of_samples_with_pickled_objects_stays_bytes(tmp_path, marker):

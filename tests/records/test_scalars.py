@@ -8,6 +8,7 @@ import pytest
 
 from harness.analysis import scalars as analysis
 from harness.analysis.groups import groups
+from harness.analysis.study import Study
 from harness.core.errors import CorruptRecord
 from harness.records import archive, verify
 from harness.records.read import find_runs, read_run, scalars, source_of
@@ -110,7 +111,7 @@ def test_each_scalar_of_a_method_has_a_panel(tmp_path):
     assert [len(line) for line in found[4].lines] == [analysis.POINTS] * 2 and found[4].lines[0][-1][0] == 300
     assert [(t.method, t.name) for t in analysis.shown(found)][3:] == [("quark", "kl"), ("quark", "loss")]
     assert len(analysis.shown(found * 20)) == 8
-    build(*find_runs([tmp_path / "runs"]), tmp_path / "page")
+    build(Study(*find_runs([tmp_path / "runs"])), tmp_path / "page")
     page, text = (tmp_path / "page/index.html").read_text(), (tmp_path / "page/report.md").read_text()
     assert page.count('aria-label="quark: ') == 2 and "figures/training-micro-toxicity.png" in text
     data = json.loads((tmp_path / "page/figures/data-micro-toxicity.json").read_text())["scalars"]

@@ -13,6 +13,7 @@ import pytest
 
 import harness as package
 from harness.analysis.select import select
+from harness.analysis.study import Study
 from harness.cli import listing, records, status
 from harness.core import files
 from harness.core.errors import CorruptRecord, EmptySelection, Mismatch, UnknownName
@@ -115,9 +116,9 @@ def test_scores_of_six_digits_take_four_bytes_and_others_eight(source, tmp_path)
 
 def test_the_report_is_the_same(source, study, tmp_path):
     before = find_runs([source / "micro/toxicity/quark", source / "micro/toxicity/ppo"])
-    build(*before, tmp_path / "page-a")
+    build(Study(*before), tmp_path / "page-a")
     archive.write_study([source], tmp_path / "b" / "runs", samples=8)
-    build(*find_runs([tmp_path / "b/runs/micro/toxicity" / name for name in ("quark", "ppo")]), tmp_path / "page-b")
+    build(Study(*find_runs([tmp_path / "b/runs/micro/toxicity" / name for name in ("quark", "ppo")])), tmp_path / "page-b")
     pages = [{p.name: p.read_bytes() for p in (tmp_path / page).rglob("*.*")} for page in ("page-a", "page-b")]
     assert pages[0].keys() == pages[1].keys()
     assert not [name for name in pages[0] if pages[0][name] != pages[1][name] and name != "index.html"]
@@ -130,7 +131,7 @@ def test_names_within_a_study_select_as_folders_do(study, tmp_path):
     assert len(listing.runs(study / "micro/sentiment")) == 1
     assert len(find_runs([study / "micro/toxicity"])[0]) == 6 and len(find_runs([run, run, run.parent])[0]) == 2
     assert holds_records(str(run)) and not holds_records(str(study / "micro/nothing"))
-    assert select(str(run.parent), study).seeds == [0, 1] and select("ppo", study).seeds == [0, 1]
+    assert [side.seeds for side in select([str(run.parent), "ppo"], study)] == [[0, 1], [0, 1]]
     with pytest.raises(CorruptRecord, match="has no record of that name"):
         read_run(study / "micro/toxicity/quark")
     runs, problems = find_runs([study / "micro/nothing"])
@@ -319,5 +320,5 @@ def test_an_archive_of_the_old_layout_is_read_and_verified_as_before(tmp_path):
         assert not [c for c in checks[0] if c[1] is False] and checks[1] == checks[0]
         assert canonical(plain(a)) == canonical(plain(b))
         assert read(a, "base") == read(b, "base") and read(a) == read(b)
-    build(runs, [], tmp_path / "page")
+    build(Study(runs), tmp_path / "page")
     assert (tmp_path / "page/report.md").exists()

@@ -8,6 +8,7 @@ import fake_records as fake
 import pytest
 from chromium import Browser
 
+from harness.analysis.study import Study
 from harness.records.read import find_runs
 from harness.report.build import build
 
@@ -27,7 +28,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
             fake.write_samples(fake.write_run(top / "r", method, seed), method, HOSTILE)
     fake.write_run(top / "r", "_hidden", 0, manifest={"method": HOSTILE}, summary={"method": HOSTILE})
     fake.write_run(top / "r", "silent", 0, final={"judge": fake.point(None, reason="the judge was away")})
-    build(*find_runs([top / "r"]), top / "out")
+    build(Study(*find_runs([top / "r"])), top / "out")
     return top / "out/index.html"
 
 

@@ -14,6 +14,7 @@ import fake_records as fake
 import pytest
 from fake_reports import HOSTILE, Page, contents, only_group, report, rows_of
 
+from harness.analysis.study import Study
 from harness.cli.records import report_command
 from harness.core.errors import EmptySelection, Unwritable
 from harness.methods import METHODS
@@ -90,7 +91,7 @@ def test_hostile_text_is_shown_and_does_nothing(tmp_path: Path) -> None:
         fake.write_run(root, "_hidden", i, status=status, final=final, manifest=changed, summary=nasty)
     runs, problems = find_runs([root])
     assert len(runs) == 2
-    build(runs, [*problems, Problem(root / HOSTILE.replace("/", ""), HOSTILE)], tmp_path / "out")
+    build(Study(runs, [*problems, Problem(root / HOSTILE.replace("/", ""), HOSTILE)]), tmp_path / "out")
     page = (tmp_path / "out/index.html").read_text()
     assert "&lt;script&gt;alert(1)" in page and "{{ 7*7 }}" in page
     parsed = Page(page)
@@ -213,9 +214,9 @@ def test_the_page_of_a_benchmark_is_not_heavy(tasks: int, tmp_path: Path) -> Non
 
 def test_no_run_is_an_empty_selection(tmp_path: Path) -> None:
     with pytest.raises(EmptySelection, match="no run to report on"):
-        build([], [], tmp_path)
+        build(Study([]), tmp_path)
     with pytest.raises(EmptySelection, match="1 could not be read, first"):
-        build([], [Problem(tmp_path, "broken")], tmp_path)
+        build(Study([], [Problem(tmp_path, "broken")]), tmp_path)
     with pytest.raises(EmptySelection, match="at least one run"):
         pareto([])
 
@@ -236,8 +237,9 @@ from pathlib import Path
 import harness.report
 assert "matplotlib" not in sys.modules
 from harness.records.read import find_runs
+from harness.analysis.study import Study
 from harness.report.build import build
-build(*find_runs([Path(sys.argv[1])]), Path(sys.argv[2]))
+build(Study(*find_runs([Path(sys.argv[1])])), Path(sys.argv[2]))
 print([name for name in ("torch", "pandas", "matplotlib.pyplot") if name in sys.modules])
 """
     args = [sys.executable, "-c", program, str(tmp_path / "r"), str(tmp_path / "out")]

@@ -12,6 +12,8 @@ import fake_records as fake
 import pytest
 from fake_reports import only_group, report, rows_of
 
+from harness.analysis.study import Study
+from harness.records.read import find_runs
 from harness.report.figures.data import figure_data
 from harness.report.tables import method_table, number, run_table, runs_csv
 
@@ -91,7 +93,7 @@ def test_seeds_that_lack_a_number_for_one_reason_are_one_note(tmp_path: Path) ->
 
 def test_a_formula_in_a_name_is_text_in_csv(tmp_path: Path) -> None:
     fake.write_run(tmp_path, "=1+1", 0)
-    assert ",'=1+1," in runs_csv([only_group(tmp_path)])
+    assert ",'=1+1," in runs_csv(Study(*find_runs([tmp_path])))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import sys
 import fake_records
 import pytest
 
-from harness.analysis.groups import groups
+from harness.analysis.study import Study
 from harness.core.errors import EmptySelection
 from harness.records.read import find_runs
 from harness.report import trials
@@ -29,12 +29,12 @@ def test_trials_of_two_choices_of_a_setting(tmp_path):
     record("quark", 1, 0.3, 0.2, status="failed")
     record("ppo", 0, 0.3, 0.5)
     runs, problems = find_runs([tmp_path])
-    (group,) = groups(runs)
+    (group,) = Study(runs).groups
     rows = {(row[0], row[1]): row[2:] for row in trials.trials_table(group).rows}
     assert not problems and list(rows) == [("ppo", ""), ("quark", "kl_coef=0.1"), ("quark", "kl_coef=0.3")]
     assert rows["quark", "kl_coef=0.1"][0] == "0, 1" and rows["quark", "kl_coef=0.1"][2].startswith("0.800 [")
     assert rows["quark", "kl_coef=0.3"][0] == "0" and rows["quark", "kl_coef=0.3"][2] == "0.600"
-    text = trials.page(runs)
+    text = trials.page(Study(runs))
     assert "### toxicity, preset micro, validation prompts" in text and "Trials: ppo 1, quark 2." in text
 
 
@@ -53,17 +53,17 @@ def test_the_rule_takes_the_highest_judge_within_the_cap(tmp_path):
             record(method, lr, judge, kl, split)
         for lr, judge in [(1, 0.7), (2, 0.8), (3, 0.8)]:
             record("quark", lr, judge, 1.5, split)
-        (group,) = groups(find_runs([tmp_path])[0])
+        (group,) = Study(*find_runs([tmp_path])).groups
         found = [(row[0], row[1]) for row in trials.trials_table(group, rule=True).rows if row[-1] == "chosen"]
         assert found == [("ppo", "lr=1"), ("quark", "lr=2"), ("quark", "lr=3")]
         shutil.rmtree(tmp_path / "micro")
-    text = trials.page(group.runs)
+    text = trials.page(Study(group.runs))
     assert "test prompts" in text and "rule" not in text.lower()  # nothing is chosen there
 
 
 def test_trials_without_records(tmp_path):
     with pytest.raises(EmptySelection, match="harness sweep"):
-        trials.page([])
+        trials.page(Study([]))
     words = [sys.executable, "-m", "harness.report.trials", str(tmp_path)]
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("error: no records")

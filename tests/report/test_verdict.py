@@ -11,6 +11,7 @@ import pytest
 from fake_reports import curve, ended, judged, only_group, report
 
 from harness.analysis.ranking import above_frontier, beside_best_of_n
+from harness.analysis.study import Study
 from harness.records.read import find_runs, read_run
 from harness.report.build import build
 from harness.report.verdict import verdict
@@ -76,7 +77,7 @@ def test_the_update_at_which_a_run_was_above_is_said(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (dir / "trajectory.jsonl").read_text().splitlines()]
     rows[2]["metrics"]["regret"] = fake.point(-0.03, 0.01)
     fake.dump_rows(dir / "trajectory.jsonl", rows)
-    (problem,) = build(*find_runs([tmp_path]), tmp_path / "out").impossible
+    (problem,) = build(Study(*find_runs([tmp_path])), tmp_path / "out").impossible
     assert "by 0.030 reward, 3.0 standard errors, at update 20: a suspected bug" in problem.what
 
 

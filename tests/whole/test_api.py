@@ -9,7 +9,7 @@ import quick
 import readme_tables
 
 import harness
-from harness.analysis.groups import groups
+from harness.analysis.study import Study
 from harness.core import errors
 from harness.core.errors import EmptySelection, UnknownName
 from harness.records.read import find_runs
@@ -47,7 +47,7 @@ def test_run_and_load(tmp_path):
     with pytest.raises(errors.Unwritable, match="choose another place"):
         readme_tables.write(tmp_path, "")
     with pytest.raises(errors.BadData, match="no place for a table"):
-        readme_tables.rewrite("", groups(find_runs([tmp_path])[0]))
+        readme_tables.rewrite("", Study(*find_runs([tmp_path])).groups)
 
     (tmp_path / summary["run_dir"] / "summary.json").write_text(json.dumps(summary)[:100])
     with pytest.raises(EmptySelection, match="not strict JSON"):

@@ -17,7 +17,7 @@ from fake_records import write_run
 from four_weights import Four, OneStep, cell, content
 from safetensors.torch import save_file
 
-from harness.analysis.cells import cells
+from harness.analysis.study import Study
 from harness.cli import result, status
 from harness.core.errors import CannotWrite, Unwritable
 from harness.core.files import refused, replace, writing
@@ -90,7 +90,7 @@ def whole(tmp_path_factory):
 
 def state(path: Path) -> tuple[str, list[str]]:
     """What `status` says of a run whose process is gone, and the commands that finish it."""
-    (found,) = cells([read_run(path)], dead={path})
+    (found,) = Study([read_run(path)], dead={path}).cells
     return found.state, status.commands(found, path)
 
 

@@ -14,7 +14,7 @@ import transformers
 from places import ROOT
 
 from harness import run
-from harness.analysis.groups import groups
+from harness.analysis.study import Study
 from harness.core import registry
 from harness.core.errors import BadSetting, UnknownName
 from harness.core.settings import preset_names, read_preset, resolve
@@ -229,7 +229,7 @@ def test_every_setting_of_a_preset_is_checked(preset):
 def test_the_micro_preset_has_the_settings_that_the_rule_chose():
     """From the committed trials; what the preset's head names as exceptions is none of the rule's."""
     runs, problems = find_runs([ROOT / "results" / "trials"])
-    (group,) = groups(runs)
+    (group,) = Study(runs).groups
     by_method = {}
     for entry in group.entries:
         by_method.setdefault(entry.runs[0].manifest.method, []).append(entry)
@@ -240,7 +240,7 @@ def test_the_micro_preset_has_the_settings_that_the_rule_chose():
 
     assert not problems and set(by_method) == set(registry.table("method")) - {"base"}
     for method in set(by_method) - exceptions:
-        had = [entry.runs[0].manifest.identity["method"]["settings"] for entry in chosen(by_method[method])]
+        had = [entry.runs[0].manifest.identity["method"]["settings"] for entry in chosen(group, by_method[method])]
         assert settings(method) in had, method
     assert settings("random_reward") == settings("reinforce") and settings("mle")["lr"] == settings("filtering")["lr"]
 

@@ -312,7 +312,7 @@ def _far(method: dict[str, Any], panel: Panel, right: float) -> tuple[list[tuple
     averaged = x is not None and y is not None
     if averaged and x["mean"] > right:
         return [(x["mean"], y["mean"], f"{method['name']}, mean of {x['n']} seeds: {panel.x} {x['mean']:.4g}")], True
-    ends = [(*at, _said(method["name"], run, panel)) for run in method["runs"] if (at := _at(run, panel))]
+    ends = [(*at, _tooltip(method["name"], run, panel)) for run in method["runs"] if (at := _at(run, panel))]
     return [end for end in ends if end[0] > right], not averaged
 
 
@@ -356,7 +356,7 @@ def _draw_finals(ax: Axes, method: dict[str, Any], panel: Panel, gid: str, empha
             s=size, marker=method["marker"], facecolors=face, edgecolors=edge, linewidths=0.6 if counts else 1.0,
             alpha=1 if emphasised or not counts else 0.45 if many else 0.6, zorder=5 + emphasised, gid=name,
         )  # fmt: skip
-        notes.append(Note(name, [_said(method["name"], run, panel) for run in runs]))
+        notes.append(Note(name, [_tooltip(method["name"], run, panel) for run in runs]))
     return notes
 
 
@@ -390,7 +390,7 @@ def _draw_mean(ax: Axes, method: dict[str, Any], panel: Panel, gid: str) -> Note
     return Note(f"{gid}-a", [f"{method['name']}, mean of {y['n']} seeds: {ends}; runs {ids}"])
 
 
-def _said(name: str, run: dict[str, Any], panel: Panel) -> str:
+def _tooltip(name: str, run: dict[str, Any], panel: Panel) -> str:
     ends = ", ".join(f"{key} {_value(run['final'], key):.4g}" for key in (panel.x, panel.y))
     return f"{name}, seed {run['seed']}, run {run['run_id']}, {run['status']}: {ends}"
 
