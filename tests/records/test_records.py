@@ -51,7 +51,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "empty": (text("summary.json", ""), "not strict JSON"),
     "bytes": (text("summary.json", b"\xff\xfe{"), "not UTF-8"),
     "broken row": (text("trajectory.jsonl", "{}{\n"), "trajectory.jsonl line 1"),
-    "strange row": (text("trajectory.jsonl", "{}\n"), "line 1 is not a record: update"),
+    "strange row": (text("trajectory.jsonl", "{}\n"), "line 1 is not a record: metrics"),
     "NaN": (text("summary.json", '{"schema_version": 1, "x": NaN}'), "NaN is not a JSON number"),
     "infinite": (text("summary.json", '{"schema_version": 1, "x": 1e999}'), "1e999 is not a finite number"),
     "key twice": (text("summary.json", '{"schema_version": 1, "a": 1, "a": 2}'), "a key occurs twice"),
