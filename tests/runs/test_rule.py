@@ -121,7 +121,7 @@ def test_a_validation_point_above_the_frontier_is_noticed_too(tmp_path, monkeypa
         return point(self, policy)
 
     monkeypatch.setattr(Evaluator, "point", above)
-    assert session.run(quick.cell(tmp_path, "base", **RULED))[0]["frontier"]["above"] is True
+    assert session.run(quick.cell(tmp_path, "base", **RULED))[0].frontier.above is True
 
 
 def test_a_run_that_only_harms_deploys_the_start(tmp_path, judged):

@@ -64,7 +64,7 @@ def test_the_record_of_a_run(whole):
     names |= {"distinct_1", "distinct_2", "distinct_3", "rep_2", "rep_3", "rep_4", "forward_kl", "clean_nll", "self_bleu"}
     names |= {"max_toxicity", "toxicity_prob", "grammatical", "eos_rate", "modal_mass", "kl_log_ratio"}
     assert names <= set(summary.final)
-    assert all({"value", "stderr", "n", "n_unscored"} <= set(m) for m in summary.final.values())
+    assert all({"value", "stderr", "n", "n_unscored"} <= set(m.plain()) for m in summary.final.values())
     samples = pd.read_parquet(cell.path / "samples" / "final.parquet")
     assert len(samples) == PROMPTS * 2
     assert samples.reward.mean() == pytest.approx(summary.final["reward"].value)
@@ -109,7 +109,7 @@ def test_killed_at_every_place_and_resumed_is_uninterrupted(whole, tmp_path):
     assert quick.weights(resumed.path) == quick.weights(cell.path)
     for name in ("prompts.json", "scalars.jsonl"):
         assert (resumed.path / name).read_bytes() == (cell.path / name).read_bytes()
-    assert [update for update, _ in scalars(read_run(cell.path))] == [1, 2, 3, 4, 5, 6]
+    assert [row.update for row in scalars(read_run(cell.path))] == [1, 2, 3, 4, 5, 6]
     assert quick.without_clock(again) == quick.without_clock(summary)
 
 
@@ -146,7 +146,7 @@ def test_an_interrupted_run_says_so_and_goes_on(whole, tmp_path, monkeypatch):
     manifest = read_run(cell.path).manifest
     assert manifest.status == "interrupted"
     monkeypatch.undo()
-    (cell.path / "manifest.json").write_text(json.dumps(manifest | {"started_at": "2020-01-01T00:00:00+00:00"}))
+    (cell.path / "manifest.json").write_text(json.dumps(manifest.plain() | {"started_at": "2020-01-01T00:00:00+00:00"}))
     load = RunStore.load_state
     monkeypatch.setattr(RunStore, "load_state", lambda *a: load(*a) | {"seconds": 1e6})
     again, _ = session.run(cell)
@@ -166,7 +166,7 @@ def test_long_runs_are_kept_by_the_clock_too(tmp_path, monkeypatch):
 
 
 def test_measuring_costs_a_method_nothing(based):
-    cost = based[1]["cost"]
+    cost = based[1].cost
     assert cost["flops"] == cost["forward_tokens"] == cost["sampled_tokens"] == cost["scorer_calls"] == 0
 
 
@@ -218,7 +218,7 @@ def test_responses_that_cannot_be_scored_are_counted_and_degrade_the_run(tmp_pat
     summary, _ = session.run(cell)
     judge = summary.final["judge"]
     assert summary.status == "degraded" and read_run(cell.path).manifest.status == "degraded"
-    assert judge["n_unscored"] == 6 and judge["n"] == 12
+    assert judge.n_unscored == 6 and judge.n == 12
     samples = pd.read_parquet(cell.path / "samples" / "final.parquet")
     assert samples.judge.isna().sum() == 6
     by_prompt = prompt_scores(cell.path)

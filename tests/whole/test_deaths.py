@@ -177,7 +177,7 @@ def test_a_disk_with_a_limit_is_one_line_and_the_same_command_goes_on(tmp_path, 
             RunStore(cell(tmp_path).path).write_samples("final", rows)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert session.run(cell(tmp_path))[0]["status"] == "done"
+    assert session.run(cell(tmp_path))[0].status == "done"
 
 
 def test_a_file_of_a_record_is_never_written_in_place(tmp_path):
