@@ -150,7 +150,7 @@ def test_an_interrupted_run_says_so_and_goes_on(whole, tmp_path, monkeypatch):
     load = RunStore.load_state
     monkeypatch.setattr(RunStore, "load_state", lambda *a: load(*a) | {"seconds": 1e6})
     again, _ = session.run(cell)
-    assert again["cost"]["seconds"] > 1e6  # the time before the interruption is part of what the run took
+    assert again.cost["seconds"] > 1e6  # the time before the interruption is part of what the run took
     assert read_run(cell.path).manifest.started_at.startswith("2020")
     assert quick.trajectory(cell.path) == quick.trajectory(whole[0].path)
     assert quick.weights(cell.path) == quick.weights(whole[0].path)
@@ -225,7 +225,7 @@ def test_responses_that_cannot_be_scored_are_counted_and_degrade_the_run(tmp_pat
     assert sum(by_prompt.n_scored) == 12
     means = samples.groupby("prompt_id").judge.mean()  # NaN where neither of two responses could be scored
     assert [v is None for v in by_prompt.values["judge"]] == means.isna().tolist()
-    assert judge["value"] == pytest.approx(samples.groupby("prompt_id").judge.mean().mean())
+    assert judge.value == pytest.approx(samples.groupby("prompt_id").judge.mean().mean())
 
 
 def test_two_processes_do_not_share_a_run(tmp_path):
