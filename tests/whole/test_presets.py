@@ -72,8 +72,8 @@ def test_every_row_runs_end_to_end(preset, task, world, monkeypatch, tmp_path):
     for name in ("reward", "judge", "kl", "clean_nll", *papers(task)):
         assert summary["final"][name]["value"] is not None, (name, summary["final"][name])
     manifest = read_run(tmp_path / summary["run_dir"]).manifest
-    identity = manifest["identity"]
-    data, origin = identity["data"], manifest["provenance"]["prompts"]["origin"]
+    identity = manifest.identity
+    data, origin = identity["data"], manifest.provenance.prompts["origin"]
     assert origin["commit"] == fake_hub.COMMIT and len(data["sha256"]) == 64 and origin["revision"] == "main"
     assert data["rows"]["train"] > 20 and data["rows"]["documents"] > 0 and data["rows"]["clean"] > 0
     assert identity["scorers"]["reward"] != identity["scorers"]["judge"]
