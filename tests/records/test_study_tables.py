@@ -94,6 +94,8 @@ def test_every_value_is_as_it_was(source, study):
     old, _ = find_runs([source])
     new, problems = find_runs([study])
     assert not problems and len(old) == len(new) == 7
+    frontiers = [run.summary.frontier for run in new if run.summary and run.summary.frontier]
+    assert len(set(map(id, frontiers))) == len({canonical(found.plain()) for found in frontiers})  # read once
     assert sorted(p.name for p in study.iterdir()) == sorted(f"{name}.parquet" for name in NAMES)
     for a, b in zip(old, new, strict=True):
         kept = {"archive": {"samples": 3 if (a.dir / "samples").exists() else 0}}
@@ -273,6 +275,7 @@ def test_a_table_that_unpacks_to_too_much_is_refused(study, monkeypatch):
         ("summary", None, "summary.json is missing"),
         ("summary", '{"schema_version": 1, "run_id": "5e5e5e5e-s0"}', "summary.json is not a record"),
         ("base_point", None, "summary.json is not a record: base"),
+        ("frontier", "{}", "the frontier of summary.json is not a record: base_reward"),
     ],
 )
 def test_one_broken_record_of_a_study_is_named_and_the_others_are_read(column, text, words, study):

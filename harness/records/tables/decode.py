@@ -10,7 +10,7 @@ from harness.core.errors import CorruptRecord
 from harness.core.files import strict_json
 from harness.core.hashing import identity_hash
 
-from ..schema import Prompts, Scalars, check_version, parsed, place
+from ..schema import Frontier, Prompts, Scalars, check_version, parsed, place
 from . import layout
 from .encode import METRIC, PARTS, PLAIN, SCORES, short
 
@@ -25,6 +25,7 @@ class Tables:
 
     def __init__(self, dir: Path) -> None:
         self.dir = dir
+        self.frontiers: dict[str, Frontier | None] = {}  # by their JSON text
         self._read: dict[str, tuple[pyarrow.Table, list[list[int]]]] = {}
         found, self._written_with = layout.read(dir, "runs")
         self.runs: Columns = found.to_pydict()
@@ -77,14 +78,22 @@ class TableRecord:
         return {**rest, **{key: self._row[key] for key in PLAIN}, **parts}
 
     def summary(self) -> dict[str, Any] | None:
-        """The summary as plain data, None if the run has none; raises CorruptRecord."""
+        """The summary as plain data but for its frontier, None if the run has none; raises CorruptRecord."""
         if self._row["summary"] is None:
             return None
         points = self._points()
         sides = {side: points.get(self._row[f"{side}_point"], {}).get("metrics") for side in ("base", "final")}
         rest = list(self._object("summary").items())
         at = next((i for i, (key, _) in enumerate(rest) if key == "cost"), len(rest))  # the order in which a run writes them
-        return {**dict(rest[:at]), **sides, "frontier": self._json("frontier"), **dict(rest[at:])}
+        return {**dict(rest[:at]), **sides, "frontier": self._frontier(), **dict(rest[at:])}
+
+    def _frontier(self) -> Frontier | None:
+        """The frontier, one object for all runs that record the same."""
+        text, known = self._row["frontier"], self._tables.frontiers
+        if text is not None and text not in known:
+            found = self._json("frontier")
+            known[text] = None if found is None else parsed(Frontier, found, self.dir, "the frontier of summary.json")
+        return known.get(text)
 
     def trajectory(self) -> list[dict[str, Any]]:
         """The evaluations in their order, as plain data; raises CorruptRecord."""
