@@ -14,7 +14,7 @@ from harness.core.errors import BadSetting, UnknownName
 from harness.core.text import plain, shorten
 from harness.core.types import Metric
 from harness.records.read import prompt_scores
-from harness.records.schema import PromptScores, Run
+from harness.records.schema import Prompts, Run
 
 from . import columns
 from .groups import Group, apart, groups, measure, unlike
@@ -40,7 +40,7 @@ BY_PROMPT: dict[str, tuple[str, Callable[[float], float]]] = {
 }
 """Metrics that are means over prompts: the column of prompts.json, and the metric of it."""
 RULE = "B is worse than A by more than the margin: the whole 95 % interval of B - A lies beyond it"
-Scores = dict[Path, PromptScores | None]  # by the folder of the run
+Scores = dict[Path, Prompts | None]  # by the folder of the run
 Tables = tuple[list[list[float]], list[list[float]]]  # [seeds, X] of A and of B
 
 
@@ -125,15 +125,15 @@ def _one_world(a: Side, b: Side) -> Group:
 
 def _side_names(a: Side, b: Side) -> tuple[str, str]:
     """The name of each side: the method, plus the settings that differ if both have the same method."""
-    words = apart([a.runs, b.runs]) if a.runs[0].manifest["method"] == b.runs[0].manifest["method"] else ["", ""]
+    words = apart([a.runs, b.runs]) if a.runs[0].manifest.method == b.runs[0].manifest.method else ["", ""]
     names = [
-        plain(s.runs[0].manifest["method"]) + (f" ({shorten(w, 80)})" if w else "") for s, w in zip((a, b), words, strict=True)
+        plain(s.runs[0].manifest.method) + (f" ({shorten(w, 80)})" if w else "") for s, w in zip((a, b), words, strict=True)
     ]
     return names[0], names[1]
 
 
 def _check_names(metrics: Sequence[str], runs: list[Run]) -> None:
-    known = {name for run in runs for name in (run.summary or {"final": {}})["final"]}
+    known = {name for run in runs for name in (run.summary.final if run.summary else ())}
     known |= {c.key for c in columns.COLUMNS} | {"nll_per_token"}
     for metric in metrics:
         if metric not in known:
@@ -176,14 +176,14 @@ def _by_seed(side: Side, metric: str, scores: Scores) -> tuple[dict[int, float],
     for run in side.runs:
         found = _value(run, metric, scores[run.dir])
         if found.value is None:
-            why.append(f"seed {run.manifest['seed']}: {found.reason}")
+            why.append(f"seed {run.manifest.seed}: {found.reason}")
         else:
-            values[run.manifest["seed"]].append(found.value)
-            why += [f"seed {run.manifest['seed']}: {found.n_unscored} responses without a score"] if found.n_unscored else []
+            values[run.manifest.seed].append(found.value)
+            why += [f"seed {run.manifest.seed}: {found.n_unscored} responses without a score"] if found.n_unscored else []
     return {seed: fmean(v) for seed, v in values.items()}, why
 
 
-def _value(run: Run, metric: str, scores: PromptScores | None) -> Metric:
+def _value(run: Run, metric: str, scores: Prompts | None) -> Metric:
     column = next((c for c in columns.COLUMNS if c.key == metric), None)
     if column is not None:
         return column.of(run)
@@ -220,7 +220,7 @@ def _prompt_tables(
 
 def _seed_row(side: Side, seed: int, scores: Scores, column: str, of: Callable, usable: list[int]) -> list[float]:
     """One seed's score on each usable prompt, averaged over repeated records."""
-    same = [s for run in side.runs if run.manifest["seed"] == seed and (s := scores[run.dir]) is not None]
+    same = [s for run in side.runs if run.manifest.seed == seed and (s := scores[run.dir]) is not None]
     return [of(fsum(s.values[column][x] or 0.0 for s in same) / len(same)) for x in usable]
 
 
@@ -330,7 +330,7 @@ def record(c: Comparison) -> dict[str, Any]:
     sides = {
         key: {
             "selection": side.text, "name": name, "seeds": side.seeds, "left_out": side.left_out,
-            "runs": [run.manifest["run_id"] for run in side.runs],
+            "runs": [run.manifest.run_id for run in side.runs],
         }
         for key, side, name in zip("ab", (c.a, c.b), c.names, strict=True)
     }  # fmt: skip

@@ -29,7 +29,7 @@ class Side(NamedTuple):
 
     @property
     def seeds(self) -> list[int]:
-        return sorted({run.manifest["seed"] for run in self.runs})
+        return sorted({run.manifest.seed for run in self.runs})
 
 
 Records = tuple[list[Run], list[Problem]]
@@ -64,10 +64,10 @@ def _side(text: str, out: Path, everything: Callable[[], Records]) -> Side:
 
 def _fault(run: Run) -> str | None:
     """The reason to leave a run out, if there is one."""
-    if run.manifest["status"] != "done":
-        return f"seed {run.manifest['seed']} is {run.manifest['status']}"
+    if run.manifest.status != "done":
+        return f"seed {run.manifest.seed} is {run.manifest.status}"
     if above_frontier(run) is not None:
-        return f"seed {run.manifest['seed']} lies above the frontier beyond its error, a suspected fault of the suite"
+        return f"seed {run.manifest.seed} lies above the frontier beyond its error, a suspected fault of the suite"
     return None
 
 
@@ -79,12 +79,12 @@ def _named(text: str, out: Path, everything: Callable[[], Records]) -> Records:
     if not runs:
         raise EmptySelection(f"no folder {text!r}, and no records in {out}; choose them with --out, or give folders")
     name, _, rest = text.partition(":")
-    same = [run for run in runs if _normalised(run.manifest["method"]) == _normalised(name)]
+    same = [run for run in runs if _normalised(run.manifest.method) == _normalised(name)]
     unread = [p for p in problems if _normalised(p.path.parent.name) == _normalised(name)]
     if not same and unread:
         return [], unread
     if not same:
-        raise UnknownName("method", name, {r.manifest["method"] for r in runs}, f"those with records in {out}")
+        raise UnknownName("method", name, {r.manifest.method for r in runs}, f"those with records in {out}")
     found = _filtered(same, text, rest)
     dirs = {run.dir for run in found}
     return found, [p for p in problems if p.path in dirs or p in unread]
@@ -109,10 +109,10 @@ def _filtered(runs: list[Run], text: str, rest: str) -> list[Run]:
 def _keys(run: Run) -> dict[str, Any]:
     """Every key that a selection can use."""
     m = run.manifest
-    method = m["identity"].get("method")
+    method = m.identity.get("method")
     own = method.get("settings", {}) if isinstance(method, dict) else {}
-    whole = {".".join(path): value for path, value in leaves(m["identity"]).items()}
-    return {**whole, **{k: m[k] for k in ("preset", "task", "seed", "run_id")}, **own}
+    whole = {".".join(path): value for path, value in leaves(m.identity).items()}
+    return {**whole, **{k: getattr(m, k) for k in ("preset", "task", "seed", "run_id")}, **own}
 
 
 def _same(found: Any, wanted: Any) -> bool:

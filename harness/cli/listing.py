@@ -54,10 +54,10 @@ def runs(out: Path) -> list[dict[str, Any]]:
 
 
 def _run_row(run: Any, out: Path) -> dict[str, Any]:
-    final = (run.summary or {}).get("final", {})
-    values = {k: (final.get(k) or {}).get("value") for k in ("judge", "kl")}
+    final = run.summary.final if run.summary else {}
+    values = {k: final[k].value if k in final else None for k in ("judge", "kl")}
     shown = {k: "-" if v is None else f"{v:.3f}" for k, v in values.items()}
-    return {"run": str(run.dir), "status": run.manifest["status"], **shown}
+    return {"run": str(run.dir), "status": run.manifest.status, **shown}
 
 
 def card(what: str, name: str, out: Path) -> tuple[str, Any]:
@@ -125,7 +125,7 @@ def task_card(name: str) -> tuple[str, Any]:
 def find_run(name: str, out: Path) -> dict[str, Any]:
     """The summary of a run by its folder or its id."""
     run = locate(name, out)
-    return run.summary or run.manifest
+    return (run.summary or run.manifest).plain()
 
 
 def environment() -> dict[str, str]:

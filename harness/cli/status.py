@@ -61,7 +61,7 @@ def data(study: Study, out: Path) -> dict[str, Any]:
 def commands(cell: Cell, out: Path) -> list[str]:
     """The commands that finish a cell, none if all is done or running; a cell without a record goes to `out`."""
     waiting = [seed for seed, state in cell.seeds.items() if state in ("partial", "failed", "stale", "missing")]
-    damaged = {run.manifest["seed"] for run in cell.runs if (run.manifest.get("error") or {}).get("type") == "CorruptRecord"}
+    damaged = {m.seed for m in (run.manifest for run in cell.runs) if m.error and m.error.type == "CorruptRecord"}
     anew = [seed for seed in cell.seeds if cell.seeds[seed] == "degraded" or (seed in waiting and seed in damaged)]
     waiting = [seed for seed in waiting if seed not in anew]
     words = [["--seeds", short(waiting)]] if waiting else []
@@ -138,8 +138,7 @@ def _argument(runs: Sequence[Run], *names: str) -> str | None:
 def _arguments(runs: Sequence[Run], *names: str) -> list[str]:
     """All values of a repeatable option in the command that made a record."""
     for run in runs:
-        words = run.manifest.get("provenance", {}).get("argv") or []
-        found = [str(after) for word, after in pairwise(words) if word in names]
+        found = [after for word, after in pairwise(run.manifest.provenance.argv) if word in names]
         if found:
             return found
     return []
@@ -150,7 +149,7 @@ def _out(cell: Cell, out: Path) -> Path:
     first = next(iter(cell.runs or cell.beside), None)
     if first is None:
         return out
-    by_layout = (cell.preset, cell.task, first.manifest["method"])
+    by_layout = (cell.preset, cell.task, first.manifest.method)
     return first.dir.parents[3] if first.dir.parts[-4:-1] == by_layout else out
 
 
@@ -175,7 +174,7 @@ def sign(cell: Cell) -> str:
 
 
 def _at_work(cell: Cell, run: Run) -> bool:
-    return run.manifest["status"] == "running" and cell.seeds[run.manifest["seed"]] == "running"
+    return run.manifest.status == "running" and cell.seeds[run.manifest.seed] == "running"
 
 
 def _legend(found: list[Cell]) -> str:

@@ -202,9 +202,9 @@ def _provenance(run: Run, place: str) -> dict[str, str]:
     m = run.manifest
     return {
         "path": place,
-        "run_id": plain(m["run_id"]),
-        "started": plain(m.get("started_at") or "not recorded"),
-        "provenance": plain(canonical(m.get("provenance") or {})),
+        "run_id": plain(m.run_id),
+        "started": plain(m.started_at or "not recorded"),
+        "provenance": plain(canonical(m.provenance.plain())),
     }
 
 

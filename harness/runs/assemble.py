@@ -29,7 +29,7 @@ from harness.measure.evaluator import EVALUATION_VERSION, Evaluator
 from harness.policy.loading import LoadedModel, load_model
 from harness.policy.policy import Policy, naming
 from harness.policy.tokenizers import read_tokenizer
-from harness.records.schema import SCHEMA_VERSION
+from harness.records.schema import SCHEMA_VERSION, Git, Provenance
 from harness.records.write import file_name
 from harness.training.trial import Budget, OptimizerSettings, Trial
 
@@ -401,16 +401,16 @@ def _shipped(settings: RunSettings, shared: Parts, split: str) -> Any:
     return world.base_responses(split, _kinds(shared.task)) if ships and plain else None
 
 
-def provenance(shared: Parts) -> dict[str, Any]:
+def provenance(shared: Parts) -> Provenance:
     """Provenance of a run, which does not enter its identity: versions, commit, threads, device."""
     import torch
 
     packages = {p: package_version(p) for p in (*PACKAGES, *filter(_installed, EXTRAS))}
-    return {
-        "packages": packages, "python": platform.python_version(), "platform": platform.platform(terse=True),
-        "device": str(shared.model.policy.device), "threads": torch.get_num_threads(), "argv": sys.argv[1:], "git": git(),
-        "prompts": shared.task.hygiene,
-    }  # fmt: skip
+    return Provenance(
+        packages=packages, python=platform.python_version(), platform=platform.platform(terse=True),
+        device=str(shared.model.policy.device), threads=torch.get_num_threads(), argv=sys.argv[1:], git=git(),
+        prompts=shared.task.hygiene,
+    )  # fmt: skip
 
 
 def _installed(package: str) -> bool:
@@ -420,7 +420,7 @@ def _installed(package: str) -> bool:
         return False
 
 
-def git() -> dict[str, Any] | None:
+def git() -> Git | None:
     """The commit of the running code and whether the working tree is dirty; None outside a checkout."""
     root = Path(__file__).parent
     try:
@@ -430,4 +430,4 @@ def git() -> dict[str, Any] | None:
         dirty = subprocess.run(["git", "-C", root, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return None
-    return {"commit": commit, "dirty": bool(dirty.strip())}
+    return Git(commit=commit, dirty=bool(dirty.strip()))

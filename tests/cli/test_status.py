@@ -81,7 +81,7 @@ def test_stale_and_running_cells(tmp_path, record):
     change(at_work, "identity", to=json.loads((dir / "manifest.json").read_text())["identity"])
     change(at_work, "identity", "method", "version", to=1)
     change(at_work, "identity", "method", "name", to="ppo")
-    rows = read_run(at_work).trajectory
+    rows = [row.plain() for row in read_run(at_work).trajectory]
     rows[-1]["cost"] = {"flops": 1e12}
     fake.dump_rows(at_work / "trajectory.jsonl", rows)
     assert not held(at_work) and not held(dir)

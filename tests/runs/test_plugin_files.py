@@ -214,7 +214,7 @@ def record(harness, files):
 def test_a_run_of_files_is_found_again_named_again_and_rescored_only_from_the_command_line(harness, files, record):
     (run,), _ = find_runs([Path("out")])
     m = run.manifest
-    assert (m["preset"], m["task"], m["settings"]["task"]["reward"]) == ("own", "mine", "shout")
+    assert (m.preset, m.task, m.settings["task"]["reward"]) == ("own", "mine", "shout")
     (found,) = status([Path("out")]).cells
     (command,) = commands(found._replace(seeds={1: "missing"}), Path("out"))
     assert command.startswith("harness run --method base --task ./mine.py --preset ./own.toml --set")
