@@ -84,7 +84,7 @@ def build(
         )
     ]
     several = overview(found, [part["heading"] for part in parts]) if len(parts) > 1 else None
-    unfinished = [state for part in parts for state in part["states"]]
+    unfinished = [(f"{part['heading']}: " if several else "") + state for part in parts for state in part["states"]]
     page: dict[str, Any] = {
         "title": _title(found),
         "overview": several,

@@ -316,8 +316,8 @@ def test_what_cannot_be_compared_is_one_line(harness, tmp_path, monkeypatch, wor
     ("changes", "said"),
     [
         ({"evaluation": {"n": 100}}, "unlike in evaluation.n (200 and 100)"),
-        ({"fluency": {"name": "other"}}, "unlike in fluency.name (none and other)"),
-        ({"model": {"name": "big", "sha256": "00"}}, "unlike in model.name (synthetic and big); model.sha256 (ababab"),
+        ({"fluency": {"name": "other"}}, "unlike in fluency (none and other"),
+        ({"model": {"name": "big", "sha256": "00"}}, "unlike in model (synthetic sha256 abababab and big"),
     ],
 )
 def test_worlds_that_differ_are_refused(harness, tmp_path, changes, said):
