@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from harness.runs.progress import loading
+
+TEXT = re.compile(r"\btext \d")
+WHERE = "text N, with its prompt: `from harness.conformance.texts import texts; prompts, responses = texts(); responses[N]`"
 
 
 def check_command(what: str, name: str, as_json: bool, overrides: Sequence[str] = ()) -> int:
@@ -26,6 +30,8 @@ def check_command(what: str, name: str, as_json: bool, overrides: Sequence[str] 
     loading(f"checking {name}")
     checks = _checks(what, name, dict(map(parse_override, overrides)))
     print(json.dumps({what: name, "checks": [c._asdict() for c in checks]}) if as_json else _check_table(checks))
+    if what == "scorer" and not as_json and any(c.held is False and TEXT.search(c.found) for c in checks):
+        print(f"\n{WHERE}")
     broken = [c.name for c in checks if c.held is False]
     if broken:
         raise Mismatch(f"{name} does not hold {len(broken)} of {len(checks)} rules: {', '.join(broken)}")

@@ -141,7 +141,7 @@ class GuardedScorer:
         """Log the number of unscored texts and where the first failed; error messages may quote the text and are omitted."""
         log.warning(
             "%s could not score %d of %d texts, the first of %d characters: %s",
-            self._name, len(failures), of, len(texts[0]), _reason(failures[0]),
+            self._name, len(failures), of, len(texts[0]), reason(failures[0]),
         )  # fmt: skip
 
 
@@ -168,7 +168,8 @@ def _seconds(name: str, timeout: Any) -> float | None:
     return float(timeout)
 
 
-def _reason(failed: BaseException) -> str:
+def reason(failed: BaseException) -> str:
+    """The type and the place of an error, without its message, which may quote a text."""
     if isinstance(failed, TooSlow):
         return "no answer in time"
     last = traceback.extract_tb(failed.__traceback__)[-1]

@@ -170,7 +170,7 @@ class IgnoresASetting(Honest):
 
 
 class ChoosySettings(BestQuantileSettings):
-    variant: Literal["works", "fails"] = "works"
+    variant: Literal["works", "fails"] = Field("works", description="one of two")
 
 
 class FailsInAVariant(Honest):
@@ -254,6 +254,16 @@ def test_a_method_that_yields_without_an_update_fails_instead_of_running_for_eve
 
 def test_an_honest_method_holds():
     assert not failing(check_class(Honest))
+
+
+def test_a_setting_without_a_description_is_named():
+    class Mute(BestQuantileSettings):
+        momentum: float = 0.9
+        decay: float = Field(0.0, description=" ")
+
+    found = rules.described(play.Subject(type("Silent", (Honest,), {"Settings": Mute}), ""))
+    assert found == (False, "not described: momentum, decay")
+    assert rules.described(play.Subject(Honest, ""))[0] is True
 
 
 @pytest.mark.parametrize("kind", BROKEN, ids=lambda kind: kind.__name__)
