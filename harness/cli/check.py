@@ -19,19 +19,17 @@ def check_command(what: str, name: str, as_json: bool, overrides: Sequence[str] 
     `overrides` are `option=value` of a scorer.
     """
     from harness.core import registry
-    from harness.core.errors import Mismatch, UnknownName, UsageError
+    from harness.core.errors import Mismatch, UnknownKind, UsageError
     from harness.core.settings import parse_override
 
     if what not in registry.IN_FILES:
-        raise UnknownName("thing to check", what, registry.IN_FILES)
+        raise UnknownKind("cannot check", what, registry.IN_FILES)
     if overrides and what != "scorer":
         raise UsageError(f"--set is for the options of a scorer; leave it out for a {what}")
     name = registry.given(what, name)
     loading(f"checking {name}")
     checks = _checks(what, name, dict(map(parse_override, overrides)))
     print(json.dumps({what: name, "checks": [c._asdict() for c in checks]}) if as_json else _check_table(checks))
-    if what == "scorer" and not as_json and any(c.held is False and TEXT.search(c.found) for c in checks):
-        print(f"\n{WHERE}")
     broken = [c.name for c in checks if c.held is False]
     if broken:
         raise Mismatch(f"{name} does not hold {len(broken)} of {len(checks)} rules: {', '.join(broken)}")
@@ -50,4 +48,6 @@ def _check_table(checks: list[Any]) -> str:
     words = {True: "holds", False: "FAILS", None: "-"}
     rows = [("", "rule", "expected", "found"), *((words[c.held], c.name, c.expected, c.found) for c in checks)]
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    return "\n".join("  ".join([*(c.ljust(w) for c, w in zip(row[:3], widths, strict=True)), row[3]]) for row in rows)
+    lines = ["  ".join([*(c.ljust(w) for c, w in zip(row[:3], widths, strict=True)), row[3]]) for row in rows]
+    where = ["", WHERE] if any(c.held is False and TEXT.search(c.found) for c in checks) else []
+    return "\n".join([*lines, *where])

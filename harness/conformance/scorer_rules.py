@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from harness.core.errors import BadScorer, one_line
 from harness.core.hashing import canonical
 from harness.core.text import mask
-from harness.runs import assemble
+from harness.runs import scorers
 from harness.tasks.scorers.guard import reason
 
 from .play import Check, applied
@@ -80,7 +80,7 @@ def check_scorer(name: str, options: Mapping[str, Any] | None = None) -> list[Ch
     given = dict(options or {})
 
     def make(**instead: Any) -> Any:
-        return assemble.scorer(name, given | instead)
+        return scorers.built(name, given | instead)
 
     return examine(Examined(make))
 

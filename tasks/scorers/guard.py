@@ -55,7 +55,7 @@ class GuardedScorer:
         self.identity: dict[str, Any] = _identity(scorer, name, file)
         self.slow, self.reads_prompt = (bool(getattr(scorer, word, False)) for word in ("slow", "reads_prompt"))
         self.items: Callable[..., float] | None = self.count if callable(getattr(scorer, "items", None)) else None
-        self._scorer, self._name, self._timeout = scorer, name, _seconds(name, timeout)
+        self._scorer, self._name, self._timeout = scorer, name, seconds(name, timeout)
         self._late = 0  # consecutive timeouts
 
     def score(self, prompts: list[str], responses: list[str]) -> NDArray:
@@ -160,7 +160,8 @@ def _identity(scorer: Any, name: str, file: Mapping[str, Any]) -> dict[str, Any]
     return identity
 
 
-def _seconds(name: str, timeout: Any) -> float | None:
+def seconds(name: str, timeout: Any) -> float | None:
+    """The time limit of a scorer from its option `timeout`; raises BadSetting if it is none."""
     if timeout is None:
         return None
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < 1e9:

@@ -115,7 +115,11 @@ def test_what_can_be_started_and_checked(harness, tmp_path):
     with pytest.raises(UnknownName, match="did you mean 'method'"):
         new_plugin("metod", "mine", tmp_path)
     for words, code, said in (
-        (("check", "preset", "micro"), 2, "known: method, scorer, task"),
+        (("check", "preset", "micro"), 2, "cannot check 'preset': no such kind; kinds: method, task, scorer"),
+        (("new", "dataset", "mine"), 2, "'dataset': no such kind; kinds: method, task, scorer (prompts of your own need no"),
+        (("new", "preset", "mine"), 2, "cannot create 'preset': no such kind; kinds: method, task, scorer"),
+        (("show", "scorer", "vader"), 2, "cannot show 'scorer': no such kind; kinds: method, task, preset, run"),
+        (("list", "method"), 2, "did you mean 'methods'? kinds: methods, tasks, scorers, datasets, presets, runs"),
         (("check", "method", "quakr"), 2, "did you mean 'quark'"),
         (("check", "method", "./nowhere.py"), 3, "no method file"),
     ):

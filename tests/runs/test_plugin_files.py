@@ -93,6 +93,33 @@ def test_the_options_of_a_scorer_file_go_by_its_stem_and_are_part_of_the_identit
         cell("toxicity", "micro", "task.reward=./shout.py", "scorers.shout.least=5")
 
 
+SCORER_TYPOS = (
+    (
+        ["task.reward=vader", "scorers.vader.directoin=negative"],
+        "scorer 'vader' has no option 'directoin'; known: direction, timeout",
+    ),
+    (["task.reward=vader", "scorers.vader.direction=negativ"], "direction is 'negativ'; expected positive or negative"),
+    (["task.reward=vader", "scorers.vader.timeout=soon"], "scorers.vader.timeout is 'soon'; expected seconds above 0"),
+    (["task.judge=./shout.py", "scorers.shout.least=5"], "scorer 'shout' has no option 'least'; known: most, timeout"),
+    (["task.judge=./shout.py", "scorers.shout.timeout=0"], "scorers.shout.timeout is 0; expected seconds above 0"),
+    (["task.judge=mine", "scorers.mine.kind=./shout.py", "scorers.mine.x=5"], "scorer 'mine' has no option 'x'"),
+    (["task.judge=mine", "scorers.mine.kind=classifier"], "missing a required argument: 'model'"),
+)
+
+
+@pytest.mark.parametrize(("sets", "said"), SCORER_TYPOS)
+def test_a_dry_run_checks_the_options_of_its_scorers(harness, files, sets, said):
+    words = ("run", "--method", "base", "--task", "toxicity", *(word for item in sets for word in ("--set", item)))
+    code, out, err = harness(*words, "--dry-run")
+    assert (code, out) == (2, "") and said in err and err.count("\n") == 1
+
+
+def test_a_dry_run_builds_no_scorer_of_a_file(harness, files):
+    (files / "shout.py").write_text(SCORER.replace("self.most = most", "raise SystemExit('it read its weights')"))
+    words = ("run", "--method", "base", "--task", "toxicity", "--set", "task.judge=./shout.py")
+    assert harness(*words, "--dry-run")[0] == 0
+
+
 def test_a_file_of_its_own_bytes_is_not_both_reward_and_judge(files):
     with pytest.raises(BadSetting, match="the judge is the reward"):
         cell("./mine.py", "micro", "task.judge=./shout.py")
