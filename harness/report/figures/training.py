@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from harness.analysis.scalars import Trace
 from harness.core.text import plain
 
 from .labels import shortened
-from .panels import short
+from .ticks import Ticks
 
 
 def draw_trace(ax: Axes, trace: Trace, colour: str) -> None:
@@ -23,6 +23,7 @@ def draw_trace(ax: Axes, trace: Trace, colour: str) -> None:
     ax.margins(x=0.02)
     ax.xaxis.set_major_locator(MaxNLocator(3, integer=True))
     ax.yaxis.set_major_locator(MaxNLocator(3))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    ax.yaxis.set_major_formatter(Ticks())
+    ax.set_xlabel("update", fontsize=7.5, labelpad=1)
     title = f"{shortened(trace.method)}: {plain(trace.name)[:20]}"
     ax.set_title(title, fontweight="bold", fontsize=8, color=colour, pad=4, y=1.0)
