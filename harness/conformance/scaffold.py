@@ -71,5 +71,5 @@ def _next_steps(what: str, plugin: Path, test: Path) -> str:
         f"  harness check {what} {where}              # the conformance rules of a {what}\n"
         f"  pytest {test}\n"
         f"  harness run {use}\n"
-        f"then replace the {'algorithm' if what == 'method' else what} in {plugin}; see CONTRIBUTING.md for how to publish it"
+        f"then replace the {'algorithm' if what == 'method' else what} in {plugin}; it needs no installation to be run"
     )

@@ -135,7 +135,10 @@ def plain(s: Examined) -> Finding:
 def tells_apart(s: Examined) -> Finding:
     """Check that the scores are not all equal."""
     scores = s.whole[~np.isnan(s.whole)]
-    return len(set(scores.tolist())) > 1, f"{len(set(scores.tolist()))} different scores"
+    different = sorted(set(scores.tolist()))
+    if len(different) == 1:
+        return False, f"each of {len(scores)} texts has the score {different[0]:.4g}"
+    return len(different) > 1, f"{len(different)} different scores"
 
 
 def unscorable(s: Examined) -> Finding:

@@ -46,7 +46,7 @@ FAULTS = {  # what `score` does: the rule that fails, words of what was found
     "return np.array([2.0] * len(responses))": ("scores", "returned a score of 2; expected [0, 1]"),
     "return 'good'": ("scores", "expected an array of"),
     "return np.array([np.nan if i < 9 else 0.5 for i in range(len(responses))])": ("ordinary text", "9 of 24 have no score"),
-    "return np.full(len(responses), 0.5)": ("tells apart", "1 different scores"),
+    "return np.full(len(responses), 0.5)": ("tells apart", "each of 66 texts has the score 0.5"),
     "return np.array([one(r) for r in responses])": ("unscorable", "0 where text 0 "),
     "x = np.array([r.count('e') for r in responses]); return (x + 1) / (x.max() + 1)": ("batch", "differ alone"),
     "return (np.arange(len(responses)) == 0) * 0.5": ("batch", "differ"),
