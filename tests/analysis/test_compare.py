@@ -315,7 +315,7 @@ def elsewhere(root: Path, **changes: Any) -> Path:
         (["quark", "ppo:lr"], "found 'lr'"),
         (["quark", "./ppo"], "no folder './ppo'"),
         (["quark", "ppo", "--out", "nowhere"], "no records in nowhere"),
-        (["quark", "quark:seed=1"], "share 1 runs"),
+        (["quark", "quark:seed=1"], "share 1 run; cannot"),
         (["quark", "ppo", "--metric", "jugde"], "did you mean 'judge'"),
         (["quark", "ppo", "--regress-if", "jugde<-1"], "did you mean 'judge'"),
         (["quark", "ppo", "--regress-if", "judge"], "takes METRIC"),

@@ -204,6 +204,7 @@ def test_small_panels_name_their_axes(tmp_path: Path) -> None:
     one, two = Figure().subplots(1, 2)
     draw_attained(one, data, attained(data)[0])
     draw_trace(two, Trace("quark", "loss", [[(1, 0.5), (2, 0.4)]]), "#000000")
+    assert two.get_ylim()[0] < 0.4 and two.get_ylim()[1] > 0.5  # both of two values are shown
     assert (one.get_xlabel(), one.get_ylabel(), two.get_xlabel()) == ("KL to base, nats", "reward attained", "update")
 
 

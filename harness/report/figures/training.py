@@ -11,11 +11,14 @@ from harness.core.text import plain
 from .labels import shortened
 from .ticks import Ticks
 
+FEW = 20  # values of which all are shown: of so few the largest is no spike
+
 
 def draw_trace(ax: Axes, trace: Trace, colour: str) -> None:
     """Draw the lines of one scalar; the axis covers the central 98% of the values, so that spikes do not flatten the rest."""
     values = sorted(value for line in trace.lines for _, value in line)
-    low, high = values[int(0.01 * (len(values) - 1))], values[int(0.99 * (len(values) - 1))]
+    last = len(values) - 1
+    low, high = values[int(0.01 * last)], values[int(0.99 * last) if last >= FEW else last]
     room = 0.08 * (high - low) or max(abs(low) * 0.05, 1e-3)
     for line in trace.lines:
         ax.plot([update for update, _ in line], [value for _, value in line], color=colour, linewidth=0.9, alpha=0.75)
