@@ -118,9 +118,8 @@ def better_way(metric: str) -> str:
 def _one_world(a: Side, b: Side) -> Group:
     shared = {run.dir.resolve() for run in a.runs} & {run.dir.resolve() for run in b.runs}
     if n := len(shared):
-        raise BadSetting(
-            f"{a.text!r} and {b.text!r} share {len(shared)} run{'s' * (len(shared) > 1)}; cannot compare a run with itself"
-        )
+        both = f"{a.text!r} and {b.text!r} share {n} run{'s' if n > 1 else ''}"
+        raise BadSetting(f"{both}; cannot compare a run with itself")
     found = groups([*a.runs, *b.runs])
     if len(found) > 1:
         found.sort(key=lambda group: a.runs[0] not in group.runs)  # what A has comes first
