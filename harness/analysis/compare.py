@@ -40,6 +40,7 @@ BY_PROMPT: dict[str, tuple[str, Callable[[float], float]]] = {
 }
 """Metrics that are means over prompts: the column of prompts.json, and the metric of it."""
 RULE = "B is worse than A by more than the margin: the whole 95 % interval of B - A lies beyond it"
+AGAIN = "scores of two worlds cannot be compared: choose two selections of one, or run one side again with the other's settings"
 Scores = dict[Path, Prompts | None]  # by the folder of the run
 Tables = tuple[list[list[float]], list[list[float]]]  # [seeds, X] of A and of B
 
@@ -77,6 +78,7 @@ class Comparison(NamedTuple):
     rows: list[Compared]
     regressions: list[str]
     undecided: list[str]
+    passed: list[str]  # the conditions that do not hold
 
 
 def parse_condition(text: str) -> Condition:
@@ -104,7 +106,8 @@ def compare(a: Side, b: Side, metrics: Sequence[str], conditions: Sequence[Condi
     states = [(c, _holds(c, by_name[c.metric])) for c in conditions]
     regressions = [_regression_text(c, by_name[c.metric]) for c, holds in states if holds]
     undecided = [f"{c.text}: {by_name[c.metric].verdict}" for c, holds in states if holds is None]
-    return Comparison(a, b, _side_names(a, b), group, rows, regressions, undecided)
+    passed = [_regression_text(c, by_name[c.metric]) for c, holds in states if holds is False]
+    return Comparison(a, b, _side_names(a, b), group, rows, regressions, undecided, passed)
 
 
 def better_way(metric: str) -> str:
@@ -114,12 +117,13 @@ def better_way(metric: str) -> str:
 
 def _one_world(a: Side, b: Side) -> Group:
     shared = {run.dir.resolve() for run in a.runs} & {run.dir.resolve() for run in b.runs}
-    if shared:
-        raise BadSetting(f"{a.text!r} and {b.text!r} share {len(shared)} runs; cannot compare a run with itself")
+    if n := len(shared):
+        both = f"{a.text!r} and {b.text!r} share {n} run{'s' if n > 1 else ''}"
+        raise BadSetting(f"{both}; cannot compare a run with itself")
     found = groups([*a.runs, *b.runs])
     if len(found) > 1:
         found.sort(key=lambda group: a.runs[0] not in group.runs)  # what A has comes first
-        raise BadSetting(f"{a.text!r} and {b.text!r} were measured in different worlds, unlike in {unlike(found)}")
+        raise BadSetting(f"{a.text!r} and {b.text!r} were measured in different worlds, unlike in {unlike(found)}; {AGAIN}")
     return found[0]
 
 
@@ -269,7 +273,7 @@ def number(value: float | None) -> str:
 
 def text(c: Comparison) -> str:
     """The comparison as a table with its notes."""
-    header = ("metric", "A", "B", "B - A", "95 % interval", "p", "seeds", "prompts", "detectable", "verdict")
+    header = ("metric", "A", "B", "B - A", "95 % interval", "p (Holm)", "seeds", "prompts", "detectable", "verdict")
     cells = [header, *map(_cells, c.rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     lines = ["  ".join(_aligned(row, widths)).rstrip() for row in cells]
@@ -303,6 +307,7 @@ def _notes(c: Comparison) -> list[str]:
         tests[row.test].append(row.metric)
     footnotes = [f"{_TESTS[test]}: {', '.join(names)}" for test, names in tests.items() if test in _TESTS]
     footnotes += _LEGEND if footnotes else []
+    footnotes += [f"no regression by {text}" for text in c.passed]
     reasons: dict[str, list[str]] = defaultdict(list)
     for row in c.rows:
         for note in row.notes:
@@ -314,7 +319,8 @@ def _notes(c: Comparison) -> list[str]:
 
 
 _LEGEND = [
-    "p: two-sided, Holm-corrected over these metrics; a verdict needs p <= 0.05",
+    "95 % interval: of each metric alone, without a correction; it may leave out 0 where the verdict is `no difference shown`",
+    "p (Holm): two-sided, Holm-corrected over these metrics; a verdict needs p <= 0.05",
     "detectable: the true difference that a comparison with this error finds four times in five, at 0.05 before the correction",
 ]
 _TESTS = {
@@ -343,7 +349,15 @@ def record(c: Comparison) -> dict[str, Any]:
         for r in c.rows
     ]  # fmt: skip
     where = {"preset": c.group.preset, "task": c.group.task}
-    return {**where, **sides, "metrics": rows, "rule": RULE, "regressions": c.regressions, "undecided": c.undecided}
+    return {
+        **where,
+        **sides,
+        "metrics": rows,
+        "rule": RULE,
+        "regressions": c.regressions,
+        "undecided": c.undecided,
+        "passed": c.passed,
+    }
 
 
 def _difference_record(d: Difference | None) -> dict[str, float | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,10 @@ CALLED = {  # models of the world, known by their bytes, whatever they are calle
     ("scorers", "reward", "model"): ("task", "reward"),
     ("scorers", "judge", "model"): ("task", "judge"),
 }
+NAMES = ("name", "model", "sha256")  # of a file or a model, which a label gives as one value
+HASH, DIGITS = re.compile(r"[0-9a-f]{32,}"), 8  # the digits of a hash that a label gives
+WIDEST = 48  # characters of one value in a heading
+Key = tuple[str, ...]  # the path of a value in nested tables
 WORLD = ("model", "data", "scorers", "fluency", "decoding", "evaluation")  # shared by all that is measured by one ruler
 ON_THE_WAY = ("points", "point_samples")  # of the evaluation: how often and how closely a run is looked at before its end
 SAME_FRONTIER = 1e-3  # reward; frontiers of one world differ by rounding between machines, not by more
@@ -187,47 +192,84 @@ def _names(method: str, variants: list[list[Run]]) -> list[str]:
 def apart(variants: list[list[Run]]) -> list[str]:
     """What sets each choice of settings apart from the others, as text; nothing where there is one only."""
     found = [leaves(variant[0].manifest.identity) for variant in variants]
-    keys = sorted({key for leaf in found for key in leaf if key != ("seed",)})
-    varying = [key for key in keys if len({leaf.get(key) for leaf in found}) > 1]
-    return [", ".join(f"{key[-1]}={leaf.get(key, 'none')}" for key in varying) for leaf in found]
+    keys = _unlike(found) - {("seed",)}
+    files, told = _files(keys, found), _labelled(keys, found)
+    label = {key: "" if key in files else f"{key[-1]}=" for key in told}
+    return [", ".join(label[key] + values[i] for key, values in told.items()) for i in range(len(variants))]
 
 
 def unlike(found: Sequence[Group]) -> str:
     """In what the worlds of several groups differ, as text."""
     words = []
     for key, values in _varying(found).items():
-        words.append(f"{'.'.join(key)} ({' and '.join(dict.fromkeys(shorten(v, 20) for v in values))})")
+        words.append(f"{'.'.join(key)} ({' and '.join(dict.fromkeys(shorten(v, WIDEST) for v in values))})")
     return "; ".join(words) or "their frontiers"
 
 
 def headings(found: Sequence[Group]) -> list[str]:
     """A name for each group: its task and preset and, where several have these, what else tells it from the others."""
-    same: dict[tuple[str, str], list[Group]] = defaultdict(list)
-    for group in found:
-        same[group.task, group.preset].append(group)
-    names: dict[int, str] = {}
-    for (task, preset), members in same.items():
-        varying = _varying(members)
-        for i, group in enumerate(members):
-            own = ", ".join(f"{'.'.join(key)} {shorten(values[i], 20)}" for key, values in varying.items())
-            more = f", world {i + 1}: {own or 'another frontier'}" if len(members) > 1 else ""
-            names[id(group)] = f"{plain(task)}, preset {plain(preset)}{shorten(more, 160)}"
-    return [names[id(group)] for group in found]
+    return [
+        f"{plain(group.task)}, preset {plain(group.preset)}" + (f", world {own[0]}: {own[1]}" if own else "")
+        for group, own in zip(found, worlds(found), strict=True)
+    ]
 
 
-def _varying(found: Sequence[Group]) -> dict[tuple[str, ...], list[str]]:
+def worlds(found: Sequence[Group]) -> list[tuple[int, str] | None]:
+    """The number of each group's world, from 1, and what tells it from the others of its task and preset; None if alone."""
+    same: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for i, group in enumerate(found):
+        same[group.task, group.preset].append(i)
+    told: dict[int, tuple[int, str]] = {}
+    for members in same.values():
+        varying = _varying([found[i] for i in members]) if len(members) > 1 else {}
+        for n, i in enumerate(members if len(members) > 1 else []):
+            own = ", ".join(f"{'.'.join(key)} {shorten(values[n], WIDEST)}" for key, values in varying.items())
+            told[i] = n + 1, shorten(own or "another frontier", 160)
+    return [told.get(i) for i in range(len(found))]
+
+
+def _varying(found: Sequence[Group]) -> dict[Key, list[str]]:
     """What of the worlds of several groups is not the same in all, and what it is in each."""
     firsts = [group.runs[0] for group in found]
     here = [{k: v for k, v in ruler(run).items() if k in run.manifest.identity} for run in firsts]
     also = [{"preset": run.manifest.preset, "task": run.manifest.task} for run in firsts]
     made = [leaves(of | more) for of, more in zip(here, also, strict=True)]
     shown = [leaves(described(run.manifest, of) | more) for run, of, more in zip(firsts, here, also, strict=True)]
-    keys = _unlike(made)  # a name is said beside the bytes that differ, and is no difference of its own
-    keys |= {key for key in _unlike(shown) & set(CALLED) if (*key[:-1], "sha256") in keys}
-    return {key: [of.get(key, "none") for of in shown] for key in sorted(keys)}
+    return _labelled(_unlike(made), shown)
 
 
-def _unlike(found: list[dict[tuple[str, ...], str]]) -> set[tuple[str, ...]]:
+def _labelled(keys: set[Key], shown: list[dict[Key, str]]) -> dict[Key, list[str]]:
+    """The values of each key in each of several identities; a file or a model is one value, its name and hash, and comes first.
+
+    Of two scorers of different names nothing else is said.
+    """
+    files = _files(keys, shown)
+    others = {of for of in files if len({_called(leaf, of) for leaf in shown}) > 1}
+    rest = {key for key in keys if key[:-1] not in files or key[-1] not in NAMES} - {key for key in keys if key[:-1] in others}
+    told = {of: [_called(leaf, of) + _hash(leaf, of) for leaf in shown] for of in sorted(files)}
+    return told | {key: [_brief(leaf.get(key, "none")) for leaf in shown] for key in sorted(rest)}
+
+
+def _files(keys: set[Key], shown: list[dict[Key, str]]) -> set[Key]:
+    """The tables of an identity that differ in a hash or a name and have a name."""
+    return {key[:-1] for key in keys if key[-1] in NAMES and any((*key[:-1], "name") in leaf for leaf in shown)}
+
+
+def _called(leaf: dict[Key, str], of: Key) -> str:
+    return leaf.get((*of, "model")) or leaf.get((*of, "name"), "none")
+
+
+def _hash(leaf: dict[Key, str], of: Key) -> str:
+    found = leaf.get((*of, "sha256"))
+    return f" sha256 {found[:DIGITS]}" if found else ""
+
+
+def _brief(value: str) -> str:
+    """A value with the first digits of each hash in it."""
+    return HASH.sub(lambda found: found[0][:DIGITS], value)
+
+
+def _unlike(found: list[dict[Key, str]]) -> set[Key]:
     return {key for of in found for key in of if len({o.get(key) for o in found}) > 1}
 
 
@@ -240,7 +282,7 @@ def described(manifest: Manifest, identity: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _with_name(found: Any, path: tuple[str, ...], name: str) -> Any:
+def _with_name(found: Any, path: Key, name: str) -> Any:
     """A copy of nested tables with a name at a path, where the tables are there and have none."""
     key, *rest = path
     if not isinstance(found, dict) or (rest and key not in found):
@@ -253,7 +295,7 @@ def _model_name(where: str) -> str:
     return where if where.count("/") < 2 and where[:1] not in "/.~" else PurePosixPath(where).name
 
 
-def leaves(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], str]:
+def leaves(value: Any, path: Key = ()) -> dict[Key, str]:
     """The values of nested tables by their path, as text."""
     if not isinstance(value, dict):
         return {path: canonical(value).strip('"')}

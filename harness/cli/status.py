@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.analysis.cells import STATES, Cell, counts, external, progress
+from harness.analysis.groups import worlds
 from harness.analysis.study import Study, read_study
 from harness.core import registry
 from harness.core.errors import BadSetting, EmptySelection, UnknownName
@@ -24,6 +25,7 @@ WORDS = {
     "degraded": "degraded: too much could not be scored", "running": "running", "partial": "partial: begun, to resume",
     "failed": "failed", "stale": "stale: made with older code", "missing": "missing: other methods of the task have this seed",
 }  # fmt: skip
+Worlds = dict[int, tuple[int, str]]  # of each group whose task has several worlds: its number, and what tells it apart
 
 
 def status(dirs: list[Path]) -> Study:
@@ -43,8 +45,9 @@ def done(study: Study) -> bool:
 def text(study: Study, out: Path) -> str:
     """The matrix of each preset, its legend, and the cells that are not done."""
     presets = sorted({cell.preset for cell in study.cells})
-    parts = [_matrix(preset, [c for c in study.cells if c.preset == preset]) for preset in presets]
-    parts += [_legend(study.cells), *(_details(c, out) for c in study.cells if c.state != "done")]
+    numbered = {i: own for i, own in enumerate(worlds(study.groups)) if own}
+    parts = [_matrix(preset, [c for c in study.cells if c.preset == preset], numbered) for preset in presets]
+    parts += [_legend(study.cells), *(_details(c, out, numbered) for c in study.cells if c.state != "done")]
     if study.problems:
         parts.append("\n".join(["not read:", *(f"  {plain(p.path)}: {plain(p.what)}" for p in study.problems)]))
     return "\n\n".join(part for part in parts if part)
@@ -153,16 +156,22 @@ def _out(cell: Cell, out: Path) -> Path:
     return first.dir.parents[3] if first.dir.parts[-4:-1] == by_layout else out
 
 
-def _matrix(preset: str, found: list[Cell]) -> str:
-    """One row per method and settings, one column per task (or per world of a task)."""
-    columns = {cell.group: cell.task for cell in sorted(found, key=lambda c: (c.task, c.group))}
-    of_task = {task: [g for g, t in columns.items() if t == task] for task in columns.values()}
-    heads = [plain(t) + (f" ({of_task[t].index(g) + 1})" if len(of_task[t]) > 1 else "") for g, t in columns.items()]
+def _matrix(preset: str, found: list[Cell], told: Worlds) -> str:
+    """One row per method and settings, one column per task (or per world of a task), and what tells these worlds apart."""
+    columns = {cell.group: _task(cell, told) for cell in sorted(found, key=lambda c: (c.task, c.group))}
+    heads = list(columns.values())
     shown = {(cell.name, cell.group): sign(cell) for cell in found}
     names = sorted({cell.name for cell in found})
     rows = [["preset " + plain(preset), *heads], *([name, *(shown.get((name, g), "") for g in columns)] for name in names)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    apart = [f"  {head}: {told[g][1]}" for head, g in zip(heads, columns, strict=True) if g in told]
+    return "\n".join([*lines, *(["worlds, whose runs cannot be compared:", *apart] if apart else [])])
+
+
+def _task(cell: Cell, told: Worlds) -> str:
+    """The task of a cell, with the number of its world where it has several."""
+    return plain(cell.task) + (f" ({told[cell.group][0]})" if cell.group in told else "")
 
 
 def sign(cell: Cell) -> str:
@@ -183,11 +192,11 @@ def _legend(found: list[Cell]) -> str:
     return "\n".join(["n/m  seeds done, of those that any method of the task has", *lines]) if found else ""
 
 
-def _details(cell: Cell, out: Path) -> str:
+def _details(cell: Cell, out: Path, told: Worlds) -> str:
     by_reason: dict[tuple[str, str], list[int]] = {}
     for seed, why in cell.reasons.items():
         by_reason.setdefault((cell.seeds[seed], why), []).append(seed)
-    lines = [f"{cell.name}, {plain(cell.task)}, preset {plain(cell.preset)}"]
+    lines = [f"{cell.name}, {_task(cell, told)}, preset {plain(cell.preset)}"]
     for (state, why), seeds in by_reason.items():
         lines.append(f"  seed{'s' if len(seeds) > 1 else ''} {short(seeds)}: {state}: {why}")
     return "\n".join([*lines, *(f"    {plain(command)}" for command in commands(cell, out))])

@@ -320,15 +320,21 @@ def locate(name: str, out: Path) -> Run:
     found, _ = find_runs([out]) if holds_records(str(out)) else ([], [])
     if not found:
         raise EmptySelection(f"no runs in {out}; see harness list runs --out DIR")
-    exact = [run for run in found if name in (run.dir.name, run.manifest.run_id)]
-    matches = exact or [run for run in found if run.dir.name.startswith(name)]
-    if not matches:
+    match = by_id(name, found)
+    if match is None:
         raise UnknownName("run", name, [run.dir.name for run in found], "harness list runs")
+    return match
+
+
+def by_id(name: str, runs: list[Run]) -> Run | None:
+    """The run of an id or of a unique prefix of its id, None if there is none; raises UsageError if several match."""
+    exact = [run for run in runs if name in (run.dir.name, run.manifest.run_id)]
+    matches = exact or [run for run in runs if run.dir.name.startswith(name)]
     if len(matches) > 1:
         raise UsageError(
             f"{name!r} matches {len(matches)} runs: {', '.join(str(run.dir) for run in matches)}; give the folder of one"
         )
-    return matches[0]
+    return matches[0] if matches else None
 
 
 def settings_of(run: Run) -> dict[str, Any]:

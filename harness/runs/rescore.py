@@ -30,7 +30,7 @@ from harness.records.samples import read, read_papers
 from harness.records.schema import PaperSample, Run, Sample
 from harness.records.verify import Table, compare
 
-from . import assemble, named
+from . import assemble, named, scorers
 
 OF_A_MODEL = 1e-4
 """Relative tolerance of a network's scores of the same text on another machine or with other threads."""
@@ -214,7 +214,7 @@ def _scores(table: Table, side: str, name: str, settings: RunSettings) -> Check:
 def score(which: str, settings: RunSettings, prompts: list[str], texts: list[list[str]]) -> NDArray:
     """Score responses [X][S] with the reward or the judge, in float32 as a run records them: -> [X, S]."""
     name = getattr(settings.task, which)
-    scorer = assemble.scorer(name, settings.scorer_options(name))
+    scorer = scorers.built(name, settings.scorer_options(name))
     flat = [(prompt, text) for prompt, responses in zip(prompts, texts, strict=True) for text in responses]
     scores = torch.as_tensor(scorer.score(*map(list, zip(*flat, strict=True))), dtype=torch.float32)
     return scores.double().numpy().reshape(len(texts), -1)

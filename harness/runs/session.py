@@ -288,7 +288,8 @@ class Session:
         )  # fmt: skip
         self.store.append(row)
         self.rows += 1
-        self.progress.at(trial.progress, _measured(metrics))
+        at = trial.cost.updates
+        self.progress.at(trial.progress, {"update": str(at)}, _measured(at, metrics))
 
     def _finish(
         self, manifest: Manifest, trial: Trial, evaluator: Evaluator, base: Evaluation, final: Evaluation, deployed: Any
@@ -376,9 +377,11 @@ def _facts(scalars: dict[str, float]) -> dict[str, str]:
     return {k: f"{v:.3f}" for k, v in scalars.items() if k == "pool_reward"}
 
 
-def _measured(metrics: dict[str, Metric]) -> dict[str, str]:
-    names = {"reward": "reward", "judge": "judge", "kl": "KL", "efficiency": "of optimum"}
-    return {shown: f"{v:.2f}" for k, shown in names.items() if k in metrics and (v := metrics[k].value) is not None}
+def _measured(update: int, metrics: dict[str, Metric]) -> str:
+    """A measurement in words: `at update 8: reward 0.81, judge 1.00, KL 0.14, 0.42 of the optimum`."""
+    shown = {"reward": "reward {}", "judge": "judge {}", "kl": "KL {}", "efficiency": "{} of the optimum"}
+    values = [of.format(f"{v:.2f}") for k, of in shown.items() if k in metrics and (v := metrics[k].value) is not None]
+    return f"at update {update}: {', '.join(values)}" if values else ""
 
 
 def peak_memory() -> float:

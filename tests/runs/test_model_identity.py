@@ -103,7 +103,7 @@ def test_worlds_of_two_models_are_told_apart_by_their_names(tmp_path):
         told = {"settings": {"model": {"id": where}}, "identity": identity}
         fake_records.write_run(tmp_path, "base", number, manifest=told)
     found = groups([read_run(path.parent) for path in sorted(tmp_path.rglob("manifest.json"))])
-    assert len(found) == 2 and "model.name (" in unlike(found)
+    assert len(found) == 2 and unlike(found) == "model (mine sha256 bbbbbbbb and gpt2 sha256 aaaaaaaa)"
     assert unlike(found[:1] * 2) == "their frontiers"
 
 

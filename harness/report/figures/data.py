@@ -24,12 +24,18 @@ def figure_data(group: StudyGroup) -> dict[str, Any]:
     styles = looks([entry.runs[0].manifest.method for entry in entries])
     only = entries[0].runs[0].manifest if len(group.runs) == 1 else None
     return {
-        "title": shorten(f"{group.task}, preset {group.preset}", 60),
+        "title": shorten(f"{group.task}, preset {group.preset}" + _prompts(group), 60),
         "run": shorten(f"{only.method}, seed {only.seed}", 60) if only else None,
         "base": base,
         "frontier": _frontier(reference.frontier) if reference and reference.frontier else None,
         "methods": [_method(group, entry, look) for entry, look in zip(entries, styles, strict=True)],
     }
+
+
+def _prompts(group: StudyGroup) -> str:
+    """The prompts that are measured, if not the test prompts."""
+    split = _split(group.runs[0])
+    return "" if split == "test" else f", {split} prompts"
 
 
 def _point(found: Any) -> dict[str, Any]:
@@ -55,11 +61,19 @@ def _method(group: StudyGroup, entry: Entry, look: Look) -> dict[str, Any]:
 
 
 def _one(run: Run) -> dict[str, Any]:
-    rows = [row for row in run.trajectory if row.split == "test"]
+    own = _split(run)
+    rows = [row for row in run.trajectory if row.split == own]
+    others = [row for row in run.trajectory if row.split == "validation" != own]
     final = {key: _point(BY_KEY[key].of(run)) for key in (*MEASURED, *COSTS)} if run.summary else None
     m = run.manifest
     key = {"run_id": plain(m.run_id), "seed": m.seed, "status": m.status}
-    return {**key, "path": [_step(row) for row in rows], "final": final}
+    return {**key, "path": [_step(row) for row in rows], "validation": [_step(row) for row in others], "final": final}
+
+
+def _split(run: Run) -> str:
+    """The split of the prompts that a run's end is measured on."""
+    evaluation = run.manifest.identity.get("evaluation")
+    return str(evaluation.get("split", "test")) if isinstance(evaluation, dict) else "test"
 
 
 def _step(row: Evaluation) -> dict[str, Any]:
