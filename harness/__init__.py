@@ -44,7 +44,7 @@ def run(
     flags = {"budget__flops": budget, "model__id": model, "task__prompts": prompts}
     with quiet_libraries():
         cell = named_cell(method, task, preset, seed, settings or {}, flags, Path(out), offline)
-        return run_cell(cell, fresh=fresh, progress=Progress(quiet))[0]
+        return run_cell(cell, fresh=fresh, progress=Progress(quiet))[0].plain()
 
 
 def load(folder: str | Path = "results") -> pd.DataFrame:

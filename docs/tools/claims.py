@@ -50,10 +50,10 @@ def of_method(runs: list[Run], method: str, **settings: Any) -> list[Run]:
     """The finished runs of a method with the given settings."""
 
     def fits(run: Run) -> bool:
-        had = run.manifest["identity"]["method"]["settings"]
-        return run.manifest["method"] == method and all(had.get(k) == v for k, v in settings.items())
+        had = run.manifest.identity["method"]["settings"]
+        return run.manifest.method == method and all(had.get(k) == v for k, v in settings.items())
 
-    return [run for run in runs if run.manifest["status"] == "done" and fits(run)]
+    return [run for run in runs if run.manifest.status == "done" and fits(run)]
 
 
 def values(runs: list[Run], of: Of) -> list[float]:
@@ -135,7 +135,7 @@ def _along(runs: list[Run], key: str) -> dict[float, list[Run]]:
     """The runs by their value of a setting, in the largest set of runs with equal other settings."""
     shared: dict[str, dict[float, list[Run]]] = {}
     for run in runs:
-        settings = dict(run.manifest["identity"]["method"]["settings"])
+        settings = dict(run.manifest.identity["method"]["settings"])
         if key not in settings:
             continue
         value = float(settings.pop(key))

@@ -61,7 +61,7 @@ def finals_table(group: StudyGroup) -> Table:
     notes: list[str] = []
     rows = []
     for entry in sorted(group.entries, key=lambda entry: _efficiency(group, entry), reverse=True):
-        seeds = ", ".join(str(seed) for seed in sorted({run.manifest["seed"] for run in counted(entry)}))
+        seeds = ", ".join(str(seed) for seed in sorted({run.manifest.seed for run in counted(entry)}))
         rows.append([entry.name, seeds, *(_cell(group, entry, c, notes) for c in SHOWN)])
     return Table(["Method", "Seeds", *(_title(c) for c in SHOWN)], rows, notes)
 
@@ -87,7 +87,7 @@ def beside(group: Group) -> list[str]:
     sorts: dict[bool | None, list[str]] = {False: [], True: [], None: []}
     for entry in group.entries:
         found = ranking.beside_best_of_n(entry)
-        if found is not None and registry.attribute("method", entry.runs[0].manifest["method"], "trains") is not False:
+        if found is not None and registry.attribute("method", entry.runs[0].manifest.method, "trains") is not False:
             sorts[ranking.beats(found)].append(f"{entry.name} ({number(found.mean, '+.3f')})")
     said = {
         False: "Lower reward than best-of-n at equal KL",
@@ -107,7 +107,7 @@ def above(group: StudyGroup) -> str:
 
 def missing(found: Iterable[Group]) -> list[str]:
     """The registered methods without a finished run."""
-    have = {entry.runs[0].manifest["method"] for group in found for entry in group.entries if counted(entry)}
+    have = {entry.runs[0].manifest.method for group in found for entry in group.entries if counted(entry)}
     return sorted(set(registry.table("method")) - have)
 
 
@@ -115,7 +115,7 @@ def needs_table(finals: list[Run]) -> str:
     """The table of the costs charged to each method, as Markdown, one row per method."""
     lines = ["| Method | " + " | ".join(words for _, words in NEEDS) + " |", "|---|" + ":---:|" * len(NEEDS)]
     for name in sorted(registry.table("method")):
-        costs = [run.summary["cost"] for run in finals if run.summary and run.manifest["method"] == name]
+        costs = [run.summary.cost for run in finals if run.summary and run.manifest.method == name]
         cells = ["yes" if any(cost.get(key) for cost in costs) else "" for key, _ in NEEDS]
         lines.append(f"| {escape_markdown(name)} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
@@ -140,8 +140,8 @@ def page(finals: list[Run], trials: list[Run], shapes: list[Run], command: str, 
 
 def _claims(study: Study, shapes: list[Run]) -> list[str]:
     """The checks of the papers' claims, separately for each task of the ablations, or for the task of the largest group."""
-    tasks = sorted({run.manifest["task"] for run in shapes or study.groups[0].runs})
-    of = {task: [[r for r in runs if r.manifest["task"] == task] for runs in (study.runs, shapes)] for task in tasks}
+    tasks = sorted({run.manifest.task for run in shapes or study.groups[0].runs})
+    of = {task: [[r for r in runs if r.manifest.task == task] for runs in (study.runs, shapes)] for task in tasks}
     made = [(task, check) for task in tasks for check in checks(*of[task])]
     shown = {check.claim: task for task, check in reversed(made) if check.holds is not None}
     # A claim decided on one task is not listed as untested on another; one decided on none is listed once.
@@ -150,7 +150,7 @@ def _claims(study: Study, shapes: list[Run]) -> list[str]:
 
 def untried(group: Group, trials: list[Run]) -> list[str]:
     """The sentence on the source of the settings, if the task has no trials of its own."""
-    tried = sorted({run.manifest["task"] for run in trials})
+    tried = sorted({run.manifest.task for run in trials})
     if group.task in tried:
         return []
     return [f"No trials were run on this task; its settings were chosen on {', '.join(tried)}."]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -20,7 +21,10 @@ Numbers are finite; null stands for what is not there.
 def pages() -> dict[str, str]:
     """The files of the reference by name."""
     schema = json_schema()
-    files = {ref["$ref"].rpartition("/")[2]: name for name, ref in schema["properties"].items()}
+    files: dict[str, str] = {}
+    for name, ref in schema["properties"].items():
+        model = ref["$ref"].rpartition("/")[2]
+        files[model] = f"{files[model]}, {name}" if model in files else name
     order = [*files, *sorted(set(schema["$defs"]) - set(files))]
     parts = [_part(files.get(name, name), schema["$defs"][name]) for name in order]
     return {"record.schema.json": json.dumps(schema, indent=1) + "\n", "record.md": "\n".join([HEAD, *parts])}
@@ -47,11 +51,15 @@ def _kind(of: dict[str, Any]) -> str:
     return f"table of {_kind(values)}" if isinstance(values, dict) and values else str(of.get("type", "any"))
 
 
-def main(folder: Path) -> None:
+def main(words: list[str]) -> None:
+    """Write the files of the reference; exits with 2 for unknown arguments."""
+    parser = argparse.ArgumentParser(prog="python docs/tools/record_schema.py", description=(__doc__ or "").partition(":")[0])
+    parser.add_argument("folder", type=Path, help="folder of the reference")
+    folder = parser.parse_args(words).folder
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in pages().items():
         (folder / name).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(sys.argv[1:])

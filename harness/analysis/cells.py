@@ -53,31 +53,31 @@ def counts(cell: Cell) -> dict[str, int]:
 
 def progress(run: Run) -> float | None:
     """The share of the budget spent at a run's last evaluation, in [0, 1]; None if not recorded."""
-    budget = run.manifest["identity"].get("budget")
-    cost = run.trajectory[-1].get("cost") if run.trajectory else None
-    if not isinstance(budget, dict) or not isinstance(cost, dict):
+    budget = run.manifest.identity.get("budget")
+    cost = run.trajectory[-1].cost if run.trajectory else None
+    if not isinstance(budget, dict) or cost is None:
         return None
-    shares = [cost[key] / limit for key, limit in budget.items() if limit and isinstance(cost.get(key), int | float)]
+    shares = [spent / limit for key, limit in budget.items() if limit and (spent := cost.get(key)) is not None]
     return min(1.0, max(shares)) if shares else None
 
 
 def _cell(group: Group, number: int, entry: Entry, outdated: Mapping[Path, Sequence[str]], dead: Collection[Path]) -> Cell:
     by_seed: dict[int, tuple[str, str]] = {}
     for run in entry.runs:
-        seed, found = run.manifest["seed"], _state(run, outdated.get(run.dir, ()), run.dir in dead)
+        seed, found = run.manifest.seed, _state(run, outdated.get(run.dir, ()), run.dir in dead)
         by_seed[seed] = min(by_seed.get(seed, found), found, key=lambda pair: STATES.index(pair[0]))  # the best of doubles
-    wanted: set[int] = set() if external(entry.runs) else {run.manifest["seed"] for run in group.runs}
+    wanted: set[int] = set() if external(entry.runs) else {run.manifest.seed for run in group.runs}
     for seed in wanted - set(by_seed):
         by_seed[seed] = ("missing", "no record, and another method of the task has this seed")
     seeds = {seed: by_seed[seed][0] for seed in sorted(by_seed)}
     reasons = {seed: by_seed[seed][1] for seed in seeds if seeds[seed] != "done"}
-    method = entry.runs[0].manifest["method"]
+    method = entry.runs[0].manifest.method
     return Cell(method, group.task, group.preset, entry.name, number, _cell_state(seeds), seeds, reasons, entry.runs)
 
 
 def external(runs: list[Run]) -> bool:
     """Whether an entry is a policy trained elsewhere, which is measured once and has no seeds."""
-    method = runs[0].manifest["identity"].get("method")
+    method = runs[0].manifest.identity.get("method")
     return isinstance(method, dict) and method.get("name") == "eval"
 
 
@@ -90,7 +90,7 @@ def _cell_state(seeds: Mapping[int, str]) -> str:
 
 def _state(run: Run, outdated: Sequence[str], dead: bool) -> tuple[str, str]:
     """The state of one record, and the reason if it is not done."""
-    status = run.manifest["status"]
+    status = run.manifest.status
     if outdated:
         return "stale", plain("; ".join(outdated))
     if status == "degraded":
@@ -111,15 +111,17 @@ def _share(run: Run) -> str:
 
 
 def _error(run: Run) -> str:
-    error = run.manifest.get("error") or {}
-    words = ": ".join(str(error[key]) for key in ("type", "message") if error.get(key))
-    return plain(words or (canonical(error) if error else "no reason recorded"))
+    error = run.manifest.error
+    if error is None:
+        return plain("no reason recorded")
+    words = ": ".join(word for word in (error.type, error.message) if word)
+    return plain(words or canonical(error.plain()))
 
 
 def _degraded(run: Run) -> str:
-    summary = run.summary or {}
-    final = sum(metric.get("n_unscored", 0) for name, metric in summary.get("final", {}).items() if "@" not in name)
-    training = summary.get("cost", {}).get("unscored") or 0
+    metrics, cost = (run.summary.final, run.summary.cost) if run.summary is not None else ({}, {})
+    final = sum(metric.n_unscored for name, metric in metrics.items() if "@" not in name)
+    training = cost.get("unscored") or 0
     return f"{final} scores missing at the end, {training:g} in training; left out of rankings"
 
 
@@ -132,7 +134,7 @@ def _absent(groups: Sequence[Group], recorded: list[Cell]) -> list[Cell]:
         if number != min(c.group for c in same if c.task == group.task):
             continue  # one of several worlds of a task stands for all
         elsewhere = sorted({c.method for c in same if not external(c.runs)} - here)
-        seeds = sorted({run.manifest["seed"] for run in group.runs})
+        seeds = sorted({run.manifest.seed for run in group.runs})
         why = "no record of this method on this task"
         for m in elsewhere:
             states, reasons = dict.fromkeys(seeds, "missing"), dict.fromkeys(seeds, why)

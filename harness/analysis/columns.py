@@ -57,7 +57,7 @@ def cost(key: str) -> Callable[[Run], Metric]:
     def of(run: Run) -> Metric:
         if run.summary is None:
             return measure(run, key)
-        value = run.summary["cost"].get(key)
+        value = run.summary.cost.get(key)
         return Metric(value, None, 1, 0, "not recorded" if value is None else None)
 
     return of
@@ -102,7 +102,7 @@ ARROWS = {"up": "\u00a0↑", "down": "\u00a0↓", "": ""}
 def kind_columns(group: Group) -> list[Column]:
     """One column of undesired score for each kind of prompt."""
     kinds = sorted(
-        {key.split("@", 1)[1] for run in group.runs if run.summary for key in run.summary["final"] if key[:6] == "judge@"}
+        {key.split("@", 1)[1] for run in group.runs if run.summary for key in run.summary.final if key[:6] == "judge@"}
     )
     return [Column(f"undesired@{k}", shorten(k, 30), "undesired", "down", ".3f", partial(undesired, kind=k)) for k in kinds]
 

@@ -14,7 +14,7 @@ from harness.core.errors import BadSetting, UnknownName
 from harness.core.text import plain, shorten
 from harness.core.types import Metric
 from harness.records.read import prompt_scores
-from harness.records.schema import PromptScores, Run
+from harness.records.schema import Prompts, Run
 
 from . import columns
 from .groups import Group, apart, groups, measure, unlike
@@ -40,7 +40,8 @@ BY_PROMPT: dict[str, tuple[str, Callable[[float], float]]] = {
 }
 """Metrics that are means over prompts: the column of prompts.json, and the metric of it."""
 RULE = "B is worse than A by more than the margin: the whole 95 % interval of B - A lies beyond it"
-Scores = dict[Path, PromptScores | None]  # by the folder of the run
+AGAIN = "scores of two worlds cannot be compared: choose two selections of one, or run one side again with the other's settings"
+Scores = dict[Path, Prompts | None]  # by the folder of the run
 Tables = tuple[list[list[float]], list[list[float]]]  # [seeds, X] of A and of B
 
 
@@ -77,6 +78,7 @@ class Comparison(NamedTuple):
     rows: list[Compared]
     regressions: list[str]
     undecided: list[str]
+    passed: list[str]  # the conditions that do not hold
 
 
 def parse_condition(text: str) -> Condition:
@@ -104,7 +106,8 @@ def compare(a: Side, b: Side, metrics: Sequence[str], conditions: Sequence[Condi
     states = [(c, _holds(c, by_name[c.metric])) for c in conditions]
     regressions = [_regression_text(c, by_name[c.metric]) for c, holds in states if holds]
     undecided = [f"{c.text}: {by_name[c.metric].verdict}" for c, holds in states if holds is None]
-    return Comparison(a, b, _side_names(a, b), group, rows, regressions, undecided)
+    passed = [_regression_text(c, by_name[c.metric]) for c, holds in states if holds is False]
+    return Comparison(a, b, _side_names(a, b), group, rows, regressions, undecided, passed)
 
 
 def better_way(metric: str) -> str:
@@ -114,26 +117,27 @@ def better_way(metric: str) -> str:
 
 def _one_world(a: Side, b: Side) -> Group:
     shared = {run.dir.resolve() for run in a.runs} & {run.dir.resolve() for run in b.runs}
-    if shared:
-        raise BadSetting(f"{a.text!r} and {b.text!r} share {len(shared)} runs; cannot compare a run with itself")
+    if n := len(shared):
+        both = f"{a.text!r} and {b.text!r} share {n} run{'s' if n > 1 else ''}"
+        raise BadSetting(f"{both}; cannot compare a run with itself")
     found = groups([*a.runs, *b.runs])
     if len(found) > 1:
         found.sort(key=lambda group: a.runs[0] not in group.runs)  # what A has comes first
-        raise BadSetting(f"{a.text!r} and {b.text!r} were measured in different worlds, unlike in {unlike(found)}")
+        raise BadSetting(f"{a.text!r} and {b.text!r} were measured in different worlds, unlike in {unlike(found)}; {AGAIN}")
     return found[0]
 
 
 def _side_names(a: Side, b: Side) -> tuple[str, str]:
     """The name of each side: the method, plus the settings that differ if both have the same method."""
-    words = apart([a.runs, b.runs]) if a.runs[0].manifest["method"] == b.runs[0].manifest["method"] else ["", ""]
+    words = apart([a.runs, b.runs]) if a.runs[0].manifest.method == b.runs[0].manifest.method else ["", ""]
     names = [
-        plain(s.runs[0].manifest["method"]) + (f" ({shorten(w, 80)})" if w else "") for s, w in zip((a, b), words, strict=True)
+        plain(s.runs[0].manifest.method) + (f" ({shorten(w, 80)})" if w else "") for s, w in zip((a, b), words, strict=True)
     ]
     return names[0], names[1]
 
 
 def _check_names(metrics: Sequence[str], runs: list[Run]) -> None:
-    known = {name for run in runs for name in (run.summary or {"final": {}})["final"]}
+    known = {name for run in runs for name in (run.summary.final if run.summary else ())}
     known |= {c.key for c in columns.COLUMNS} | {"nll_per_token"}
     for metric in metrics:
         if metric not in known:
@@ -176,14 +180,14 @@ def _by_seed(side: Side, metric: str, scores: Scores) -> tuple[dict[int, float],
     for run in side.runs:
         found = _value(run, metric, scores[run.dir])
         if found.value is None:
-            why.append(f"seed {run.manifest['seed']}: {found.reason}")
+            why.append(f"seed {run.manifest.seed}: {found.reason}")
         else:
-            values[run.manifest["seed"]].append(found.value)
-            why += [f"seed {run.manifest['seed']}: {found.n_unscored} responses without a score"] if found.n_unscored else []
+            values[run.manifest.seed].append(found.value)
+            why += [f"seed {run.manifest.seed}: {found.n_unscored} responses without a score"] if found.n_unscored else []
     return {seed: fmean(v) for seed, v in values.items()}, why
 
 
-def _value(run: Run, metric: str, scores: PromptScores | None) -> Metric:
+def _value(run: Run, metric: str, scores: Prompts | None) -> Metric:
     column = next((c for c in columns.COLUMNS if c.key == metric), None)
     if column is not None:
         return column.of(run)
@@ -220,7 +224,7 @@ def _prompt_tables(
 
 def _seed_row(side: Side, seed: int, scores: Scores, column: str, of: Callable, usable: list[int]) -> list[float]:
     """One seed's score on each usable prompt, averaged over repeated records."""
-    same = [s for run in side.runs if run.manifest["seed"] == seed and (s := scores[run.dir]) is not None]
+    same = [s for run in side.runs if run.manifest.seed == seed and (s := scores[run.dir]) is not None]
     return [of(fsum(s.values[column][x] or 0.0 for s in same) / len(same)) for x in usable]
 
 
@@ -269,7 +273,7 @@ def number(value: float | None) -> str:
 
 def text(c: Comparison) -> str:
     """The comparison as a table with its notes."""
-    header = ("metric", "A", "B", "B - A", "95 % interval", "p", "seeds", "prompts", "detectable", "verdict")
+    header = ("metric", "A", "B", "B - A", "95 % interval", "p (Holm)", "seeds", "prompts", "detectable", "verdict")
     cells = [header, *map(_cells, c.rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     lines = ["  ".join(_aligned(row, widths)).rstrip() for row in cells]
@@ -303,6 +307,7 @@ def _notes(c: Comparison) -> list[str]:
         tests[row.test].append(row.metric)
     footnotes = [f"{_TESTS[test]}: {', '.join(names)}" for test, names in tests.items() if test in _TESTS]
     footnotes += _LEGEND if footnotes else []
+    footnotes += [f"no regression by {text}" for text in c.passed]
     reasons: dict[str, list[str]] = defaultdict(list)
     for row in c.rows:
         for note in row.notes:
@@ -314,7 +319,8 @@ def _notes(c: Comparison) -> list[str]:
 
 
 _LEGEND = [
-    "p: two-sided, Holm-corrected over these metrics; a verdict needs p <= 0.05",
+    "95 % interval: of each metric alone, without a correction; it may leave out 0 where the verdict is `no difference shown`",
+    "p (Holm): two-sided, Holm-corrected over these metrics; a verdict needs p <= 0.05",
     "detectable: the true difference that a comparison with this error finds four times in five, at 0.05 before the correction",
 ]
 _TESTS = {
@@ -330,7 +336,7 @@ def record(c: Comparison) -> dict[str, Any]:
     sides = {
         key: {
             "selection": side.text, "name": name, "seeds": side.seeds, "left_out": side.left_out,
-            "runs": [run.manifest["run_id"] for run in side.runs],
+            "runs": [run.manifest.run_id for run in side.runs],
         }
         for key, side, name in zip("ab", (c.a, c.b), c.names, strict=True)
     }  # fmt: skip
@@ -343,7 +349,15 @@ def record(c: Comparison) -> dict[str, Any]:
         for r in c.rows
     ]  # fmt: skip
     where = {"preset": c.group.preset, "task": c.group.task}
-    return {**where, **sides, "metrics": rows, "rule": RULE, "regressions": c.regressions, "undecided": c.undecided}
+    return {
+        **where,
+        **sides,
+        "metrics": rows,
+        "rule": RULE,
+        "regressions": c.regressions,
+        "undecided": c.undecided,
+        "passed": c.passed,
+    }
 
 
 def _difference_record(d: Difference | None) -> dict[str, float | None]:

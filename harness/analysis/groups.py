@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 from harness.core.hashing import canonical
 from harness.core.text import plain, shorten
 from harness.core.types import Metric
-from harness.records.schema import Run
+from harness.records.schema import Manifest, MetricRecord, Run, Summary
 
 from .stats import Interval, t_interval
 
@@ -23,6 +24,10 @@ CALLED = {  # models of the world, known by their bytes, whatever they are calle
     ("scorers", "reward", "model"): ("task", "reward"),
     ("scorers", "judge", "model"): ("task", "judge"),
 }
+NAMES = ("name", "model", "sha256")  # of a file or a model, which a label gives as one value
+HASH, DIGITS = re.compile(r"[0-9a-f]{32,}"), 8  # the digits of a hash that a label gives
+WIDEST = 48  # characters of one value in a heading
+Key = tuple[str, ...]  # the path of a value in nested tables
 WORLD = ("model", "data", "scorers", "fluency", "decoding", "evaluation")  # shared by all that is measured by one ruler
 ON_THE_WAY = ("points", "point_samples")  # of the evaluation: how often and how closely a run is looked at before its end
 SAME_FRONTIER = 1e-3  # reward; frontiers of one world differ by rounding between machines, not by more
@@ -54,7 +59,7 @@ class Group:
         return [run for entry in self.entries for run in entry.runs]
 
     @property
-    def reference(self) -> dict[str, Any] | None:
+    def reference(self) -> Summary | None:
         """A summary with the base and the frontier that all share; None before any run has finished."""
         return next((run.summary for run in self.runs if run.summary), None)
 
@@ -77,27 +82,27 @@ def groups(runs: list[Run]) -> list[Group]:
     for run in runs:
         worlds[_world(run)].append(run)
     parts = sorted((part for key in sorted(worlds) for part in _by_frontier(worlds[key])), key=len, reverse=True)
-    return [Group(part[0].manifest["preset"], part[0].manifest["task"], _entries(part)) for part in parts]
+    return [Group(part[0].manifest.preset, part[0].manifest.task, _entries(part)) for part in parts]
 
 
 def measure(run: Run, key: str, side: str = "final") -> Metric:
     """A metric of the run's end or, with side "base", of the base policy; never a number where none was measured."""
     if run.summary is None:
-        return Metric(None, None, 0, 0, f"the run is {run.manifest['status']}")
-    return metric(run.summary[side].get(key))
+        return Metric(None, None, 0, 0, f"the run is {run.manifest.status}")
+    return metric(run.summary.metrics(side).get(key))
 
 
-def metric(found: dict[str, Any] | None) -> Metric:
+def metric(found: MetricRecord | None) -> Metric:
     """A recorded metric, with a reason whenever it has no value."""
     if found is None:
         return Metric(None, None, 0, 0, "not recorded")
-    reason = found.get("reason") or ("no reason recorded" if found["value"] is None else None)
-    return Metric(found["value"], found["stderr"], found["n"], found.get("n_unscored", 0), reason)
+    reason = found.reason or ("no reason recorded" if found.value is None else None)
+    return Metric(found.value, found.stderr, found.n, found.n_unscored, reason)
 
 
 def counted(entry: Entry) -> list[Run]:
     """The runs that means and rankings may use: done, not degraded."""
-    return [run for run in entry.runs if run.manifest["status"] == "done"]
+    return [run for run in entry.runs if run.manifest.status == "done"]
 
 
 def estimate(entry: Entry, of: Callable[[Run], Metric], key: str = "") -> Estimate:
@@ -107,9 +112,9 @@ def estimate(entry: Entry, of: Callable[[Run], Metric], key: str = "") -> Estima
     for run in counted(entry):
         found = of(run)
         if found.value is None:
-            reasons.append(f"seed {run.manifest['seed']}: {found.reason}")
+            reasons.append(f"seed {run.manifest.seed}: {found.reason}")
         else:
-            by_seed[run.manifest["seed"]].append(found.value)
+            by_seed[run.manifest.seed].append(found.value)
     if not counted(entry):
         reasons.append("no run is done")
     means = [fmean(by_seed[seed]) for seed in sorted(by_seed)]
@@ -119,12 +124,12 @@ def estimate(entry: Entry, of: Callable[[Run], Metric], key: str = "") -> Estima
 
 def _world(run: Run) -> str:
     m = run.manifest
-    return canonical([m["preset"], m["task"], ruler(run)])
+    return canonical([m.preset, m.task, ruler(run)])
 
 
 def ruler(run: Run) -> dict[str, Any]:
     """What a run's end was measured by: runs that share it, preset and task may be compared."""
-    found = {key: run.manifest["identity"].get(key) for key in WORLD}
+    found = {key: run.manifest.identity.get(key) for key in WORLD}
     evaluation = found["evaluation"]
     if isinstance(evaluation, dict):
         found["evaluation"] = {key: value for key, value in evaluation.items() if key not in ON_THE_WAY}
@@ -133,7 +138,7 @@ def ruler(run: Run) -> dict[str, Any]:
 
 def world(group: Group) -> dict[str, Any]:
     """What the identities of a group's runs have in common of their world, whole where it is the same in all."""
-    first, *others = [run.manifest["identity"] for run in group.runs]
+    first, *others = [run.manifest.identity for run in group.runs]
     whole = {key: first[key] for key in WORLD if key in first and all(other.get(key) == first[key] for other in others)}
     found = {key: value for key, value in ruler(group.runs[0]).items() if key in first} | whole
     return described(group.runs[0].manifest, found)
@@ -154,26 +159,26 @@ def _by_frontier(runs: list[Run]) -> Iterator[list[Run]]:
 def _one_frontier(a: Run, b: Run) -> bool:
     if a.summary is None or b.summary is None:
         return True
-    one, two = a.summary["frontier"], b.summary["frontier"]
+    one, two = a.summary.frontier, b.summary.frontier
     if one is None or two is None:
         return one is two
-    if one.get("kl_cap") != two.get("kl_cap") or len(one["curve"]) != len(two["curve"]):
+    if one.kl_cap != two.kl_cap or len(one.curve) != len(two.curve):
         return False
-    pairs = [(one["base_reward"], two["base_reward"])]
-    pairs += [(p["reward"], q["reward"]) for p, q in zip(one["curve"], two["curve"], strict=True)]
+    pairs = [(one.base_reward, two.base_reward)]
+    pairs += [(p.reward, q.reward) for p, q in zip(one.curve, two.curve, strict=True)]
     return all(isclose(p, q, rel_tol=0, abs_tol=SAME_FRONTIER) for p, q in pairs)
 
 
 def _entries(runs: list[Run]) -> list[Entry]:
     by_method: dict[str, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
-        identity = {k: v for k, v in run.manifest["identity"].items() if k != "seed"}
-        by_method[run.manifest["method"]][canonical(identity)].append(run)
+        identity = {k: v for k, v in run.manifest.identity.items() if k != "seed"}
+        by_method[run.manifest.method][canonical(identity)].append(run)
     entries = []
     for method in sorted(by_method):
         variants = [by_method[method][key] for key in sorted(by_method[method])]
         for name, variant in zip(_names(method, variants), variants, strict=True):
-            entries.append(Entry(name, sorted(variant, key=lambda r: (r.manifest["seed"], r.manifest["run_id"], str(r.dir)))))
+            entries.append(Entry(name, sorted(variant, key=lambda r: (r.manifest.seed, r.manifest.run_id, str(r.dir)))))
     return entries
 
 
@@ -186,62 +191,98 @@ def _names(method: str, variants: list[list[Run]]) -> list[str]:
 
 def apart(variants: list[list[Run]]) -> list[str]:
     """What sets each choice of settings apart from the others, as text; nothing where there is one only."""
-    found = [leaves(variant[0].manifest["identity"]) for variant in variants]
-    keys = sorted({key for leaf in found for key in leaf if key != ("seed",)})
-    varying = [key for key in keys if len({leaf.get(key) for leaf in found}) > 1]
-    return [", ".join(f"{key[-1]}={leaf.get(key, 'none')}" for key in varying) for leaf in found]
+    found = [leaves(variant[0].manifest.identity) for variant in variants]
+    keys = _unlike(found) - {("seed",)}
+    files, told = _files(keys, found), _labelled(keys, found)
+    label = {key: "" if key in files else f"{key[-1]}=" for key in told}
+    return [", ".join(label[key] + values[i] for key, values in told.items()) for i in range(len(variants))]
 
 
 def unlike(found: Sequence[Group]) -> str:
     """In what the worlds of several groups differ, as text."""
     words = []
     for key, values in _varying(found).items():
-        words.append(f"{'.'.join(key)} ({' and '.join(dict.fromkeys(shorten(v, 20) for v in values))})")
+        words.append(f"{'.'.join(key)} ({' and '.join(dict.fromkeys(shorten(v, WIDEST) for v in values))})")
     return "; ".join(words) or "their frontiers"
 
 
 def headings(found: Sequence[Group]) -> list[str]:
     """A name for each group: its task and preset and, where several have these, what else tells it from the others."""
-    same: dict[tuple[str, str], list[Group]] = defaultdict(list)
-    for group in found:
-        same[group.task, group.preset].append(group)
-    names: dict[int, str] = {}
-    for (task, preset), members in same.items():
-        varying = _varying(members)
-        for i, group in enumerate(members):
-            own = ", ".join(f"{'.'.join(key)} {shorten(values[i], 20)}" for key, values in varying.items())
-            more = f", world {i + 1}: {own or 'another frontier'}" if len(members) > 1 else ""
-            names[id(group)] = f"{plain(task)}, preset {plain(preset)}{shorten(more, 160)}"
-    return [names[id(group)] for group in found]
+    return [
+        f"{plain(group.task)}, preset {plain(group.preset)}" + (f", world {own[0]}: {own[1]}" if own else "")
+        for group, own in zip(found, worlds(found), strict=True)
+    ]
 
 
-def _varying(found: Sequence[Group]) -> dict[tuple[str, ...], list[str]]:
+def worlds(found: Sequence[Group]) -> list[tuple[int, str] | None]:
+    """The number of each group's world, from 1, and what tells it from the others of its task and preset; None if alone."""
+    same: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for i, group in enumerate(found):
+        same[group.task, group.preset].append(i)
+    told: dict[int, tuple[int, str]] = {}
+    for members in same.values():
+        varying = _varying([found[i] for i in members]) if len(members) > 1 else {}
+        for n, i in enumerate(members if len(members) > 1 else []):
+            own = ", ".join(f"{'.'.join(key)} {shorten(values[n], WIDEST)}" for key, values in varying.items())
+            told[i] = n + 1, shorten(own or "another frontier", 160)
+    return [told.get(i) for i in range(len(found))]
+
+
+def _varying(found: Sequence[Group]) -> dict[Key, list[str]]:
     """What of the worlds of several groups is not the same in all, and what it is in each."""
     firsts = [group.runs[0] for group in found]
-    here = [{k: v for k, v in ruler(run).items() if k in run.manifest["identity"]} for run in firsts]
-    also = [{key: run.manifest[key] for key in ("preset", "task")} for run in firsts]
+    here = [{k: v for k, v in ruler(run).items() if k in run.manifest.identity} for run in firsts]
+    also = [{"preset": run.manifest.preset, "task": run.manifest.task} for run in firsts]
     made = [leaves(of | more) for of, more in zip(here, also, strict=True)]
     shown = [leaves(described(run.manifest, of) | more) for run, of, more in zip(firsts, here, also, strict=True)]
-    keys = _unlike(made)  # a name is said beside the bytes that differ, and is no difference of its own
-    keys |= {key for key in _unlike(shown) & set(CALLED) if (*key[:-1], "sha256") in keys}
-    return {key: [of.get(key, "none") for of in shown] for key in sorted(keys)}
+    return _labelled(_unlike(made), shown)
 
 
-def _unlike(found: list[dict[tuple[str, ...], str]]) -> set[tuple[str, ...]]:
+def _labelled(keys: set[Key], shown: list[dict[Key, str]]) -> dict[Key, list[str]]:
+    """The values of each key in each of several identities; a file or a model is one value, its name and hash, and comes first.
+
+    Of two scorers of different names nothing else is said.
+    """
+    files = _files(keys, shown)
+    others = {of for of in files if len({_called(leaf, of) for leaf in shown}) > 1}
+    rest = {key for key in keys if key[:-1] not in files or key[-1] not in NAMES} - {key for key in keys if key[:-1] in others}
+    told = {of: [_called(leaf, of) + _hash(leaf, of) for leaf in shown] for of in sorted(files)}
+    return told | {key: [_brief(leaf.get(key, "none")) for leaf in shown] for key in sorted(rest)}
+
+
+def _files(keys: set[Key], shown: list[dict[Key, str]]) -> set[Key]:
+    """The tables of an identity that differ in a hash or a name and have a name."""
+    return {key[:-1] for key in keys if key[-1] in NAMES and any((*key[:-1], "name") in leaf for leaf in shown)}
+
+
+def _called(leaf: dict[Key, str], of: Key) -> str:
+    return leaf.get((*of, "model")) or leaf.get((*of, "name"), "none")
+
+
+def _hash(leaf: dict[Key, str], of: Key) -> str:
+    found = leaf.get((*of, "sha256"))
+    return f" sha256 {found[:DIGITS]}" if found else ""
+
+
+def _brief(value: str) -> str:
+    """A value with the first digits of each hash in it."""
+    return HASH.sub(lambda found: found[0][:DIGITS], value)
+
+
+def _unlike(found: list[dict[Key, str]]) -> set[Key]:
     return {key for of in found for key in of if len({o.get(key) for o in found}) > 1}
 
 
-def described(manifest: dict[str, Any], identity: dict[str, Any]) -> dict[str, Any]:
+def described(manifest: Manifest, identity: dict[str, Any]) -> dict[str, Any]:
     """A run's identity, or a part of it, with the names that its settings have for its models, known by their bytes alone."""
-    found, settings = identity, manifest.get("settings")
-    told = leaves(settings) if isinstance(settings, dict) else {}
+    found, told = identity, leaves(manifest.settings or {})
     for path, setting in CALLED.items():
         name = told.get(setting) if path[0] != "scorers" else told.get(("scorers", told.get(setting, ""), "model"))
         found = _with_name(found, path, _model_name(name)) if name else found
     return found
 
 
-def _with_name(found: Any, path: tuple[str, ...], name: str) -> Any:
+def _with_name(found: Any, path: Key, name: str) -> Any:
     """A copy of nested tables with a name at a path, where the tables are there and have none."""
     key, *rest = path
     if not isinstance(found, dict) or (rest and key not in found):
@@ -254,7 +295,7 @@ def _model_name(where: str) -> str:
     return where if where.count("/") < 2 and where[:1] not in "/.~" else PurePosixPath(where).name
 
 
-def leaves(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], str]:
+def leaves(value: Any, path: Key = ()) -> dict[Key, str]:
     """The values of nested tables by their path, as text."""
     if not isinstance(value, dict):
         return {path: canonical(value).strip('"')}

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from functools import partial
 from math import fsum, sqrt
 from statistics import variance
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from harness.core.types import Metric
-from harness.records.schema import Run
+from harness.records.schema import Evaluation, Frontier, MetricRecord, Run, Summary
 
 from .groups import Entry, Estimate, counted, measure, metric
 from .stats import Z95, Interval, hypervolume, minimum_detectable_effect, rank_sets, t_interval
@@ -65,10 +65,11 @@ def beside(run: Run) -> Metric:
     reward, kl = measure(run, "reward"), measure(run, "kl")
     if reward.value is None or kl.value is None:
         return reward if reward.value is None else kl
-    points = ((run.summary or {}).get("frontier") or {}).get("best_of_n") or []
+    frontier = run.summary.frontier if run.summary is not None else None
+    points = frontier.best_of_n if frontier is not None else []
     if len(points) < 2:
         return Metric(None, None, 0, 0, "the record holds no best-of-n curve")
-    at = float(np.interp(kl.value, [p["kl"] for p in points], [p["reward"] for p in points]))
+    at = float(np.interp(kl.value, [p.kl for p in points], [p.reward for p in points]))
     return Metric(reward.value - at, reward.stderr, reward.n)
 
 
@@ -96,10 +97,10 @@ def share_of_hypervolume(run: Run) -> Metric:
     The reference point is the task's, never the compared runs', so the number does not move when a method is added.
     """
     summary = run.summary
-    frontier = summary["frontier"] if summary else None
+    frontier = summary.frontier if summary else None
     if summary is None or frontier is None:
-        return Metric(None, None, 0, 0, f"the run is {run.manifest['status']}" if summary is None else "no frontier recorded")
-    cap, base = frontier.get("kl_cap"), frontier["base_reward"]
+        return Metric(None, None, 0, 0, f"the run is {run.manifest.status}" if summary is None else "no frontier recorded")
+    cap, base = frontier.kl_cap, frontier.base_reward
     if not cap:
         return Metric(None, None, 0, 0, "the task declares no KL cap")
     points = [(kl, reward) for kl, reward in _test_points(run) if kl <= cap]
@@ -110,19 +111,19 @@ def share_of_hypervolume(run: Run) -> Metric:
 
 
 def _test_points(run: Run) -> list[tuple[float, float]]:
-    rows = [row["metrics"] for row in run.trajectory if row["split"] == "test"]
+    rows = [row.metrics for row in run.trajectory if row.split == "test"]
     ends = [(measure(run, "kl").value, measure(run, "reward").value)]
     found = [(metric(row.get("kl")).value, metric(row.get("reward")).value) for row in rows] + ends
     return [(kl, reward) for kl, reward in found if kl is not None and reward is not None]
 
 
-def _area(frontier: dict[str, Any], cap: float) -> float:
+def _area(frontier: Frontier, cap: float) -> float:
     """Area below the frontier or its upper bound and above the base's reward, from KL 0 to the cap."""
     points = bound(frontier)
     if len(points) < 2:
         return 0.0
     kl = np.unique(np.clip([0.0, *(p[0] for p in points), cap], 0.0, cap))
-    height = np.interp(kl, [p[0] for p in points], [p[1] for p in points]) - frontier["base_reward"]
+    height = np.interp(kl, [p[0] for p in points], [p[1] for p in points]) - frontier.base_reward
     return float(np.trapezoid(np.maximum(height, 0.0), kl))
 
 
@@ -131,30 +132,28 @@ def above_frontier(run: Run) -> Above | None:
 
     The record says so itself (`frontier.above`), prompt by prompt; a record without that word is tried on its means.
     """
-    frontier = run.summary["frontier"] if run.summary else None
+    frontier = run.summary.frontier if run.summary else None
     if run.summary is None or frontier is None:
         return None
-    if isinstance(said := frontier.get("above"), bool):
-        return _recorded(run) if said else None
+    if frontier.above is not None:
+        return _recorded(run.summary, run.trajectory) if frontier.above else None
     return _by_means(run, frontier)
 
 
-def _recorded(run: Run) -> Above:
+def _recorded(summary: Summary, trajectory: list[Evaluation]) -> Above:
     """The recorded point of a run that lies highest above the frontier."""
-    rows = [(row["update"], row["metrics"]) for row in run.trajectory]
-    ends = [(None, (run.summary or {})["final"])]
-    found = [_excess(update, metrics) for update, metrics in ends + rows]  # type: ignore[operator]
+    found = [_excess(None, summary.final), *(_excess(row.update, row.metrics) for row in trajectory)]
     return max((a for a in found if a), key=lambda a: a.errors or 0.0, default=Above(None, None, None))
 
 
-def _excess(update: int | None, metrics: dict[str, Any]) -> Above | None:
+def _excess(update: int | None, metrics: dict[str, MetricRecord]) -> Above | None:
     regret = metric(metrics.get("regret"))
     if regret.value is None or regret.value >= 0:
         return None
     return Above(-regret.value, -regret.value / regret.stderr if regret.stderr else None, update)
 
 
-def _by_means(run: Run, frontier: dict[str, Any]) -> Above | None:
+def _by_means(run: Run, frontier: Frontier) -> Above | None:
     reward, kl, points = measure(run, "reward"), measure(run, "kl"), bound(frontier)
     if reward.value is None or kl.value is None:
         return None
@@ -165,13 +164,13 @@ def _by_means(run: Run, frontier: dict[str, Any]) -> Above | None:
     return Above(excess, excess / error if error else None, None) if excess > SIGMAS * error else None
 
 
-def bound(frontier: dict[str, Any]) -> list[tuple[float, float, float]]:
+def bound(frontier: Frontier) -> list[tuple[float, float, float]]:
     """(KL, reward, stderr) of the bound on all policies: the upper bound where there is one, the solid frontier before it.
 
     The curve itself is too low wherever responses of high reward were never drawn, so it alone would accuse sound runs.
     """
-    solid = [(p["kl"], p["reward"], p.get("reward_stderr") or 0.0) for p in frontier["curve"] if p["solid"]]
-    upper = [(p["kl"], p["reward"]) for p in frontier.get("upper") or []]
+    solid = [(p.kl, p.reward, p.reward_stderr or 0.0) for p in frontier.curve if p.solid]
+    upper = [(p.kl, p.reward) for p in frontier.upper]
     start = upper[0][0] if upper else np.inf
     error = partial(np.interp, xp=[p[0] for p in solid] or [0.0], fp=[p[2] for p in solid] or [0.0])
     return [p for p in solid if p[0] < start] + [(kl, reward, float(error(kl))) for kl, reward in upper]

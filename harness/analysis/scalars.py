@@ -36,8 +36,8 @@ def traces(group: Group) -> tuple[list[Trace], list[Problem]]:
             except CorruptRecord as error:
                 problems.append(Problem(run.dir, str(error).removeprefix(f"{run.dir}: ")))
                 continue
-            for name in sorted({name for _, row in rows for name in row}):
-                line = [(update, value) for update, row in rows if (value := row.get(name)) is not None]
+            for name in sorted({name for row in rows for name in row.scalars}):
+                line = [(row.update, value) for row in rows if (value := row.scalars.get(name)) is not None]
                 found.setdefault((entry.name, name), []).append(_thinned(line))
     order = {entry.name: i for i, entry in enumerate(group.entries)}
     names = sorted(found, key=lambda key: (order[key[0]], key[1]))

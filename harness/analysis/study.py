@@ -92,5 +92,5 @@ def read_study(dirs: Iterable[Path]) -> Study:
     from harness.records.write import held
 
     runs, problems = find_runs(dirs)
-    dead = {run.dir for run in runs if run.manifest["status"] == "running" and not held(run.dir)}
+    dead = {run.dir for run in runs if run.manifest.status == "running" and not held(run.dir)}
     return Study(runs, problems, outdated(runs), dead)

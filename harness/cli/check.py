@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from harness.runs.progress import loading
+
+TEXT = re.compile(r"\btext \d")
+WHERE = "text N, with its prompt: `from harness.conformance.texts import texts; prompts, responses = texts(); responses[N]`"
 
 
 def check_command(what: str, name: str, as_json: bool, overrides: Sequence[str] = ()) -> int:
@@ -15,11 +19,11 @@ def check_command(what: str, name: str, as_json: bool, overrides: Sequence[str] 
     `overrides` are `option=value` of a scorer.
     """
     from harness.core import registry
-    from harness.core.errors import Mismatch, UnknownName, UsageError
+    from harness.core.errors import Mismatch, UnknownKind, UsageError
     from harness.core.settings import parse_override
 
     if what not in registry.IN_FILES:
-        raise UnknownName("thing to check", what, registry.IN_FILES)
+        raise UnknownKind("cannot check", what, registry.IN_FILES)
     if overrides and what != "scorer":
         raise UsageError(f"--set is for the options of a scorer; leave it out for a {what}")
     name = registry.given(what, name)
@@ -44,4 +48,6 @@ def _check_table(checks: list[Any]) -> str:
     words = {True: "holds", False: "FAILS", None: "-"}
     rows = [("", "rule", "expected", "found"), *((words[c.held], c.name, c.expected, c.found) for c in checks)]
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    return "\n".join("  ".join([*(c.ljust(w) for c, w in zip(row[:3], widths, strict=True)), row[3]]) for row in rows)
+    lines = ["  ".join([*(c.ljust(w) for c, w in zip(row[:3], widths, strict=True)), row[3]]) for row in rows]
+    where = ["", WHERE] if any(c.held is False and TEXT.search(c.found) for c in checks) else []
+    return "\n".join([*lines, *where])

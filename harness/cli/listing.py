@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core import registry
-from harness.core.errors import BadSetting, UnknownName
+from harness.core.errors import BadSetting, UnknownKind
 from harness.records.read import locate
 
 KINDS = ("methods", "tasks", "scorers", "datasets", "presets", "runs")
@@ -28,7 +28,7 @@ PACKAGES = (
 
 
 def listing(what: str, out: Path) -> list[dict[str, Any]]:
-    """Rows of name and description; raises UnknownName."""
+    """Rows of name and description; raises UnknownKind."""
     if what == "presets":
         from harness.core.settings import preset_names
 
@@ -36,7 +36,7 @@ def listing(what: str, out: Path) -> list[dict[str, Any]]:
     if what == "runs":
         return runs(out)
     if what not in KINDS:
-        raise UnknownName("list", what, KINDS)
+        raise UnknownKind("cannot list", what, KINDS)
     kind = what.removesuffix("s")
     names, broken = registry.table(kind), {(o.name, o.target): o for o in registry.broken(kind)}
     sound = [{"name": n, "what": line} for n, (target, line) in sorted(names.items()) if (n, target) not in broken]
@@ -54,14 +54,14 @@ def runs(out: Path) -> list[dict[str, Any]]:
 
 
 def _run_row(run: Any, out: Path) -> dict[str, Any]:
-    final = (run.summary or {}).get("final", {})
-    values = {k: (final.get(k) or {}).get("value") for k in ("judge", "kl")}
+    final = run.summary.final if run.summary else {}
+    values = {k: final[k].value if k in final else None for k in ("judge", "kl")}
     shown = {k: "-" if v is None else f"{v:.3f}" for k, v in values.items()}
-    return {"run": str(run.dir), "status": run.manifest["status"], **shown}
+    return {"run": str(run.dir), "status": run.manifest.status, **shown}
 
 
 def card(what: str, name: str, out: Path) -> tuple[str, Any]:
-    """One item as text and as data; raises UnknownName."""
+    """One item as text and as data; raises UnknownName or UnknownKind."""
     if what == "method":
         return method_card(name)
     if what == "task":
@@ -73,7 +73,7 @@ def card(what: str, name: str, out: Path) -> tuple[str, Any]:
     if what == "run":
         summary = find_run(name, out)
         return json.dumps(summary, indent=1), summary
-    raise UnknownName("thing to show", what, ("method", "task", "preset", "run"))
+    raise UnknownKind("cannot show", what, ("method", "task", "preset", "run"))
 
 
 def method_card(name: str) -> tuple[str, Any]:
@@ -125,7 +125,7 @@ def task_card(name: str) -> tuple[str, Any]:
 def find_run(name: str, out: Path) -> dict[str, Any]:
     """The summary of a run by its folder or its id."""
     run = locate(name, out)
-    return run.summary or run.manifest
+    return (run.summary or run.manifest).plain()
 
 
 def environment() -> dict[str, str]:

@@ -271,7 +271,7 @@ def verify(
 @app.command()
 def compare(
     a: Annotated[
-        str, typer.Argument(metavar="A", help="first side: a run, a folder of runs, or METHOD[:key=value,...] within --out")
+        str, typer.Argument(metavar="A", help="first side: a folder, or within --out METHOD[:key=value,...] or a run's id")
     ],
     b: Annotated[str, typer.Argument(metavar="B", help="second side; differences are B - A")],
     metric: Annotated[list[str] | None, typer.Option(help="metric to compare, repeatable [default: the main ones]")] = None,
@@ -279,14 +279,15 @@ def compare(
         list[str] | None,
         typer.Option(metavar="METRIC<-MARGIN", help="regression condition (exit code 5): judge<-0.02, kl>0.1"),
     ] = None,
-    out: Annotated[Path, typer.Option(help="folder of records in which methods are looked up")] = Path("results"),
+    out: Annotated[Path, typer.Option(help="folder of records in which methods and ids are looked up")] = Path("results"),
     as_json: Annotated[bool, typer.Option("--json", help="comparison as one JSON object on the last line of stdout")] = False,
     verbose: Verbose = False,
 ) -> None:
     """Compare two methods, sets of runs or settings: a paired test of each metric, and the smallest difference it can detect.
 
     An argument that is a folder is read as that: a run, or runs of one method with one choice of settings. Any other is a
-    method with records in --out, narrowed by its settings, its task or its preset: quark:kl_coef=0.1,task=toxicity.
+    method with records in --out, narrowed by its settings, its task or its preset, as quark:kl_coef=0.1,task=toxicity; or
+    the id of a run in --out, or a unique prefix of it.
     A regression holds where the whole 95 % interval of B - A lies beyond the margin. Exit code 4 where runs had to be left
     out or a regression could not be judged.
     """

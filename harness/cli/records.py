@@ -14,7 +14,7 @@ from harness.core.text import escaped, escaped_lines, lines
 from harness.records.checks import Check
 from harness.records.read import find_runs, locate
 from harness.records.samples import SCORES, Wanted, choose, read, shown
-from harness.records.schema import Run
+from harness.records.schema import Run, Sample
 from harness.records.tables.layout import is_study, study_above
 from harness.records.verify import verify
 
@@ -53,7 +53,7 @@ def compare_command(a: str, b: str, metrics: list[str], regress_if: list[str], o
     return 4 if found.undecided or any(side.left_out or side.problems for side in sides) else 0
 
 
-def text(rows: list[dict[str, Any]], unmask: bool, width: int) -> str:
+def text(rows: list[Sample], unmask: bool, width: int) -> str:
     """The samples for reading, no longer than the terminal is wide."""
     return "\n\n".join(_sample(shown(row, unmask), width) for row in rows)
 
@@ -73,7 +73,7 @@ def samples_command(name: str, out: Path, of: str, wanted: Wanted, unmask: bool,
     rows = read(run, of)
     chosen = choose(rows, wanted)
     if as_json:
-        found = {"run_id": run.manifest["run_id"], "of": of, "n_samples": len(rows), "unmasked": unmask}
+        found = {"run_id": run.manifest.run_id, "of": of, "n_samples": len(rows), "unmasked": unmask}
         print(json.dumps(found | {"samples": [shown(row, unmask) for row in chosen]}, allow_nan=False))
         return 0
     note = "" if unmask else "; texts are hidden, --unmask shows them, and they can be offensive"

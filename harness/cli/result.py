@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.core.errors import one_line
 from harness.core.text import escaped_lines, mask, printable
 
 if TYPE_CHECKING:
+    from harness.records.schema import Frontier, MetricRecord, Summary
     from harness.records.write import RunStore
 
 UNITS = {
@@ -22,10 +23,10 @@ def archived(path: Path) -> bool:
     """Whether a record is one of an archive, which keeps no pictures."""
     from harness.records.read import read_manifest
 
-    return bool(read_manifest(path).get("archive"))
+    return bool(read_manifest(path).archive)
 
 
-def shown(path: Path, summary: dict[str, Any], unmask: bool) -> str:
+def shown(path: Path, summary: Summary, unmask: bool) -> str:
     """The result of a run as text; raises CorruptRecord if its record lacks a field."""
     from harness.core.errors import CorruptRecord
     from harness.records.write import RunStore
@@ -69,21 +70,21 @@ def _draw(store: RunStore, target: Path) -> None:
             replace(path, save(figure, path.suffix[1:]))
 
 
-def result_table(summary: dict[str, Any]) -> str:
+def result_table(summary: Summary) -> str:
     """Base, method and optimum side by side, as text."""
-    base, final = summary["base"], summary["final"]
-    kl, reward, excess, regret = (final[k]["value"] for k in ("kl", "reward", "excess_kl", "regret"))
+    base, final = summary.base, summary.final
+    kl, reward, excess, regret = (final[k].value for k in ("kl", "reward", "excess_kl", "regret"))
     optimum = {
-        "undesired": _undesired_at(summary["frontier"], kl),
-        "reward": None if regret is None else reward + regret,
-        "kl": None if excess is None else kl - excess,
+        "undesired": _undesired_at(summary.frontier, kl),
+        "reward": None if regret is None or reward is None else reward + regret,
+        "kl": None if excess is None or kl is None else kl - excess,
         "efficiency": None if excess is None else 1.0,
     }
-    rows = [("", "base", summary["method"], "", "optimum")]
+    rows = [("", "base", summary.method or "", "", "optimum")]
     rows.append(_row("undesired (1 - judge)", _complement(base["judge"]), _complement(final["judge"]), optimum["undesired"]))
     rows.append(_row("reward", base["reward"], final["reward"], optimum["reward"]))
     for name, title in UNITS.items():
-        if name in final and (base.get(name, final[name])["value"], final[name]["value"]) != (None, None):
+        if name in final and (base.get(name, final[name]).value, final[name].value) != (None, None):
             rows.append(_row(title, base.get(name), final[name], optimum.get(name)))
     widths = [max(len(r[i]) for r in rows) for i in range(5)]
     lines = [
@@ -92,39 +93,39 @@ def result_table(summary: dict[str, Any]) -> str:
     return "\n".join(["", *lines, "", _notes(summary)])
 
 
-def _notes(summary: dict[str, Any]) -> str:
-    cost, status = summary["cost"], summary["status"]
+def _notes(summary: Summary) -> str:
+    cost = summary.cost
     text = "optimum: highest reward at this KL, and what the judge gives that policy; least KL for this reward\n"
     text += f"cost: {cost['updates']} updates, {cost['flops']:.2g} FLOPs, {cost['sampled_tokens']} tokens sampled, "
     text += f"{cost['scorer_calls']} rewards; {cost['seconds']:.0f} s, {cost['peak_memory_mb']:.0f} MB"
-    if summary["frontier"]["above"]:
+    if summary.frontier is not None and summary.frontier.above:
         text += "\nwarning: a measurement lies above the frontier beyond its error: a fault in this suite, please report it"
-    if status == "degraded":
-        missing = sum(summary["final"][k]["n_unscored"] for k in ("reward", "judge"))
+    if summary.status == "degraded":
+        missing = sum(summary.final[k].n_unscored for k in ("reward", "judge"))
         text += f"\ndegraded: {missing} scores are missing at the end, {cost['unscored']} in training; left out of rankings"
     return text
 
 
-def _row(title: str, base: dict | None, final: dict, optimum: float | None) -> tuple[str, str, str, str, str]:
-    spread = f"± {1.96 * final['stderr']:.3f}" if final["stderr"] is not None and final["value"] is not None else ""
-    return (title, _number(base["value"] if base else None), _number(final["value"]), spread, _number(optimum))
+def _row(title: str, base: MetricRecord | None, final: MetricRecord, optimum: float | None) -> tuple[str, str, str, str, str]:
+    spread = f"± {1.96 * final.stderr:.3f}" if final.stderr is not None and final.value is not None else ""
+    return (title, _number(base.value if base else None), _number(final.value), spread, _number(optimum))
 
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _complement(metric: dict[str, Any]) -> dict[str, Any]:
-    return metric | {"value": None if metric["value"] is None else 1 - metric["value"]}
+def _complement(metric: MetricRecord) -> MetricRecord:
+    return metric.model_copy(update={"value": None if metric.value is None else 1 - metric.value})
 
 
-def _undesired_at(frontier: dict[str, Any], kl: float | None) -> float | None:
+def _undesired_at(frontier: Frontier | None, kl: float | None) -> float | None:
     """1 - judge of the policy that is optimal for the reward at this KL."""
     import numpy as np
 
-    if kl is None:
+    if kl is None or frontier is None or frontier.judge_at is None:
         return None
-    return 1 - float(np.interp(kl, frontier["judge_at"]["kl"], frontier["judge_at"]["judge"]))
+    return 1 - float(np.interp(kl, frontier.judge_at.kl, np.array(frontier.judge_at.judge, dtype=float)))
 
 
 def examples(path: Path, unmask: bool, n: int = 3) -> str:

@@ -75,8 +75,8 @@ def _run_cell(cell: Any, fresh: bool, progress: Progress, as_json: bool, unmask:
     summary, worked = run(cell, fresh=fresh, progress=progress)
     if not worked:
         progress.say(f"already done: {cell.path} (--fresh runs it again)")
-    said = json.dumps(summary, allow_nan=False) if as_json else shown(cell.path, summary, unmask)
+    said = json.dumps(summary.plain(), allow_nan=False) if as_json else shown(cell.path, summary, unmask)
     pictures = draw(cell.path)
     where = escaped_lines(f"record   {cell.path}\npicture  {pictures}")
     print(said if as_json else f"{said}\n{where}")
-    return 4 if summary["status"] == "degraded" else 0
+    return 4 if summary.status == "degraded" else 0

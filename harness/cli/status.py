@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.analysis.cells import STATES, Cell, counts, external, progress
+from harness.analysis.groups import worlds
 from harness.analysis.study import Study, read_study
 from harness.core import registry
 from harness.core.errors import BadSetting, EmptySelection, UnknownName
@@ -24,6 +25,7 @@ WORDS = {
     "degraded": "degraded: too much could not be scored", "running": "running", "partial": "partial: begun, to resume",
     "failed": "failed", "stale": "stale: made with older code", "missing": "missing: other methods of the task have this seed",
 }  # fmt: skip
+Worlds = dict[int, tuple[int, str]]  # of each group whose task has several worlds: its number, and what tells it apart
 
 
 def status(dirs: list[Path]) -> Study:
@@ -43,8 +45,9 @@ def done(study: Study) -> bool:
 def text(study: Study, out: Path) -> str:
     """The matrix of each preset, its legend, and the cells that are not done."""
     presets = sorted({cell.preset for cell in study.cells})
-    parts = [_matrix(preset, [c for c in study.cells if c.preset == preset]) for preset in presets]
-    parts += [_legend(study.cells), *(_details(c, out) for c in study.cells if c.state != "done")]
+    numbered = {i: own for i, own in enumerate(worlds(study.groups)) if own}
+    parts = [_matrix(preset, [c for c in study.cells if c.preset == preset], numbered) for preset in presets]
+    parts += [_legend(study.cells), *(_details(c, out, numbered) for c in study.cells if c.state != "done")]
     if study.problems:
         parts.append("\n".join(["not read:", *(f"  {plain(p.path)}: {plain(p.what)}" for p in study.problems)]))
     return "\n\n".join(part for part in parts if part)
@@ -61,7 +64,7 @@ def data(study: Study, out: Path) -> dict[str, Any]:
 def commands(cell: Cell, out: Path) -> list[str]:
     """The commands that finish a cell, none if all is done or running; a cell without a record goes to `out`."""
     waiting = [seed for seed, state in cell.seeds.items() if state in ("partial", "failed", "stale", "missing")]
-    damaged = {run.manifest["seed"] for run in cell.runs if (run.manifest.get("error") or {}).get("type") == "CorruptRecord"}
+    damaged = {m.seed for m in (run.manifest for run in cell.runs) if m.error and m.error.type == "CorruptRecord"}
     anew = [seed for seed in cell.seeds if cell.seeds[seed] == "degraded" or (seed in waiting and seed in damaged)]
     waiting = [seed for seed in waiting if seed not in anew]
     words = [["--seeds", short(waiting)]] if waiting else []
@@ -138,8 +141,7 @@ def _argument(runs: Sequence[Run], *names: str) -> str | None:
 def _arguments(runs: Sequence[Run], *names: str) -> list[str]:
     """All values of a repeatable option in the command that made a record."""
     for run in runs:
-        words = run.manifest.get("provenance", {}).get("argv") or []
-        found = [str(after) for word, after in pairwise(words) if word in names]
+        found = [after for word, after in pairwise(run.manifest.provenance.argv) if word in names]
         if found:
             return found
     return []
@@ -150,20 +152,26 @@ def _out(cell: Cell, out: Path) -> Path:
     first = next(iter(cell.runs or cell.beside), None)
     if first is None:
         return out
-    by_layout = (cell.preset, cell.task, first.manifest["method"])
+    by_layout = (cell.preset, cell.task, first.manifest.method)
     return first.dir.parents[3] if first.dir.parts[-4:-1] == by_layout else out
 
 
-def _matrix(preset: str, found: list[Cell]) -> str:
-    """One row per method and settings, one column per task (or per world of a task)."""
-    columns = {cell.group: cell.task for cell in sorted(found, key=lambda c: (c.task, c.group))}
-    of_task = {task: [g for g, t in columns.items() if t == task] for task in columns.values()}
-    heads = [plain(t) + (f" ({of_task[t].index(g) + 1})" if len(of_task[t]) > 1 else "") for g, t in columns.items()]
+def _matrix(preset: str, found: list[Cell], told: Worlds) -> str:
+    """One row per method and settings, one column per task (or per world of a task), and what tells these worlds apart."""
+    columns = {cell.group: _task(cell, told) for cell in sorted(found, key=lambda c: (c.task, c.group))}
+    heads = list(columns.values())
     shown = {(cell.name, cell.group): sign(cell) for cell in found}
     names = sorted({cell.name for cell in found})
     rows = [["preset " + plain(preset), *heads], *([name, *(shown.get((name, g), "") for g in columns)] for name in names)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    apart = [f"  {head}: {told[g][1]}" for head, g in zip(heads, columns, strict=True) if g in told]
+    return "\n".join([*lines, *(["worlds, whose runs cannot be compared:", *apart] if apart else [])])
+
+
+def _task(cell: Cell, told: Worlds) -> str:
+    """The task of a cell, with the number of its world where it has several."""
+    return plain(cell.task) + (f" ({told[cell.group][0]})" if cell.group in told else "")
 
 
 def sign(cell: Cell) -> str:
@@ -175,7 +183,7 @@ def sign(cell: Cell) -> str:
 
 
 def _at_work(cell: Cell, run: Run) -> bool:
-    return run.manifest["status"] == "running" and cell.seeds[run.manifest["seed"]] == "running"
+    return run.manifest.status == "running" and cell.seeds[run.manifest.seed] == "running"
 
 
 def _legend(found: list[Cell]) -> str:
@@ -184,11 +192,11 @@ def _legend(found: list[Cell]) -> str:
     return "\n".join(["n/m  seeds done, of those that any method of the task has", *lines]) if found else ""
 
 
-def _details(cell: Cell, out: Path) -> str:
+def _details(cell: Cell, out: Path, told: Worlds) -> str:
     by_reason: dict[tuple[str, str], list[int]] = {}
     for seed, why in cell.reasons.items():
         by_reason.setdefault((cell.seeds[seed], why), []).append(seed)
-    lines = [f"{cell.name}, {plain(cell.task)}, preset {plain(cell.preset)}"]
+    lines = [f"{cell.name}, {_task(cell, told)}, preset {plain(cell.preset)}"]
     for (state, why), seeds in by_reason.items():
         lines.append(f"  seed{'s' if len(seeds) > 1 else ''} {short(seeds)}: {state}: {why}")
     return "\n".join([*lines, *(f"    {plain(command)}" for command in commands(cell, out))])

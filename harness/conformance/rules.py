@@ -90,6 +90,13 @@ def _preset_tables(name: str) -> dict[str, dict[str, Any]]:
     return {p: table for p, table in found.items() if table}
 
 
+def described(subject: Subject) -> Finding:
+    """Check that every setting has a description, which `harness show method` prints."""
+    fields = subject.kind.Settings.model_fields
+    missing = [name for name, field in fields.items() if not (field.description or "").strip()]
+    return not missing, f"not described: {', '.join(missing)}" if missing else f"{len(fields)} of {len(fields)}"
+
+
 def all_read(subject: Subject) -> Finding:
     """Check that every setting is read, in the default run or with one choice changed; the harness reads `lr`."""
     fields, read = set(subject.kind.Settings.model_fields), {"lr"} if subject.trains else set()
@@ -286,6 +293,7 @@ RULES = (  # the first is a precondition of the others
     Rule("contract", "numbers are yielded, saved state is plain data, the trial is not modified", whole_run),
     Rule("settings", "unknown keys are rejected; dump and load give equal settings", round_trip),
     Rule("knob", "a setting with five valid values, weak to strong; a family that is a string", knob),
+    Rule("help", 'every setting has a description: Field(0.1, description="...")', described),
     Rule("settings used", "every setting is read", all_read),
     Rule("budget", "one update per yield, and none after the budget is reached", budget),
     Rule("cost", "every input token of a model is charged, and no other", cost),

@@ -10,19 +10,20 @@ from keyword import iskeyword
 from pathlib import Path
 
 from harness.core import registry
-from harness.core.errors import BadSetting, UnknownName, Unwritable
+from harness.core.errors import BadSetting, UnknownKind, Unwritable
 
 LONGEST = 60  # the name is used for a class, two files and folders of records
+PROMPTS = "prompts of your own need no plug-in: --prompts FILE"
 
 
 def new_plugin(what: str, name: str, out: Path) -> str:
     """Write NAME.py and test_NAME.py into a folder, and return a text with the next steps.
 
-    Raises UnknownName if `what` is not a kind of plug-in, BadSetting if the name is invalid or taken, Unwritable if a file
+    Raises UnknownKind if `what` is not a kind of plug-in, BadSetting if the name is invalid or taken, Unwritable if a file
     exists or cannot be written.
     """
     if what not in registry.IN_FILES:
-        raise UnknownName("thing to start", what, registry.IN_FILES)
+        raise UnknownKind("cannot create", what, registry.IN_FILES, PROMPTS if "data" in what or "prompt" in what else "")
     name = name.replace("-", "_")
     _check_name(what, name)
     files = (f"new_{what}.py", f"test_new_{what}.py")
@@ -70,5 +71,5 @@ def _next_steps(what: str, plugin: Path, test: Path) -> str:
         f"  harness check {what} {where}              # the conformance rules of a {what}\n"
         f"  pytest {test}\n"
         f"  harness run {use}\n"
-        f"then replace the {'algorithm' if what == 'method' else what} in {plugin}; see CONTRIBUTING.md for how to publish it"
+        f"then replace the {'algorithm' if what == 'method' else what} in {plugin}; it needs no installation to be run"
     )

@@ -42,6 +42,18 @@ class UnknownName(UsageError):
         super().__init__(f"no {kind} named {cut(name)!r}; {meant}" + (f" ({hint})" if hint else ""))
 
 
+class UnknownKind(UnknownName):
+    """A kind of thing that a command does not have: the message lists all that it has. Exit code 2."""
+
+    def __init__(self, doing: str, name: str, known: Iterable[str], hint: str = "") -> None:
+        known = list(known)
+        close = get_close_matches(cut(name), known, n=1, cutoff=0.7)
+        meant = f"did you mean {close[0]!r}? " if close else ""
+        super(UnknownName, self).__init__(
+            f"{doing} {cut(name)!r}: no such kind; {meant}kinds: {', '.join(known)}" + (f" ({hint})" if hint else "")
+        )
+
+
 class BadSetting(UsageError):
     """A setting with an unknown key or a value out of range. Exit code 2."""
 

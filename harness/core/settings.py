@@ -199,15 +199,16 @@ def key_of(name: str) -> str:
 PRESET_TABLES = ("extends", "model", "tasks", "budget", "optimizer", "evaluation", "methods", "scorers", "estimate")
 
 
-def preset_tables(preset: str) -> dict[str, Any]:
+def preset_tables(preset: str, method: str = "", task: str = "") -> dict[str, Any]:
     """The tables of a shipped preset by its name, or of a preset file: `./my.toml`.
 
     A file sets `extends = "micro"` and overrides the tables of that preset key by key; paths in it that begin with ./ or ../
-    are relative to it. Raises UnknownName, MissingPrerequisite if there is no such file, BadSetting if it is invalid.
+    are relative to it. The table of a plug-in file, such as the method or task in use, is under its file name in the result.
+    Raises UnknownName, MissingPrerequisite if there is no such file, BadSetting if it is invalid.
     """
     if not preset.endswith(".toml"):
         return read_preset(preset)
-    own = _preset_file(Path(preset))
+    own = _preset_file(Path(preset), {"method": key_of(method), "task": key_of(task)})
     below = own.pop("extends", None)
     if not isinstance(below, str):
         raise BadSetting(f'preset file {preset} has no key extends; begin it with extends = "micro"')
@@ -221,7 +222,7 @@ def preset_tables(preset: str) -> dict[str, Any]:
     return tables
 
 
-def _preset_file(path: Path) -> dict[str, Any]:
+def _preset_file(path: Path, used: Mapping[str, str]) -> dict[str, Any]:
     if path.stem in preset_names():
         raise BadSetting(f"preset file {path} has the name of a shipped preset, which records use; rename the file")
     raw = read_toml(path, "preset file")
@@ -231,17 +232,47 @@ def _preset_file(path: Path) -> dict[str, Any]:
     if not_tables:
         raise BadSetting(f"preset file {path}: expected a table [{not_tables[0]}]; found {raw[not_tables[0]]!r:.40}")
     for kind in ("task", "method"):
-        for name, table in raw.get(f"{kind}s", {}).items():
-            _check_plugin_table(path, kind, name, table)
-    return raw
+        raw |= _by_file_name(path, kind, used, raw, f"{kind}s")
+    for name, table in raw.get("tasks", {}).items():
+        raw["tasks"][name] = table | _by_file_name(path, "method", used, table, f"tasks.{name}.methods")
+    return raw | ({"scorers": _by_stem(path, raw["scorers"])} if "scorers" in raw else {})
 
 
-def _check_plugin_table(path: Path, kind: str, name: str, table: Any) -> None:
-    if not isinstance(table, dict):
-        raise BadSetting(f"preset file {path}: expected a table [{kind}s.{name}]; found {table!r:.40}")
-    if not name.endswith(".py") and name not in registry.table(kind):
-        hint = f'for a file of your own use its file name: [{kind}s."my_{kind}.py"]'
-        raise BadSetting(f"preset file {path}: {UnknownName(kind, name, registry.table(kind), hint)}")
+def _by_stem(path: Path, scorers: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of scorers by name, of a file by its stem; raises BadSetting if a preset file has both."""
+    both = sorted(name for name in scorers if stem_of(name) != name and stem_of(name) in scorers)
+    if both:
+        raise BadSetting(
+            f'preset file {path}: [scorers."{both[0]}"] and [scorers.{stem_of(both[0])}] are one scorer; leave one'
+        )
+    return {stem_of(name): options for name, options in scorers.items()}
+
+
+def _by_file_name(path: Path, kind: str, used: Mapping[str, str], above: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The plug-in tables under `KINDs`, a file's stem replaced by its name: [methods.mine] becomes [methods."mine.py"]."""
+    within = f"{kind}s"
+    if within not in above:
+        return {}
+    if not isinstance(above[within], dict):
+        raise BadSetting(f"preset file {path}: expected a table [{where}]; found {above[within]!r:.40}")
+    return {within: {_file_name(path, kind, used, above[within], name, where): t for name, t in above[within].items()}}
+
+
+def _file_name(path: Path, kind: str, used: Mapping[str, str], tables: Mapping[str, Any], name: str, where: str) -> str:
+    """The key of a plug-in's table: its name, or the name of its file; raises BadSetting if it is neither, or could be both."""
+    if not isinstance(tables[name], dict):
+        raise BadSetting(f"preset file {path}: expected a table [{where}.{name}]; found {tables[name]!r:.40}")
+    file, known = f"{name}.py", registry.table(kind)
+    in_use = file == used[kind]
+    if name.endswith(".py") or (name in known and (not in_use or file in tables)):
+        return name
+    if name in known or file in tables:
+        two = f"the installed {kind} and the file {file}" if name in known else f"{file}, which has a table too"
+        raise BadSetting(f'preset file {path}: [{where}.{name}] could mean {two}; use [{where}."{file}"] alone for the file')
+    if in_use or any(folder.joinpath(file).is_file() for folder in (path.parent, Path())):
+        return file
+    hint = f'for a file of your own [{where}."my_{kind}.py"], or [{where}.my_{kind}] if it is in use or beside the preset'
+    raise BadSetting(f"preset file {path}: {UnknownName(kind, name, known, hint)}")
 
 
 def read_toml(path: Path, what: str) -> dict[str, Any]:

@@ -6,7 +6,6 @@ tokens, X prompts, S responses a prompt. A mask is True where the position count
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -253,13 +252,3 @@ class Task(Protocol):
 
     def paper_metrics(self, said: dict[str, Responses]) -> dict[str, Metric]:
         """The papers' metrics, from the responses under each of `paper_decodings`: {decoding: [X, S]} -> {name: Metric}."""
-
-
-def metric_record(metric: Metric) -> dict[str, Any]:
-    """A metric as strict JSON: null with a reason where it has no finite value."""
-    value, stderr, n, n_unscored, reason = metric
-    if value is not None and not math.isfinite(value):
-        value, reason = None, f"not finite: {value}"
-    stderr = stderr if stderr is not None and math.isfinite(stderr) else None
-    record = {"value": value, "stderr": stderr if value is not None else None, "n": n, "n_unscored": n_unscored}
-    return record | ({"reason": reason} if reason else {})

@@ -12,26 +12,28 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
 from io import BytesIO
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from harness.core.errors import BenchError, CorruptRecord, EmptySelection, MissingPrerequisite, Unwritable
 from harness.core.files import replace
+from harness.core.hashing import canonical
 from harness.core.text import escaped
 
 from .dedup import digest, file_name, reference
 from .read import find_runs, scalars, source_of
 from .samples import read
-from .schema import Problem, Run, place
+from .schema import Kept, Problem, Run, Sample, place
 from .tables.encode import Record, encode, thinned
 from .tables.layout import is_study
 
 KEPT = ("done", "degraded", "failed")
-COLUMNS = ("prompt_id", "kind", "prompt", "response", "reward", "judge", "kl", "nll", "nll_tokens")
+TEXTS = ("kind", "prompt", "response")
+COLUMNS = ("prompt_id", *TEXTS, "reward", "judge", "kl", "nll", "nll_tokens")
 IN_COMMON = {
     "manifest.json": (
         "settings", "identity.model", "identity.data", "identity.scorers", "identity.fluency", "identity.decoding",
@@ -68,7 +70,8 @@ def archive(sources: list[Path], target: Path, samples: int = 0) -> Archived:
 
 def place_of(run: Run) -> Path:
     """The path of a record in an archive: preset/task/method/run, whatever its original folder."""
-    return place(run.manifest)
+    m = run.manifest
+    return place(m.preset, m.task, m.method, m.run_id, m.seed)
 
 
 def write_study(sources: list[Path], target: Path, samples: int = 0) -> Archived:
@@ -119,8 +122,8 @@ def _kept_once(runs: list[Run], problems: list[Problem]) -> Iterator[Run]:
     """Yield the runs that have ended, one per path; add those left out to the problems."""
     places: dict[Path, Run] = {}
     for run in runs:
-        if run.manifest["status"] not in KEPT:
-            problems.append(Problem(run.dir, f"left out: the run is {run.manifest['status']}"))
+        if run.manifest.status not in KEPT:
+            problems.append(Problem(run.dir, f"left out: the run is {run.manifest.status}"))
         elif (first := places.setdefault(place_of(run), run)) is not run:
             problems.append(Problem(run.dir, f"left out: a second record of {first.dir}"))
         else:
@@ -134,20 +137,16 @@ def _record(run: Run, samples: int, before: Record | None = None) -> Record:
     kept = max((len(rows) for rows in tables.values()), default=0)
     if before and had > kept:
         tables, kept = before.samples, had
-    manifest = run.manifest | {"archive": {"samples": kept}}
-    return Record(manifest, run.summary, run.trajectory, source_of(run).prompts(), tables, thinned(_scalars(run)))
+    manifest = run.manifest.model_copy(update={"archive": Kept(samples=kept)})
+    return Record(manifest, run.summary, run.trajectory, source_of(run).prompts(), tables, thinned(scalars(run)))
 
 
-def _scalars(run: Run) -> list[dict[str, Any]]:
-    return [{"update": update, "scalars": found} for update, found in scalars(run)]
-
-
-def _sample(row: dict[str, Any]) -> dict[str, Any]:
+def _sample(row: Mapping[str, Any]) -> Sample:
     """A sample as a row of a study's table: ids as int, texts as str, scores as float or None."""
-    found: dict[str, Any] = {"prompt_id": int(row["prompt_id"])}
-    found |= {key: str(row[key]) for key in ("kind", "prompt", "response")}
-    scores = {key: row.get(key) for key in COLUMNS if key not in found}
-    return found | {k: None if v is None or v != v else float(v) for k, v in scores.items()}
+    texts = {key: str(row[key]) for key in TEXTS}
+    scores = {key: row.get(key) for key in COLUMNS if key not in ("prompt_id", *TEXTS)}
+    shorn = {k: None if v is None or v != v else float(v) for k, v in scores.items()}
+    return cast(Sample, {"prompt_id": int(row["prompt_id"]), **texts, **shorn})
 
 
 def _fits(records: list[Record]) -> bool:
@@ -176,31 +175,32 @@ def contents(run: Run, samples: int) -> tuple[dict[str, bytes], dict[str, bytes]
     """The files of a record as kept in an archive, and the files of values that it may share with other records."""
     tables = _tables(run, samples)
     kept = max((len(rows) for rows in tables.values()), default=0)
-    parts: dict[str, Any] = {"manifest.json": run.manifest | {"archive": {"samples": kept}}}
-    parts |= {"summary.json": run.summary} if run.summary is not None else {}
-    parts |= {"prompts.json": prompts} if (prompts := source_of(run).prompts()) is not None else {}
+    parts = {"manifest.json": run.manifest.model_copy(update={"archive": Kept(samples=kept)}).plain()}
+    summary = run.summary.plain() if run.summary is not None else None
+    parts |= {"summary.json": summary} if summary is not None else {}
+    parts |= {"prompts.json": _sorted(prompts.plain())} if (prompts := source_of(run).prompts()) is not None else {}
     common: dict[str, bytes] = {}
     files = {name: _json(_without(value, IN_COMMON[name], common)) for name, value in parts.items()}
     if run.trajectory:
-        files["trajectory.jsonl"] = b"".join(_json(_row(row, run.summary)) for row in run.trajectory)
-    if rows := thinned(_scalars(run)):
-        files["scalars.jsonl"] = b"".join(_json(row) for row in rows)
+        files["trajectory.jsonl"] = b"".join(_json(_sorted(_row(row.plain(), summary))) for row in run.trajectory)
+    if rows := thinned(scalars(run)):
+        files["scalars.jsonl"] = b"".join(_json(row.plain()) for row in rows)
     return files | {f"samples/{of}.parquet": _parquet(rows) for of, rows in tables.items()}, common
 
 
-def choose(rows: list[dict[str, Any]], n: int) -> list[dict[str, Any]]:
+def choose(rows: list[Sample], n: int) -> list[Sample]:
     """Select the first response to each of n prompts, ordered by the hash of their text, from each kind in turn."""
     first = {row["prompt_id"]: row for row in reversed(rows)}
     if len(first) == len(rows) <= n:  # from an archive, already selected
         return rows
-    kinds: dict[str, list[dict[str, Any]]] = {}
+    kinds: dict[str, list[Sample]] = {}
     for row in sorted(first.values(), key=lambda row: sha256(row["prompt"].encode("utf-8", "surrogatepass")).digest()):
         kinds.setdefault(row["kind"], []).append(row)
     turns = chain(*zip_longest(*(kinds[kind] for kind in sorted(kinds))))
     return [row for row in turns if row is not None][:n]
 
 
-def _tables(run: Run, samples: int) -> dict[str, list[dict[str, Any]]]:
+def _tables(run: Run, samples: int) -> dict[str, list[Sample]]:
     """The samples to keep from before and after training; empty for a run without samples."""
     found = {}
     for of in ("base", "final") if samples else ():
@@ -229,11 +229,16 @@ def _row(row: dict[str, Any], summary: dict[str, Any] | None) -> dict[str, Any]:
     return row | {"metrics": same} if same else row
 
 
+def _sorted(value: dict[str, Any]) -> dict[str, Any]:
+    """Plain data with its keys in the order of the run's own file, which is canonical JSON."""
+    return json.loads(canonical(value))
+
+
 def _json(value: Any) -> bytes:
     return (json.dumps(value, separators=(",", ":"), allow_nan=False) + "\n").encode()
 
 
-def _parquet(rows: list[dict[str, Any]]) -> bytes:
+def _parquet(rows: Iterable[Mapping[str, Any]]) -> bytes:
     import pandas as pd
 
     content = BytesIO()

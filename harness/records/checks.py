@@ -13,7 +13,8 @@ from math import isclose
 from typing import Any, NamedTuple
 
 from .archive import place_of
-from .schema import FINISHED, Run
+from .read import settings_of
+from .schema import FINISHED, Evaluation, Run, Selection, Summary
 
 RUN = re.compile(r"[0-9a-f]{8}-s\d+")
 """The name of a run's folder: its id and its seed."""
@@ -48,9 +49,9 @@ def agree(run: Run) -> Iterator[Check]:
 
 def _names(run: Run) -> Iterator[Check]:
     """Check method and task against the identity, whose hash is the run's id."""
-    identity = run.manifest["identity"]
-    for key in ("method", "task"):
-        made, said = _table(identity.get(key)).get("name"), str(run.manifest[key])
+    identity = run.manifest.identity
+    for key, said in {"method": run.manifest.method, "task": run.manifest.task}.items():
+        made = _table(identity.get(key)).get("name")
         if made is None:
             yield Check(key, None, found="not named in the identity")
             continue
@@ -70,9 +71,8 @@ def _place(run: Run) -> Check:
 
 def _settings(run: Run) -> Iterator[Check]:
     """Check the settings of the run against its identity."""
-    manifest, identity = run.manifest, run.manifest["identity"]
-    told = _table(manifest.get("settings") or (run.summary or {}).get("settings"))
-    yield _compared("preset in the settings", {"preset": manifest["preset"]}, {k: told[k] for k in ("preset",) if k in told})
+    manifest, identity, told = run.manifest, run.manifest.identity, settings_of(run)
+    yield _compared("preset in the settings", {"preset": manifest.preset}, {k: told[k] for k in ("preset",) if k in told})
     evaluation, task = dict(_table(told.get("evaluation"))), _table(told.get("task"))
     select = evaluation.pop("select", "last")
     evaluation.pop("batch_size", None)  # has no effect on results
@@ -91,8 +91,8 @@ def _settings(run: Run) -> Iterator[Check]:
 
 
 def _cap(run: Run) -> dict[str, Any]:
-    frontier = _table((run.summary or {}).get("frontier"))
-    return {"kl_cap": frontier["kl_cap"]} if frontier.get("kl_cap") is not None else {}
+    frontier = run.summary.frontier if run.summary is not None else None
+    return {"kl_cap": frontier.kl_cap} if frontier is not None and frontier.kl_cap is not None else {}
 
 
 def _compared(what: str, made: Any, told: Any) -> Check:
@@ -115,77 +115,73 @@ def _same(told: Any, made: Any) -> bool:
     return bool(told == made)
 
 
-def _status(run: Run, summary: dict[str, Any]) -> Iterator[Check]:
+def _status(run: Run, summary: Summary) -> Iterator[Check]:
     """Check that both files have the same status, and that it follows from the share of missing scores."""
-    status, said = run.manifest["status"], summary.get("status", run.manifest["status"])
-    yield Check("status", said == status and status in FINISHED, str(status), str(said))
-    tolerance = _table(_table(summary.get("settings")).get("evaluation")).get("tolerance")
+    status = run.manifest.status
+    said = summary.status or status
+    yield Check("status", said == status and status in FINISHED, status, said)
+    tolerance = _table(_table(summary.settings).get("evaluation")).get("tolerance")
     if tolerance is None or status not in FINISHED:
         yield Check("status by missing scores", None, found="not in the record")
         return
     worst = max(_unscored_at_end(summary), _unscored_in_training(summary))
     expected = "degraded" if worst > tolerance else "done"
-    yield Check("status by missing scores", status == expected, f"{expected}, with {worst:.2%} missing", str(status))
+    yield Check("status by missing scores", status == expected, f"{expected}, with {worst:.2%} missing", status)
 
 
-def _unscored_at_end(summary: dict[str, Any]) -> float:
-    found = [summary["final"][name] for name in ("reward", "judge") if name in summary["final"]]
-    missing = sum(metric.get("n_unscored", 0) for metric in found)
-    every = sum(metric["n"] + metric.get("n_unscored", 0) for metric in found)
+def _unscored_at_end(summary: Summary) -> float:
+    found = [summary.final[name] for name in ("reward", "judge") if name in summary.final]
+    missing = sum(metric.n_unscored for metric in found)
+    every = sum(metric.n + metric.n_unscored for metric in found)
     return missing / every if every else 0.0
 
 
-def _unscored_in_training(summary: dict[str, Any]) -> float:
-    calls = summary["cost"].get("scorer_calls")
-    return (summary["cost"].get("unscored") or 0) / calls if calls else 0.0
+def _unscored_in_training(summary: Summary) -> float:
+    calls = summary.cost.get("scorer_calls")
+    return (summary.cost.get("unscored") or 0) / calls if calls else 0.0
 
 
-def _first_row(run: Run, summary: dict[str, Any]) -> Check:
+def _first_row(run: Run, summary: Summary) -> Check:
     """Check that the trajectory begins at the base policy, at zero cost."""
     what = "first row of the trajectory"
     if not run.trajectory:
         return Check(what, False, "the base policy at no cost", "no row")
     first = run.trajectory[0]
-    spent = [key for key in COUNTS if _table(first.get("cost")).get(key)]
-    if first["update"] or spent:
-        return Check(what, False, "the base policy at no cost", f"update {first['update']}, {', '.join(spent) or 'no cost'}")
-    if _chosen(summary):
+    spent = [key for key in COUNTS if (first.cost or {}).get(key)]
+    if first.update or spent:
+        return Check(what, False, "the base policy at no cost", f"update {first.update}, {', '.join(spent) or 'no cost'}")
+    if _chosen(summary) is not None:
         return Check(what, True, "the base policy at no cost", "the same")
-    differ = [name for name, metric in first["metrics"].items() if name in summary["base"] and metric != summary["base"][name]]
+    differ = [name for name, metric in first.metrics.items() if name in summary.base and metric != summary.base[name]]
     return Check(what, not differ, "the base metrics", f"others: {', '.join(differ)}" if differ else "the same")
 
 
-def _chosen(summary: dict[str, Any]) -> dict[str, Any]:
-    """The record of a selection by validation scores; empty if the last policy was taken."""
-    selection = _table(summary.get("selection"))
-    return selection if selection.get("rule", "last") != "last" else {}
+def _chosen(summary: Summary) -> Selection | None:
+    """The record of a selection by validation scores; None if the last policy was taken."""
+    return summary.selection if summary.selection.rule != "last" else None
 
 
-def _last_row(run: Run, summary: dict[str, Any]) -> Check:
+def _last_row(run: Run, summary: Summary) -> Check:
     """Check that the last evaluation is the summary's, or that the selected point is a row of the trajectory."""
-    if chosen := _chosen(summary):
-        wanted = _table(chosen.get("validation"))
-        rows = [row["metrics"] for row in run.trajectory if row["update"] == chosen.get("update")]
-        among = any(all(_table(row.get(name)).get("value") == value for name, value in wanted.items()) for row in rows)
-        return Check(
-            "chosen row of the trajectory",
-            among,
-            f"update {chosen.get('update')} with {wanted}",
-            "the same" if among else "none",
-        )
-    last = run.trajectory[-1]["metrics"] if run.trajectory else {}
-    final = summary["final"]
+    if (chosen := _chosen(summary)) is not None:
+        rows = [row.metrics for row in run.trajectory if row.update == chosen.update]
+        among = any(all(row.get(name) == metric for name, metric in chosen.validation.items()) for row in rows)
+        wanted = ", ".join(f"{name} {metric.value}" for name, metric in chosen.validation.items())
+        found = "the same" if among else "none"
+        return Check("chosen row of the trajectory", among, f"update {chosen.update} with {wanted}", found)
+    last = run.trajectory[-1].metrics if run.trajectory else {}
+    final = summary.final
     differ = [name for name in sorted({*last, *final}) if last.get(name) != final.get(name)]
     found = f"others: {', '.join(differ)}" if differ else "the same"
     return Check("last row of the trajectory", not differ, "the final metrics", found)
 
 
-def _spent(run: Run, summary: dict[str, Any]) -> Check:
+def _spent(run: Run, summary: Summary) -> Check:
     """Check that the cost of the run is that of the last row of the trajectory."""
-    last = _table(run.trajectory[-1].get("cost")) if run.trajectory else {}
-    shared = [key for key in COUNTS if key in last and key in summary["cost"]]
-    differ = [key for key in shared if last[key] != summary["cost"][key]]
-    expected, found = (", ".join(f"{key} {of[key]}" for key in differ) for of in (last, summary["cost"]))
+    last = (run.trajectory[-1].cost or {}) if run.trajectory else {}
+    shared = [key for key in COUNTS if key in last and key in summary.cost]
+    differ = [key for key in shared if last[key] != summary.cost[key]]
+    expected, found = (", ".join(f"{key} {of[key]}" for key in differ) for of in (last, summary.cost))
     if not shared:
         return Check("cost", None, found="not in the record")
     return Check("cost", not differ, expected or "that of the last row", found or "the same")
@@ -193,9 +189,9 @@ def _spent(run: Run, summary: dict[str, Any]) -> Check:
 
 def _rows(run: Run) -> Iterator[Check]:
     """Check each row of the trajectory, alone and against the previous one."""
-    costs = [_table(row.get("cost")) for row in run.trajectory]
+    costs = [_counted(row) for row in run.trajectory]
     numbered = list(enumerate(zip(run.trajectory, costs, strict=True), 1))
-    wrong = [i for i, (row, cost) in numbered if cost.get("updates", row["update"]) != row["update"] or not _possible(row)]
+    wrong = [i for i, (row, cost) in numbered if cost.get("updates", row.update) != row.update or not _possible(row)]
     yield _of_rows("trajectory", wrong, "updates as counted, scores in [0, 1], a KL of 0 or more")
     if not costs or not all({"parameters", "flops", "sampled_tokens", "trained_tokens"} <= set(cost) for cost in costs):
         yield Check("FLOPs", None, found="the record has no token counts to compute them from")
@@ -212,16 +208,21 @@ def flops(cost: dict[str, float]) -> float:
     return read + 6.0 * cost["parameters"] * cost["trained_tokens"] + cost.get("beside_flops", 0)
 
 
-def _possible(row: dict[str, Any]) -> bool:
-    values = {name: _table(row["metrics"].get(name)).get("value") for name in BETWEEN}
+def _counted(row: Evaluation) -> dict[str, float]:
+    """The cost of a row, without unknown counts."""
+    return {key: value for key, value in (row.cost or {}).items() if value is not None}
+
+
+def _possible(row: Evaluation) -> bool:
+    values = {name: row.metrics[name].value for name in BETWEEN if name in row.metrics}
     return all(value is None or BETWEEN[name][0] <= value <= BETWEEN[name][1] for name, value in values.items())
 
 
-def _falls(before: dict[str, Any], after: dict[str, Any]) -> bool:
-    a, b = _table(before.get("cost")), _table(after.get("cost"))
+def _falls(before: Evaluation, after: Evaluation) -> bool:
+    a, b = _counted(before), _counted(after)
     counted = any(b[key] < a[key] for key in COUNTS if key in a and key in b) or a.get("parameters") != b.get("parameters")
-    late = before.get("seconds") is not None and after.get("seconds") is not None and after["seconds"] < before["seconds"]
-    return counted or late or after["update"] < before["update"]
+    late = before.seconds is not None and after.seconds is not None and after.seconds < before.seconds
+    return counted or late or after.update < before.update
 
 
 def _of_rows(what: str, wrong: list[int], expected: str) -> Check:

@@ -16,7 +16,7 @@ from harness.core.text import escaped
 
 from .read import find_runs, settings_of
 from .samples import read
-from .schema import Problem, Run
+from .schema import MetricRecord, Problem, Run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,14 +37,14 @@ def trajectories_frame(folder: str | Path) -> pd.DataFrame:
 
 def samples_frame(folder: str | Path, of: str) -> pd.DataFrame:
     """One row per response of a run, before (`base`) or after training (`final`); raises EmptySelection if there is none."""
-    return _frame(folder, lambda run: [_keys(run) | row for row in read(run, of)])
+    return _frame(folder, lambda run: [{**_keys(run), **row} for row in read(run, of)])
 
 
-def metric_columns(metrics: dict[str, Any], before: str = "") -> dict[str, float | None]:
+def metric_columns(metrics: dict[str, MetricRecord], before: str = "") -> dict[str, float | None]:
     """Columns NAME and NAME_stderr of each metric; None (NaN in pandas) for a missing value."""
     columns: dict[str, float | None] = {}
     for name, metric in metrics.items():
-        columns |= {f"{before}{name}": metric["value"], f"{before}{name}_stderr": metric["stderr"]}
+        columns |= {f"{before}{name}": metric.value, f"{before}{name}_stderr": metric.stderr}
     return columns
 
 
@@ -74,19 +74,19 @@ def _rows(runs: list[Run], of: Callable[[Run], Rows], problems: list[Problem]) -
 
 
 def _keys(run: Run) -> dict[str, Any]:
-    return {name: run.manifest[name] for name in KEYS}
+    return {name: getattr(run.manifest, name) for name in KEYS}
 
 
 def _run(run: Run) -> dict[str, Any]:
-    summary = run.summary or {"final": {}, "base": {}, "cost": {}}
-    row = _keys(run) | {"status": run.manifest["status"]}
+    final, base, cost = (run.summary.final, run.summary.base, run.summary.cost) if run.summary else ({}, {}, {})
+    row = _keys(run) | {"status": run.manifest.status}
     row |= {f"settings.{key}": value for key, value in flat(settings_of(run)).items()}
-    row |= metric_columns(summary["final"]) | metric_columns(summary["base"], "base_")
-    return row | {f"cost.{name}": value for name, value in summary["cost"].items()} | {"dir": run.dir}
+    row |= metric_columns(final) | metric_columns(base, "base_")
+    return row | {f"cost.{name}": value for name, value in cost.items()} | {"dir": run.dir}
 
 
 def _evaluations(run: Run) -> Rows:
     for row in run.trajectory:
-        cost = {f"cost.{name}": value for name, value in (row.get("cost") or {}).items()}
-        measured = metric_columns(row["metrics"])
-        yield _keys(run) | {"update": row["update"], "split": row["split"]} | measured | cost | {"seconds": row.get("seconds")}
+        cost = {f"cost.{name}": value for name, value in (row.cost or {}).items()}
+        measured = metric_columns(row.metrics)
+        yield _keys(run) | {"update": row.update, "split": row.split} | measured | cost | {"seconds": row.seconds}

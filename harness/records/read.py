@@ -1,4 +1,4 @@
-"""Read records of runs from disk: strict JSON to plain objects; unreadable records are reported, never skipped silently."""
+"""Read records of runs from disk: strict JSON to models; unreadable records are reported, never skipped silently."""
 
 from __future__ import annotations
 
@@ -7,27 +7,12 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from harness.core import files as inside
 from harness.core.errors import CorruptRecord, EmptySelection, UnknownName, UsageError
 from harness.core.hashing import canonical, content_hash
 
 from .dedup import FOLDER, put_back
-from .schema import (
-    FINISHED,
-    SCHEMA_VERSION,
-    Evaluation,
-    Manifest,
-    Model,
-    Problem,
-    Prompts,
-    PromptScores,
-    Run,
-    Scalars,
-    Source,
-    Summary,
-)
+from .schema import FINISHED, Evaluation, Manifest, Problem, Prompts, Run, Scalars, Source, Summary, check_version, parsed
 from .tables.layout import is_study, study_above
 
 if TYPE_CHECKING:
@@ -44,21 +29,14 @@ def read_run(dir: Path) -> Run:
     if (study := study_above(dir)) is not None:
         return _from_study(dir, study)
     manifest = read_manifest(dir)
-    status = manifest["status"]
-    summary = _summary(dir, manifest, required=status in FINISHED)
-    return Run(dir, manifest, summary, _trajectory(dir, status, summary))
+    status, kept = manifest.status, _summary(dir, manifest, required=manifest.status in FINISHED)
+    summary, same = kept if kept is not None else (None, {})
+    return Run(dir, manifest, summary, _trajectory(dir, status, same))
 
 
-def read_manifest(dir: Path) -> dict[str, Any]:
+def read_manifest(dir: Path) -> Manifest:
     """Read the manifest in a folder; raises CorruptRecord if it is missing, broken or newer than this package."""
-    manifest = _object(dir, "manifest.json")
-    _check(Manifest, manifest, dir, "manifest.json")
-    return manifest
-
-
-def read_prompts(dir: Path) -> dict[str, Any] | None:
-    """Read prompts.json, None if the record has none; raises CorruptRecord if it is broken."""
-    return _object(dir, "prompts.json") if os.path.lexists(dir / "prompts.json") else None
+    return parsed(Manifest, _object(dir, "manifest.json"), dir, "manifest.json")
 
 
 class Folder:
@@ -67,16 +45,19 @@ class Folder:
     def __init__(self, dir: Path) -> None:
         self.dir = self.home = dir
 
-    def prompts(self) -> dict[str, Any] | None:
+    def prompts(self) -> Prompts | None:
         """Read prompts.json, None if the record has none; raises CorruptRecord if it is broken."""
-        return read_prompts(self.dir)
+        if not os.path.lexists(self.dir / "prompts.json"):
+            return None
+        return parsed(Prompts, _object(self.dir, "prompts.json"), self.dir, "prompts.json")
 
-    def scalars(self) -> list[dict[str, Any]]:
+    def scalars(self) -> list[Scalars]:
         """The rows of scalars.jsonl, none in an older record; an unfinished last line is ignored."""
         if not os.path.lexists(self.dir / "scalars.jsonl"):
             return []
         lines = _text(self.dir, "scalars.jsonl", inside.TABLE_BYTES).split("\n")[:-1]
-        return [_parse(line, self.dir, f"scalars.jsonl line {i}") for i, line in enumerate(lines, 1)]
+        names = [f"scalars.jsonl line {i}" for i in range(1, len(lines) + 1)]
+        return [parsed(Scalars, _parse(line, self.dir, name), self.dir, name) for line, name in zip(lines, names, strict=True)]
 
     def table(self, name: str, columns: Collection[str] | None = None) -> pyarrow.Table:
         """Read a Parquet file of the record; raises FileNotFoundError or CorruptRecord."""
@@ -100,26 +81,21 @@ def source_of(run: Run) -> Source:
     return run.source or Folder(run.dir)
 
 
-def prompt_scores(of: Run | Path) -> PromptScores | None:
+def prompt_scores(of: Run | Path) -> Prompts | None:
     """The scores of each prompt of a run; None in an older record without them; raises CorruptRecord if they are broken."""
     source = source_of(of) if isinstance(of, Run) else Folder(Path(of))
-    record, dir = source.prompts(), source.dir
-    if record is None:
-        return None
-    _check_version(record, dir, "prompts.json")
-    found = _check(Prompts, record, dir, "prompts.json")
-    values = {name: getattr(found, name) for name in ("reward", "judge", "kl", "nll_per_token")}
-    columns = (found.id, found.kind, found.n_scored, *values.values())
-    if len({len(column) for column in columns}) > 1:
-        raise CorruptRecord(f"{dir}: prompts.json has columns of different lengths: {sorted({len(c) for c in columns})}")
-    return PromptScores(found.split, found.id, found.kind, values, found.n_scored)
+    found = source.prompts()
+    if found is not None:
+        columns: list[list[Any]] = [found.id, found.kind, found.n_scored, *found.values.values()]
+        lengths = set(map(len, columns))
+        if len(lengths) > 1:
+            raise CorruptRecord(f"{source.dir}: prompts.json has columns of different lengths: {sorted(lengths)}")
+    return found
 
 
-def scalars(run: Run) -> list[tuple[int, dict[str, float | None]]]:
+def scalars(run: Run) -> list[Scalars]:
     """The scalars that the method yielded at each recorded update, empty if none; raises CorruptRecord if they are broken."""
-    source = source_of(run)
-    rows = [_check(Scalars, row, source.dir, f"scalars.jsonl line {i}") for i, row in enumerate(source.scalars(), 1)]
-    return [(row.update, row.scalars) for row in rows]
+    return source_of(run).scalars()
 
 
 def find_runs(dirs: Iterable[Path]) -> tuple[list[Run], list[Problem]]:
@@ -201,30 +177,25 @@ def _from_study(dir: Path, study: Path) -> Run:
 
 def _from_tables(record: TableRecord) -> Run:
     """Read a record of a study with the checks of a record in a folder; raises CorruptRecord if one fails."""
-    dir = record.dir
-    manifest = record.manifest()
-    _check_version(manifest, dir, "manifest.json")
-    _check(Manifest, manifest, dir, "manifest.json")
-    summary = record.summary()
-    if summary is None and manifest["status"] in FINISHED:
+    dir, found = record.dir, record.manifest()
+    check_version(found, dir, "manifest.json")
+    manifest = parsed(Manifest, found, dir, "manifest.json")
+    kept = record.summary()
+    if kept is None and manifest.status in FINISHED:
         raise CorruptRecord(f"{dir}: summary.json is missing")
-    if summary is not None:
-        _check_summary(summary, manifest, dir)
-    trajectory = record.trajectory()
-    for i, row in enumerate(trajectory, 1):
-        _check(Evaluation, row, dir, f"trajectory.jsonl line {i}")
-    return Run(dir, manifest, summary, trajectory, record)
+    summary = _checked_summary(kept, manifest, dir) if kept is not None else None
+    return Run(dir, manifest, summary, _evaluations(record.trajectory(), dir), record)
 
 
 def cell(run: Run) -> str:
     """A key that is equal for two records exactly if they are of the same cell."""
     m = run.manifest
-    return canonical([m["preset"], m["task"], m["method"], m["seed"], m["identity"]])
+    return canonical([m.preset, m.task, m.method, m.seed, m.identity])
 
 
 def _order(run: Run) -> tuple:
     m = run.manifest
-    return m["preset"], m["task"], m["method"], m["seed"], m["run_id"], str(run.dir)
+    return m.preset, m.task, m.method, m.seed, m.run_id, str(run.dir)
 
 
 def _doubles(runs: list[Run]) -> list[Problem]:
@@ -276,53 +247,49 @@ def _goes_on(folder: str, in_record: bool, room: dict[str, int], linked: set[str
     return left != 0
 
 
-def _summary(dir: Path, manifest: dict[str, Any], required: bool) -> dict[str, Any] | None:
+def _summary(dir: Path, manifest: Manifest, required: bool) -> tuple[Summary, dict[str, Any]] | None:
+    """The summary and its metrics as plain data by side, None if there is none; raises CorruptRecord."""
     if not required and not os.path.lexists(dir / "summary.json"):
         return None
-    summary = _object(dir, "summary.json")
-    _check_summary(summary, manifest, dir)
+    found = _object(dir, "summary.json")
+    summary = _checked_summary(found, manifest, dir)
+    return summary, {side: found[side] for side in ("base", "final")}
+
+
+def _checked_summary(found: Any, manifest: Manifest, dir: Path) -> Summary:
+    """A summary from plain data; raises CorruptRecord if it is invalid or of another run than the manifest."""
+    check_version(found, dir, "summary.json")
+    summary = parsed(Summary, found, dir, "summary.json")
+    for key in ("run_id", "preset", "task", "method", "seed"):
+        if getattr(summary, key) not in (None, getattr(manifest, key)):
+            raise CorruptRecord(f"{dir}: summary.json and manifest.json differ in {key!r}; they are of different runs")
     return summary
 
 
-def _check_summary(summary: dict[str, Any], manifest: dict[str, Any], dir: Path) -> None:
-    """Raise CorruptRecord if a summary is invalid or of another run than the manifest."""
-    _check_version(summary, dir, "summary.json")
-    _check(Summary, summary, dir, "summary.json")
-    for key in ("run_id", "preset", "task", "method", "seed"):
-        if summary.get(key, manifest[key]) != manifest[key]:
-            raise CorruptRecord(f"{dir}: summary.json and manifest.json differ in {key!r}; they are of different runs")
-
-
-def _trajectory(dir: Path, status: str, summary: dict[str, Any] | None) -> list[dict[str, Any]]:
+def _trajectory(dir: Path, status: str, same: dict[str, Any]) -> list[Evaluation]:
+    """The evaluations of a run; `same` has the metrics that an archive keeps in the summary alone."""
     if status not in FINISHED and not os.path.lexists(dir / "trajectory.jsonl"):
         return []
     *lines, rest = _text(dir, "trajectory.jsonl").split("\n")
     if rest and status != "running":  # only a running process may leave an unfinished line
         raise CorruptRecord(f"{dir}: trajectory.jsonl is truncated: its last line has no end")
     rows = [_parse(line, dir, f"trajectory.jsonl line {i}") for i, line in enumerate(lines, 1)]
-    for i, row in enumerate(rows, 1):
-        if summary and isinstance(row, dict) and row.get("metrics") in ("base", "final"):  # in an archive
-            row["metrics"] = summary[row["metrics"]]
-        _check(Evaluation, row, dir, f"trajectory.jsonl line {i}")
-    return rows
+    for row in rows:
+        if same and isinstance(row, dict) and row.get("metrics") in ("base", "final"):  # in an archive
+            row["metrics"] = same[row["metrics"]]
+    return _evaluations(rows, dir)
+
+
+def _evaluations(rows: list[Any], dir: Path) -> list[Evaluation]:
+    return [parsed(Evaluation, row, dir, f"trajectory.jsonl line {i}") for i, row in enumerate(rows, 1)]
 
 
 def _object(dir: Path, name: str) -> dict[str, Any]:
     """Read a JSON object with its shared values put back; raises CorruptRecord if it is invalid or too new."""
     text = _text(dir, name)
     value = _parse(text, dir, name)
-    _check_version(value, dir, name)
+    check_version(value, dir, name)
     return put_back(value, dir) if '"shared"' in text else value
-
-
-def _check_version(value: Any, dir: Path, name: str) -> None:
-    """Raise CorruptRecord if a value is not an object of a schema version that this package reads."""
-    version = value.get("schema_version") if isinstance(value, dict) else None
-    if type(version) is not int or version < 1:
-        raise CorruptRecord(f"{dir}: {name} has no schema_version; it is not a record of this package")
-    if version > SCHEMA_VERSION:
-        what = f"{name} has schema_version {version}, this package reads up to {SCHEMA_VERSION}; install a newer one"
-        raise CorruptRecord(f"{dir}: {what}")
 
 
 def _text(dir: Path, name: str, limit: int = inside.JSON_BYTES) -> str:
@@ -343,15 +310,6 @@ def _parse(text: str, dir: Path, name: str) -> Any:
         raise CorruptRecord(f"{dir}: {name} is not strict JSON, or is cut off: {error}") from None
 
 
-def _check(model: type[Model], value: Any, dir: Path, name: str) -> Model:
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise CorruptRecord(f"{dir}: {name} is not a record: {where}: {first['msg']}") from None
-
-
 def locate(name: str, out: Path) -> Run:
     """Find a run by its folder, its id, or a unique prefix of its id.
 
@@ -362,20 +320,26 @@ def locate(name: str, out: Path) -> Run:
     found, _ = find_runs([out]) if holds_records(str(out)) else ([], [])
     if not found:
         raise EmptySelection(f"no runs in {out}; see harness list runs --out DIR")
-    exact = [run for run in found if name in (run.dir.name, run.manifest["run_id"])]
-    matches = exact or [run for run in found if run.dir.name.startswith(name)]
-    if not matches:
+    match = by_id(name, found)
+    if match is None:
         raise UnknownName("run", name, [run.dir.name for run in found], "harness list runs")
+    return match
+
+
+def by_id(name: str, runs: list[Run]) -> Run | None:
+    """The run of an id or of a unique prefix of its id, None if there is none; raises UsageError if several match."""
+    exact = [run for run in runs if name in (run.dir.name, run.manifest.run_id)]
+    matches = exact or [run for run in runs if run.dir.name.startswith(name)]
     if len(matches) > 1:
         raise UsageError(
             f"{name!r} matches {len(matches)} runs: {', '.join(str(run.dir) for run in matches)}; give the folder of one"
         )
-    return matches[0]
+    return matches[0] if matches else None
 
 
 def settings_of(run: Run) -> dict[str, Any]:
     """The settings of a run; empty if its record has none."""
-    return as_table(run.manifest.get("settings") or (run.summary or {}).get("settings"))
+    return run.manifest.settings or (run.summary and run.summary.settings) or {}
 
 
 def as_table(value: Any) -> dict[str, Any]:

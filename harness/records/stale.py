@@ -63,7 +63,7 @@ class Now:
 
 def reasons(run: Run, now: Now) -> list[str]:
     """The reasons why a run is stale, one line each with its version and that of the code."""
-    identity = run.manifest["identity"]
+    identity = run.manifest.identity
     found = [_differs("the records' schema", identity.get("schema"), SCHEMA_VERSION)]
     for kind in ("method", "task"):
         made = as_table(identity.get(kind))
@@ -113,7 +113,7 @@ def _scorer_differs(made: Any, now: Now) -> str:
 
 def _world(run: Run, now: Now) -> list[str]:
     """The changes of the micro world since a run that used it, one line each."""
-    identity = run.manifest["identity"]
+    identity = run.manifest.identity
     data, settings = as_table(identity.get("data")), settings_of(run)
     found = []
     if data.get("name") == "micro":

@@ -23,7 +23,7 @@ from harness.measure import metrics as m
 from .checks import Check, agree
 from .read import prompt_scores, source_of
 from .samples import read
-from .schema import Run
+from .schema import Frontier, MetricRecord, Run, Sample
 
 EXACT = 1e-9
 """Tolerance, relative and absolute, of a recomputed sum."""
@@ -47,8 +47,8 @@ def verify(run: Run) -> list[Check]:
     """Run all checks that need the record alone."""
     checks = [*_identity(run), *_files(run), *agree(run)]
     if run.summary is None:
-        return [*checks, Check("summary", None, found=f"the run is {run.manifest['status']}; there is no result to check")]
-    if run.manifest.get("archive"):
+        return [*checks, Check("summary", None, found=f"the run is {run.manifest.status}; there is no result to check")]
+    if run.manifest.archive:
         return [*checks, Check("samples", None, found="an archive keeps at most a few of them")]
     for side, of in (("final", "final"), ("base", "base")):
         try:
@@ -59,12 +59,12 @@ def verify(run: Run) -> list[Check]:
         except CorruptRecord as error:
             checks.append(Check(f"{side} metrics", False, "samples that can be read", str(error).removeprefix(f"{run.dir}: ")))
             continue
-        checks += compare(side, run.summary[side], recompute(rows, run.summary["frontier"]))
+        checks += compare(side, run.summary.metrics(side), recompute(rows, run.summary.frontier))
         checks += _prompts(run, rows) if side == "final" else []
     return checks
 
 
-def compare(side: str, recorded: dict[str, Any], made: dict[str, Metric], tolerance: float = EXACT) -> list[Check]:
+def compare(side: str, recorded: dict[str, MetricRecord], made: dict[str, Metric], tolerance: float = EXACT) -> list[Check]:
     """Compare each recorded metric with the recomputed one; a metric that cannot be recomputed gives the reason."""
     checks = []
     for name in sorted({*recorded, *made}):
@@ -77,13 +77,13 @@ def compare(side: str, recorded: dict[str, Any], made: dict[str, Metric], tolera
     return checks
 
 
-def _why_not(name: str, recorded: dict[str, Any]) -> str:
-    if recorded["value"] is None:
-        return recorded.get("reason") or "not measured"
+def _why_not(name: str, recorded: MetricRecord) -> str:
+    if recorded.value is None:
+        return recorded.reason or "not measured"
     return NOT_FROM_SAMPLES.get(name) or (NOT_KEPT if name in (*ALONG, *AGAINST_FRONTIER) else OF_THE_TASK)
 
 
-def recompute(rows: list[dict[str, Any]], frontier: dict[str, Any] | None) -> dict[str, Metric]:
+def recompute(rows: list[Sample], frontier: Frontier | None) -> dict[str, Metric]:
     """Recompute every metric that the samples determine, by the definitions of `harness.measure.metrics`.
 
     Metrics relative to the frontier are read off its recorded curve, without a standard error.
@@ -100,8 +100,8 @@ def recompute(rows: list[dict[str, Any]], frontier: dict[str, Any] | None) -> di
 class Table:
     """Samples as arrays [X, S]: X prompts in their order, S responses to each, NaN for missing values."""
 
-    def __init__(self, rows: list[dict[str, Any]]) -> None:
-        self._by_prompt: dict[int, list[dict[str, Any]]] = {}
+    def __init__(self, rows: list[Sample]) -> None:
+        self._by_prompt: dict[int, list[Sample]] = {}
         for row in rows:
             self._by_prompt.setdefault(int(row["prompt_id"]), []).append(row)
         self.prompts = [found[0]["prompt"] for found in self._by_prompt.values()]
@@ -116,7 +116,7 @@ class Table:
 
     def of(self, column: str, read: Callable[[Any], float] | None = None) -> NDArray:
         """A column [X, S]."""
-        lines = [[self._number(row[column], read) for row in found] for found in self._by_prompt.values()]
+        lines = [[self._number(row.get(column), read) for row in found] for found in self._by_prompt.values()]
         width = max(map(len, lines), default=0)
         return np.array([line + [np.nan] * (width - len(line)) for line in lines], dtype=float)
 
@@ -146,13 +146,13 @@ def _said(table: Table) -> dict[str, Metric]:
     return found | {"self_bleu": m.self_bleu(table.texts)}
 
 
-def _against(table: Table, frontier: dict[str, Any]) -> dict[str, Metric]:
+def _against(table: Table, frontier: Frontier) -> dict[str, Metric]:
     """Metrics against the recorded curve: over its points K*(R) = max lambda R - log Z, R*(K) = min (K + log Z) / lambda."""
     reward, kl = m.prompt_means(table.of("reward")), table.of("kl").mean(1)
-    points = [p for p in frontier["curve"] if p.get("lambda", 0) > 0]
+    points = [(p.lam, p.kl, p.reward) for p in frontier.curve if p.lam is not None and p.lam > 0]
     if np.isnan(reward).any() or not points:
         return {}
-    lam, k, r = (np.array([p[key] for p in points]) for key in ("lambda", "kl", "reward"))
+    lam, k, r = np.array(points, dtype=float).T
     log_z, n = lam * r - k, len(reward)
     needed = max(0.0, float((lam * reward.mean() - log_z).max()))
     best = min(float(((kl.mean() + log_z) / lam).min()), float(r.max()))  # the curve ends where the reward has saturated
@@ -160,17 +160,17 @@ def _against(table: Table, frontier: dict[str, Any]) -> dict[str, Metric]:
     return found | ({"efficiency": Metric(min(1.0, needed / kl.mean()), None, n)} if kl.mean() > 1e-3 else {})
 
 
-def _same(what: str, recorded: dict[str, Any], made: Metric, name: str, tolerance: float) -> Check:
+def _same(what: str, recorded: MetricRecord, made: Metric, name: str, tolerance: float) -> Check:
     """Compare a recorded metric with a recomputed one in value, standard error and counts."""
     if name in AGAINST_FRONTIER:
-        value, reason = recorded["value"], recorded.get("reason")
-        if value is None or "bound" in (reason or ""):
-            return Check(what, None, found=reason or "not measured")
+        value = recorded.value
+        if value is None or "bound" in (recorded.reason or ""):
+            return Check(what, None, found=recorded.reason or "not measured")
         near = bool(abs(value - (made.value or 0.0)) <= ALONG_CURVE)
         return Check(what, near, f"{made.value:.4f} along the curve", f"{value:.4f}")
-    pairs = {"value": made.value, "stderr": made.stderr, "n": made.n, "n_unscored": made.n_unscored}
-    wrong = [key for key, value in pairs.items() if not _close(recorded.get(key, 0), value, tolerance)]
-    expected, found = (", ".join(f"{key} {d.get(key)}" for key in wrong or ["value"]) for d in (pairs, recorded))
+    keys = ("value", "stderr", "n", "n_unscored")
+    wrong = [key for key in keys if not _close(getattr(recorded, key), getattr(made, key), tolerance)]
+    expected, found = (", ".join(f"{key} {getattr(d, key)}" for key in wrong or ["value"]) for d in (made, recorded))
     return Check(what, not wrong, expected, found)
 
 
@@ -182,33 +182,28 @@ def _close(a: float | None, b: float | None, tolerance: float) -> bool:
 
 def _identity(run: Run) -> Iterator[Check]:
     """Check that the id is the hash of the identity, and that seed and settings agree throughout the record."""
-    manifest = run.manifest
-    identity, made = manifest["identity"], identity_hash(manifest["identity"])[:8]
-    yield Check("run id", manifest["run_id"] == made, f"{made}, the hash of the identity", str(manifest["run_id"]))
-    yield Check(
-        "seed", identity.get("seed") == manifest["seed"], f"{identity.get('seed')}, of the identity", str(manifest["seed"])
-    )
-    settings = (run.summary or {}).get("settings")
-    if settings is not None and "settings" in manifest:
-        same = canonical(settings) == canonical(manifest["settings"])
+    manifest, identity = run.manifest, run.manifest.identity
+    made = identity_hash(identity)[:8]
+    yield Check("run id", manifest.run_id == made, f"{made}, the hash of the identity", manifest.run_id)
+    yield Check("seed", identity.get("seed") == manifest.seed, f"{identity.get('seed')}, of the identity", str(manifest.seed))
+    settings = run.summary.settings if run.summary is not None else None
+    if settings is not None and manifest.settings is not None:
+        same = canonical(settings) == canonical(manifest.settings)
         yield Check("settings", same, "those of the manifest", "the same" if same else "others in the summary")
 
 
 def _files(run: Run) -> Iterator[Check]:
     """Check each file against its content hash in the manifest."""
-    files = run.manifest.get("files")
+    files = run.manifest.files
     if files is None:
         yield Check("files", None, found="the record is older than the hashes of files")
         return
-    if not isinstance(files, dict):
-        yield Check("files", False, "a table of hashes", type(files).__name__)
-        return
     yield from _complete(run, files)
     for name, expected in files.items():
-        yield _file(run, name, str(expected))
+        yield _file(run, name, expected)
 
 
-def _complete(run: Run, files: dict[str, Any]) -> Iterator[Check]:
+def _complete(run: Run, files: dict[str, str]) -> Iterator[Check]:
     """Check that the manifest lists exactly the files in the folder."""
     needed = {"trajectory.jsonl", *(["summary.json"] if run.summary is not None else [])}
     there = [name for name in source_of(run).names() if name not in UNLISTED]
@@ -221,7 +216,7 @@ def _complete(run: Run, files: dict[str, Any]) -> Iterator[Check]:
 
 
 def _file(run: Run, name: str, expected: str) -> Check:
-    kept = name.startswith(("samples/", "scalars.jsonl")) and run.manifest.get("archive")
+    kept = name.startswith(("samples/", "scalars.jsonl")) and run.manifest.archive
     try:
         found = _hash(run, name)
     except CorruptRecord as error:
@@ -238,7 +233,7 @@ def _file(run: Run, name: str, expected: str) -> Check:
 
 def _not_there(run: Run, name: str) -> str | None:
     """The reason why a listed file may be absent; None if it must exist."""
-    if run.manifest.get("archive") and name.startswith(("samples/", POLICY)):
+    if run.manifest.archive and name.startswith(("samples/", POLICY)):
         return "not kept in the archive"
     return "the policy has been removed from the record" if name.startswith(POLICY) and not _policy(run) else None
 
@@ -251,17 +246,18 @@ def _policy(run: Run) -> list[str]:
 def _hash(run: Run, name: str) -> str:
     """The content hash of a file of the record, with the shared values of an archive put back."""
     if name == "summary.json":
-        return identity_hash(run.summary)
+        return identity_hash(run.summary.plain() if run.summary is not None else None)
     if name == "trajectory.jsonl":
-        return identity_hash(run.trajectory)
+        return identity_hash([row.plain() for row in run.trajectory])
     if name == "scalars.jsonl":
-        return identity_hash(source_of(run).scalars() or None)
+        return identity_hash([row.plain() for row in source_of(run).scalars()] or None)
     if name == "prompts.json":
-        return identity_hash(source_of(run).prompts())
+        prompts = source_of(run).prompts()
+        return identity_hash(prompts.plain() if prompts is not None else None)
     return source_of(run).hash(name)
 
 
-def _prompts(run: Run, rows: list[dict[str, Any]]) -> Iterator[Check]:
+def _prompts(run: Run, rows: list[Sample]) -> Iterator[Check]:
     """Check the scores of each prompt, to six digits, against the samples."""
     kept = prompt_scores(run)
     if kept is None:

@@ -18,18 +18,30 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness.core.errors import Busy, CannotWrite, CorruptRecord, Unwritable
+from harness.core.errors import BadData, Busy, CannotWrite, CorruptRecord, Unwritable
 from harness.core.files import discard, replace, writing
 from harness.core.hashing import canonical, content_hash, identity_hash
 
 from .read import read_manifest, read_run
-from .schema import FINISHED, SCHEMA_VERSION, Run
+from .schema import (
+    FINISHED,
+    SCHEMA_VERSION,
+    TABLES,
+    Evaluation,
+    Manifest,
+    Prompts,
+    Record,
+    Run,
+    Scalars,
+    Summary,
+    wrong_columns,
+)
 
 FILES = re.compile(
     r"(summary|prompts)\.json|(trajectory|scalars)\.jsonl|samples/[\w-]+\.parquet"
@@ -92,58 +104,59 @@ class RunStore:
         for name in (*order, *names, "manifest.json"):
             self._discard(self.path / name)
 
-    def manifest(self) -> dict[str, Any] | None:
+    def manifest(self) -> Manifest | None:
         """Read the manifest, None for a new run; raises CorruptRecord if it is broken."""
         if not os.path.lexists(self.path / "manifest.json"):
             return None
         with _advised():
             return read_manifest(self.path)
 
-    def summary(self) -> dict[str, Any] | None:
+    def summary(self) -> Summary | None:
         """Read the summary, None for a run that is not done; raises CorruptRecord if the record of a finished run is broken."""
         if not os.path.lexists(self.path / "summary.json"):
             return None
         with _advised():
-            summary = read_run(self.path).summary or {}
-            if summary.get("status") not in FINISHED:
-                raise CorruptRecord(f"{self.path}: summary.json has the status {summary.get('status')!r}")
+            summary = read_run(self.path).summary
+            status = summary.status if summary is not None else None
+            if status not in FINISHED:
+                raise CorruptRecord(f"{self.path}: summary.json has the status {status!r}")
         return summary
 
     def record(self) -> Run:
         """Read the whole record of a finished run; raises CorruptRecord if a file does not match its hash in the manifest."""
         with _advised():
             run = read_run(self.path)
-            changed = [] if run.manifest.get("archive") else _changed(run)
+            changed = [] if run.manifest.archive else _changed(run)
             if changed:
                 raise CorruptRecord(f"{self.path}: {', '.join(changed)} is missing or changed since the run")
         return run
 
-    def write_manifest(self, manifest: dict[str, Any]) -> None:
+    def write_manifest(self, manifest: Manifest) -> None:
         self._write("manifest.json", manifest)
 
-    def write_summary(self, summary: dict[str, Any]) -> None:
+    def write_summary(self, summary: Summary) -> None:
         self._write("summary.json", summary)
 
-    def complete(self, manifest: dict[str, Any], summary: dict[str, Any]) -> None:
+    def complete(self, manifest: Manifest, summary: Summary) -> None:
         """Finish a run whose summary is written: update the manifest and delete the checkpoints; safe to repeat."""
-        status = summary["status"]
-        if manifest["status"] != status:
-            files = self.hashes({"summary.json": summary})
-            self.write_manifest(manifest | {"status": status, "error": None, "ended_at": now(), "files": files})
+        if manifest.status != summary.status:
+            ended = {"status": summary.status, "error": None, "ended_at": now()}
+            files = self.hashes({"summary.json": summary.plain()})
+            self.write_manifest(manifest.model_copy(update={**ended, "files": files}))
         self._discard(self.path / "checkpoints")
 
-    def append(self, row: dict[str, Any]) -> None:
+    def append(self, row: Evaluation) -> None:
         """Append a row to the trajectory and flush it to disk."""
         self._append("trajectory.jsonl", [row])
 
-    def append_scalars(self, rows: list[dict[str, Any]]) -> None:
+    def append_scalars(self, rows: list[Scalars]) -> None:
         """Append the scalars of some updates and flush them to disk."""
         if rows:
             self._append("scalars.jsonl", rows)
 
-    def _append(self, name: str, rows: list[dict[str, Any]]) -> None:
+    def _append(self, name: str, rows: Sequence[Record]) -> None:
         with self._writing(name) as path, path.open("a") as f:
-            f.write("".join(canonical(row) + "\n" for row in rows))
+            f.write("".join(canonical(row.plain()) + "\n" for row in rows))
             f.flush()
             os.fsync(f.fileno())
 
@@ -181,17 +194,24 @@ class RunStore:
     def write_prompts(self, split: str, columns: dict[str, list[Any]]) -> None:
         """Write the scores of the final policy, one entry per prompt, to six digits; null for a missing score."""
         short = {name: [_short(v) for v in column] for name, column in columns.items()}
-        record = {"schema_version": SCHEMA_VERSION, "split": split, **short}
+        record = Prompts(schema_version=SCHEMA_VERSION, split=split, **short)
         with self._writing("prompts.json") as path:
-            replace(path, (canonical(record) + "\n").encode())
+            replace(path, (canonical(record.plain()) + "\n").encode())
 
-    def write_samples(self, name: str, rows: list[dict[str, Any]]) -> None:
-        """Write responses as Parquet, one row per response; null for a missing score."""
+    def write_samples(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write responses as Parquet, one row per response; null for a missing score.
+
+        Raises BadData if the rows do not have the columns of `Sample` or `PaperSample`.
+        """
         import pandas as pd
+        import pyarrow
 
-        with self._writing(f"samples/{name}.parquet") as target:
+        file, frame = f"samples/{name}.parquet", pd.DataFrame(rows)
+        if wrong := wrong_columns(TABLES[file], pyarrow.Schema.from_pandas(frame, preserve_index=False)):
+            raise BadData(f"{file} is not a table of samples: {wrong}; look at the texts and scores of the task")
+        with self._writing(file) as target:
             target.parent.mkdir(exist_ok=True)
-            pd.DataFrame(rows).to_parquet(target.with_suffix(".tmp"), index=False)
+            frame.to_parquet(target.with_suffix(".tmp"), index=False)
             os.replace(target.with_suffix(".tmp"), target)
 
     def hashes(self, coming: dict[str, Any]) -> dict[str, str]:
@@ -306,8 +326,8 @@ class RunStore:
         if gone:
             raise CannotWrite(f"{self.path} was removed during the run; run the same command to start it again") from None
 
-    def _write(self, name: str, record: dict[str, Any]) -> None:
-        text = json.dumps(record, indent=1, allow_nan=False) + "\n"
+    def _write(self, name: str, record: Record) -> None:
+        text = json.dumps(record.plain(), indent=1, allow_nan=False) + "\n"
         with self._writing(name) as path:
             replace(path, text.encode())
 
@@ -324,7 +344,7 @@ def _advised() -> Iterator[None]:
 def _changed(run: Run) -> list[str]:
     """The files of a record whose content does not match its hash in the manifest."""
     changed = []
-    known = {name: sha256 for name, sha256 in (run.manifest.get("files") or {}).items() if FILES.fullmatch(name)}
+    known = {name: sha256 for name, sha256 in (run.manifest.files or {}).items() if FILES.fullmatch(name)}
     for name, expected in known.items():
         try:
             same = content_hash(run.dir / name) == expected

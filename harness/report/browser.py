@@ -80,7 +80,7 @@ def _row(name: str, run: Run, table: Table, prompts: list[tuple[str, str]]) -> d
     for i, prompt in enumerate(table["prompt"]):
         first.setdefault(str(prompt), i)
     answers = [_answer(table, first.get(prompt)) for _, prompt in prompts]
-    return {"name": plain(name), "run": plain(run.manifest["run_id"]), "seed": run.manifest["seed"], "answers": answers}
+    return {"name": plain(name), "run": plain(run.manifest.run_id), "seed": run.manifest.seed, "answers": answers}
 
 
 def _answer(table: Table, i: int | None) -> dict[str, Any] | None:

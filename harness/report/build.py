@@ -72,10 +72,11 @@ def build(study: Study, out: Path) -> BuildResult:
             zip(study.groups, _slugs(study.groups), study.headings, shown, strict=True)
         )
     ]
-    unfinished = [state for part in parts for state in part["states"]]
+    several = len(parts) > 1
+    unfinished = [(f"{part['heading']}: " if several else "") + state for part in parts for state in part["states"]]
     page: dict[str, Any] = {
         "title": _title(study.groups),
-        "overview": overview(study) if len(parts) > 1 else None,
+        "overview": overview(study) if several else None,
         "sections": parts,
         "problems": [{"path": names[p.path], "what": plain(p.what)} for p in problems],
         "unfinished": unfinished,
@@ -202,9 +203,9 @@ def _provenance(run: Run, place: str) -> dict[str, str]:
     m = run.manifest
     return {
         "path": place,
-        "run_id": plain(m["run_id"]),
-        "started": plain(m.get("started_at") or "not recorded"),
-        "provenance": plain(canonical(m.get("provenance") or {})),
+        "run_id": plain(m.run_id),
+        "started": plain(m.started_at or "not recorded"),
+        "provenance": plain(canonical(m.provenance.plain())),
     }
 
 

@@ -33,7 +33,7 @@ def method_cards(group: Group) -> list[Card]:
     """One card per entry, with the settings of its runs and the number of settings tried for its method."""
     tried: dict[str, int] = {}
     for entry in group.entries:
-        method = entry.runs[0].manifest["method"]
+        method = entry.runs[0].manifest.method
         tried[method] = tried.get(method, 0) + 1
     known = registry.table("method")  # once, since it searches every installed package
     return [_method(known, entry, tried) for entry in group.entries]
@@ -41,15 +41,16 @@ def method_cards(group: Group) -> list[Card]:
 
 def task_card(group: StudyGroup) -> Card:
     """The card of the task: its evaluation, and the rule that selected the checkpoint."""
-    identity = group.runs[0].manifest["identity"] | group.world
-    facts = [(key, plain(canonical(identity[key]))) for key in ("task", "decoding", "evaluation", "budget") if key in identity]
+    identity = group.runs[0].manifest.identity | group.world
+    said = [key for key in ("task", "decoding", "evaluation", "budget") if key in identity]
+    facts = [(str(key), plain(canonical(identity[key]))) for key in said]
     facts.append(("checkpoint that is measured", plain(identity.get("select", "last"))))
     return _card(registry.table("task"), "task", group.task, facts)
 
 
 def scorer_cards(group: Group) -> list[Card]:
     """The cards of reward, judge and fluency model, as far as the records name them."""
-    identity = described(group.runs[0].manifest, group.runs[0].manifest["identity"])
+    identity = described(group.runs[0].manifest, group.runs[0].manifest.identity)
     scorers = identity.get("scorers")
     found = dict(scorers) if isinstance(scorers, dict) else {}
     if isinstance(identity.get("fluency"), dict):
@@ -60,7 +61,7 @@ def scorer_cards(group: Group) -> list[Card]:
 
 def _method(known: Table, entry: Entry, tried: dict[str, int]) -> Card:
     manifest = entry.runs[0].manifest
-    name, identity = manifest["method"], manifest["identity"].get("method")
+    name, identity = manifest.method, manifest.identity.get("method")
     settings = identity.get("settings") if isinstance(identity, dict) else None
     facts = [("family", family(name)), ("choices of settings in these records", str(tried[name]))]
     if isinstance(identity, dict):

@@ -46,13 +46,13 @@ def entry_table(group: StudyGroup, columns: Sequence[Column]) -> Table:
     rows = [_base_row(group, columns, notes)] if group.reference else []
     for entry in group.entries:
         cells = [interval(group.estimate(entry, c), c, notes) for c in columns]
-        rows.append([entry.name, str(len({r.manifest["seed"] for r in counted(entry)})), *cells, run_ids(entry)])
+        rows.append([entry.name, str(len({r.manifest.seed for r in counted(entry)})), *cells, run_ids(entry)])
     return Table(["Method", "Seeds", *map(title, columns), "Runs"], rows, notes)
 
 
 def run_ids(entry: Entry) -> str:
     """The ids of the runs that enter an entry's means, MOST_RUNS at most."""
-    ids = [plain(run.manifest["run_id"]) for run in counted(entry)]
+    ids = [plain(run.manifest.run_id) for run in counted(entry)]
     more = f" and {len(ids) - MOST_RUNS} more" if len(ids) > MOST_RUNS else ""
     return ", ".join(ids[:MOST_RUNS]) + more
 
@@ -65,13 +65,13 @@ def run_table(group: Group) -> Table:
         for run in entry.runs:
             m = run.manifest
             cells = [_single(c.of(run), c, notes) for c in COLUMNS]
-            rows.append([entry.name, str(m["seed"]), m["status"], plain(m["run_id"]), *cells])
+            rows.append([entry.name, str(m.seed), m.status, plain(m.run_id), *cells])
     return Table(["Method", "Seed", "State", "Run", *map(title, COLUMNS)], rows, notes)
 
 
 def cell_matrix(group: Group, cells: list[Cell]) -> Table:
     """States by method and seed; a cell that was not run is shown as missing."""
-    seeds = sorted({run.manifest["seed"] for run in group.runs})
+    seeds = sorted({run.manifest.seed for run in group.runs})
     rows = [[cell.name, *(_state(cell, seed) for seed in seeds)] for cell in cells]
     return Table(["Method", *(f"seed {seed}" for seed in seeds)], rows, [])
 
@@ -81,7 +81,7 @@ def cells_csv(cells: list[Cell]) -> str:
     rows: list[list[object]] = [["preset", "task", "group", "method", "seed", "state", "runs", "why"]]
     for c in cells:
         for seed, state in c.seeds.items():
-            ids = " ".join(run.manifest["run_id"] for run in c.runs if run.manifest["seed"] == seed)
+            ids = " ".join(run.manifest.run_id for run in c.runs if run.manifest.seed == seed)
             rows.append([c.preset, c.task, c.group + 1, c.name, seed, state, ids, c.reasons.get(seed, "")])
     return to_csv(rows)
 
@@ -102,7 +102,7 @@ def methods_csv(study: Study) -> str:
 def runs_csv(study: Study) -> str:
     """All runs as CSV with all recorded metrics and their standard errors over prompts, metrics of COLUMNS first."""
     known = [f"{c.key}{end}" for c in COLUMNS for end in ("", "_stderr")]
-    more = sorted({k for run in study.runs if run.summary for k in run.summary["final"]} - {c.key for c in COLUMNS})
+    more = sorted({k for run in study.runs if run.summary for k in run.summary.final} - {c.key for c in COLUMNS})
     head = ["preset", "task", "group", "method", "seed", "status", "run_id"]
     rows: list[list[object]] = [[*head, *known, *(f"{key}{end}" for key in more for end in ("", "_stderr")), "missing"]]
     for i, group in enumerate(study.groups, 1):
@@ -114,7 +114,7 @@ def _run_row(group: Group, i: int, entry: Entry, run: Run, more: list[str]) -> l
     m, all_of = run.manifest, [(c.key, c.of(run)) for c in COLUMNS] + [(key, measure(run, key)) for key in more]
     numbers = [v for _, found in all_of for v in (found.value, found.stderr)]
     missing = "; ".join(f"{key}: {v.reason}" for key, v in all_of if v.value is None and v.reason != "not recorded")
-    return [group.preset, group.task, i, entry.name, m["seed"], m["status"], m["run_id"], *numbers, missing]
+    return [group.preset, group.task, i, entry.name, m.seed, m.status, m.run_id, *numbers, missing]
 
 
 def markdown(table: Table) -> str:
@@ -190,7 +190,7 @@ def _mark(reason: str, notes: list[str]) -> str:
 
 def _state(cell: Cell, seed: int) -> str:
     """The state of a seed, with the number of its records if there are several."""
-    records = sum(run.manifest["seed"] == seed for run in cell.runs)
+    records = sum(run.manifest.seed == seed for run in cell.runs)
     state = cell.seeds.get(seed, "not asked for")
     return f"{state}, {records} records" if records > 1 else state
 

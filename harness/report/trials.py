@@ -30,8 +30,8 @@ def chosen(group: StudyGroup, entries: list[Entry]) -> list[Entry]:
         interval = group.estimate(entry, BY_KEY[key]).interval
         return interval.mean if interval else None
 
-    caps = {(run.summary["frontier"] or {}).get("kl_cap") for e in entries for run in e.runs if run.summary}
-    cap = min((c for c in caps if c), default=None)
+    frontiers = [run.summary.frontier for e in entries for run in e.runs if run.summary]
+    cap = min((f.kl_cap for f in frontiers if f and f.kl_cap), default=None)
     judges = [(mean(e, "judge"), mean(e, "kl")) for e in entries]
     within = [j for j, kl in judges if cap and j is not None and kl is not None and kl <= cap]
     return [
@@ -48,7 +48,7 @@ def trials_table(group: StudyGroup, rule: bool = False) -> Table:
     for method, entries in _by_method(group).items():
         best = chosen(group, entries) if rule else []
         for entry, words in zip(entries, apart([entry.runs for entry in entries]), strict=True):
-            seeds = ", ".join(str(seed) for seed in sorted({run.manifest["seed"] for run in counted(entry)}))
+            seeds = ", ".join(str(seed) for seed in sorted({run.manifest.seed for run in counted(entry)}))
             row = [method, words, seeds, *(interval(group.estimate(entry, c), c, notes) for c in SHOWN)]
             rows.append([*row, "chosen" if entry in best else ""] if rule else row)
     return Table(["Method", "Settings that vary", "Seeds", *map(title, SHOWN), *(["By the rule"] if rule else [])], rows, notes)
@@ -57,7 +57,7 @@ def trials_table(group: StudyGroup, rule: bool = False) -> Table:
 def _by_method(group: Group) -> dict[str, list[Entry]]:
     found: dict[str, list[Entry]] = {}
     for entry in group.entries:
-        found.setdefault(entry.runs[0].manifest["method"], []).append(entry)
+        found.setdefault(entry.runs[0].manifest.method, []).append(entry)
     return found
 
 
@@ -70,7 +70,7 @@ def page(study: Study) -> str:
 
 def _section(group: StudyGroup) -> str:
     trials = Counter({method: len(entries) for method, entries in _by_method(group).items()})
-    split = group.runs[0].manifest["identity"].get("evaluation", {}).get("split", "unknown")
+    split = group.runs[0].manifest.identity.get("evaluation", {}).get("split", "unknown")
     count = ", ".join(f"{method} {n}" for method, n in sorted(trials.items()))
     head = f"### {group.task}, preset {group.preset}, {split} prompts\n\nTrials: {count}.\n"
     rule = split == "validation"  # no settings are selected on test prompts

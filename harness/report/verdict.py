@@ -42,12 +42,12 @@ def unscored(group: Group) -> list[str]:
     """One sentence for each finished run with any response that a scorer could not score."""
     sentences = []
     for run in group.runs:
-        final = run.summary["final"] if run.summary else {}
-        missing = {key: m["n_unscored"] for key, m in final.items() if "@" not in key and m.get("n_unscored")}
+        final = run.summary.final if run.summary else {}
+        missing = {key: m.n_unscored for key, m in final.items() if "@" not in key and m.n_unscored}
         if missing:
             words = ", ".join(f"{key} {n}" for key, n in sorted(missing.items()))
             m = run.manifest
-            sentences.append(plain(f"{m['method']}, seed {m['seed']}: responses without a score ({words}); left out, not zero"))
+            sentences.append(plain(f"{m.method}, seed {m.seed}: responses without a score ({words}); left out, not zero"))
     return sentences
 
 
@@ -114,7 +114,7 @@ def _detectable(ranked: list[Ranked]) -> list[str]:
 
 
 def _trains(entry: Entry) -> bool:
-    return registry.attribute("method", entry.runs[0].manifest["method"], "trains") is not False
+    return registry.attribute("method", entry.runs[0].manifest.method, "trains") is not False
 
 
 def _best_of_n(group: Group) -> list[str]:
@@ -136,8 +136,8 @@ def _best_of_n(group: Group) -> list[str]:
 
 def _cap(ranked: list[Ranked], group: StudyGroup) -> list[str]:
     """A sentence on the best method within the task's KL cap, if the leader exceeds it."""
-    frontier = (group.reference or {}).get("frontier") or {}
-    cap = frontier.get("kl_cap")
+    frontier = group.reference.frontier if group.reference else None
+    cap = frontier.kl_cap if frontier else None
     drift = [(r, group.estimate(r.entry, BY_KEY["kl"]).interval) for r in ranked]
     if not cap or drift[0][1] is None or drift[0][1].mean <= cap:
         return []
@@ -169,7 +169,7 @@ def _nothing(group: StudyGroup) -> str:
 
 
 def _left_out(group: Group) -> list[str]:
-    states = [run.manifest["status"] for run in group.runs]
+    states = [run.manifest.status for run in group.runs]
     out = [f"{states.count(s)} {s}" for s in ("degraded", "failed", "interrupted", "running") if s in states]
     return [f"Left out of means and ranking: {', '.join(out)}."] if out else []
 
@@ -177,7 +177,7 @@ def _left_out(group: Group) -> list[str]:
 def _suspects(group: StudyGroup) -> list[str]:
     if not group.above:
         return []
-    names = ", ".join(f"{run.manifest['method']} seed {run.manifest['seed']}" for run, _ in group.above)
+    names = ", ".join(f"{run.manifest.method} seed {run.manifest.seed}" for run, _ in group.above)
     what = "above the frontier by more than the error, which no policy can be; such a method is not ranked"
     return [f"Suspected bug in the suite, not a good method: {names} {what}."]
 

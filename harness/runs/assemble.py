@@ -6,7 +6,6 @@ Only this module and the command line refer to methods and tasks, and only by na
 from __future__ import annotations
 
 import hashlib
-import inspect
 import os
 import platform
 import subprocess
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from harness.core import registry
-from harness.core.errors import BadData, BadScorer, BadSetting, BenchError, PromptTooLong, one_line
+from harness.core.errors import BadData, BadSetting, PromptTooLong
 from harness.core.hashing import folder_identity
 from harness.core.settings import EvaluationSettings, RunSettings, TaskSettings, check_seed, checked, stem_of
 from harness.core.types import Settings
@@ -30,11 +29,11 @@ from harness.measure.kept import KeptEvaluation
 from harness.policy.loading import LoadedModel, load_model
 from harness.policy.policy import Policy, naming
 from harness.policy.tokenizers import read_tokenizer
-from harness.records.schema import SCHEMA_VERSION
+from harness.records.schema import SCHEMA_VERSION, Git, Provenance
 from harness.records.write import file_name
 from harness.training.trial import Budget, OptimizerSettings, Trial
 
-from . import checkpoint_rule, named, sources
+from . import checkpoint_rule, named, scorers, sources
 from .progress import Progress
 from .session import Cell
 
@@ -72,6 +71,8 @@ def check(settings: RunSettings, method: str) -> None:
     if settings.task.reward == settings.task.judge:
         raise BadSetting(SAME_SCORER.format(name=settings.task.judge))
     sources.check(settings.task.prompts, settings.task.data)
+    for name in used:
+        scorers.check(name, settings.scorer_options(name))
 
 
 def parts(settings: RunSettings, task_name: str, offline: bool = False, out: Path | None = None) -> Parts:
@@ -195,48 +196,12 @@ def _kinds(task: Any) -> tuple[str, ...]:
 
 def _scorer(settings: RunSettings, name: str, out: Path | None) -> Any:
     """The scorer of a name in the settings; a slow one has its scores cached in `out`."""
-    built = scorer(name, settings.scorer_options(name))
+    built = scorers.built(name, settings.scorer_options(name))
     if out is None or not getattr(built, "slow", False):
         return built
     from harness.tasks.scorers.cache import CachedScorer
 
     return CachedScorer(built, out / ".cache")
-
-
-def scorer(name: str, options: dict[str, Any]) -> Any:
-    """Build a guarded scorer from its options, where `kind` names its class and `timeout` limits a call (seconds).
-
-    Raises BadSetting if an option is unknown or missing, BadScorer if the scorer cannot be built.
-    """
-    from harness.tasks.scorers.guard import GuardedScorer
-
-    where, name = options.get("kind", name), stem_of(name)
-    kind = registry.load("scorer", where)
-    signature = inspect.signature(kind)
-    own = {key: value for key, value in options.items() if key not in ("kind", "timeout") or key in signature.parameters}
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
-    unknown = sorted(set(own) - set(signature.parameters))
-    if unknown and not open_ended:
-        known = ", ".join(dict.fromkeys([*signature.parameters, "timeout"]))
-        raise BadSetting(f"scorer {name!r} has no option {unknown[0]!r}; known: {known}")
-    try:
-        signature.bind(**own)
-    except TypeError as e:
-        raise BadSetting(f"scorer {name!r}: {e}; set it with --set scorers.{name}.OPTION=VALUE") from None
-    built = _built(name, kind, own)
-    file = named.file_identity("scorer", where)  # a file under development changes without a new version
-    if file and not hasattr(built, "identity"):
-        file["options"] = own
-    return GuardedScorer(built, name, options.get("timeout"), file)
-
-
-def _built(name: str, kind: Any, options: dict[str, Any]) -> Any:
-    try:
-        return kind(**options)
-    except BenchError:
-        raise
-    except Exception as e:  # a scorer may raise anything
-        raise BadScorer(f"scorer {name!r} cannot be built ({type(e).__name__}: {one_line(e)}); check its options") from e
 
 
 def fluency_model(where: str | None, settings: RunSettings, offline: bool) -> Any:
@@ -409,16 +374,16 @@ def _shipped(settings: RunSettings, shared: Parts, split: str) -> Any:
     return world.base_responses(split, _kinds(shared.task)) if ships and plain else None
 
 
-def provenance(shared: Parts) -> dict[str, Any]:
+def provenance(shared: Parts) -> Provenance:
     """Provenance of a run, which does not enter its identity: versions, commit, threads, device."""
     import torch
 
     packages = {p: package_version(p) for p in (*PACKAGES, *filter(_installed, EXTRAS))}
-    return {
-        "packages": packages, "python": platform.python_version(), "platform": platform.platform(terse=True),
-        "device": str(shared.model.policy.device), "threads": torch.get_num_threads(), "argv": sys.argv[1:], "git": git(),
-        "prompts": shared.task.hygiene,
-    }  # fmt: skip
+    return Provenance(
+        packages=packages, python=platform.python_version(), platform=platform.platform(terse=True),
+        device=str(shared.model.policy.device), threads=torch.get_num_threads(), argv=sys.argv[1:], git=git(),
+        prompts=shared.task.hygiene,
+    )  # fmt: skip
 
 
 def _installed(package: str) -> bool:
@@ -428,7 +393,7 @@ def _installed(package: str) -> bool:
         return False
 
 
-def git() -> dict[str, Any] | None:
+def git() -> Git | None:
     """The commit of the running code and whether the working tree is dirty; None outside a checkout."""
     root = Path(__file__).parent
     try:
@@ -438,4 +403,4 @@ def git() -> dict[str, Any] | None:
         dirty = subprocess.run(["git", "-C", root, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return None
-    return {"commit": commit, "dirty": bool(dirty.strip())}
+    return Git(commit=commit, dirty=bool(dirty.strip()))

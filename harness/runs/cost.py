@@ -172,7 +172,7 @@ def _flat(table: dict[str, Any], indent: str) -> list[str]:
 
 def plan(settings: RunSettings, method: str, task: str, seeds: list[int], out: Path) -> dict[str, Any]:
     """The plan of a run: its settings, its prerequisites with their locations and presence, and its estimated cost."""
-    rate = preset_tables(settings.preset).get("estimate", {}).get("flops_per_second")
+    rate = preset_tables(settings.preset, method, task).get("estimate", {}).get("flops_per_second")
     return {
         "method": method, "task": task, "seeds": seeds, "out": str(out), "settings": settings.model_dump(),
         "needs": [need._asdict() for need in needs(settings)],

@@ -20,7 +20,7 @@ def settings(
     preset: str, method: str, task: str, overrides: Iterable[str] | Mapping[str, Any] = (), **flags: Any
 ) -> RunSettings:
     """The settings of a run whose preset and task may be files; raises the errors of `resolve` and of loading the files."""
-    tables = preset_tables(preset)
+    tables = preset_tables(preset, method, task)
     return assembled(tables, preset, method, task_table(tables, preset, task), overrides, flags)
 
 
@@ -46,7 +46,7 @@ def _no_table(tables: Mapping[str, Any], preset: str, task: str) -> str:
     return (
         f"preset {preset!r} has no settings for task {task!r}; it has {', '.join(sorted(tables['tasks']))}; a task of your own "
         f'names them itself: like = "toxicity", or settings = {{"reward": ..., "judge": ...}} in its class, or '
-        f'[tasks."{key_of(task)}"] in a preset file'
+        f"[tasks.{stem_of(task)}] in a preset file"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,6 +23,7 @@ class Progress:
         self._bar: Any = None
         self._task: Any = None
         self._facts: dict[str, str] = {}
+        self._measured = ""
         self._started = self._last = time.monotonic()
 
     def say(self, text: str) -> None:
@@ -48,10 +49,14 @@ class Progress:
         self._task = self._bar.add_task(label, total=1.0, facts="")
         self._bar.start()
 
-    def at(self, share: float, facts: dict[str, str]) -> None:
-        """Update the progress of training (0 to 1) and its latest values; a value stays until it is replaced."""
+    def at(self, share: float, facts: Mapping[str, str], measured: str = "") -> None:
+        """Update the progress of training (0 to 1), the values of the present update, and the last measurement.
+
+        A value stays until it is replaced, so the measurement names its own update.
+        """
         self._facts |= facts
-        text = "  ".join(f"{k} {v}" for k, v in self._facts.items())
+        self._measured = measured or self._measured
+        text = "  ".join([*(f"{k} {v}" for k, v in self._facts.items()), *([self._measured] if self._measured else [])])
         if self._bar is not None:
             self._bar.update(self._task, completed=share, facts=text)
         elif time.monotonic() - self._last > PLAIN_EVERY:

@@ -26,11 +26,11 @@ from harness.measure import metrics as m
 from harness.records.archive import place_of
 from harness.records.checks import Check
 from harness.records.read import settings_of, source_of
-from harness.records.samples import read
-from harness.records.schema import Run
+from harness.records.samples import read, read_papers
+from harness.records.schema import PaperSample, Run, Sample
 from harness.records.verify import Table, compare
 
-from . import assemble, named
+from . import assemble, named, scorers
 
 OF_A_MODEL = 1e-4
 """Relative tolerance of a network's scores of the same text on another machine or with other threads."""
@@ -54,7 +54,7 @@ def rescored(run: Run, offline: bool = False, told: Named | None = None) -> list
     Names in the record that no preset has are loaded only if the command line (`told`) gives them.
     """
     if run.summary is None:
-        raise MissingPrerequisite(f"{run.dir} has no result to rescore: the run is {run.manifest['status']}")
+        raise MissingPrerequisite(f"{run.dir} has no result to rescore: the run is {run.manifest.status}")
     told = told or Named()
     settings = trusted(run, told)
     shared = assemble.parts(settings, _task(run, told), offline)
@@ -68,7 +68,7 @@ def rescored(run: Run, offline: bool = False, told: Named | None = None) -> list
 
 def _task(run: Run, told: Named) -> str:
     """The task on the command line, else the record's if it is installed; raises MissingPrerequisite if it is not."""
-    name = str(run.manifest["task"])
+    name = run.manifest.task
     if told.task is not None:
         return registry.given("task", told.task)
     if name not in registry.table("task"):
@@ -100,7 +100,7 @@ def trusted(run: Run, told: Named) -> RunSettings:
     task, preset = _task(run, told), _preset(run, record, told)
     for option, place in (("--task", told.task), ("--preset", told.preset)):
         _refuse_place(run, option, place)
-    found = named.settings(preset, stem_of(run.manifest["method"]), task, _harmless(record) | given)
+    found = named.settings(preset, stem_of(run.manifest.method), task, _harmless(record) | given)
     _refuse_unnamed(run, record, named.recorded(found), given)
     _refuse_inside(run, found)
     return found
@@ -175,7 +175,7 @@ def _belongs(path: Path, run: Run) -> bool:
 
 def _identity(run: Run, shared: assemble.Parts) -> list[Check]:
     """Check that task, scorers and fluency model here are those of the record."""
-    now, made = shared.identity(), run.manifest["identity"]
+    now, made = shared.identity(), run.manifest.identity
     return [
         Check(f"{key} here", now[key] == made.get(key), "that of the record", "another")
         for key in ("task", "scorers", "fluency")
@@ -194,9 +194,8 @@ def _side(run: Run, side: str, settings: RunSettings, task: Any) -> list[Check]:
 
 
 def _compared(run: Run, side: str, found: dict[str, Metric], tolerance: float) -> list[Check]:
-    summary: dict[str, Any] = run.summary or {}
-    recorded = {name: summary[side][name] for name in found if name in summary[side]}
-    return compare(side, recorded, found, tolerance)
+    kept = run.summary.metrics(side) if run.summary is not None else {}
+    return compare(side, {name: kept[name] for name in found if name in kept}, found, tolerance)
 
 
 def _scores(table: Table, side: str, name: str, settings: RunSettings) -> Check:
@@ -215,10 +214,18 @@ def _scores(table: Table, side: str, name: str, settings: RunSettings) -> Check:
 def score(which: str, settings: RunSettings, prompts: list[str], texts: list[list[str]]) -> NDArray:
     """Score responses [X][S] with the reward or the judge, in float32 as a run records them: -> [X, S]."""
     name = getattr(settings.task, which)
-    scorer = assemble.scorer(name, settings.scorer_options(name))
+    scorer = scorers.built(name, settings.scorer_options(name))
     flat = [(prompt, text) for prompt, responses in zip(prompts, texts, strict=True) for text in responses]
     scores = torch.as_tensor(scorer.score(*map(list, zip(*flat, strict=True))), dtype=torch.float32)
     return scores.double().numpy().reshape(len(texts), -1)
+
+
+def _of_no_prompt(row: PaperSample) -> Sample:
+    """A response under a papers' decoding; the text and the kind of its prompt are with the other samples."""
+    return {
+        "prompt_id": row["prompt_id"], "kind": "", "prompt": "", "response": row["response"], "reward": None,
+        "judge": row["judge"],
+    }  # fmt: skip
 
 
 def _papers(run: Run, side: str, table: Table, settings: RunSettings, task: Any) -> list[Check]:
@@ -226,12 +233,12 @@ def _papers(run: Run, side: str, table: Table, settings: RunSettings, task: Any)
     if settings.evaluation.paper_samples == 0:
         return []
     try:
-        rows = read(run, f"{side}-papers", {"decoding", "prompt_id", "response", "judge"})
+        rows = read_papers(run, side)
     except MissingPrerequisite as error:
         return [Check(f"{side} papers' metrics", None, found=str(error))]
     said, checks = {}, []
     for decoding in dict.fromkeys(row["decoding"] for row in rows):
-        part = Table([row | {"prompt": "", "kind": ""} for row in rows if row["decoding"] == decoding])
+        part = Table([_of_no_prompt(row) for row in rows if row["decoding"] == decoding])
         again = score("judge", settings, table.prompts, part.texts)
         differ = int((~np.isclose(again, part.of("judge"), rtol=OF_A_MODEL, atol=1e-6, equal_nan=True)).sum())
         checks.append(

@@ -19,10 +19,11 @@ import torch
 from harness.core.errors import BadData, CannotWrite, CorruptRecord, Interrupted, NotFinite, RunFailed, one_line
 from harness.core.hashing import identity_hash
 from harness.core.settings import RunSettings
-from harness.core.types import Metric, metric_record
+from harness.core.types import Metric
 from harness.measure.evaluator import Evaluation, Evaluator
 from harness.policy.policy import Policy
-from harness.records.schema import SCHEMA_VERSION
+from harness.records import schema
+from harness.records.schema import SCHEMA_VERSION, Fault, Manifest, Provenance, Scalars, Selection, Summary, metric_records
 from harness.records.write import RunStore, now
 from harness.training import contract
 from harness.training.trial import Budget, OptimizerSettings, Trial
@@ -43,7 +44,7 @@ class Cell:
     seed: int
     settings: RunSettings
     identity: dict[str, Any]
-    provenance: dict[str, Any]
+    provenance: Provenance
     make_method: Callable[[], Any]
     make_policy: Callable[[], Policy]
     make_evaluator: Callable[..., Evaluator]  # takes a Progress and, if not the run's own, a split
@@ -60,7 +61,7 @@ class Cell:
         self.path = self.out / s.preset / self.task_name / self.method_name / f"{self.run_id}-s{self.seed}"
 
 
-def run(cell: Cell, *, fresh: bool = False, progress: Progress | None = None) -> tuple[dict[str, Any], bool]:
+def run(cell: Cell, *, fresh: bool = False, progress: Progress | None = None) -> tuple[Summary, bool]:
     """Run a cell; return its summary and True, or False if it was finished before.
 
     A finished cell is returned as it is; an unfinished one resumes from its last checkpoint. Raises Interrupted on
@@ -83,10 +84,10 @@ def run(cell: Cell, *, fresh: bool = False, progress: Progress | None = None) ->
         store.close()
 
 
-def _same_cell(cell: Cell, manifest: dict[str, Any]) -> None:
+def _same_cell(cell: Cell, manifest: Manifest) -> None:
     """Raise CorruptRecord if a record is of another cell than the one to run."""
     try:
-        same = manifest["run_id"] == cell.run_id and identity_hash(manifest["identity"]) == identity_hash(cell.identity)
+        same = manifest.run_id == cell.run_id and identity_hash(manifest.identity) == identity_hash(cell.identity)
     except RecursionError:
         same = False
     if not same:
@@ -101,13 +102,13 @@ class Session:
         self.started = self.saved = time.monotonic()
         self.seconds_before = 0.0
         self.rows = 0  # rows of the trajectory on disk
-        self.scalars: list[dict[str, Any]] = []  # yielded by the method, not on disk yet
+        self.scalars: list[Scalars] = []  # yielded by the method, not on disk yet
         self.scalar_rows = 0  # rows of scalars on disk
         self.above = False  # True once a point of the run lies above the frontier, kept across interruptions
         self.rule = cell.settings.evaluation.select
         self.chosen: checkpoint_rule.Point | None = None  # best point so far; None if the rule is `last`
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> Summary:
         manifest = self._begin()
         try:
             with interruptible() as stop:
@@ -118,32 +119,31 @@ class Session:
         finally:
             self.progress.stop()
 
-    def _ended(self, manifest: dict[str, Any], error: BaseException) -> None:
+    def _ended(self, manifest: Manifest, error: BaseException) -> None:
         """Write the reason for the end to the manifest if possible; a run with a summary is done and stays so."""
         if (self.store.path / "summary.json").exists():
             return
         status = "interrupted" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "failed"
-        what = {"type": type(error).__name__, "message": str(error)}
+        ended = {"status": status, "error": Fault(type=type(error).__name__, message=str(error)), "ended_at": now()}
         with suppress(CannotWrite):
             self._flush_scalars()
         with suppress(CannotWrite):  # the first error matters more, and readers see that no process holds the run
-            self.store.write_manifest(manifest | {"status": status, "error": what, "ended_at": now()})
+            self.store.write_manifest(manifest.model_copy(update=ended))
 
-    def _begin(self) -> dict[str, Any]:
+    def _begin(self) -> Manifest:
         """Write the manifest before anything else, so that a killed run leaves a record that it had started."""
         c, old = self.cell, self.store.manifest()
-        if old is not None and old.get("started_at") is None:
+        if old is not None and old.started_at is None:
             raise CorruptRecord(f"{c.path}: manifest.json has no started_at (start again with --fresh)")
-        manifest = {
-            "schema_version": SCHEMA_VERSION, "run_id": c.run_id, "status": "running", "preset": c.settings.preset,
-            "task": c.task_name, "method": c.method_name, "seed": c.seed, "identity": c.identity, "error": None,
-            "started_at": old["started_at"] if old else now(), "ended_at": None, "provenance": c.provenance,
-            "settings": c.settings.model_dump(),
-        }  # fmt: skip
+        manifest = Manifest(
+            schema_version=SCHEMA_VERSION, run_id=c.run_id, status="running", preset=c.settings.preset, task=c.task_name,
+            method=c.method_name, seed=c.seed, identity=c.identity, error=None, started_at=old.started_at if old else now(),
+            ended_at=None, provenance=c.provenance, settings=c.settings.model_dump(),
+        )  # fmt: skip
         self.store.write_manifest(manifest)
         return manifest
 
-    def _run(self, manifest: dict[str, Any], stop: threading.Event) -> dict[str, Any]:
+    def _run(self, manifest: Manifest, stop: threading.Event) -> Summary:
         trial, next_point = self._trial()
         evaluator = self.cell.make_evaluator(self.progress)
         along = evaluator if self.rule == checkpoint_rule.LAST else self.cell.make_evaluator(self.progress, "validation")
@@ -205,9 +205,8 @@ class Session:
         policy = _load(checkpoints[-1]).like(reference)
         try:
             trial = Trial(policy, reference, c.task, state=state["trial"], **common)
-            self.chosen = (
-                checkpoint_rule.Point(*state["chosen"]) if state.get("chosen") else None
-            )  # an older checkpoint has none
+            # an older checkpoint has none
+            self.chosen = checkpoint_rule.Point.of(state["chosen"]) if state.get("chosen") else None
         except (KeyError, TypeError, ValueError, RuntimeError) as e:
             what = f"{type(e).__name__}: {one_line(e)}"
             raise CorruptRecord(f"checkpoint {checkpoints[-1]} does not fit ({what}); start again with --fresh") from e
@@ -227,7 +226,7 @@ class Session:
         with closing(self._updates(trial)) as updates:
             for scalars in updates:
                 check_weights(trial)  # before they are measured or saved
-                self.scalars.append({"update": trial.cost.updates, "scalars": finite(scalars)})
+                self.scalars.append(Scalars(update=trial.cost.updates, scalars=finite(scalars)))
                 self.progress.at(trial.progress, {"update": str(trial.cost.updates)} | _facts(scalars))
                 due = points > 0 and trial.progress >= next_point / points
                 over = trial.progress >= 1.0
@@ -265,7 +264,7 @@ class Session:
         state = {"trial": trial.state_dict(), "next_point": next_point, "rows": self.rows, "seconds": self._seconds()}
         self._flush_scalars()
         state |= {
-            "chosen": None if self.chosen is None else list(self.chosen),
+            "chosen": None if self.chosen is None else self.chosen.state(),
             "above": self.above,
             "scalars": self.scalar_rows,
         }
@@ -282,16 +281,19 @@ class Session:
 
     def _record_point(self, trial: Trial, metrics: dict[str, Metric]) -> None:
         self._flush_scalars()
-        record = {name: metric_record(metric) for name, metric in metrics.items()}
         split = self.cell.settings.evaluation.split if self.rule == checkpoint_rule.LAST else "validation"
-        row = {"update": trial.cost.updates, "split": split, "metrics": record, "cost": trial.cost.record()}
-        self.store.append(row | {"seconds": round(self._seconds(), 2)})
+        row = schema.Evaluation(
+            cost={**trial.cost.record()}, metrics=metric_records(metrics), seconds=round(self._seconds(), 2), split=split,
+            update=trial.cost.updates,
+        )  # fmt: skip
+        self.store.append(row)
         self.rows += 1
-        self.progress.at(trial.progress, _measured(metrics))
+        at = trial.cost.updates
+        self.progress.at(trial.progress, {"update": str(at)}, _measured(at, metrics))
 
     def _finish(
-        self, manifest: dict[str, Any], trial: Trial, evaluator: Evaluator, base: Evaluation, final: Evaluation, deployed: Any
-    ) -> dict[str, Any]:
+        self, manifest: Manifest, trial: Trial, evaluator: Evaluator, base: Evaluation, final: Evaluation, deployed: Any
+    ) -> Summary:
         self.progress.stop()
         self.store.write_samples("final", final.rows)
         self.store.write_samples("base", base.rows)
@@ -312,30 +314,29 @@ class Session:
         in_training = trial.unscored / trial.cost.scorer_calls if trial.cost.scorer_calls else 0.0
         return final.unscored_share > tolerance or in_training > tolerance
 
-    def _summary(self, status: str, trial: Trial, evaluator: Evaluator, base: Evaluation, final: Evaluation) -> dict[str, Any]:
+    def _summary(self, status: str, trial: Trial, evaluator: Evaluator, base: Evaluation, final: Evaluation) -> Summary:
         c = self.cell
-        cost = trial.cost.record() | {
+        cost: dict[str, float | None] = {
+            **trial.cost.record(),
             "unscored": trial.unscored,
             "seconds": round(self._seconds(), 1),
             "peak_memory_mb": peak_memory(),
         }
-        return {
-            "schema_version": SCHEMA_VERSION, "run_id": c.run_id, "run_dir": str(c.path.relative_to(c.out)), "status": status,
-            "preset": c.settings.preset, "task": c.task_name, "method": c.method_name, "seed": c.seed,
-            "settings": c.settings.model_dump(),
-            "base": {name: metric_record(m) for name, m in base.metrics.items()},
-            "final": {name: metric_record(m) for name, m in final.metrics.items()},
-            "frontier": evaluator.frontier_record() | {"kl_cap": c.settings.task.kl_cap, "above": evaluator.above},
-            "cost": cost, "selection": self._selection(trial),
-        }  # fmt: skip
+        frontier = evaluator.frontier_record() | {"kl_cap": c.settings.task.kl_cap, "above": evaluator.above}
+        return Summary(
+            schema_version=SCHEMA_VERSION, run_id=c.run_id, run_dir=str(c.path.relative_to(c.out)), status=status,
+            preset=c.settings.preset, task=c.task_name, method=c.method_name, seed=c.seed, settings=c.settings.model_dump(),
+            base=metric_records(base.metrics), final=metric_records(final.metrics), frontier=schema.Frontier(**frontier),
+            cost=cost, selection=self._selection(trial),
+        )  # fmt: skip
 
-    def _selection(self, trial: Trial) -> dict[str, Any]:
+    def _selection(self, trial: Trial) -> Selection:
         """The rule, the point that it selected, and the scores of this point on validation prompts."""
         if self.chosen is None:
-            return {"rule": self.rule, "update": trial.cost.updates, "progress": trial.progress}
+            return Selection(rule=self.rule, update=trial.cost.updates, progress=trial.progress)
         c = self.chosen
         validation = {"judge": c.judge, "kl": c.kl}
-        return {"rule": self.rule, "update": c.update, "progress": c.progress, "points": self.rows, "validation": validation}
+        return Selection(rule=self.rule, update=c.update, progress=c.progress, points=self.rows, validation=validation)
 
     def _seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.started
@@ -376,9 +377,11 @@ def _facts(scalars: dict[str, float]) -> dict[str, str]:
     return {k: f"{v:.3f}" for k, v in scalars.items() if k == "pool_reward"}
 
 
-def _measured(metrics: dict[str, Metric]) -> dict[str, str]:
-    names = {"reward": "reward", "judge": "judge", "kl": "KL", "efficiency": "of optimum"}
-    return {shown: f"{v:.2f}" for k, shown in names.items() if k in metrics and (v := metrics[k].value) is not None}
+def _measured(update: int, metrics: dict[str, Metric]) -> str:
+    """A measurement in words: `at update 8: reward 0.81, judge 1.00, KL 0.14, 0.42 of the optimum`."""
+    shown = {"reward": "reward {}", "judge": "judge {}", "kl": "KL {}", "efficiency": "{} of the optimum"}
+    values = [of.format(f"{v:.2f}") for k, of in shown.items() if k in metrics and (v := metrics[k].value) is not None]
+    return f"at update {update}: {', '.join(values)}" if values else ""
 
 
 def peak_memory() -> float:

@@ -55,7 +55,7 @@ class GuardedScorer:
         self.identity: dict[str, Any] = _identity(scorer, name, file)
         self.slow, self.reads_prompt = (bool(getattr(scorer, word, False)) for word in ("slow", "reads_prompt"))
         self.items: Callable[..., float] | None = self.count if callable(getattr(scorer, "items", None)) else None
-        self._scorer, self._name, self._timeout = scorer, name, _seconds(name, timeout)
+        self._scorer, self._name, self._timeout = scorer, name, seconds(name, timeout)
         self._late = 0  # consecutive timeouts
 
     def score(self, prompts: list[str], responses: list[str]) -> NDArray:
@@ -141,7 +141,7 @@ class GuardedScorer:
         """Log the number of unscored texts and where the first failed; error messages may quote the text and are omitted."""
         log.warning(
             "%s could not score %d of %d texts, the first of %d characters: %s",
-            self._name, len(failures), of, len(texts[0]), _reason(failures[0]),
+            self._name, len(failures), of, len(texts[0]), reason(failures[0]),
         )  # fmt: skip
 
 
@@ -160,7 +160,8 @@ def _identity(scorer: Any, name: str, file: Mapping[str, Any]) -> dict[str, Any]
     return identity
 
 
-def _seconds(name: str, timeout: Any) -> float | None:
+def seconds(name: str, timeout: Any) -> float | None:
+    """The time limit of a scorer from its option `timeout`; raises BadSetting if it is none."""
     if timeout is None:
         return None
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < 1e9:
@@ -168,7 +169,8 @@ def _seconds(name: str, timeout: Any) -> float | None:
     return float(timeout)
 
 
-def _reason(failed: BaseException) -> str:
+def reason(failed: BaseException) -> str:
+    """The type and the place of an error, without its message, which may quote a text."""
     if isinstance(failed, TooSlow):
         return "no answer in time"
     last = traceback.extract_tb(failed.__traceback__)[-1]

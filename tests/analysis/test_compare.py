@@ -279,7 +279,24 @@ def test_settings_of_one_method_are_named_by_what_sets_them_apart(harness, tmp_p
     code, out, _ = harness("compare", "quark:lr=1e-4", "quark:lr=3e-4", "--out", tmp_path)
     assert code == 0 and "A  quark (lr=0.0001), seed" in out and "B  quark (lr=0.0003), seed" in out
     code, _, err = harness("compare", "quark", "quark:lr=3e-4", "--out", tmp_path)
-    assert code == 2 and "2 methods or settings: quark (1: lr=0.0001); quark (2: lr=0.0003); narrow it" in err
+    assert (
+        code == 2
+        and "2 methods or settings: quark (1: lr=0.0001); quark (2: lr=0.0003); narrow it, as by quark:lr=0.0001" in err
+    )
+
+
+def test_a_condition_that_does_not_hold_is_said(harness, tmp_path):
+    study(tmp_path)
+    words = ("compare", "quark", "ppo", "--out", tmp_path, "--regress-if", "judge<-0.5", "--regress-if", "kl>90")
+    code, out, err = harness(*words)
+    assert (code, err) == (0, "") and "no regression by judge<-0.5: B - A is " in out and "no regression by kl>90: " in out
+    assert [text.partition(":")[0] for text in json.loads(harness(*words, "--json")[1])["passed"]] == ["judge<-0.5", "kl>90"]
+    assert "no regression" not in harness("compare", "ppo", "quark", "--out", tmp_path)[1]
+
+
+def test_the_table_says_what_is_corrected(harness, tmp_path):
+    out = harness("compare", "ppo", "quark", "--out", study(tmp_path))[1]
+    assert "p (Holm)" in out and "95 % interval: of each metric alone, without a correction" in out
 
 
 def elsewhere(root: Path, **changes: Any) -> Path:
@@ -298,7 +315,7 @@ def elsewhere(root: Path, **changes: Any) -> Path:
         (["quark", "ppo:lr"], "found 'lr'"),
         (["quark", "./ppo"], "no folder './ppo'"),
         (["quark", "ppo", "--out", "nowhere"], "no records in nowhere"),
-        (["quark", "quark:seed=1"], "share 1 runs"),
+        (["quark", "quark:seed=1"], "share 1 run; cannot"),
         (["quark", "ppo", "--metric", "jugde"], "did you mean 'judge'"),
         (["quark", "ppo", "--regress-if", "jugde<-1"], "did you mean 'judge'"),
         (["quark", "ppo", "--regress-if", "judge"], "takes METRIC"),
@@ -316,8 +333,8 @@ def test_what_cannot_be_compared_is_one_line(harness, tmp_path, monkeypatch, wor
     ("changes", "said"),
     [
         ({"evaluation": {"n": 100}}, "unlike in evaluation.n (200 and 100)"),
-        ({"fluency": {"name": "other"}}, "unlike in fluency.name (none and other)"),
-        ({"model": {"name": "big", "sha256": "00"}}, "unlike in model.name (synthetic and big); model.sha256 (ababab"),
+        ({"fluency": {"name": "other"}}, "unlike in fluency (none and other"),
+        ({"model": {"name": "big", "sha256": "00"}}, "unlike in model (synthetic sha256 abababab and big"),
     ],
 )
 def test_worlds_that_differ_are_refused(harness, tmp_path, changes, said):

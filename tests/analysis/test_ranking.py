@@ -45,10 +45,11 @@ def test_hypervolume_by_hand(tmp_path: Path) -> None:
     """A triangle of 2 nats by 0.8 reward: area 0.8. One point at 1 nat, 0.3 above the base: a rectangle of 1 by 0.3."""
     ended(tmp_path, "x", 1.0, [0.5], curve((0.0, 0.2), (2.0, 1.0)))
     ended(tmp_path, "far", 3.0, [0.9], curve((0.0, 0.2), (2.0, 1.0)))
-    runs = {run.manifest["method"]: run for run in find_runs([tmp_path])[0]}
+    runs = {run.manifest.method: run for run in find_runs([tmp_path])[0]}
     assert share_of_hypervolume(runs["x"]).value == pytest.approx(0.3 / 0.8)
     assert share_of_hypervolume(runs["far"]).value == 0  # beyond the cap
-    none = runs["x"]._replace(summary={**runs["x"].summary, "frontier": curve((0.0, 0.2), (2.0, 1.0)) | {"kl_cap": None}})
+    uncapped = runs["x"].summary.frontier.model_copy(update={"kl_cap": None})
+    none = runs["x"]._replace(summary=runs["x"].summary.model_copy(update={"frontier": uncapped}))
     assert share_of_hypervolume(none).reason == "the task declares no KL cap"
 
 

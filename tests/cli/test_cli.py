@@ -81,7 +81,7 @@ def test_a_run_its_record_and_its_picture(harness, tmp_path):
     assert code == 0
     summary = json.loads(out.splitlines()[-1])
     path = tmp_path / summary["run_dir"]
-    assert read_run(path).summary == summary
+    assert read_run(path).summary.plain() == summary
     assert (path / "picture.png").stat().st_size > 20_000 and (path / "picture.svg").read_text().startswith("<?xml")
     assert "loading" in err.splitlines()[0]
 
@@ -150,7 +150,7 @@ def test_detoxify_as_the_reward(harness, tmp_path, gpt2, rtp):
     code, out, _ = harness(*run(tmp_path, **REAL, **scorer), "--model", gpt2, "--prompts", rtp, "--json")
     summary = json.loads(out.splitlines()[-1])
     assert code == 0 and 0 < summary["base"]["reward"]["value"] < 1
-    identity = read_run(tmp_path / summary["run_dir"]).manifest["identity"]
+    identity = read_run(tmp_path / summary["run_dir"]).manifest.identity
     assert identity["scorers"]["reward"]["name"] == "detoxify" and len(identity["scorers"]["reward"]["sha256"]) == 64
 
 

@@ -73,6 +73,20 @@ def test_the_matrix_says_where_each_cell_stands(tmp_path):
     assert "--seeds 3 --fresh" in whole and "--method ppo" in whole
 
 
+def test_the_worlds_of_a_task_are_numbered_and_explained(tmp_path):
+    for digits in ("0a", "1b"):
+        scorers = {"reward": {"name": "words"}, "judge": {"name": "mine", "version": 1, "sha256": digits * 32}}
+        identity = fake.identity("toxicity", "quark", 0, scorers=scorers)
+        fake.write_run(tmp_path, "quark", 0, status="failed", id8=digits * 4, manifest={"identity": identity})
+    fake.write_run(tmp_path, "quark", 0, task="sentiment")
+    said = status.text(status.status([tmp_path]), tmp_path)
+    worlds = [line.strip() for line in said.splitlines() if "scorers.judge" in line]
+    assert sorted(line.partition(": ")[2] for line in worlds) == [f"scorers.judge mine sha256 {d * 4}" for d in ("0a", "1b")]
+    assert [line.partition(": ")[0] for line in worlds] == ["toxicity (1)", "toxicity (2)"]
+    assert "sentiment  toxicity (1)  toxicity (2)" in said and "quark, toxicity (2), preset micro" in said
+    assert "worlds" not in status.text(status.status([tmp_path / "micro" / "sentiment"]), tmp_path)
+
+
 def test_stale_and_running_cells(tmp_path, record):
     dir = record
     change(dir, "identity", "method", "version", to=0)
@@ -81,7 +95,7 @@ def test_stale_and_running_cells(tmp_path, record):
     change(at_work, "identity", to=json.loads((dir / "manifest.json").read_text())["identity"])
     change(at_work, "identity", "method", "version", to=1)
     change(at_work, "identity", "method", "name", to="ppo")
-    rows = read_run(at_work).trajectory
+    rows = [row.plain() for row in read_run(at_work).trajectory]
     rows[-1]["cost"] = {"flops": 1e12}
     fake.dump_rows(at_work / "trajectory.jsonl", rows)
     assert not held(at_work) and not held(dir)

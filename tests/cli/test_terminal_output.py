@@ -12,9 +12,11 @@ import harness as package
 from harness.core import text as masking
 from harness.core.errors import BenchError
 from harness.core.process import explain
+from harness.core.types import Metric
 from harness.records import archive
 from harness.report import trials
 from harness.runs.progress import Progress
+from harness.runs.session import _measured
 from harness.runs.sweep.board import Board
 
 EVIL = "evil\x1b[31m\u202e\u2066\x07\x9b2J\r"
@@ -88,6 +90,18 @@ def test_progress_and_board_write_it_out(capsys):
     Board(1).say(EVIL)
     err = capsys.readouterr().err
     assert not obeyed(err) and err.count(SEEN) == 2
+
+
+def test_the_bar_says_which_update_its_measurement_is_of(capsys, monkeypatch):
+    monkeypatch.setattr("harness.runs.progress.PLAIN_EVERY", -1.0)
+    metrics = {key: Metric(0.5, 0.1, 9) for key in ("reward", "judge", "kl", "efficiency")} | {"ppl": Metric(3.0, 0.1, 9)}
+    progress = Progress()
+    progress.at(0.25, {"update": "8"}, _measured(8, metrics | {"kl": Metric(None, None, 0, reason="none")}))
+    progress.at(0.5, {"update": "12"})
+    first, second = (line.partition("%  ")[2] for line in capsys.readouterr().err.splitlines())
+    assert first == "update 8  at update 8: reward 0.50, judge 0.50, 0.50 of the optimum"
+    assert second == first.replace("update 8 ", "update 12 ")
+    assert "KL 0.50, 0.50 of the optimum" in _measured(8, metrics) and _measured(8, {}) == ""
 
 
 def test_archive_trials_and_frames_write_it_out(out, tmp_path, capsys):

@@ -170,7 +170,7 @@ class IgnoresASetting(Honest):
 
 
 class ChoosySettings(BestQuantileSettings):
-    variant: Literal["works", "fails"] = "works"
+    variant: Literal["works", "fails"] = Field("works", description="one of two")
 
 
 class FailsInAVariant(Honest):
@@ -250,6 +250,16 @@ class NeverUpdates(Honest):
 def test_a_method_that_yields_without_an_update_fails_instead_of_running_for_ever():
     (check, *_) = check_class(NeverUpdates)
     assert check.held is False and "yielded after update 0 without another" in check.found
+
+
+def test_a_setting_without_a_description_is_named():
+    class Mute(BestQuantileSettings):
+        momentum: float = 0.9
+        decay: float = Field(0.0, description=" ")
+
+    found = rules.described(play.Subject(type("Silent", (Honest,), {"Settings": Mute}), ""))
+    assert found == (False, "not described: momentum, decay")
+    assert rules.described(play.Subject(Honest, ""))[0] is True
 
 
 @pytest.mark.parametrize("kind", BROKEN, ids=lambda kind: kind.__name__)

@@ -71,7 +71,7 @@ def test_each_fault_of_a_broken_method_is_one_line(harness, tmp_path):
     code, out, err = harness("check", "method", path)
     faults = {line.split("  ")[1].strip() for line in out.splitlines() if line.startswith("FAILS")}
     assert code == 5 and faults == {"settings used", "budget", "control tokens", "base weights"}
-    assert err.splitlines()[-1].startswith("error: ") and "does not hold 4 of 13 rules" in err
+    assert err.splitlines()[-1].startswith("error: ") and "does not hold 4 of 14 rules" in err
 
 
 def test_the_scaffold_imports_the_door_only():
@@ -116,7 +116,11 @@ def test_what_can_be_started_and_checked(harness, tmp_path):
     with pytest.raises(UnknownName, match="did you mean 'method'"):
         new_plugin("metod", "mine", tmp_path)
     for words, code, said in (
-        (("check", "preset", "micro"), 2, "known: method, scorer, task"),
+        (("check", "preset", "micro"), 2, "cannot check 'preset': no such kind; kinds: method, task, scorer"),
+        (("new", "dataset", "mine"), 2, "'dataset': no such kind; kinds: method, task, scorer (prompts of your own need no"),
+        (("new", "preset", "mine"), 2, "cannot create 'preset': no such kind; kinds: method, task, scorer"),
+        (("show", "scorer", "vader"), 2, "cannot show 'scorer': no such kind; kinds: method, task, preset, run"),
+        (("list", "method"), 2, "did you mean 'methods'? kinds: methods, tasks, scorers, datasets, presets, runs"),
         (("check", "method", "quakr"), 2, "did you mean 'quark'"),
         (("check", "method", "./nowhere.py"), 3, "no method file"),
     ):
@@ -127,5 +131,5 @@ def test_what_can_be_started_and_checked(harness, tmp_path):
 def test_a_check_as_a_table(harness):
     code, out, _ = harness("check", "method", "base")
     lines = out.splitlines()
-    assert code == 0 and len(lines) == 14 and "expected" in lines[0]
+    assert code == 0 and len(lines) == 15 and "expected" in lines[0]
     assert any(line.startswith("-") and "does not apply" in line for line in lines)

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from harness.cli.main import app
 from harness.conformance.rules import check_method
+from harness.conformance.scorer_rules import check_scorer
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -49,6 +50,12 @@ def test_every_command_is_one_that_the_command_line_takes(command):
 def test_the_method_of_the_guide_holds_the_rules(tmp_path):
     (tmp_path / "mine.py").write_text(code("docs/guides/a-method.md", "python")[0])
     checks = check_method(str(tmp_path / "mine.py"))
+    assert not [check for check in checks if check.held is False]
+
+
+def test_the_scorer_of_the_guide_holds_the_rules(tmp_path):
+    (tmp_path / "my_scorer.py").write_text(code("docs/guides/a-task-or-scorer.md", "python")[0])
+    checks = check_scorer(str(tmp_path / "my_scorer.py"))
     assert not [check for check in checks if check.held is False]
 
 

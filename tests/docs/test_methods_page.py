@@ -33,7 +33,7 @@ def runs(root: Path) -> list:
 def test_reward_beside_best_of_n_is_read_off_its_curve_at_equal_kl(root):
     """n = 4 has log 4 - 3/4 nats in the synthetic record, so between points of the curve nothing is interpolated."""
     (group,) = Study(runs(root)).groups
-    found = {run.manifest["method"]: ranking.beside(run).value for run in group.runs if run.manifest["seed"] == 1}
+    found = {run.manifest.method: ranking.beside(run).value for run in group.runs if run.manifest.seed == 1}
     assert found["ppo"] == pytest.approx(0.0, abs=1e-9)
     at_four = fake.frontier()["best_of_n"][2]["reward"]
     assert found["quark"] == pytest.approx(0.702 - at_four, abs=1e-6)
@@ -54,7 +54,8 @@ def test_one_seed_is_judged_by_its_error_over_prompts_as_on_the_report(tmp_path)
 
 def test_a_record_without_the_curve_has_no_such_number(root):
     (run, *_) = runs(root)
-    del run.summary["frontier"]["best_of_n"]
+    frontier = run.summary.frontier.model_copy(update={"best_of_n": []})
+    run = run._replace(summary=run.summary.model_copy(update={"frontier": frontier}))
     assert ranking.beside(run).value is None and "no best-of-n curve" in ranking.beside(run).reason
 
 
@@ -103,7 +104,7 @@ def test_a_task_without_trials_of_its_own_says_whose_settings_it_has(tmp_path):
     for task in ("toxicity", "sentiment"):
         fake.write_run(tmp_path, "quark", 0, task=task)
     found = runs(tmp_path)
-    text = methods_page.page(found, [run for run in found if run.manifest["task"] == "toxicity"], [], "x")
+    text = methods_page.page(found, [run for run in found if run.manifest.task == "toxicity"], [], "x")
     said = "No trials were run on this task; its settings were chosen on toxicity."
     assert text.count(said) == 1 and said in text[text.index("## sentiment") :].split("\n## ")[0]
 
@@ -121,12 +122,12 @@ def test_checks_of_what_the_papers_say_mix_no_tasks(tmp_path):
                 judge = fake.point(1 - left - 0.001 * seed, 0.01)
                 fake.write_run(tmp_path, method, seed, task=task, final={"judge": judge})
     everything = runs(tmp_path)
-    toxicity = [run for run in everything if run.manifest["task"] == "toxicity"]
+    toxicity = [run for run in everything if run.manifest.task == "toxicity"]
     (held,) = [t for t in methods_page._claims(Study(everything), toxicity) if "filtering leaves" in t]
     assert held.startswith("toxicity: filtering leaves less") and "**holds**" in held and "0.041 against 0.401" in held
     both = [t for t in methods_page._claims(Study(everything), everything) if "filtering leaves" in t]
     assert ["**holds**" in t for t in both] == [False, True]
     lacking = [t for t in methods_page._claims(Study(everything), everything) if "**not tested**" in t]
     assert len(lacking) == 8 and all(t.startswith("sentiment: ") for t in lacking)  # once each, though neither task shows them
-    one = [run for run in everything if run.manifest["task"] == "toxicity" or run.manifest["method"] == "mle"]
+    one = [run for run in everything if run.manifest.task == "toxicity" or run.manifest.method == "mle"]
     assert len([t for t in methods_page._claims(Study(one), one) if "filtering leaves" in t]) == 1

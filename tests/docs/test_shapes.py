@@ -58,12 +58,12 @@ def test_a_difference_within_the_noise_is_not_a_difference(root):
     """A filtering as good as conditional in clean text, by less than its spread over seeds."""
     for seed, off in enumerate((-0.05, 0.0, 0.05)):
         write(root / "other", "filtering", seed, 0.9, 0.3, {"quantile": 0.3}, 0.83 + off)
-    runs = [r for r in find_runs([root])[0] if r.manifest["method"] != "filtering" or "other" in str(r.dir)]
+    runs = [r for r in find_runs([root])[0] if r.manifest.method != "filtering" or "other" in str(r.dir)]
     assert checks(runs, runs)[2].holds is False
 
 
 def test_what_takes_runs_that_are_not_there_is_not_shown(root):
-    runs = [r for r in find_runs([root])[0] if r.manifest["seed"] == 0]
+    runs = [r for r in find_runs([root])[0] if r.manifest.seed == 0]
     found = checks(runs, [])
     assert [c.holds for c in found] == [None] * 9 and "not tested" in said(found[0])
 
@@ -71,7 +71,7 @@ def test_what_takes_runs_that_are_not_there_is_not_shown(root):
 def test_a_weighting_that_changes_the_result_is_not_maximum_likelihood(root):
     for seed, off in enumerate((-0.01, 0.0, 0.01)):
         write(root / "far", "rwr", seed, 0.9 + off, 0.3 + off, {"beta": 10.0})
-    runs = [r for r in find_runs([root])[0] if r.manifest["method"] != "rwr" or "far" in str(r.dir)]
+    runs = [r for r in find_runs([root])[0] if r.manifest.method != "rwr" or "far" in str(r.dir)]
     assert checks(runs, runs)[3].holds is False
 
 
@@ -79,7 +79,7 @@ def test_half_of_the_habit_by_chance_is_not_far_below(root):
     """Means of 0.1 and 0.4, whose spread over seeds is wider than what is between them."""
     for seed, judge in enumerate((0.5, 1.0, 1.2)):
         write(root / "wide", "filtering", seed, judge, 0.3, {"quantile": 0.3})
-    runs = [r for r in find_runs([root])[0] if r.manifest["method"] != "filtering" or "wide" in str(r.dir)]
+    runs = [r for r in find_runs([root])[0] if r.manifest.method != "filtering" or "wide" in str(r.dir)]
     assert checks(runs, runs)[1].holds is False
 
 

@@ -55,8 +55,8 @@ def test_every_value_is_as_it_was(tmp_path):
     assert len(done.added) == 14 and not done.updated and not done.problems
     for run, copy in copies(source, target):
         assert copy.summary == run.summary and copy.trajectory == run.trajectory
-        assert copy.manifest == run.manifest | {"archive": {"samples": 0}}
-        assert list(copy.summary or {}) == list(run.summary or {})
+        assert copy.manifest.plain() == run.manifest.plain() | {"archive": {"samples": 0}}
+        assert list(copy.summary.plain() if copy.summary else {}) == list(run.summary.plain() if run.summary else {})
     assert total(target) < total(source) / 2
 
 
@@ -74,7 +74,7 @@ def test_real_runs_small_and_sound(real, tmp_path):
     done = archive.archive([real], tmp_path)
     assert len(done.added) == 2
     for run, copy in copies(real, tmp_path):
-        assert (copy.summary, copy.trajectory) == (run.summary, run.trajectory) and copy.manifest["settings"]
+        assert (copy.summary, copy.trajectory) == (run.summary, run.trajectory) and copy.manifest.settings
         assert prompt_scores(copy.dir) == prompt_scores(run.dir)
         checks = verify.verify(copy)
         assert not [c for c in checks if c.held is False]
@@ -141,7 +141,7 @@ def test_names_stay_inside_the_archive(tmp_path):
     archive.archive([tmp_path / "source"], tmp_path / "target")
     assert {p.name for p in tmp_path.iterdir()} == {"source", "target"}
     (copy,) = find_runs([tmp_path / "target"])[0]
-    assert copy.manifest["method"] == "../../out" and "target" in copy.dir.parts
+    assert copy.manifest.method == "../../out" and "target" in copy.dir.parts
 
 
 def write_samples(dir: Path, who: str) -> None:
@@ -167,7 +167,7 @@ def test_the_same_few_prompts_of_every_run(tmp_path):
     assert kept["quark"].kind.tolist() == ["adversarial", "calm", "heated", "calm", "heated"]
     assert all(response.endswith(" 0") for response in kept["quark"].response)
     assert not (target / "micro/toxicity/npo/5e5e5e5e-s0/samples").exists()
-    archived = {run.manifest["method"]: run.manifest["archive"] for run in find_runs([target])[0]}
+    archived = {run.manifest.method: run.manifest.archive for run in find_runs([target])[0]}
     assert archived == {"quark": {"samples": 5}, "ppo": {"samples": 5}, "npo": {"samples": 0}}
     again = archive.archive([source], target)  # without samples: those that were kept stay
     assert len(again.unchanged) == 3

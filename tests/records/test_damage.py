@@ -179,7 +179,7 @@ def test_damage_to_a_run_that_was_begun_is_named_and_cleared(record, name):
         session.run(at)
     assert said in one_line(found.value)
     summary, _ = session.run(at, fresh=True)
-    assert summary["status"] == "done" and len(read_run(at.path).trajectory) == 3
+    assert summary.status == "done" and len(read_run(at.path).trajectory) == 3
 
 
 @pytest.mark.parametrize("name", DONE)

@@ -27,11 +27,11 @@ def made(tmp_path_factory) -> Path:
     (dir / "policy" / "model.safetensors").write_bytes(bytes(1000))
     (dir / "policy" / "policy.json").write_text(json.dumps({"bos": 0, "eos": 0, "num_control": 5, "prefix": [321]}))
     (dir / "policy" / "config.json").write_text('{"limit": [0.0, Infinity]}')  # as transformers writes some
-    (dir / "prompts.json").write_text(json.dumps(source_of(kept).prompts()))
-    (dir / "trajectory.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept.trajectory))
-    (dir / "summary.json").write_text(json.dumps(kept.summary))
-    manifest = {k: v for k, v in kept.manifest.items() if k != "archive"}
-    manifest["files"] = RunStore(dir).hashes({"summary.json": kept.summary})
+    (dir / "prompts.json").write_text(json.dumps(source_of(kept).prompts().plain()))
+    (dir / "trajectory.jsonl").write_text("".join(json.dumps(row.plain()) + "\n" for row in kept.trajectory))
+    (dir / "summary.json").write_text(json.dumps(kept.summary.plain()))
+    manifest = {k: v for k, v in kept.manifest.plain().items() if k != "archive"}
+    manifest["files"] = RunStore(dir).hashes({"summary.json": kept.summary.plain()})
     (dir / "manifest.json").write_text(json.dumps(manifest))
     for name in (".lock", "picture.png", "picture.svg"):
         (dir / name).touch()
@@ -229,13 +229,13 @@ def test_what_no_part_of_a_record_determines_is_not_seen(record):
 
 def test_a_point_that_was_chosen_by_validation_is_a_row_of_the_trajectory(record):
     rows = [json.loads(line) for line in (record / "trajectory.jsonl").read_text().splitlines()]
-    at = {name: rows[2]["metrics"][name]["value"] for name in ("judge", "kl")}
+    at = {name: rows[2]["metrics"][name] for name in ("judge", "kl")}
     chosen = {"rule": "best_validation", "update": rows[2]["update"], "progress": 0.5, "validation": at}
     edit(record, "selection", chosen)
     edit_row(record, -1, "metrics.judge.value", 0.1)  # the last row is of validation prompts
     rehash(record)
     assert broken(record) == set()
-    edit(record, "selection", chosen | {"validation": at | {"judge": 0.999}})
+    edit(record, "selection", chosen | {"validation": at | {"judge": at["judge"] | {"value": 0.999}}})
     rehash(record)
     assert broken(record) == {"chosen row of the trajectory"}
 

@@ -51,7 +51,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "empty": (text("summary.json", ""), "not strict JSON"),
     "bytes": (text("summary.json", b"\xff\xfe{"), "not UTF-8"),
     "broken row": (text("trajectory.jsonl", "{}{\n"), "trajectory.jsonl line 1"),
-    "strange row": (text("trajectory.jsonl", "{}\n"), "line 1 is not a record: update"),
+    "strange row": (text("trajectory.jsonl", "{}\n"), "line 1 is not a record: metrics"),
     "NaN": (text("summary.json", '{"schema_version": 1, "x": NaN}'), "NaN is not a JSON number"),
     "infinite": (text("summary.json", '{"schema_version": 1, "x": 1e999}'), "1e999 is not a finite number"),
     "key twice": (text("summary.json", '{"schema_version": 1, "a": 1, "a": 2}'), "a key occurs twice"),
@@ -89,14 +89,14 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
     dir = fake.write_run(tmp_path, "quark", 1)
     run = read_run(dir)
     assert isinstance(run, Run) and run.summary is not None
-    assert run.manifest == json.loads((dir / "manifest.json").read_text())
-    assert run.summary == json.loads((dir / "summary.json").read_text())
-    assert [row["update"] for row in run.trajectory] == [0, 10, 20, 30, 40, 50, 60]
+    assert run.manifest.plain() == json.loads((dir / "manifest.json").read_text())
+    assert run.summary.plain() == json.loads((dir / "summary.json").read_text())
+    assert [row.update for row in run.trajectory] == [0, 10, 20, 30, 40, 50, 60]
 
 
 def test_further_keys_are_welcome(tmp_path: Path) -> None:
     dir = fake.write_run(tmp_path, "quark", 0, manifest={"note": 1}, summary={"note": {"x": None}})
-    assert read_run(dir).manifest["note"] == 1
+    assert read_run(dir).manifest.note == 1
 
 
 @pytest.mark.parametrize("status", ["running", "failed", "interrupted"])
@@ -120,7 +120,7 @@ def test_a_run_that_has_just_begun_has_no_trajectory(tmp_path: Path) -> None:
 def test_the_order_is_fixed_and_a_folder_named_twice_counts_once(tmp_path: Path) -> None:
     fake.write_study(tmp_path)
     runs, problems = find_runs([tmp_path, tmp_path / "micro"])
-    cells = [(run.manifest["method"], run.manifest["seed"]) for run in runs]
+    cells = [(run.manifest.method, run.manifest.seed) for run in runs]
     assert not problems and len(cells) == 12 and cells == sorted(cells)
     assert [run.dir for run in find_runs([tmp_path / "micro", tmp_path])[0]] == [run.dir for run in runs]
 

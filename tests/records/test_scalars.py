@@ -12,10 +12,15 @@ from harness.analysis.study import Study
 from harness.core.errors import CorruptRecord
 from harness.records import archive, verify
 from harness.records.read import find_runs, read_run, scalars, source_of
+from harness.records.schema import Scalars
 from harness.records.tables.encode import SCALARS, thinned
 from harness.records.write import RunStore
 from harness.report.build import build
 from harness.runs.session import finite
+
+
+def models(n: int) -> list[Scalars]:
+    return [Scalars.model_validate(row) for row in rows(n)]
 
 
 def rows(n: int, **more: float | None) -> list[dict]:
@@ -29,10 +34,10 @@ def write(dir: Path, found: list[dict]) -> Path:
 
 def test_rows_that_a_checkpoint_does_not_know_are_cut(tmp_path):
     store = RunStore(fake.write_run(tmp_path, "quark", 0, status="interrupted"))
-    store.append_scalars(rows(3))
+    store.append_scalars(models(3))
     whole = (store.path / "scalars.jsonl").read_bytes()
     store.append_scalars([])
-    store.append_scalars(rows(5)[3:])
+    store.append_scalars(models(5)[3:])
     (store.path / "scalars.jsonl").write_bytes((store.path / "scalars.jsonl").read_bytes() + b'{"upd')
     store.rewind(1, 3)
     assert (store.path / "scalars.jsonl").read_bytes() == whole
@@ -48,7 +53,7 @@ def test_a_value_that_is_not_finite_is_null():
 
 def test_rows_are_read_and_those_that_are_none_are_named(tmp_path):
     dir = write(fake.write_run(tmp_path, "quark", 0), rows(2, odd=None))
-    assert scalars(read_run(dir))[1] == (2, {"loss": 1 / 3, "kl": 0.2, "odd": None})
+    assert scalars(read_run(dir))[1].plain() == {"update": 2, "scalars": {"loss": 1 / 3, "kl": 0.2, "odd": None}}
     (dir / "scalars.jsonl").write_bytes((dir / "scalars.jsonl").read_bytes() + b'{"update": 3')  # is being written
     assert len(scalars(read_run(dir))) == 2
     for text, words in (('{"update": -1, "scalars": {}}', "line 1 is not a record: update"), ("{", "line 1 is not strict")):
@@ -63,15 +68,18 @@ def test_a_study_keeps_a_hundred_updates_in_float32(tmp_path):
     write(fake.write_run(tmp_path / "runs", "ppo", 0), rows(3))
     fake.write_run(tmp_path / "runs", "npo", 0)
     archive.write_study([tmp_path / "runs"], tmp_path / "study")
-    by_method = {run.manifest["method"]: run for run in find_runs([tmp_path / "study"])[0]}
+    by_method = {run.manifest.method: run for run in find_runs([tmp_path / "study"])[0]}
     kept = scalars(by_method["quark"])
-    assert len(kept) == SCALARS and [kept[0][0], kept[-1][0]] == [1, 1000] and set(kept[5][1]) == {"loss", "kl"}
-    assert kept[-1][1]["kl"] == pytest.approx(100.0, rel=1e-7) and "big" not in kept[0][1]
-    assert [update for update, _ in scalars(by_method["ppo"])] == [1, 2, 3] and scalars(by_method["npo"]) == []
-    assert thinned(thinned(rows(1000))) == thinned(rows(1000))
+    assert len(kept) == SCALARS and [kept[0].update, kept[-1].update] == [1, 1000]
+    assert kept[-1].scalars["kl"] == pytest.approx(100.0, rel=1e-7) and set(kept[0].scalars) == set(kept[5].scalars) == {
+        "loss",
+        "kl",
+    }
+    assert [row.update for row in scalars(by_method["ppo"])] == [1, 2, 3] and scalars(by_method["npo"]) == []
+    assert thinned(thinned(models(1000))) == thinned(models(1000))
     assert len(archive.write_study([tmp_path / "runs"], tmp_path / "study").unchanged) == 3
     files = {"files": {"scalars.jsonl": "0" * 64, "trajectory.jsonl": "0" * 64}}
-    run = by_method["quark"]._replace(manifest=by_method["quark"].manifest | files)
+    run = by_method["quark"]._replace(manifest=by_method["quark"].manifest.model_copy(update=files))
     assert {c.what: c.held for c in verify._files(run)}["scalars.jsonl"] is None  # a part of the file
     folders = archive.archive([tmp_path / "study"], tmp_path / "folders")
     assert sorted(len(source_of(read_run(dir)).scalars()) for dir in folders.added) == [0, 3, SCALARS]
@@ -80,8 +88,9 @@ def test_a_study_keeps_a_hundred_updates_in_float32(tmp_path):
 def test_a_changed_row_is_a_mismatch(tmp_path):
     dir = write(fake.write_run(tmp_path, "quark", 0), rows(3))
     run = read_run(dir)
-    run.manifest["files"] = RunStore(dir).hashes({"summary.json": run.summary})
-    assert "scalars.jsonl" in run.manifest["files"]
+    files = RunStore(dir).hashes({"summary.json": run.summary.plain()})
+    run = run._replace(manifest=run.manifest.model_copy(update={"files": files}))
+    assert "scalars.jsonl" in files
     assert all(check.held for check in verify._files(run))
     write(dir, rows(4)[1:])
     assert [check.what for check in verify._files(run) if check.held is False] == ["scalars.jsonl"]

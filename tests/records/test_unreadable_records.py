@@ -171,7 +171,7 @@ def test_references_that_stand_for_more_than_a_record_can_hold_are_refused(two):
     shared.write_text(json.dumps(value))
     manifest = json.loads((two[0] / "manifest.json").read_text())
     fake.dump(two[0] / "manifest.json", manifest | {"note": [{"shared": digest(value)}] * 10})
-    assert read_run(two[0]).manifest["note"] == [value] * 10
+    assert read_run(two[0]).manifest.note == [value] * 10
     fake.dump(two[0] / "manifest.json", manifest | {"note": [{"shared": digest(value)}] * 100})
     with pytest.raises(CorruptRecord, match="stand for more than"):
         read_run(two[0])
@@ -257,7 +257,7 @@ def test_records_below_a_linked_folder_are_found_once_and_links_in_a_circle_end(
     fake.write_run(tmp_path / "other", "npo", 0, id8="22222222")
     (plain / "more").symlink_to(tmp_path / "other" / "micro")  # a record has no other within it
     runs, problems = find_runs([out])
-    assert sorted(run.manifest["method"] for run in runs) == ["ppo", "quark"] and not problems
+    assert sorted(run.manifest.method for run in runs) == ["ppo", "quark"] and not problems
 
 
 @pytest.mark.parametrize("words", ["list runs --out OUT", "status OUT"])

@@ -20,7 +20,7 @@ from harness.core.hashing import content_hash
 from harness.core.types import Metric
 from harness.records import verify
 from harness.records.read import read_run
-from harness.records.schema import Run
+from harness.records.schema import Frontier, Run
 from harness.runs import rescore
 
 pytestmark = pytest.mark.usefixtures("few_prompts")
@@ -113,18 +113,19 @@ def test_the_place_on_a_frontier_with_a_closed_form():
     lams = [10 ** (i / 40 - 2) for i in range(141)]
     best = [exp(lam) / (1 + exp(lam)) for lam in lams]
     need = [log(2) + r * log(r) + (1 - r) * log(1 - r) for r in best]
-    curve = [{"lambda": a, "kl": k, "reward": r} for a, k, r in zip(lams, need, best, strict=True)]
+    curve = [{"lambda": a, "kl": k, "reward": r, "solid": True} for a, k, r in zip(lams, need, best, strict=True)]
     rows = [
         {"prompt_id": x, "kind": "", "prompt": "", "response": "", "tokens": [0], "reward": r, "judge": 1.0, "kl": 0.3}
         for x, r in enumerate((0.6, 0.7))
     ]
-    found = verify.recompute(rows, {"curve": curve})
+    frontier = Frontier.model_validate({"base_reward": 0.5, "curve": curve})
+    found = verify.recompute(rows, frontier)
     needed = log(2) + 0.65 * log(0.65) + 0.35 * log(0.35)  # at a lambda of 0.62
     assert found["excess_kl"].value == pytest.approx(0.3 - needed, abs=2e-3)
     assert found["efficiency"].value == pytest.approx(needed / 0.3, abs=2e-3)
     reach = min(r for r in (i / 1e4 for i in range(5001, 10_000)) if log(2) + r * log(r) + (1 - r) * log(1 - r) >= 0.3)
     assert found["regret"].value == pytest.approx(reach - 0.65, abs=2e-3)
-    assert verify.recompute([rows[0] | {"reward": float("nan")}], {"curve": curve}).get("regret") is None
+    assert verify.recompute([rows[0] | {"reward": float("nan")}], frontier).get("regret") is None
 
 
 def test_one_reward_in_the_samples(record):
@@ -233,7 +234,7 @@ def test_records_that_have_less(tmp_path, record):
     with pytest.raises(MissingPrerequisite, match="is failed"):
         rescore.rescored(unfinished)
     with pytest.raises(MissingPrerequisite, match="records no settings"):
-        rescore.rescored(Run(old.dir, old.manifest, old.summary | {"settings": {}}, []))
+        rescore.rescored(Run(old.dir, old.manifest, old.summary.model_copy(update={"settings": {}}), []))
     table = pd.read_parquet(record / "samples" / "final.parquet").drop(columns=["entropy", "ended", "nll", "log_ratio"])
     table.to_parquet(record / "samples" / "final.parquet")
     (record / "samples" / "final-papers.parquet").unlink()

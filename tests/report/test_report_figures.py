@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import fake_records as fake
 import pytest
 from fake_reports import curve, ended, only_group
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.figure import Figure
 
 from harness.analysis.attainment import attained
+from harness.analysis.scalars import Trace
 from harness.methods import METHODS
 from harness.records.read import read_run
 from harness.report.figures.attainment import draw_attained
 from harness.report.figures.data import figure_data
-from harness.report.figures.panels import REWARD_KL, REWARD_PPL, draw_panel
-from harness.report.figures.pareto import draw, pareto, run_picture
+from harness.report.figures.panels import COMPUTE, JUDGE_KL, REWARD_KL, REWARD_PPL, draw_panel
+from harness.report.figures.pareto import draw, legend_entries, pareto, run_picture
+from harness.report.figures.sheets import Dots, _dots
 from harness.report.figures.style import GREY, HUES, INK, SHADE, families, looks, save
+from harness.report.figures.ticks import Ticks
+from harness.report.figures.training import draw_trace
 
 
 def test_figures_are_whole_and_wide_enough(messy: tuple) -> None:
@@ -117,11 +124,88 @@ def test_a_figure_is_its_data(tmp_path: Path) -> None:
     assert save(draw(data), "svg") == save(pareto(group.runs), "svg")
 
 
-def test_only_the_test_split_is_drawn(tmp_path: Path) -> None:
-    dir = fake.write_run(tmp_path, "quark", 0)
+def on_validation(dir: Path) -> None:
     rows = [json.loads(line) | {"split": "validation"} for line in (dir / "trajectory.jsonl").read_text().splitlines()]
     fake.dump_rows(dir / "trajectory.jsonl", rows)
-    assert figure_data(only_group(tmp_path))["methods"][0]["runs"][0]["path"] == []
+
+
+def names(entries: Iterable[tuple[Any, str]]) -> list[str]:
+    return [name for _, name in entries]
+
+
+def test_points_on_validation_prompts_are_dashed_and_in_the_legend(tmp_path: Path) -> None:
+    on_validation(fake.write_run(tmp_path, "quark", 0))
+    data = figure_data(only_group(tmp_path))
+    (run,) = data["methods"][0]["runs"]
+    assert run["path"] == [] and len(run["validation"]) == 7
+    assert "dashed: training, on validation prompts" in names(legend_entries(data))
+    ax = Figure().subplots()
+    draw_panel(ax, data, REWARD_KL)
+    lines = [c for c in ax.collections if isinstance(c, LineCollection) and len(c.get_segments()[0]) == 7]
+    assert [c.get_linestyle()[0][1] is None for c in lines] == [False]  # not solid
+    (hollow,) = [c for c in ax.collections if isinstance(c, PathCollection) and len(c.get_offsets()) == 7]
+    assert hollow.get_facecolor().tolist()[0][:3] == [1.0, 1.0, 1.0]
+
+
+def test_a_study_on_validation_prompts_says_so_and_draws_them_as_its_own(tmp_path: Path) -> None:
+    identity = fake.identity("toxicity", "quark", 0, evaluation={"split": "validation"})
+    on_validation(fake.write_run(tmp_path, "quark", 0, manifest={"identity": identity}))
+    data = figure_data(only_group(tmp_path))
+    (run,) = data["methods"][0]["runs"]
+    assert len(run["path"]) == 7 and run["validation"] == [] and data["title"] == "toxicity, preset micro, validation prompts"
+
+
+def test_the_legend_has_what_some_panel_shows_and_nothing_else(tmp_path: Path) -> None:
+    fake.write_run(tmp_path, "quark", 0)
+    data = figure_data(only_group(tmp_path))
+    frontier = ["optimal frontier, 95% band", "upper bound beyond it", "best of n (n beside it)", "unattainable"]
+    both = ["quark, 1 seed", "base policy"]
+    assert names(legend_entries(data)) == [*both, *frontier, "reward's optimum, judged"]
+    assert names(legend_entries(data, [JUDGE_KL])) == [*both, "reward's optimum, judged"]
+    assert names(legend_entries(data, COMPUTE)) == both
+    short_of = data | {"frontier": data["frontier"] | {"upper": [], "best_of_n": [], "judge_at": None}}
+    assert names(legend_entries(short_of)) == [*both, frontier[0], frontier[3]]
+    fake.write_run(tmp_path, "ppo", 0, status="failed")
+    data = figure_data(only_group(tmp_path))
+    assert names(legend_entries(data, COMPUTE))[-1] == "dotted: not finished"
+    data["methods"][0]["runs"][0]["path"] = []
+    assert names(legend_entries(data, COMPUTE))[-1] == "base policy"
+
+
+@pytest.mark.parametrize(
+    ("ticks", "labels"),
+    [
+        ([0.4995, 0.5, 0.5005], ["0.4995", "0.5000", "0.5005"]),
+        ([0.49999, 0.5, 0.50001], ["0.49999", "0.50000", "0.50001"]),
+        ([0.85, 0.875, 0.9], ["0.850", "0.875", "0.900"]),
+        ([-0.1, -1e-17, 0.1], ["-0.1", "0.0", "0.1"]),
+        ([4, 8, 12], ["4", "8", "12"]),
+        ([0, 15000, 2e6], ["0", "15k", "2M"]),
+        ([0.5], ["0.5"]),
+    ],
+)
+def test_ticks_have_the_decimals_that_their_spacing_needs(ticks: list[float], labels: list[str]) -> None:
+    assert Ticks().format_ticks(ticks) == labels
+
+
+def test_equal_values_have_ticks_of_different_labels(tmp_path: Path) -> None:
+    ax = Figure().subplots()
+    value = {"value": 0.5, "low": 0.5, "high": 0.5, "text": "x"}
+    _dots(ax, [{"name": "quark", "colour": "#000000"}], Dots("Unique", "share", [value], 0.5), "t")
+    ax.figure.canvas.draw()
+    labels = [text.get_text() for text in ax.get_xticklabels()]
+    assert len(labels) == len(set(labels)) > 2
+
+
+def test_small_panels_name_their_axes(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        fake.write_run(tmp_path, "quark", seed)
+    data = figure_data(only_group(tmp_path))
+    one, two = Figure().subplots(1, 2)
+    draw_attained(one, data, attained(data)[0])
+    draw_trace(two, Trace("quark", "loss", [[(1, 0.5), (2, 0.4)]]), "#000000")
+    assert two.get_ylim()[0] < 0.4 and two.get_ylim()[1] > 0.5  # both of two values are shown
+    assert (one.get_xlabel(), one.get_ylabel(), two.get_xlabel()) == ("KL to base, nats", "reward attained", "update")
 
 
 def test_attainment_of_two_seeds_by_hand(tmp_path: Path) -> None:

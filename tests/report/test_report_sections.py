@@ -51,6 +51,47 @@ def test_runs_measured_by_another_ruler_have_a_section_that_says_how(key, tmp_pa
     assert [group.world["evaluation"] for group in found] == [RULER, RULER | {key: 77}]
 
 
+def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace the pictures that every page has: they are drawn elsewhere."""
+    sheets = {n: Sheet(b"<svg></svg>", ["<svg></svg>"], b"") for n in ("pareto", "fluency", "compute", "overoptimisation")}
+    monkeypatch.setattr("harness.report.build.pictures", lambda group, slug: (sheets, figure_data(group)))
+
+
+LONG = "politeness_of_forum_replies_v2"
+
+
+def test_a_scorer_in_a_file_is_named_whole_with_the_first_digits_of_its_hash(tmp_path):
+    judges = [{"name": LONG, "version": 1, "sha256": "0a" * 32}, {"name": LONG, "version": 1, "sha256": "1b" * 32}]
+    for judge in (*judges, {"name": "vader", "version": "3.3.2", "direction": "positive"}):
+        identity = fake.identity("toxicity", "quark", 0, scorers={"reward": {"name": "words"}, "judge": judge})
+        fake.write_run(tmp_path, "quark", 0, manifest={"identity": identity}, id8=identity_hash(identity)[:8])
+    said = sorted(heading.partition(": ")[2] for heading in Study(*find_runs([tmp_path])).headings)
+    names = [f"scorers.judge {LONG} sha256 {digits}" for digits in ("0a0a0a0a", "1b1b1b1b")]
+    assert said == [*names, "scorers.judge vader"]  # of another scorer its version and its options are not news
+
+
+def test_a_file_that_was_edited_and_a_list_of_hashes_are_short_labels(tmp_path):
+    edited = [{"name": "mine", "version": 1, "settings": {"lr": 1e-4}, "sha256": digit * 32} for digit in ("0a", "1b")]
+    policies = [{"name": "eval", "version": 1, "policy": {"sha256": [digit * 32]}} for digit in ("2c", "3d")]
+    for method in (*edited, *policies):
+        identity = fake.identity("toxicity", "mine", 0, method=method)
+        fake.write_run(tmp_path, str(method["name"]), 0, manifest={"identity": identity}, id8=identity_hash(identity)[:8])
+    (group,) = Study(*find_runs([tmp_path])).groups
+    names = ['eval (1: sha256=["2c2c2c2c"])', 'eval (2: sha256=["3d3d3d3d"])']
+    assert [entry.name for entry in group.entries] == [
+        *names, "mine (1: mine sha256 0a0a0a0a)", "mine (2: mine sha256 1b1b1b1b)"
+    ]  # fmt: skip
+
+
+def test_a_warning_says_which_of_several_sections_it_is_about(tmp_path, monkeypatch):
+    without_pictures(monkeypatch)
+    for task in ("toxicity", "sentiment"):
+        fake.write_run(tmp_path, "quark", 0, task=task, status="failed")
+    made = build(Study(*find_runs([tmp_path])), tmp_path / "page")
+    heads = [state.partition(": ")[0] for state in made.unfinished]
+    assert sorted(heads) == ["sentiment, preset micro", "toxicity, preset micro"]
+
+
 def test_sections_apart_by_their_frontier_alone_say_so(tmp_path):
     fake.write_run(tmp_path, "quark", 0)
     fake.write_run(tmp_path, "ppo", 0, summary={"frontier": fake.frontier() | {"base_reward": 0.1}})
@@ -66,9 +107,7 @@ def test_a_page_shows_a_section_of_degraded_runs_only(tmp_path, monkeypatch):
     kinds = {f"{name}@{kind}": fake.point(0.5, 0.01) for name in ("reward", "judge", "kl") for kind in ("calm", "heated")}
     fake.write_run(tmp_path, "quark", 0, status="degraded", final=kinds, summary={"base": fake.BASE | kinds})
     runs, problems = find_runs([tmp_path])
-    always = ("pareto", "fluency", "compute", "overoptimisation")  # drawn elsewhere: here it is about what cannot be drawn
-    sheets = {name: Sheet(b"<svg></svg>", ["<svg></svg>"], b"") for name in always}
-    monkeypatch.setattr("harness.report.build.pictures", lambda group, slug: (sheets, figure_data(group)))
+    without_pictures(monkeypatch)
     made = build(Study(runs, problems), tmp_path / "page")
     for name in ("index.html", "report.md"):
         text = (tmp_path / "page" / name).read_text()

@@ -106,7 +106,7 @@ def test_a_second_ctrl_c_is_one_line_and_130_and_the_same_command_goes_on(harnes
     assert (code, out) == (130, "") and len(lines) == 1 and lines[0].startswith("error: interrupted")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if not phase.startswith("loading"):
-        assert read_run(cell(tmp_path).path).manifest["status"] == "interrupted"
+        assert read_run(cell(tmp_path).path).manifest.status == "interrupted"
     vars(quick).update(usual)
     assert harness(*RUN)[0] == 0
     session.run(cell(tmp_path / "whole"))
@@ -182,7 +182,7 @@ def test_a_full_standard_output_is_one_line_and_the_record_is_kept(quick, tmp_pa
     err = capsys.readouterr().err.splitlines()
     assert stopped.value.code == 1
     assert err[-1] == "error: cannot write the result to standard output: No space left on device; the records are kept"
-    assert "Traceback" not in str(err) and read_run(cell(tmp_path).path).manifest["status"] == "done"
+    assert "Traceback" not in str(err) and read_run(cell(tmp_path).path).manifest.status == "done"
 
 
 def test_a_reader_that_has_had_enough_is_no_error(tmp_path, monkeypatch, capsys):

@@ -90,10 +90,11 @@ def test_a_page_calls_a_model_as_its_settings_do(tmp_path):
     made["scorers"] = {"reward": {"name": "classifier", "sha256": "ef"}, "judge": {"name": "stars"}}
     told = {"model": {"id": "/home/me/tiny"}, "task": {"fluency": "micro", "reward": "mine", "judge": "x"}}
     manifest = {"identity": made, "settings": told | {"scorers": {"mine": {"kind": "classifier", "model": "someone/c"}}}}
-    found = described(manifest, made)
+    found = described(read_run(fake_records.write_run(tmp_path / "a", "quark", 0, manifest=manifest)).manifest, made)
     assert found["model"] == {"name": "tiny", "sha256": "ab"} and found["fluency"]["name"] == "judge"
     assert found["scorers"]["reward"]["model"] == "someone/c" and "model" not in found["scorers"]["judge"]
-    assert described({"identity": made}, made) == made and "name" not in made["model"]
+    bare = read_run(fake_records.write_run(tmp_path / "b", "quark", 0, manifest={"identity": made})).manifest
+    assert described(bare, made) == made and "name" not in made["model"]
 
 
 def test_worlds_of_two_models_are_told_apart_by_their_names(tmp_path):
@@ -102,7 +103,7 @@ def test_worlds_of_two_models_are_told_apart_by_their_names(tmp_path):
         told = {"settings": {"model": {"id": where}}, "identity": identity}
         fake_records.write_run(tmp_path, "base", number, manifest=told)
     found = groups([read_run(path.parent) for path in sorted(tmp_path.rglob("manifest.json"))])
-    assert len(found) == 2 and "model.name (" in unlike(found)
+    assert len(found) == 2 and unlike(found) == "model (mine sha256 bbbbbbbb and gpt2 sha256 aaaaaaaa)"
     assert unlike(found[:1] * 2) == "their frontiers"
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,33 @@ def test_the_options_of_a_scorer_file_go_by_its_stem_and_are_part_of_the_identit
         cell("toxicity", "micro", "task.reward=./shout.py", "scorers.shout.least=5")
 
 
+SCORER_TYPOS = (
+    (
+        ["task.reward=vader", "scorers.vader.directoin=negative"],
+        "scorer 'vader' has no option 'directoin'; known: direction, timeout",
+    ),
+    (["task.reward=vader", "scorers.vader.direction=negativ"], "direction is 'negativ'; expected positive or negative"),
+    (["task.reward=vader", "scorers.vader.timeout=soon"], "scorers.vader.timeout is 'soon'; expected seconds above 0"),
+    (["task.judge=./shout.py", "scorers.shout.least=5"], "scorer 'shout' has no option 'least'; known: most, timeout"),
+    (["task.judge=./shout.py", "scorers.shout.timeout=0"], "scorers.shout.timeout is 0; expected seconds above 0"),
+    (["task.judge=mine", "scorers.mine.kind=./shout.py", "scorers.mine.x=5"], "scorer 'mine' has no option 'x'"),
+    (["task.judge=mine", "scorers.mine.kind=classifier"], "missing a required argument: 'model'"),
+)
+
+
+@pytest.mark.parametrize(("sets", "said"), SCORER_TYPOS)
+def test_a_dry_run_checks_the_options_of_its_scorers(harness, files, sets, said):
+    words = ("run", "--method", "base", "--task", "toxicity", *(word for item in sets for word in ("--set", item)))
+    code, out, err = harness(*words, "--dry-run")
+    assert (code, out) == (2, "") and said in err and err.count("\n") == 1
+
+
+def test_a_dry_run_builds_no_scorer_of_a_file(harness, files):
+    (files / "shout.py").write_text(SCORER.replace("self.most = most", "raise SystemExit('it read its weights')"))
+    words = ("run", "--method", "base", "--task", "toxicity", "--set", "task.judge=./shout.py")
+    assert harness(*words, "--dry-run")[0] == 0
+
+
 def test_a_file_of_its_own_bytes_is_not_both_reward_and_judge(files):
     with pytest.raises(BadSetting, match="the judge is the reward"):
         cell("./mine.py", "micro", "task.judge=./shout.py")
@@ -107,6 +135,43 @@ def test_a_preset_file_overrides_key_by_key(files):
     told = {"budget.flops": 1e9, "evaluation.points": 2, "kl_coef": 0.9, "task.kl_cap": 1.0}
     same = named.settings("micro", "quark", "toxicity", told)
     assert same.model_copy(update={"preset": "own"}) == named.recorded(found)
+
+
+METHOD = """
+from harness.methods.base import Base
+
+class Trick(Base):
+    pass
+"""
+
+
+@pytest.mark.parametrize(("task", "method", "scorer"), [("mine", "trick", "shout"), ('"mine.py"', '"trick.py"', '"shout.py"')])
+def test_the_table_of_a_file_goes_by_its_stem_or_by_its_name(files, task, method, scorer):
+    told = f"[tasks.{task}]\nkl_cap = 0.6\n[tasks.{task}.methods.{method}]\nb = 2\n[methods.{method}]\na = 1\nb = 1\n"
+    (files / "p.toml").write_text(
+        f'extends = "micro"\n{told}[tasks.toxicity.methods.{method}]\nb = 3\n[scorers.{scorer}]\nmost = 5'
+    )
+    (files / "far").mkdir()
+    for name in ("mine.py", "shout.py"):
+        (files / name).rename(files / "far" / name)  # neither beside the preset nor in the working folder
+    (files / "far" / "trick.py").write_text(METHOD)
+    with pytest.raises(BadSetting, match="named 'mine'") if task == "mine" else nullcontext():
+        named.settings("./p.toml", "./far/trick.py", "toxicity")
+    found = named.settings("./p.toml", "./far/trick.py", "./far/mine.py")
+    assert (found.task.kl_cap, found.method) == (0.6, {"a": 1, "b": 2})
+    assert found.scorer_options("./far/shout.py") == {"most": 5}
+    (files / "mine.py").write_text(TASK)  # in the working folder, so that it is known as a file whatever runs
+    assert named.settings("./p.toml", "./far/trick.py", "toxicity").method == {"a": 1, "b": 3}
+
+
+def test_a_stem_that_is_also_an_installed_name_is_ambiguous_for_the_file_alone(files):
+    (files / "quark.py").write_text(METHOD)
+    (files / "p.toml").write_text('extends = "micro"\n[methods.quark]\nkl_coef = 0.7')
+    assert named.settings("./p.toml", "quark", "toxicity").method["kl_coef"] == 0.7
+    with pytest.raises(BadSetting, match=r"the installed method and the file quark.py; use \[methods.\"quark.py\"\]"):
+        named.settings("./p.toml", "./quark.py", "toxicity")
+    (files / "p.toml").write_text('extends = "micro"\n[methods.quark]\nkl_coef = 0.7\n[methods."quark.py"]\na = 1')
+    assert named.settings("./p.toml", "./quark.py", "toxicity").method == {"a": 1}
 
 
 def test_what_a_preset_says_of_a_thing_goes_when_a_file_swaps_it(files):
@@ -126,6 +191,12 @@ WRONG = {
     'extends = "micro"\n[methods.quakr]\nlr = 1.0': "no method named 'quakr'; did you mean 'quark'",
     'extends = "micro"\n[tasks.toxicity]\nkl_cup = 1.0': "task toxicity: unknown setting 'task.kl_cup'; did you mean 'kl_cap'",
     "extends = [": "is not TOML",
+    'extends = "micro"\n[methods.tricks]\nx = 1': "no method named 'tricks'",
+    'extends = "micro"\n[tasks.toxicity.methods.quakr]\nlr = 1.0': "no method named 'quakr'; did you mean 'quark'",
+    'extends = "micro"\n[tasks.toxicity]\nmethods = 3': "expected a table [tasks.toxicity.methods]",
+    'extends = "micro"\n[tasks.toxicity.methods]\nquark = 3': "expected a table [tasks.toxicity.methods.quark]",
+    'extends = "micro"\n[tasks.mine]\n[tasks."mine.py"]': "[tasks.mine] could mean mine.py, which has a table too",
+    'extends = "micro"\n[scorers.shout]\n[scorers."shout.py"]': "are one scorer; leave one",
 }  # fmt: skip
 
 
@@ -214,7 +285,7 @@ def record(harness, files):
 def test_a_run_of_files_is_found_again_named_again_and_rescored_only_from_the_command_line(harness, files, record):
     (run,), _ = find_runs([Path("out")])
     m = run.manifest
-    assert (m["preset"], m["task"], m["settings"]["task"]["reward"]) == ("own", "mine", "shout")
+    assert (m.preset, m.task, m.settings["task"]["reward"]) == ("own", "mine", "shout")
     (found,) = status([Path("out")]).cells
     (command,) = commands(found._replace(seeds={1: "missing"}), Path("out"))
     assert command.startswith("harness run --method base --task ./mine.py --preset ./own.toml --set")

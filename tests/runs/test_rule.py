@@ -81,9 +81,9 @@ def test_the_point_that_is_best_on_validation_is_deployed(tmp_path, judged, monk
     judged(0.3, 0.9, 0.5, 0.6)
     summary, _ = session.run(cell)
     monkeypatch.undo()
-    selection = summary["selection"]
-    assert (selection["rule"], selection["update"], selection["points"]) == ("best_validation", 2, 4)
-    assert selection["progress"] == pytest.approx(2 / 6) and selection["validation"]["judge"]["value"] == 0.9
+    selection = summary.selection
+    assert (selection.rule, selection.update, selection.points) == ("best_validation", 2, 4)
+    assert selection.progress == pytest.approx(2 / 6) and selection.validation["judge"].value == 0.9
     found = rows(cell.path)
     assert [row["update"] for row in found] == [0, 2, 4, 6] and {row["split"] for row in found} == {"validation"}
     deployed = Policy.load(cell.path / "policy")
@@ -91,8 +91,8 @@ def test_the_point_that_is_best_on_validation_is_deployed(tmp_path, judged, monk
     assert again["kl"].value == pytest.approx(found[1]["metrics"]["kl"]["value"], rel=1e-5)
     assert again["kl"].value != pytest.approx(found[3]["metrics"]["kl"]["value"], rel=1e-3)
     final = cell.make_evaluator(Progress(quiet=True)).final(deployed).metrics
-    assert summary["final"]["kl"]["value"] == pytest.approx(final["kl"].value, rel=1e-5)
-    assert summary["cost"]["updates"] == 6 and not (cell.path / "checkpoints").exists()
+    assert summary.final["kl"].value == pytest.approx(final["kl"].value, rel=1e-5)
+    assert summary.cost["updates"] == 6 and not (cell.path / "checkpoints").exists()
 
 
 def test_one_policy_is_kept_at_a_time(tmp_path, judged, monkeypatch):
@@ -121,20 +121,20 @@ def test_a_validation_point_above_the_frontier_is_noticed_too(tmp_path, monkeypa
         return point(self, policy)
 
     monkeypatch.setattr(Evaluator, "point", above)
-    assert session.run(quick.cell(tmp_path, "base", **RULED))[0]["frontier"]["above"] is True
+    assert session.run(quick.cell(tmp_path, "base", **RULED))[0].frontier.above is True
 
 
 def test_a_run_that_only_harms_deploys_the_start(tmp_path, judged):
     cell = quick.cell(tmp_path, **RULED)
     judged(0.9, 0.5, 0.4, None)
     summary, _ = session.run(cell)
-    assert summary["selection"]["update"] == 0 and summary["final"]["kl"]["value"] == 0
+    assert summary.selection.update == 0 and summary.final["kl"].value == 0
 
 
 def test_a_method_without_points_deploys_its_end_or_says_why_not(tmp_path, judged):
     judged(0.3, 0.9, None, None)
     summary, _ = session.run(quick.cell(tmp_path / "a", "best_of_n", n=4, **RULED))
-    assert summary["selection"]["points"] == 2 and summary["final"]["kl"]["value"] > 0
+    assert summary.selection.points == 2 and summary.final["kl"].value > 0
     with pytest.raises(RunFailed, match="no point that the judge could score"):
         session.run(quick.cell(tmp_path / "b", "best_of_n", n=4, **RULED))
 
@@ -183,7 +183,7 @@ def near(monkeypatch):
 def test_killed_and_resumed_chooses_the_same(near, tmp_path):
     whole, resumed = (quick.cell(tmp_path / name, lr=1e-3, **RULED) for name in ("whole", "resumed"))
     summary, _ = session.run(whole)
-    assert summary["selection"]["update"] == 2
+    assert summary.selection.update == 2
     for place in PLACES:
         killed(place, lambda: session.run(resumed))
     again, worked = session.run(resumed)

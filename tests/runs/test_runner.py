@@ -55,20 +55,20 @@ def count_checkpoints(patch: pytest.MonkeyPatch, saved: list) -> None:
 def test_the_record_of_a_run(whole):
     cell, summary = whole
     run = read_run(cell.path)
-    assert run.manifest["status"] == "done" and run.summary == summary
-    assert run.manifest["identity"] == json.loads(json.dumps(cell.identity))
-    assert [row["update"] for row in run.trajectory] == [0, 2, 4, 6]
-    assert summary["cost"]["updates"] == 6
-    assert summary["base"]["kl"]["value"] == 0.0 and summary["final"]["kl"]["value"] > 0
+    assert run.manifest.status == "done" and run.summary == summary
+    assert run.manifest.identity == json.loads(json.dumps(cell.identity))
+    assert [row.update for row in run.trajectory] == [0, 2, 4, 6]
+    assert summary.cost["updates"] == 6
+    assert summary.base["kl"].value == 0.0 and summary.final["kl"].value > 0
     names = {"reward", "judge", "kl", "kl_per_token", "efficiency", "excess_kl", "regret", "ppl", "entropy", "unique", "length"}
     names |= {"distinct_1", "distinct_2", "distinct_3", "rep_2", "rep_3", "rep_4", "forward_kl", "clean_nll", "self_bleu"}
     names |= {"max_toxicity", "toxicity_prob", "grammatical", "eos_rate", "modal_mass", "kl_log_ratio"}
-    assert names <= set(summary["final"])
-    assert all({"value", "stderr", "n", "n_unscored"} <= set(m) for m in summary["final"].values())
+    assert names <= set(summary.final)
+    assert all({"value", "stderr", "n", "n_unscored"} <= set(m.plain()) for m in summary.final.values())
     samples = pd.read_parquet(cell.path / "samples" / "final.parquet")
     assert len(samples) == PROMPTS * 2
-    assert samples.reward.mean() == pytest.approx(summary["final"]["reward"]["value"])
-    assert samples.kl.mean() == pytest.approx(summary["final"]["kl"]["value"])
+    assert samples.reward.mean() == pytest.approx(summary.final["reward"].value)
+    assert samples.kl.mean() == pytest.approx(summary.final["kl"].value)
     assert not (cell.path / "checkpoints").exists()
 
 
@@ -78,7 +78,7 @@ def test_the_scores_of_each_prompt_are_those_of_its_samples(whole):
     by_prompt = samples.groupby("prompt_id")
     for name in ("reward", "judge", "kl"):
         assert found.values[name] == pytest.approx(by_prompt[name].mean().tolist(), rel=1e-5, abs=1e-9)
-        assert np.mean(found.values[name]) == pytest.approx(summary["final"][name]["value"], rel=1e-5)
+        assert np.mean(found.values[name]) == pytest.approx(summary.final[name].value, rel=1e-5)
     assert found.kind == by_prompt.kind.first().tolist() and found.n_scored == [2] * PROMPTS and found.split == "validation"
     assert found.id[0] == hashlib.sha256(samples.prompt[0].encode()).hexdigest()[:8] and len(set(found.id)) == PROMPTS
     texts = by_prompt.response.apply(list).tolist()
@@ -109,7 +109,7 @@ def test_killed_at_every_place_and_resumed_is_uninterrupted(whole, tmp_path):
     assert quick.weights(resumed.path) == quick.weights(cell.path)
     for name in ("prompts.json", "scalars.jsonl"):
         assert (resumed.path / name).read_bytes() == (cell.path / name).read_bytes()
-    assert [update for update, _ in scalars(read_run(cell.path))] == [1, 2, 3, 4, 5, 6]
+    assert [row.update for row in scalars(read_run(cell.path))] == [1, 2, 3, 4, 5, 6]
     assert quick.without_clock(again) == quick.without_clock(summary)
 
 
@@ -144,14 +144,14 @@ def test_an_interrupted_run_says_so_and_goes_on(whole, tmp_path, monkeypatch):
         session.run(cell)
     assert stopped.value.exit_code == 130
     manifest = read_run(cell.path).manifest
-    assert manifest["status"] == "interrupted"
+    assert manifest.status == "interrupted"
     monkeypatch.undo()
-    (cell.path / "manifest.json").write_text(json.dumps(manifest | {"started_at": "2020-01-01T00:00:00+00:00"}))
+    (cell.path / "manifest.json").write_text(json.dumps(manifest.plain() | {"started_at": "2020-01-01T00:00:00+00:00"}))
     load = RunStore.load_state
     monkeypatch.setattr(RunStore, "load_state", lambda *a: load(*a) | {"seconds": 1e6})
     again, _ = session.run(cell)
-    assert again["cost"]["seconds"] > 1e6  # the time before the interruption is part of what the run took
-    assert read_run(cell.path).manifest["started_at"].startswith("2020")
+    assert again.cost["seconds"] > 1e6  # the time before the interruption is part of what the run took
+    assert read_run(cell.path).manifest.started_at.startswith("2020")
     assert quick.trajectory(cell.path) == quick.trajectory(whole[0].path)
     assert quick.weights(cell.path) == quick.weights(whole[0].path)
 
@@ -166,7 +166,7 @@ def test_long_runs_are_kept_by_the_clock_too(tmp_path, monkeypatch):
 
 
 def test_measuring_costs_a_method_nothing(based):
-    cost = based[1]["cost"]
+    cost = based[1].cost
     assert cost["flops"] == cost["forward_tokens"] == cost["sampled_tokens"] == cost["scorer_calls"] == 0
 
 
@@ -196,7 +196,7 @@ def test_a_loss_that_is_no_number_fails_the_run(tmp_path, monkeypatch):
     with pytest.raises(NotFinite, match=r"the loss of update 1 is nan; .*smaller lr"):
         session.run(cell)
     manifest = read_run(cell.path).manifest
-    assert manifest["status"] == "failed" and manifest["error"]["type"] == "NotFinite"
+    assert manifest.status == "failed" and manifest.error.type == "NotFinite"
     assert not (cell.path / "summary.json").exists()
 
 
@@ -216,16 +216,16 @@ def test_responses_that_cannot_be_scored_are_counted_and_degrade_the_run(tmp_pat
     cell = quick.cell(tmp_path, "base")
     cell.task._judge = Failing(cell.task._judge)
     summary, _ = session.run(cell)
-    judge = summary["final"]["judge"]
-    assert summary["status"] == "degraded" and read_run(cell.path).manifest["status"] == "degraded"
-    assert judge["n_unscored"] == 6 and judge["n"] == 12
+    judge = summary.final["judge"]
+    assert summary.status == "degraded" and read_run(cell.path).manifest.status == "degraded"
+    assert judge.n_unscored == 6 and judge.n == 12
     samples = pd.read_parquet(cell.path / "samples" / "final.parquet")
     assert samples.judge.isna().sum() == 6
     by_prompt = prompt_scores(cell.path)
     assert sum(by_prompt.n_scored) == 12
     means = samples.groupby("prompt_id").judge.mean()  # NaN where neither of two responses could be scored
     assert [v is None for v in by_prompt.values["judge"]] == means.isna().tolist()
-    assert judge["value"] == pytest.approx(samples.groupby("prompt_id").judge.mean().mean())
+    assert judge.value == pytest.approx(samples.groupby("prompt_id").judge.mean().mean())
 
 
 def test_two_processes_do_not_share_a_run(tmp_path):

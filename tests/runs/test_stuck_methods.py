@@ -88,7 +88,7 @@ def test_a_yield_without_an_update_fails_the_run_and_names_the_rule(tmp_path, up
     said = f"^one_step yielded after update {updates} without another; train yields after each trial.update$"
     with pytest.raises(RunFailed, match=said):
         session.run(cell(tmp_path, Idle, updates=4))
-    assert read_run(cell(tmp_path, updates=4).path).manifest["error"]["type"] == "RunFailed"
+    assert read_run(cell(tmp_path, updates=4).path).manifest.error.type == "RunFailed"
 
 
 def test_a_method_may_end_before_its_budget_or_yield_nothing(tmp_path):
@@ -102,4 +102,4 @@ def test_a_method_may_end_before_its_budget_or_yield_nothing(tmp_path):
 
     for name, method in (("nothing", Nothing), ("once", Once)):
         summary, _ = session.run(cell(tmp_path / name, method, updates=4))
-        assert summary["cost"]["updates"] == (name == "once")
+        assert summary.cost["updates"] == (name == "once")

@@ -428,11 +428,11 @@ def test_a_real_cell_interrupted_finished_and_left_alone(harness, tmp_path):
     asker.join()
     assert code == 130 and json.loads(out)["cells"][0]["state"] == "interrupted"
     assert "the same command goes on" in err.splitlines()[-1]
-    assert read_run(path).manifest["status"] == "interrupted"
+    assert read_run(path).manifest.status == "interrupted"
 
     code, out, err = harness(*words)
     assert code == 0 and "1 cells: 1 done" in err and "| quark |" in out and "validation prompts" in out
-    assert read_run(path).summary["cost"]["updates"] == 20
+    assert read_run(path).summary.cost["updates"] == 20
     stamp = rows.stat().st_mtime_ns
     code, out, err = harness(*words, "--dry-run")
     assert code == 0 and out.startswith("done  toxicity  quark seed 0  ") and rows.stat().st_mtime_ns == stamp

@@ -127,7 +127,7 @@ def test_a_disk_that_refuses_at_any_operation_is_one_line_and_the_same_command_g
         assert "\n" not in text and ("cannot write" in text), n
         assert ("No space left on device" in text) or disk.asked == 0
         summary, _ = session.run(cell(out))
-        assert content(cell(out).path) == whole and summary["status"] == "done", n
+        assert content(cell(out).path) == whole and summary.status == "done", n
         if disk.asked == 0:
             break
         shutil.rmtree(out)
@@ -152,11 +152,11 @@ def test_a_run_that_could_not_write_says_why_in_its_manifest_once_there_is_room(
             session.run(cell(tmp_path))
     manifest, path = read_run(cell(tmp_path).path).manifest, cell(tmp_path).path
     if after == "summary.json":
-        assert manifest["status"] == "running" and (path / after).exists()
+        assert manifest.status == "running" and (path / after).exists()
     else:
-        assert manifest["status"] == "failed" and manifest["error"]["type"] == "CannotWrite"
+        assert manifest.status == "failed" and manifest.error.type == "CannotWrite"
     session.run(cell(tmp_path))
-    assert read_run(path).manifest["status"] == "done" and RunStore(path).record()
+    assert read_run(path).manifest.status == "done" and RunStore(path).record()
 
 
 def test_a_disk_with_a_limit_is_one_line_and_the_same_command_goes_on(tmp_path, monkeypatch):
@@ -177,7 +177,7 @@ def test_a_disk_with_a_limit_is_one_line_and_the_same_command_goes_on(tmp_path, 
             RunStore(cell(tmp_path).path).write_samples("final", rows)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert session.run(cell(tmp_path))[0]["status"] == "done"
+    assert session.run(cell(tmp_path))[0].status == "done"
 
 
 def test_a_file_of_a_record_is_never_written_in_place(tmp_path):

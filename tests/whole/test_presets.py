@@ -72,8 +72,8 @@ def test_every_row_runs_end_to_end(preset, task, world, monkeypatch, tmp_path):
     for name in ("reward", "judge", "kl", "clean_nll", *papers(task)):
         assert summary["final"][name]["value"] is not None, (name, summary["final"][name])
     manifest = read_run(tmp_path / summary["run_dir"]).manifest
-    identity = manifest["identity"]
-    data, origin = identity["data"], manifest["provenance"]["prompts"]["origin"]
+    identity = manifest.identity
+    data, origin = identity["data"], manifest.provenance.prompts["origin"]
     assert origin["commit"] == fake_hub.COMMIT and len(data["sha256"]) == 64 and origin["revision"] == "main"
     assert data["rows"]["train"] > 20 and data["rows"]["documents"] > 0 and data["rows"]["clean"] > 0
     assert identity["scorers"]["reward"] != identity["scorers"]["judge"]
@@ -232,7 +232,7 @@ def test_the_micro_preset_has_the_settings_that_the_rule_chose():
     (group,) = Study(runs).groups
     by_method = {}
     for entry in group.entries:
-        by_method.setdefault(entry.runs[0].manifest["method"], []).append(entry)
+        by_method.setdefault(entry.runs[0].manifest.method, []).append(entry)
     exceptions = {"quark", "mle", "random_reward"}
 
     def settings(method):
@@ -240,7 +240,7 @@ def test_the_micro_preset_has_the_settings_that_the_rule_chose():
 
     assert not problems and set(by_method) == set(registry.table("method")) - {"base"}
     for method in set(by_method) - exceptions:
-        had = [entry.runs[0].manifest["identity"]["method"]["settings"] for entry in chosen(group, by_method[method])]
+        had = [entry.runs[0].manifest.identity["method"]["settings"] for entry in chosen(group, by_method[method])]
         assert settings(method) in had, method
     assert settings("random_reward") == settings("reinforce") and settings("mle")["lr"] == settings("filtering")["lr"]
 

@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 
 
 class NewScorer:
-    """The share of letters that are not capitals; NaN where a text has no letter, as nothing was measured there.
+    """One minus the share of letters that are capitals; NaN for a blank text, as nothing was measured there.
 
     Options are arguments of the constructor: `--set scorers.new_scorer.tolerated=0.2`. The identity is in every record, so it
     holds all that decides a score: version, options, hashes of word lists and weights. The hash of this file is added to it.
+
+    tolerated  share of capitals that costs nothing
     """
 
     def __init__(self, tolerated: float = 0.1) -> None:
@@ -24,8 +26,8 @@ class NewScorer:
         return np.array([self._score(text) for text in responses])
 
     def _score(self, text: str) -> float:
-        letters = [c for c in text if c.isalpha()]
-        if not letters:
+        if not text.strip():
             return float("nan")
-        share = sum(c.isupper() for c in letters) / len(letters)
+        letters = [c for c in text if c.isalpha()]
+        share = sum(c.isupper() for c in letters) / max(1, len(letters))
         return 1.0 - max(0.0, share - self.tolerated) / (1.0 - self.tolerated)

@@ -14,5 +14,5 @@ def test_the_rules_of_every_scorer():
 
 
 def test_scores_by_hand():
-    found = new_scorer.NewScorer(tolerated=0.0).score([""] * 3, ["quiet", "LOUD", "..."])
-    np.testing.assert_allclose(found, [1.0, 0.0, np.nan])
+    found = new_scorer.NewScorer(tolerated=0.0).score([""] * 4, ["quiet", "LOUD", "...", " "])
+    np.testing.assert_allclose(found, [1.0, 0.0, 1.0, np.nan])

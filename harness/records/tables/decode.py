@@ -10,7 +10,7 @@ from harness.core.errors import CorruptRecord
 from harness.core.files import strict_json
 from harness.core.hashing import identity_hash
 
-from ..schema import place
+from ..schema import Frontier, Prompts, Scalars, check_version, parsed, place
 from . import layout
 from .encode import METRIC, PARTS, PLAIN, SCORES, short
 
@@ -25,6 +25,7 @@ class Tables:
 
     def __init__(self, dir: Path) -> None:
         self.dir = dir
+        self.frontiers: dict[str, Frontier | None] = {}  # by their JSON text
         self._read: dict[str, tuple[pyarrow.Table, list[list[int]]]] = {}
         found, self._written_with = layout.read(dir, "runs")
         self.runs: Columns = found.to_pydict()
@@ -68,32 +69,45 @@ class TableRecord:
         self._tables, self._number = tables, number
         self._row = {name: column[number] for name, column in tables.runs.items()}
         self.home = tables.dir
-        self.dir = tables.dir / place({key: self._row[key] for key in PLAIN})
+        self.dir = tables.dir / place(*(self._row[key] for key in ("preset", "task", "method", "run_id", "seed")))
 
     def manifest(self) -> dict[str, Any]:
-        """The manifest; raises CorruptRecord."""
+        """The manifest as plain data; raises CorruptRecord."""
         rest = self._object("manifest")
         parts = {key: self._json(key) for key in PARTS if self._row[key] is not None}
         return {**rest, **{key: self._row[key] for key in PLAIN}, **parts}
 
     def summary(self) -> dict[str, Any] | None:
-        """The summary, None if the run has none; raises CorruptRecord."""
+        """The summary as plain data but for its frontier, None if the run has none; raises CorruptRecord."""
         if self._row["summary"] is None:
             return None
         points = self._points()
         sides = {side: points.get(self._row[f"{side}_point"], {}).get("metrics") for side in ("base", "final")}
         rest = list(self._object("summary").items())
         at = next((i for i, (key, _) in enumerate(rest) if key == "cost"), len(rest))  # the order in which a run writes them
-        return {**dict(rest[:at]), **sides, "frontier": self._json("frontier"), **dict(rest[at:])}
+        return {**dict(rest[:at]), **sides, "frontier": self._frontier(), **dict(rest[at:])}
+
+    def _frontier(self) -> Frontier | None:
+        """The frontier, one object for all runs that record the same."""
+        text, known = self._row["frontier"], self._tables.frontiers
+        if text is not None and text not in known:
+            found = self._json("frontier")
+            known[text] = None if found is None else parsed(Frontier, found, self.dir, "the frontier of summary.json")
+        return known.get(text)
 
     def trajectory(self) -> list[dict[str, Any]]:
-        """The evaluations in their order; raises CorruptRecord."""
+        """The evaluations in their order, as plain data; raises CorruptRecord."""
         return [point for point in self._points().values() if "update" in point]
 
-    def prompts(self) -> dict[str, Any] | None:
+    def prompts(self) -> Prompts | None:
         """The scores of each prompt, None if the run has none; raises CorruptRecord."""
         if self._row["prompts"] is None:
             return None
+        found = self._prompts()
+        check_version(found, self.dir, "prompts.json")
+        return parsed(Prompts, found, self.dir, "prompts.json")
+
+    def _prompts(self) -> dict[str, Any]:
         found, rest = self._tables.rows("prompts", self._number), self._object("prompts")
         if not found.num_rows:
             return rest
@@ -102,12 +116,13 @@ class TableRecord:
             columns |= {name: [v if v is None else short(v) for v in columns[name]] for name in SCORES}
         return {**rest, **columns}
 
-    def scalars(self) -> list[dict[str, Any]]:
+    def scalars(self) -> list[Scalars]:
         """The scalars of the method at the kept updates, one row per update."""
         rows: dict[int, dict[str, Any]] = {}
         for row in self._tables.rows("scalars", self._number).to_pylist():
             rows.setdefault(row["update"], {})[row["name"]] = row["value"]
-        return [{"scalars": found, "update": update} for update, found in rows.items()]
+        plain = [{"scalars": found, "update": update} for update, found in rows.items()]
+        return [parsed(Scalars, row, self.dir, f"scalars.jsonl line {i}") for i, row in enumerate(plain, 1)]
 
     def table(self, name: str, columns: Collection[str] | None = None) -> pyarrow.Table:
         """The kept samples of `samples/NAME.parquet`; raises FileNotFoundError if there are none, CorruptRecord."""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from harness.core.hashing import canonical
 
+from ..schema import Evaluation, Manifest, Prompts, Sample, Scalars, Summary
 from .layout import COLUMNS, OPTIONAL, content
 
 PLAIN = ("run_id", "preset", "task", "method", "seed", "status")
@@ -24,23 +25,45 @@ METRIC = ("value", "stderr", "n", "n_unscored", "reason")
 class Record(NamedTuple):
     """A record to be kept: the values of its files, and its kept samples by `base` and `final`."""
 
+    manifest: Manifest
+    summary: Summary | None
+    trajectory: list[Evaluation]
+    prompts: Prompts | None
+    samples: dict[str, list[Sample]]
+    scalars: list[Scalars]
+
+    def digest(self) -> str:
+        """The sha256 of all values of the record."""
+        return hashlib.sha256(canonical(list(self.plain())).encode()).hexdigest()
+
+    def plain(self) -> Plain:
+        """The record as plain data."""
+        return Plain(
+            self.manifest.plain(),
+            self.summary.plain() if self.summary is not None else None,
+            [point.plain() for point in self.trajectory],
+            self.prompts.plain() if self.prompts is not None else None,
+            self.samples,
+            [row.plain() for row in self.scalars],
+        )
+
+
+class Plain(NamedTuple):
+    """A record to be kept as plain data."""
+
     manifest: dict[str, Any]
     summary: dict[str, Any] | None
     trajectory: list[dict[str, Any]]
     prompts: dict[str, Any] | None
-    samples: dict[str, list[dict[str, Any]]]
+    samples: dict[str, list[Sample]]
     scalars: list[dict[str, Any]]
-
-    def digest(self) -> str:
-        """The sha256 of all values of the record."""
-        return hashlib.sha256(canonical(list(self)).encode()).hexdigest()
 
 
 def encode(records: list[Record]) -> dict[str, bytes]:
     """Encode records, in their order, as the files of a study by name."""
     columns: dict[str, dict[str, list[Any]]] = {name: {c.name: [] for c in found} for name, found in COLUMNS.items()}
     for number, record in enumerate(records):
-        for name, rows in _rows(number, record).items():
+        for name, rows in _rows(number, record.plain()).items():
             for row in rows:
                 for column, values in columns[name].items():
                     values.append(row.get(column))
@@ -50,16 +73,16 @@ def encode(records: list[Record]) -> dict[str, bytes]:
     return {f"{name}.parquet": content(name, columns[name], narrow, together) for name in written}
 
 
-def thinned(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def thinned(rows: list[Scalars]) -> list[Scalars]:
     """At most SCALARS rows of scalars, evenly spaced from first to last, with their finite values in float32."""
     kept = rows
     if len(rows) > SCALARS:
         kept = [rows[round(i * (len(rows) - 1) / (SCALARS - 1))] for i in range(SCALARS)]
-    found = [{"update": row["update"], "scalars": _narrow(row["scalars"])} for row in kept]
-    return [row for row in found if row["scalars"]]
+    found = [Scalars(update=row.update, scalars=_narrow(row.scalars)) for row in kept]
+    return [row for row in found if row.scalars]
 
 
-def _narrow(row: dict[str, float | None]) -> dict[str, float]:
+def _narrow(row: dict[str, float | None]) -> dict[str, float | None]:
     """The finite values of a row in float32."""
     import numpy as np
 
@@ -81,7 +104,7 @@ def _six_digits(value: float | None) -> bool:
         return value is None or short(float(np.float32(value))) == value
 
 
-def _rows(number: int, record: Record) -> dict[str, list[dict[str, Any]]]:
+def _rows(number: int, record: Plain) -> dict[str, list[dict[str, Any]]]:
     """The rows of a record in each table."""
     points, base, final = _points(record)
     prompts, rest = _prompts(record.prompts)
@@ -93,7 +116,7 @@ def _rows(number: int, record: Record) -> dict[str, list[dict[str, Any]]]:
         run["frontier"] = _json(record.summary["frontier"])
         run |= {"base_point": base, "final_point": final}
     run["prompts"] = None if rest is None else _json(rest)
-    samples = [row | {"of": of} for of, rows in record.samples.items() for row in rows]
+    samples = [{**row, "of": of} for of, rows in record.samples.items() for row in rows]
     evaluations = [row for i, point in enumerate(points) for row in _evaluation(i, point)]
     scalars = [
         {"update": row["update"], "name": name, "value": value}
@@ -104,7 +127,7 @@ def _rows(number: int, record: Record) -> dict[str, list[dict[str, Any]]]:
     return {name: [row | {"run": number} for row in found] for name, found in rows.items()}
 
 
-def _points(record: Record) -> tuple[list[dict[str, Any]], int, int]:
+def _points(record: Plain) -> tuple[list[dict[str, Any]], int, int]:
     """The evaluations of a run, including those of its summary, and the indices of the base and the final one.
 
     An evaluation without an update is only in the summary.

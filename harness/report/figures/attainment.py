@@ -31,4 +31,6 @@ def draw_attained(ax: Axes, data: dict[str, Any], one: dict[str, Any]) -> None:
     every, half, best = ([max((y for x, y in one[name] if x <= at), default=base) for at in kl] for name in SHARES)
     ax.fill_between(kl, every, best, step="post", color=one["colour"], alpha=0.25, linewidth=0, zorder=2)
     ax.step(kl, half, where="post", color=one["colour"], linewidth=1.6, zorder=4)
+    ax.set_xlabel("KL to base, nats", fontsize=7.5, labelpad=1)
+    ax.set_ylabel("reward attained", fontsize=7.5, labelpad=1)
     ax.set_title(f"{shortened(one['name'])}, n = {one['n']}", fontweight="bold", color=one["colour"], pad=4, y=1.0)

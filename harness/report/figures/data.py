@@ -8,7 +8,7 @@ from harness.analysis.columns import BY_KEY
 from harness.analysis.groups import Entry, metric
 from harness.analysis.study import StudyGroup
 from harness.core.text import plain, shorten
-from harness.records.schema import Run
+from harness.records.schema import Evaluation, Frontier, Run
 
 from .style import Look, looks
 
@@ -19,32 +19,38 @@ COSTS = ("flops", "sampled_tokens", "scorer_calls", "seconds")
 def figure_data(group: StudyGroup) -> dict[str, Any]:
     """The data of a group's figures, as plain data."""
     reference = group.reference
-    base = {key: _point(metric(reference["base"].get(key))) for key in MEASURED} if reference else None
+    base = {key: _point(metric(reference.base.get(key))) for key in MEASURED} if reference else None
     entries = group.entries
-    styles = looks([entry.runs[0].manifest["method"] for entry in entries])
+    styles = looks([entry.runs[0].manifest.method for entry in entries])
     only = entries[0].runs[0].manifest if len(group.runs) == 1 else None
     return {
-        "title": shorten(f"{group.task}, preset {group.preset}", 60),
-        "run": shorten(f"{only['method']}, seed {only['seed']}", 60) if only else None,
+        "title": shorten(f"{group.task}, preset {group.preset}" + _prompts(group), 60),
+        "run": shorten(f"{only.method}, seed {only.seed}", 60) if only else None,
         "base": base,
-        "frontier": _frontier(reference["frontier"]) if reference and reference["frontier"] else None,
+        "frontier": _frontier(reference.frontier) if reference and reference.frontier else None,
         "methods": [_method(group, entry, look) for entry, look in zip(entries, styles, strict=True)],
     }
+
+
+def _prompts(group: StudyGroup) -> str:
+    """The prompts that are measured, if not the test prompts."""
+    split = _split(group.runs[0])
+    return "" if split == "test" else f", {split} prompts"
 
 
 def _point(found: Any) -> dict[str, Any]:
     return {"value": found.value, "stderr": found.stderr, "reason": found.reason}
 
 
-def _frontier(found: dict[str, Any]) -> dict[str, Any]:
-    solid = [p for p in found["curve"] if p["solid"]]
-    edge = solid[-1]["kl"] if solid else 0.0
+def _frontier(found: Frontier) -> dict[str, Any]:
+    solid = [p for p in found.curve if p.solid]
+    edge = solid[-1].kl if solid else 0.0
     return {
-        "kl_cap": found.get("kl_cap"),
-        "solid": [{key: p.get(key) for key in ("kl", "reward", "reward_stderr")} for p in solid],
-        "upper": [{key: p[key] for key in ("kl", "reward")} for p in found.get("upper") or [] if p["kl"] >= edge],
-        "best_of_n": [{key: p[key] for key in ("n", "kl", "reward")} for p in found.get("best_of_n") or []],
-        "judge_at": found.get("judge_at"),
+        "kl_cap": found.kl_cap,
+        "solid": [{"kl": p.kl, "reward": p.reward, "reward_stderr": p.reward_stderr} for p in solid],
+        "upper": [{"kl": p.kl, "reward": p.reward} for p in found.upper if p.kl >= edge],
+        "best_of_n": [{"n": p.n, "kl": p.kl, "reward": p.reward} for p in found.best_of_n],
+        "judge_at": found.judge_at.plain() if found.judge_at else None,
     }
 
 
@@ -55,16 +61,23 @@ def _method(group: StudyGroup, entry: Entry, look: Look) -> dict[str, Any]:
 
 
 def _one(run: Run) -> dict[str, Any]:
-    rows = [row for row in run.trajectory if row["split"] == "test"]
+    own = _split(run)
+    rows = [row for row in run.trajectory if row.split == own]
+    others = [row for row in run.trajectory if row.split == "validation" != own]
     final = {key: _point(BY_KEY[key].of(run)) for key in (*MEASURED, *COSTS)} if run.summary else None
     m = run.manifest
-    key = {"run_id": plain(m["run_id"]), "seed": m["seed"], "status": m["status"]}
-    return {**key, "path": [_step(row) for row in rows], "final": final}
+    key = {"run_id": plain(m.run_id), "seed": m.seed, "status": m.status}
+    return {**key, "path": [_step(row) for row in rows], "validation": [_step(row) for row in others], "final": final}
 
 
-def _step(row: dict[str, Any]) -> dict[str, Any]:
+def _split(run: Run) -> str:
+    """The split of the prompts that a run's end is measured on."""
+    evaluation = run.manifest.identity.get("evaluation")
+    return str(evaluation.get("split", "test")) if isinstance(evaluation, dict) else "test"
+
+
+def _step(row: Evaluation) -> dict[str, Any]:
     """A point of the trajectory: its metrics and the cumulative cost."""
-    spent = {**(row.get("cost") or {}), "seconds": row.get("seconds")}
-    measured = {key: metric(row["metrics"].get(key)).value for key in MEASURED}
-    costs = {key: v if isinstance(v := spent.get(key), (int, float)) else None for key in COSTS}
-    return {"update": row["update"], **measured, **costs}
+    spent = {**(row.cost or {}), "seconds": row.seconds}
+    measured = {key: metric(row.metrics.get(key)).value for key in MEASURED}
+    return {"update": row.update, **measured, **{key: spent.get(key) for key in COSTS}}

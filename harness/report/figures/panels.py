@@ -19,6 +19,7 @@ from harness.analysis.stats import Z95
 
 from .labels import LABEL_SIZE, Box, far_box, free, meet, shortened
 from .style import GREY, INK, SHADE
+from .ticks import Ticks
 
 MOST_PATHS = 6  # training lines per method; more would hide each other, and all are in the data
 FAR = 3.0  # in KL caps of the task; runs that end beyond are named at the edge, as they would compress the rest
@@ -102,7 +103,7 @@ def _limits(data: dict[str, Any], panel: Panel) -> tuple[tuple[float, float], tu
         if frontier and panel.y == "reward":
             ys += [p["reward"] for p in frontier["solid"] + frontier["upper"] if p["kl"] <= right]
         if frontier and panel.y == "judge":
-            ys += [judge for kl, judge in _judged(frontier) if kl <= right]
+            ys += [judge for kl, judge in judged(frontier) if kl <= right]
         x_range = (-0.002 * right, right)
     elif panel.x == "ppl":
         x_range = (min(xs) / 1.06, max(xs) * 1.06)
@@ -119,12 +120,12 @@ def _padded(values: list[float], below: float, above: float) -> tuple[float, flo
 
 
 def _points(data: dict[str, Any], panel: Panel) -> Iterator[tuple[float, float]]:
-    sources = [_base(data, panel)]
+    sources = [base_of(data, panel)]
     for method in data["methods"]:
         for run in method["runs"]:
             final = run["final"]
             if final is None or panel.x not in ("kl", "ppl"):
-                sources += [(p[panel.x], p[panel.y]) for p in run["path"]]
+                sources += [(p[panel.x], p[panel.y]) for p in [*run["path"], *run["validation"]]]
             low, high = _bar(final, panel.y)
             sources += [(_value(final, panel.x), y) for y in (_value(final, panel.y), low, high)]
         sources += _mean_ends(method, panel)
@@ -141,7 +142,7 @@ def _mean_ends(method: dict[str, Any], panel: Panel) -> list[tuple[float, float]
     return [(x["mean"], y["mean"])] + ([(x["high"], y["mean"])] if x["high"] <= 2 * x["mean"] else [])
 
 
-def _base(data: dict[str, Any], panel: Panel) -> tuple[float | None, float | None]:
+def base_of(data: dict[str, Any], panel: Panel) -> tuple[float | None, float | None]:
     """The point of the base policy, at zero KL and zero cost."""
     at_x = _value(data["base"], panel.x) if panel.x in ("ppl", "reward") else 0.0
     return at_x, _value(data["base"], panel.y)
@@ -169,7 +170,7 @@ def _scale(ax: Axes, panel: Panel, x: tuple[float, float], y: tuple[float, float
         _fixed(ax, thin(ticks, lambda t: log10(t / x[0]) / log10(x[1] / x[0]), 0.12))
     else:
         ax.xaxis.set_major_locator(MaxNLocator(5))
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: short(v)))
+        ax.xaxis.set_major_formatter(Ticks())
     ax.set(xlim=x, ylim=y)
     ax.grid(axis="y", color="#dddddd", linewidth=0.5)
     ax.set_axisbelow(True)
@@ -196,14 +197,6 @@ def _fixed(ax: Axes, ticks: list[float]) -> None:
     ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
 
 
-def short(value: float) -> str:
-    """Format a count or an amount for an axis: 12k, 3.1M, 4e12."""
-    for size, letter in ((1e9, ""), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value:.3g}".replace("e+", "e") if size == 1e9 else f"{value / size:.4g}{letter}"
-    return f"{value:.4g}"
-
-
 def thin(ticks: Sequence[Any], place: Callable[[Any], float], gap: float) -> list[Any]:
     """Select ticks at least `gap` apart, as a share of the axis."""
     kept: list[Any] = []
@@ -221,9 +214,9 @@ def _reference(ax: Axes, data: dict[str, Any], panel: Panel, limits: tuple) -> N
         ax.text(0.07, 0.97, words, transform=ax.transAxes, va="top", fontsize=8, style="italic", color="#595959")
         _draw_best_of_n(ax, frontier["best_of_n"])
     if frontier and (panel.x, panel.y) == ("kl", "judge"):
-        at = _judged(frontier)
+        at = judged(frontier)
         ax.plot([k for k, _ in at], [j for _, j in at], "-.", color=INK, linewidth=1.2, zorder=2)
-    x, y = _base(data, panel)
+    x, y = base_of(data, panel)
     if x is not None and panel.x == "ppl":
         ax.axvline(x, color=INK, linewidth=0.9, linestyle=(0, (1, 1.5)), zorder=1)
         ax.text(x, limits[1][1], " base ", va="top", ha="right", fontsize=8, color=INK, rotation=90)
@@ -235,7 +228,7 @@ def _reference(ax: Axes, data: dict[str, Any], panel: Panel, limits: tuple) -> N
         ax.plot([x], [y], "*", color=INK, markersize=11, markeredgecolor="white", zorder=6, clip_on=False)
 
 
-def _judged(frontier: dict[str, Any]) -> list[tuple[float, float]]:
+def judged(frontier: dict[str, Any]) -> list[tuple[float, float]]:
     """The judge score of the policies on the reward's frontier, which is not a bound on the judge."""
     found = frontier["judge_at"] or {"kl": [], "judge": []}
     return [(kl, judge) for kl, judge in zip(found["kl"], found["judge"], strict=True) if judge is not None]
@@ -317,12 +310,12 @@ def _far(method: dict[str, Any], panel: Panel, right: float) -> tuple[list[tuple
 
 
 def _draw_paths(ax: Axes, method: dict[str, Any], panel: Panel, gid: str, many: bool, name_updates: bool) -> None:
-    whole = {"-": [], ":": []}  # type: ignore[var-annotated]
+    whole: dict[str, list[list[tuple[float, float]]]] = {"-": [], ":": [], "--": []}
     for run in method["runs"][:MOST_PATHS]:
-        points = [p for p in run["path"] if p[panel.x] is not None and p[panel.y] is not None]
-        if points:
-            whole["-" if run["final"] else ":"].append([(p[panel.x], p[panel.y]) for p in points])
-        for p in points if name_updates else []:
+        points, chosen_on = (_path(run[key], panel) for key in ("path", "validation"))
+        whole["-" if run["final"] else ":"] += [[(p[panel.x], p[panel.y]) for p in points]] if points else []
+        whole["--"] += [[(p[panel.x], p[panel.y]) for p in chosen_on]] if chosen_on else []
+        for p in [*points, *chosen_on] if name_updates else []:
             at = (p[panel.x], p[panel.y])
             ax.annotate(
                 str(p["update"]), at, (4, -9), textcoords="offset points", fontsize=8, color=method["colour"],
@@ -331,10 +324,16 @@ def _draw_paths(ax: Axes, method: dict[str, Any], panel: Panel, gid: str, many: 
     for style, lines in whole.items():
         if lines:
             ax.add_collection(LineCollection(lines, linestyle=style, gid=gid, **look), autolim=False)
-    dots = [at for lines in whole.values() for line in lines for at in line]
-    if dots and not many:
-        xs, ys = zip(*dots, strict=True)
-        ax.scatter(xs, ys, s=5, color=method["colour"], linewidth=0, alpha=0.6, zorder=4, gid=gid)
+    solid = {"s": 5, "color": method["colour"], "linewidth": 0}
+    hollow = {"s": 9, "facecolors": "white", "edgecolors": method["colour"], "linewidths": 0.7}
+    for look, lines in ((solid, whole["-"] + whole[":"]), (hollow, whole["--"])):
+        dots = [at for line in lines for at in line]
+        if dots and not many:
+            ax.scatter(*zip(*dots, strict=True), alpha=0.6, zorder=4, gid=gid, **look)  # type: ignore[misc,arg-type]
+
+
+def _path(points: Sequence[dict[str, Any]], panel: Panel) -> list[dict[str, Any]]:
+    return [p for p in points if p[panel.x] is not None and p[panel.y] is not None]
 
 
 def _draw_finals(ax: Axes, method: dict[str, Any], panel: Panel, gid: str, emphasised: bool, many: bool) -> list[Note]:

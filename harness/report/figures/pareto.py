@@ -19,7 +19,7 @@ from harness.core.errors import EmptySelection, UsageError
 from harness.records.schema import Run
 
 from .data import figure_data
-from .panels import PICTURE, draw_panel
+from .panels import PICTURE, REWARD_KL, Panel, base_of, draw_panel, judged
 from .style import GREY, INK, SHADE, STYLE
 
 WIDE, NARROW = (8.0, 5.9), (4.2, 10.4)
@@ -72,24 +72,36 @@ def _legend(figure: Figure, data: dict[str, Any], columns: int) -> None:
         text.set_text(label)
 
 
-def legend_entries(data: dict[str, Any]) -> Iterator[tuple[Any, str]]:
-    """Yield handle and label of every element of a figure."""
+def legend_entries(data: dict[str, Any], panels: Sequence[Panel] = PICTURE) -> Iterator[tuple[Any, str]]:
+    """Yield handle and label of every element that some panel of a figure shows."""
     for m in data["methods"]:
         seeds = len({run["seed"] for run in m["runs"] if run["status"] == "done"})
         label = f"{m['name']}, {seeds} seed{'' if seeds == 1 else 's'}"
         yield Line2D([], [], color=m["colour"], marker=m["marker"], markersize=7, linewidth=1, markeredgecolor=INK), label
-    if data["base"]:
+    if any(None not in base_of(data, panel) for panel in panels):
         yield Line2D([], [], color=INK, marker="*", markersize=10, linestyle=""), "base policy"
-    frontier = data["frontier"]
-    if frontier:
-        yield Line2D([], [], color=INK, linewidth=1.6), "optimal frontier, 95% band"
-        yield Line2D([], [], color=INK, linewidth=1.1, linestyle="--"), "upper bound beyond it"
-        yield Line2D([], [], color=GREY, marker="d", markerfacecolor="white", markersize=4), "best of n (n beside it)"
-        yield Patch(color=SHADE), "unattainable"
-    if frontier and frontier["judge_at"]:
-        yield Line2D([], [], color=INK, linewidth=1.2, linestyle="-."), "reward's optimum, judged"
-    statuses = {run["status"] for m in data["methods"] for run in m["runs"]}
+    yield from _frontier_entries(data["frontier"], panels) if data["frontier"] else ()
+    runs = [run for m in data["methods"] for run in m["runs"]]
+    if any(run["validation"] for run in runs):
+        look = {"linestyle": "--", "marker": "o", "markersize": 4, "markerfacecolor": "white"}
+        yield Line2D([], [], color=GREY, **look), "dashed: training, on validation prompts"  # type: ignore[arg-type]
+    statuses = {run["status"] for run in runs}
     if "degraded" in statuses:
         yield Line2D([], [], color=GREY, marker="o", markerfacecolor="white", linestyle=""), "hollow: degraded, not in means"
-    if statuses & {"running", "failed", "interrupted"}:
+    if any(run["path"] and not run["final"] for run in runs):
         yield Line2D([], [], color=GREY, linestyle=":"), "dotted: not finished"
+
+
+def _frontier_entries(frontier: dict[str, Any], panels: Sequence[Panel]) -> Iterator[tuple[Any, str]]:
+    """The elements of the frontier: in a figure without its panel there are none."""
+    rewards = [p["kl"] for p in frontier["solid"] + frontier["upper"]] if REWARD_KL in panels else []
+    if rewards:
+        yield Line2D([], [], color=INK, linewidth=1.6), "optimal frontier, 95% band"
+    if rewards and frontier["upper"] and rewards[-1] > (frontier["solid"] or [{"kl": 0.0}])[-1]["kl"]:
+        yield Line2D([], [], color=INK, linewidth=1.1, linestyle="--"), "upper bound beyond it"
+    if frontier["best_of_n"] and REWARD_KL in panels:
+        yield Line2D([], [], color=GREY, marker="d", markerfacecolor="white", markersize=4), "best of n (n beside it)"
+    if rewards:
+        yield Patch(color=SHADE), "unattainable"
+    if judged(frontier) and any((panel.x, panel.y) == ("kl", "judge") for panel in panels):
+        yield Line2D([], [], color=INK, linewidth=1.2, linestyle="-."), "reward's optimum, judged"

@@ -16,21 +16,22 @@ import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from harness.analysis.scalars import Trace
 from harness.core.text import plain
 
 from .attainment import draw_attained
-from .panels import Note, Panel, draw_panel, short
+from .panels import Note, Panel, draw_panel
 from .pareto import legend_entries
 from .style import GREY, INK, STYLE, save, save_small
+from .ticks import Ticks
 from .training import draw_trace
 
 INCH = 72.0  # points, the unit of a saved SVG
 CELL, TITLE, LEGEND_ROW = (4.7, 3.9), 0.45, 0.185  # inches
 MARGIN = (0.64, 0.54, 0.18, 0.52)  # inches: left, bottom, right, top
-SMALL, SMALL_MARGIN = (2.4, 2.0), (0.42, 0.3, 0.1, 0.26)
+SMALL, SMALL_MARGIN = (2.4, 2.15), (0.56, 0.45, 0.1, 0.26)
 NAME_WIDTH, DOT_ROW, DOT_MARGIN = 1.55, 0.2, (0.55, 0.5)  # inches
 
 
@@ -53,7 +54,7 @@ class Dots(NamedTuple):
 
 def curves(data: dict[str, Any], panels: Sequence[Panel], tag: str, columns: int = 2) -> Sheet:
     """Draw panels of runs in the plane of two metrics, with a legend below."""
-    entries = list(legend_entries(data))
+    entries = list(legend_entries(data, panels))
     rows, legend = ceil(len(panels) / columns), 0.3 + LEGEND_ROW * ceil(len(entries) / (2 * columns))
     with matplotlib.style.context(["default", STYLE]):
         figure = Figure(figsize=(columns * CELL[0], TITLE + rows * CELL[1] + legend))
@@ -152,10 +153,12 @@ def _points(ax: Axes, methods: list[dict[str, Any]], found: list[tuple[int, dict
     ax.add_collection(LineCollection(bars, colors=colours, linewidth=1.2, zorder=2), autolim=False)
     ax.scatter([v["value"] for _, v in found], [i for i, _ in found], s=26, c=colours, zorder=3, gid=tag)
     ends = [x for _, v in found for x in (v["low"], v["high"])] + ([] if panel.base is None else [panel.base])
-    span = max(max(ends) - min(ends), 1e-6)
-    ax.set_xlim(min(ends) - 0.06 * span, max(ends) + 0.06 * span)
+    low, high = min(ends), max(ends)
+    span = max(high - low, 1e-3 * max(abs(low), abs(high)), 1e-6)  # equal values are drawn in the middle
+    middle, half = (low + high) / 2, 0.56 * span
+    ax.set_xlim(middle - half, middle + half)
     ax.xaxis.set_major_locator(MaxNLocator(4))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: short(v)))
+    ax.xaxis.set_major_formatter(Ticks())
     return Note(tag, [v["text"] for _, v in found])
 
 

@@ -61,7 +61,7 @@ class Planned(NamedTuple):
         store = RunStore(self.path)
         summary = store.summary()
         if summary is not None:
-            return str(summary["status"])
+            return str(summary.status)
         return "to resume" if store.manifest() is not None else "missing"
 
 

@@ -39,7 +39,7 @@ def _run(cell: dict[str, Any]) -> int:
         cell["method"], cell["task"], cell["preset"], cell["seed"], cell["overrides"], {}, Path(cell["out"]), cell["offline"]
     )  # fmt: skip
     summary, _ = run(ready, fresh=False, progress=progress)
-    return 4 if summary["status"] == "degraded" else 0
+    return 4 if summary.status == "degraded" else 0
 
 
 def _watch_parent() -> None:

@@ -17,7 +17,7 @@ from folders import SENTENCES, edit_json, sha256
 from harness.core import hub
 from harness.core.errors import BadData, BadSetting, MissingPrerequisite, UnknownName
 from harness.core.settings import resolve
-from harness.runs import assemble
+from harness.runs import assemble, scorers
 from harness.tasks.scorers.cache import CachedScorer
 from harness.tasks.scorers.classifier import ClassifierScorer
 from harness.tasks.scorers.detoxify import CHECKPOINTS, DetoxifyScorer, released
@@ -262,7 +262,7 @@ def test_only_slow_scorers_are_cached(models, tmp_path):
     assert isinstance(assemble._scorer(settings, "mine", None), GuardedScorer)
     assert not isinstance(assemble._scorer(settings, "lexicon", tmp_path), CachedScorer)
     with pytest.raises(BadSetting, match="scorer 'mine' has no option 'lable'"):
-        assemble.scorer("mine", {"kind": "classifier", "lable": "1 star"})
+        scorers.built("mine", {"kind": "classifier", "lable": "1 star"})
 
 
 def test_a_release_of_detoxify_is_looked_for_where_torch_keeps_it(tmp_path, monkeypatch):

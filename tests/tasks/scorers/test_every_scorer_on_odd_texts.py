@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from odd_texts import texts
 
-from harness.runs import assemble
+from harness.runs import scorers
 from harness.tasks import SCORERS
 from harness.tasks.pep8 import is_code, parses
 from harness.tasks.scorers.guard import GuardedScorer
@@ -35,7 +35,7 @@ def in_parts(scorer: GuardedScorer, prompts: list[str], responses: list[str], si
 def check(name: str, options: dict[str, dict], n: int, alone: int) -> None:
     """n texts in batches of 64, and one in `alone` of them by itself."""
     prompts, responses = texts(n)
-    scorer = assemble.scorer(name, options.get(name, {}))
+    scorer = scorers.built(name, options.get(name, {}))
     found = in_parts(scorer, prompts, responses, 64)
     assert found.shape == (n,) and found.dtype == np.float64
     scored = ~np.isnan(found)
@@ -59,7 +59,7 @@ def test_thousands_of_odd_texts(name, options):
 def test_what_is_counted_in_odd_texts_and_whether_they_parse_raises_nothing(recwarn):
     prompts, responses = texts(350, seed=1)
     for name in ("presidio", "scrubadub", "personal-judge", "pycodestyle", "parso"):
-        scorer = assemble.scorer(name, {})
+        scorer = scorers.built(name, {})
         for pair in zip(prompts, responses, strict=True):
             count = scorer.items(*(pair if name in ("pycodestyle", "parso") else pair[1:]))
             assert count >= 0 or np.isnan(count)

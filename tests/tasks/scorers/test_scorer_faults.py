@@ -12,7 +12,7 @@ import transformers
 
 from harness.core import registry
 from harness.core.errors import BadData, BadScorer, BadSetting, Interrupted
-from harness.runs import assemble, session
+from harness.runs import scorers, session
 from harness.tasks.scorers.cache import CachedScorer
 from harness.tasks.scorers.classifier import ClassifierScorer
 from harness.tasks.scorers.detoxify import DetoxifyScorer
@@ -221,7 +221,7 @@ class Bare:
 def test_a_scorer_that_is_none_is_refused_in_one_line(kind, said, monkeypatch):
     monkeypatch.setattr(registry, "load", lambda *_: kind)
     with pytest.raises(BadScorer) as caught:
-        assemble.scorer("mine", {})
+        scorers.built("mine", {})
     assert said in str(caught.value) and "'mine'" in str(caught.value) and "\n" not in str(caught.value)
     assert caught.value.exit_code == 3
 
@@ -229,7 +229,7 @@ def test_a_scorer_that_is_none_is_refused_in_one_line(kind, said, monkeypatch):
 def test_every_scorer_of_a_task_is_under_the_guard(monkeypatch):
     monkeypatch.setattr(registry, "load", lambda *_: lambda **more: Gives([len(more)] * 2, {"name": "x"}))
     with pytest.raises(BadScorer, match="returned a score of 2"):
-        score(assemble.scorer("mine", {"kind": "other", "a": 1, "b": 2}), "a", "b")
+        score(scorers.built("mine", {"kind": "other", "a": 1, "b": 2}), "a", "b")
 
 
 # a scorer that hangs
@@ -271,13 +271,13 @@ def test_a_scorer_that_hangs_at_every_text_is_an_error():
 
 
 def test_the_time_limit_is_a_setting_and_no_part_of_the_identity():
-    plain, limited_ = (assemble.scorer("vader", options) for options in ({}, {"timeout": 5}))
+    plain, limited_ = (scorers.built("vader", options) for options in ({}, {"timeout": 5}))
     assert plain.identity == limited_.identity and limited_._timeout == 5
     for wrong in (0, -1, "soon", True, float("nan"), float("inf")):
         with pytest.raises(BadSetting, match=r"scorers.vader.timeout is .*; expected seconds above 0"):
-            assemble.scorer("vader", {"timeout": wrong})
+            scorers.built("vader", {"timeout": wrong})
     with pytest.raises(BadSetting, match=r"has no option 'tiemout'; known: direction, timeout"):
-        assemble.scorer("vader", {"tiemout": 5})
+        scorers.built("vader", {"tiemout": 5})
 
 
 def test_an_alarm_that_was_set_before_goes_on():

@@ -5,7 +5,7 @@ import pytest
 
 from harness.core.settings import DataSettings
 from harness.core.types import Responses
-from harness.runs import assemble
+from harness.runs import scorers
 from harness.tasks.data.datasets import ScoredCode
 from harness.tasks.pep8 import CodeStyle
 from harness.tasks.scorers.guard import GuardedScorer
@@ -62,7 +62,7 @@ def test_the_data_set_of_code_ends_a_function_by_the_same_rule(name):
 
 @pytest.mark.parametrize("letter", ["l", "O", "I"])
 def test_a_text_that_parso_fails_on_is_unscored(letter, caplog):
-    scorer = assemble.scorer("parso", {})
+    scorer = scorers.built("parso", {})
     texts = [f"    {letter} = 1\n    return {letter}\n", "    return a;\n"]
     np.testing.assert_array_equal(scorer.score([PROMPT] * 2, texts), [np.nan, 0.0])
     assert "parso could not score 1 of 2 texts" in caplog.text and np.isnan(scorer.items(PROMPT, texts[0]))
