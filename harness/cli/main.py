@@ -92,6 +92,7 @@ def run(
     fresh: Annotated[bool, typer.Option(help="discard the existing record and start again")] = False,
     dry_run: Annotated[bool, typer.Option(help="print what would be loaded and its estimated cost, run nothing")] = False,
     offline: Offline = False,
+    profile: Annotated[bool, typer.Option(help="record and print where the time goes, by activity")] = False,
     as_json: Json = False,
     unmask: Unmask = False,
     verbose: Verbose = False,
@@ -112,6 +113,7 @@ def run(
         fresh=fresh,
         dry_run=dry_run,
         offline=offline,
+        profile=profile,
         as_json=as_json,
         unmask=unmask,
     )

@@ -98,6 +98,8 @@ def _notes(summary: Summary) -> str:
     text = "optimum: highest reward at this KL, and what the judge gives that policy; least KL for this reward\n"
     text += f"cost: {cost['updates']} updates, {cost['flops']:.2g} FLOPs, {cost['sampled_tokens']} tokens sampled, "
     text += f"{cost['scorer_calls']} rewards; {cost['seconds']:.0f} s, {cost['peak_memory_mb']:.0f} MB"
+    if summary.profile is not None:
+        text += f"\ntime: {', '.join(f'{s:.1f} s {name}' for name, s in summary.profile.items())}"
     if summary.frontier is not None and summary.frontier.above:
         text += "\nwarning: a measurement lies above the frontier beyond its error: a fault in this suite, please report it"
     if summary.status == "degraded":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from .result import draw, shown
 
 def run_command(
     method: str, task: str, preset: str, seeds: list[int], overrides: list[str], flags: dict[str, Any], out: Path,
-    *, fresh: bool, dry_run: bool, offline: bool, as_json: bool, unmask: bool,
+    *, fresh: bool, dry_run: bool, offline: bool, profile: bool, as_json: bool, unmask: bool,
 ) -> int:  # fmt: skip
     """Run one method on one task for each seed; exit code 4 if a run is degraded."""
     from harness.core import registry
 
+    started = time.monotonic()
     for seed in seeds:
         check_seed(seed)
     task, method = registry.given("task", task), registry.given("method", method)
@@ -44,7 +46,9 @@ def run_command(
     codes = []
     for seed in seeds:
         cell = assemble.cell(settings, shared, method, task, seed, out)
-        codes.append(_run_cell(cell, fresh, progress, as_json, unmask))
+        cell.loading = time.monotonic() - started
+        codes.append(_run_cell(cell, fresh, progress, as_json, unmask, profile))
+        started = time.monotonic()
     return max(codes)
 
 
@@ -69,10 +73,10 @@ def eval_command(
     return _run_cell(cell, fresh, progress, as_json, unmask)
 
 
-def _run_cell(cell: Any, fresh: bool, progress: Progress, as_json: bool, unmask: bool) -> int:
+def _run_cell(cell: Any, fresh: bool, progress: Progress, as_json: bool, unmask: bool, profile: bool = False) -> int:
     from harness.runs.session import run
 
-    summary, worked = run(cell, fresh=fresh, progress=progress)
+    summary, worked = run(cell, fresh=fresh, progress=progress, profile=profile)
     if not worked:
         progress.say(f"already done: {cell.path} (--fresh runs it again)")
     said = json.dumps(summary.plain(), allow_nan=False) if as_json else shown(cell.path, summary, unmask)

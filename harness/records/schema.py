@@ -216,6 +216,8 @@ class Summary(Record):
     frontier: Frontier | None
     cost: dict[str, Number | None]
     selection: Selection = Selection()
+    profile: dict[str, float] | None = None
+    """Seconds by activity (loading, sampling, scoring, training, evaluation, writing, other), of a run with --profile."""
 
     def metrics(self, side: str) -> dict[str, MetricRecord]:
         """The metrics before (`base`) or after training (`final`)."""

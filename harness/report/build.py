@@ -36,7 +36,7 @@ from .browser import entries_without, samples
 from .cards import method_cards, scorer_cards, task_card
 from .figures import data as figures_data
 from .figures.style import GLYPHS
-from .sections import collapse_table, kinds_table, optimum_table, overview, pictures
+from .sections import collapse_table, kinds_table, optimum_table, overview, pictures, time_table
 from .verdict import impossible, unscored, verdict
 
 SCRIPT = resources("harness.report").joinpath("templates/page.js").read_text(encoding="utf-8")
@@ -101,7 +101,12 @@ def _section(
     """The values that the templates show of one group, and the files of its figures."""
     sheets, data = pictures(group, slug)
     as_json = (json.dumps(rounded(data), separators=(",", ":"), sort_keys=True, allow_nan=False) + "\n").encode()
-    shown = {"optimum": optimum_table(group), "collapse": collapse_table(group), "kinds": kinds_table(group)}
+    shown = {
+        "optimum": optimum_table(group),
+        "collapse": collapse_table(group),
+        "kinds": kinds_table(group),
+        "time": time_table(group),
+    }
     return {
         "slug": slug,
         "heading": heading,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from statistics import fmean
 from typing import Any
 
 from harness.analysis.attainment import MOST, attained
@@ -67,6 +68,21 @@ def collapse_table(group: StudyGroup) -> Table:
 def kinds_table(group: StudyGroup) -> Table | None:
     """Undesired score by kind of prompt; None if all prompts are of one kind."""
     return entry_table(group, group.kinds) if group.kinds else None
+
+
+def time_table(group: StudyGroup) -> Table | None:
+    """Mean seconds by activity of each method's runs with --profile; None if there is none."""
+    timed = {entry.name: found for entry in group.entries if (found := [p for run in counted(entry) if (p := _profile(run))])}
+    activities = list(dict.fromkeys(name for found in timed.values() for profile in found for name in profile))
+    rows = [
+        [name, str(len(found)), *(number(fmean(p.get(a, 0.0) for p in found), ".1f") for a in activities)]
+        for name, found in timed.items()
+    ]
+    return Table(["Method", "Runs", *(f"{a}, s" for a in activities)], rows, []) if rows else None
+
+
+def _profile(run: Run) -> dict[str, float] | None:
+    return run.summary.profile if run.summary is not None else None
 
 
 def overview(study: Study) -> Table:

@@ -26,6 +26,7 @@ from harness.records import schema
 from harness.records.schema import SCHEMA_VERSION, Fault, Manifest, Provenance, Scalars, Selection, Summary, metric_records
 from harness.records.write import RunStore, now
 from harness.training import contract
+from harness.training.clock import Clock
 from harness.training.trial import Budget, OptimizerSettings, Trial
 
 from . import checkpoint_rule
@@ -52,6 +53,7 @@ class Cell:
     budget: Budget
     optimizer: OptimizerSettings
     out: Path
+    loading: float = 0.0  # seconds that loading the model and the data took
     run_id: str = field(init=False)
     path: Path = field(init=False)
 
@@ -61,10 +63,10 @@ class Cell:
         self.path = self.out / s.preset / self.task_name / self.method_name / f"{self.run_id}-s{self.seed}"
 
 
-def run(cell: Cell, *, fresh: bool = False, progress: Progress | None = None) -> tuple[Summary, bool]:
+def run(cell: Cell, *, fresh: bool = False, progress: Progress | None = None, profile: bool = False) -> tuple[Summary, bool]:
     """Run a cell; return its summary and True, or False if it was finished before.
 
-    A finished cell is returned as it is; an unfinished one resumes from its last checkpoint. Raises Interrupted on
+    With `profile` the summary says where the time went. A finished cell is returned as it is; an unfinished one resumes from its last checkpoint. Raises Interrupted on
     SIGINT or SIGTERM, after saving its state.
     """
     progress = progress or Progress(quiet=True)
@@ -79,7 +81,7 @@ def run(cell: Cell, *, fresh: bool = False, progress: Progress | None = None) ->
         if manifest is not None and summary is not None:
             store.complete(manifest, summary)
             return summary, False
-        return Session(cell, store, progress).run(), True
+        return Session(cell, store, progress, profile).run(), True
     finally:
         store.close()
 
@@ -97,8 +99,9 @@ def _same_cell(cell: Cell, manifest: Manifest) -> None:
 class Session:
     """One attempt at a cell, from a fresh start or from a checkpoint."""
 
-    def __init__(self, cell: Cell, store: RunStore, progress: Progress) -> None:
-        self.cell, self.store, self.progress = cell, store, progress
+    def __init__(self, cell: Cell, store: RunStore, progress: Progress, profile: bool = False) -> None:
+        self.cell, self.store, self.progress, self.profile = cell, store, progress, profile
+        self.clock = Clock({"loading": cell.loading})
         self.started = self.saved = time.monotonic()
         self.seconds_before = 0.0
         self.rows = 0  # rows of the trajectory on disk
@@ -144,9 +147,11 @@ class Session:
         return manifest
 
     def _run(self, manifest: Manifest, stop: threading.Event) -> Summary:
-        trial, next_point = self._trial()
-        evaluator = self.cell.make_evaluator(self.progress)
-        along = evaluator if self.rule == checkpoint_rule.LAST else self.cell.make_evaluator(self.progress, "validation")
+        with self.clock.at("loading"):
+            trial, next_point = self._trial()
+            trial.clock = self.clock
+            evaluator = self.cell.make_evaluator(self.progress)
+            along = evaluator if self.rule == checkpoint_rule.LAST else self.cell.make_evaluator(self.progress, "validation")
         with trial.off_the_clock():
             base = evaluator.base_evaluation()
             if self.rows == 0:
@@ -155,7 +160,7 @@ class Session:
                 self._record_point(trial, start.metrics)
                 self._consider(checkpoint_rule.START, trial, start.metrics)
         if not stop.is_set():
-            with blamed(self.cell.method_name, trial):
+            with self.clock.at("training"), blamed(self.cell.method_name, trial):
                 self._train(trial, along, next_point, stop)
         if stop.is_set():
             raise Interrupted("interrupted; the same command goes on from here")
@@ -166,7 +171,8 @@ class Session:
         if self.rule == checkpoint_rule.LAST:
             self._record_point(trial, final.metrics)
         evaluator.above |= along.above | self.above
-        return self._finish(manifest, trial, evaluator, base, final, deployed)
+        with self.clock.at("writing"):
+            return self._finish(manifest, trial, evaluator, base, final, deployed)
 
     def _consider(self, place: str, trial: Trial, metrics: dict[str, Metric]) -> None:
         """Select a point and keep its policy if the rule prefers it; raises RunFailed if its policy cannot be saved."""
@@ -215,6 +221,8 @@ class Session:
         self.rows = state["rows"]
         self.above = state.get("above", False)
         self.seconds_before = state["seconds"]
+        for activity, seconds in state.get("clock", {}).items():  # an older checkpoint has none
+            self.clock.seconds[activity] = self.clock.seconds.get(activity, 0.0) + seconds
         self.progress.say(f"resuming at update {trial.cost.updates}, {trial.progress:.0%} of the budget")
         return trial, state["next_point"]
 
@@ -239,7 +247,8 @@ class Session:
                     while trial.progress >= next_point / points:
                         next_point += 1
                 if stop.is_set() or due or over or time.monotonic() - self.saved > CHECKPOINT_SECONDS:
-                    self._save(trial, next_point)
+                    with self.clock.at("writing"):
+                        self._save(trial, next_point)
                 if over or stop.is_set():
                     break
 
@@ -266,6 +275,7 @@ class Session:
         state |= {
             "chosen": None if self.chosen is None else self.chosen.state(),
             "above": self.above,
+            "clock": dict(self.clock.seconds),
             "scalars": self.scalar_rows,
         }
         self.store.save_checkpoint(trial.policy, state)
@@ -327,8 +337,14 @@ class Session:
             schema_version=SCHEMA_VERSION, run_id=c.run_id, run_dir=str(c.path.relative_to(c.out)), status=status,
             preset=c.settings.preset, task=c.task_name, method=c.method_name, seed=c.seed, settings=c.settings.model_dump(),
             base=metric_records(base.metrics), final=metric_records(final.metrics), frontier=schema.Frontier(**frontier),
-            cost=cost, selection=self._selection(trial),
+            cost=cost, selection=self._selection(trial), **self._profile(),
         )  # fmt: skip
+
+    def _profile(self) -> dict[str, Any]:
+        """Seconds by activity and the rest, if they are asked for."""
+        counted = {name: round(seconds, 2) for name, seconds in self.clock.seconds.items()}
+        rest = self._seconds() + self.cell.loading - sum(self.clock.seconds.values())
+        return {"profile": counted | {"other": round(max(rest, 0.0), 2)}} if self.profile else {}
 
     def _selection(self, trial: Trial) -> Selection:
         """The rule, the point that it selected, and the scores of this point on validation prompts."""

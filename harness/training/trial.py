@@ -18,6 +18,8 @@ from harness.core.types import DeployedPolicy, Documents, Prompts, Rollout, Sett
 from harness.policy.policy import Policy, tokens_of
 from harness.policy.sampler import sample
 
+from .clock import Clock
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -82,6 +84,7 @@ class Trial:
     - `reference`: a frozen copy of those weights
     - `rng`: the CPU generator for all randomness of the method
     - `cost`: tokens, scorer calls, updates and estimated FLOPs used so far
+    - `clock`: seconds by activity, for `harness run --profile`
     """
 
     def __init__(
@@ -100,6 +103,7 @@ class Trial:
         self.rng = torch.Generator().manual_seed(seed)
         self.cost = Cost(sum(p.numel() for p in reference.parameters()))
         self.unscored = 0
+        self.clock = Clock()
         self.deployed: Policy | DeployedPolicy = policy
         self._spent = 0.0  # progress at the end of the last update, which the learning rate goes by
         self._task, self._budget, self._lr = task, budget, lr
@@ -144,7 +148,8 @@ class Trial:
         Raises NotFinite if a logit is not finite.
         """
         policy = policy or self.policy
-        rollout = sample(policy, prompts, decoding=self._task.decoding, rng=self.rng, n=n)
+        with self.clock.at("sampling"):
+            rollout = sample(policy, prompts, decoding=self._task.decoding, rng=self.rng, n=n)
         sampled, read = int(rollout.response_mask.sum()), int(prompts.mask.sum())
         self.cost.sampled_tokens += sampled
         self.cost.forward_tokens += read + (getattr(policy, "passes", 1) - 1) * (sampled + read)
@@ -153,7 +158,8 @@ class Trial:
     def reward(self, rollout: Rollout) -> Tensor:
         """The reward of each response, in [0, 1], higher is better, NaN where the scorer failed: [B, R] -> [B] float32."""
         self.cost.scorer_calls += len(rollout.response)
-        reward = self._task.reward(rollout)
+        with self.clock.at("scoring"):
+            reward = self._task.reward(rollout)
         self.unscored += int(reward.isnan().sum())
         return reward
 
@@ -225,7 +231,8 @@ class Trial:
         """Context manager in which nothing is charged to the method; the harness measures in it."""
         cost, unscored = replace(self.cost), self.unscored
         try:
-            yield
+            with self.clock.at("evaluation"):
+                yield
         finally:
             self.cost, self.unscored = cost, unscored
 

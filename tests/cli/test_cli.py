@@ -77,9 +77,15 @@ def one_error(err: str) -> str:
 
 
 def test_a_run_its_record_and_its_picture(harness, tmp_path):
-    code, out, err = harness(*run(tmp_path), "--json")
+    code, out, err = harness(*run(tmp_path), "--json", "--profile")
     assert code == 0
     summary = json.loads(out.splitlines()[-1])
+    activities = ["loading", "evaluation", "training", "sampling", "scoring", "writing", "other"]
+    assert sorted(summary["profile"]) == sorted(activities) and min(summary["profile"].values()) >= 0
+    spent, rest = sum(summary["profile"].values()), summary["cost"]["seconds"]
+    assert (
+        rest - 0.1 <= spent <= rest + summary["profile"]["loading"] + 0.1
+    )  # seconds begin after what all cells share is loaded
     path = tmp_path / summary["run_dir"]
     assert read_run(path).summary.plain() == summary
     assert (path / "picture.png").stat().st_size > 20_000 and (path / "picture.svg").read_text().startswith("<?xml")
@@ -87,7 +93,7 @@ def test_a_run_its_record_and_its_picture(harness, tmp_path):
 
     code, out, err = harness(*run(tmp_path))
     assert code == 0 and "already done" in err
-    assert "optimum" in out and str(path) in out and "picture" in out and "masked" in out
+    assert "optimum" in out and str(path) in out and "picture" in out and "masked" in out and "s sampling" in out
 
     code, out, _ = harness("list", "runs", "--out", tmp_path)
     assert code == 0 and str(path) in out and "done" in out
@@ -97,7 +103,9 @@ def test_a_run_its_record_and_its_picture(harness, tmp_path):
     assert code == 0 and json.loads(out) == summary
 
     code, out, _ = harness("report", tmp_path, "-o", tmp_path / "page")
-    assert code == 0 and (tmp_path / "page" / "index.html").exists()
+    assert code == 0
+    for page in ("index.html", "report.md"):
+        assert "writing, s" in (tmp_path / "page" / page).read_text()
 
     same = ["--task", "toxicity", "--out", tmp_path, "--json", *quick.flags("base")]
     code, out, _ = harness("eval", "--policy", path / "policy", *same)
