@@ -145,7 +145,8 @@ class GPT2Steps:
         block = self.body.h[i]
         attention, mlp = block.attn, block.mlp
         qkv = _conv1d(attention.c_attn, _layer_norm(block.ln_1, x)).view(len(x), 3, self.heads, -1)
-        x = x + _conv1d(attention.c_proj, attend(*qkv.unbind(1), attention.scaling))
+        q, k, v = qkv.unbind(1)
+        x = x + _conv1d(attention.c_proj, attend(q, k, v, attention.scaling))
         return x + _conv1d(mlp.c_proj, mlp.act(_conv1d(mlp.c_fc, _layer_norm(block.ln_2, x))))
 
     def head(self, x: Tensor) -> Tensor:
@@ -174,7 +175,8 @@ class LlamaSteps:
         q, k, v = qkv.split([qkv.shape[1] - 2 * groups, groups, groups], 1)
         x = x + attention.o_proj(attend(_rotated(q, *self.turn), _rotated(k, *self.turn), v, attention.scaling))
         gate, up = F.linear(_rms_norm(layer.post_attention_layernorm, x), *fused.mlp).chunk(2, -1)
-        return x + mlp.down_proj(mlp.act_fn(gate) * up)
+        found: Tensor = x + mlp.down_proj(mlp.act_fn(gate) * up)
+        return found
 
     def head(self, x: Tensor) -> Tensor:
         return F.linear(_rms_norm(self.body.norm, x), self.logits)
@@ -275,7 +277,8 @@ def _layer_norm(module: Any, x: Tensor) -> Tensor:
 def _rms_norm(module: Any, x: Tensor) -> Tensor:
     wide = x.float()
     wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + module.variance_epsilon)
-    return module.weight * wide.to(x.dtype)
+    found: Tensor = module.weight * wide.to(x.dtype)
+    return found
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ ELEMENTS = 2**20
 
 def token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
     """log p(tokens) under logits, in nats: [B, R, V], [B, R] -> [B, R]."""
-    found: Tensor = _TokenLogprobs.apply(logits, tokens)
+    found: Tensor = _TokenLogprobs.apply(logits, tokens)  # type: ignore[no-untyped-call]
     return found
 
 
@@ -24,13 +24,13 @@ def kl(p_logits: Tensor, q_logits: Tensor) -> Tensor:
 
     Summed over a sampled response it is the Rao-Blackwell estimate of the sequence KL (Amini et al. 2025).
     """
-    found: Tensor = _KL.apply(p_logits, q_logits)
+    found: Tensor = _KL.apply(p_logits, q_logits)  # type: ignore[no-untyped-call]
     return found
 
 
 def entropy(logits: Tensor) -> Tensor:
     """Entropy at each position, in nats: [B, R, V] -> [B, R]."""
-    found: Tensor = _Entropy.apply(logits)
+    found: Tensor = _Entropy.apply(logits)  # type: ignore[no-untyped-call]
     return found
 
 

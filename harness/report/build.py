@@ -102,11 +102,9 @@ def _section(
     sheets, data = pictures(group, slug)
     as_json = (json.dumps(rounded(data), separators=(",", ":"), sort_keys=True, allow_nan=False) + "\n").encode()
     shown = {
-        "optimum": optimum_table(group),
-        "collapse": collapse_table(group),
-        "kinds": kinds_table(group),
+        "optimum": optimum_table(group), "collapse": collapse_table(group), "kinds": kinds_table(group),
         "time": time_table(group),
-    }
+    }  # fmt: skip
     return {
         "slug": slug,
         "heading": heading,

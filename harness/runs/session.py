@@ -66,8 +66,8 @@ class Cell:
 def run(cell: Cell, *, fresh: bool = False, progress: Progress | None = None, profile: bool = False) -> tuple[Summary, bool]:
     """Run a cell; return its summary and True, or False if it was finished before.
 
-    With `profile` the summary says where the time went. A finished cell is returned as it is; an unfinished one resumes from its last checkpoint. Raises Interrupted on
-    SIGINT or SIGTERM, after saving its state.
+    With `profile` the summary says where the time went. A finished cell is returned as it is; an unfinished one resumes
+    from its last checkpoint. Raises Interrupted on SIGINT or SIGTERM, after saving its state.
     """
     progress = progress or Progress(quiet=True)
     store = RunStore(cell.path)

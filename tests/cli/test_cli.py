@@ -83,9 +83,7 @@ def test_a_run_its_record_and_its_picture(harness, tmp_path):
     activities = ["loading", "evaluation", "training", "sampling", "scoring", "writing", "other"]
     assert sorted(summary["profile"]) == sorted(activities) and min(summary["profile"].values()) >= 0
     spent, rest = sum(summary["profile"].values()), summary["cost"]["seconds"]
-    assert (
-        rest - 0.1 <= spent <= rest + summary["profile"]["loading"] + 0.1
-    )  # seconds begin after what all cells share is loaded
+    assert rest - 0.1 <= spent <= rest + summary["profile"]["loading"] + 0.1  # the rest begins after loading
     path = tmp_path / summary["run_dir"]
     assert read_run(path).summary.plain() == summary
     assert (path / "picture.png").stat().st_size > 20_000 and (path / "picture.svg").read_text().startswith("<?xml")
