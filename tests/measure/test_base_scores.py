@@ -86,7 +86,7 @@ def test_a_score_out_of_range_is_refused_wherever_it_enters(name, wrong, tmp_pat
         measured.point(toy_task.toy_policy())
     if name == "judge":
         with pytest.raises(BadScorer, match="judge returned"):
-            measured._said(toy_task.toy_policy(), bad.decoding, torch.Generator(), 2)
+            measured._responses(toy_task.toy_policy(), bad.decoding, torch.Generator(), 2)
 
 
 def test_scores_of_another_shape_are_refused():

@@ -167,7 +167,7 @@ def test_the_same_few_prompts_of_every_run(tmp_path):
     assert kept["quark"].kind.tolist() == ["adversarial", "calm", "heated", "calm", "heated"]
     assert all(response.endswith(" 0") for response in kept["quark"].response)
     assert not (target / "micro/toxicity/npo/5e5e5e5e-s0/samples").exists()
-    archived = {run.manifest.method: run.manifest.archive for run in find_runs([target])[0]}
+    archived = {run.manifest.method: run.manifest.archive.plain() for run in find_runs([target])[0]}
     assert archived == {"quark": {"samples": 5}, "ppo": {"samples": 5}, "npo": {"samples": 0}}
     again = archive.archive([source], target)  # without samples: those that were kept stay
     assert len(again.unchanged) == 3

@@ -87,7 +87,7 @@ def test_hostile_text_is_shown_and_does_nothing(tmp_path: Path) -> None:
     final = {"judge": fake.point(None, reason=HOSTILE), "ppl": fake.point(None, reason=HOSTILE)}
     error = {"type": HOSTILE, "message": HOSTILE}
     for i, status in enumerate(("done", "failed")):
-        changed = {**nasty, "error": error, "identity": {"model": HOSTILE, HOSTILE: 1}, "provenance": {HOSTILE: HOSTILE}}
+        changed = {**nasty, "error": error, "identity": {"model": HOSTILE, HOSTILE: 1}, "provenance": {"device": HOSTILE}}
         fake.write_run(root, "_hidden", i, status=status, final=final, manifest=changed, summary=nasty)
     runs, problems = find_runs([root])
     assert len(runs) == 2

@@ -172,7 +172,8 @@ def test_a_disk_with_a_limit_is_one_line_and_the_same_command_goes_on(tmp_path, 
         state = {"trial": {"cost": {"updates": 1}}, "weights": torch.zeros(9000)}
         with pytest.raises(CannotWrite, match=r"checkpoints/unfinished: the file could not be written whole; "):
             RunStore(cell(tmp_path).path).save_checkpoint(Four(), state)
-        rows = [{"reward": x} for x in np.random.default_rng(0).random(9000)]
+        row = {"prompt_id": 0, "kind": "calm", "prompt": "", "response": "", "judge": 0.5}
+        rows = [row | {"reward": x} for x in np.random.default_rng(0).random(9000)]
         with pytest.raises(CannotWrite, match=r"samples/final.parquet: .*File too large"):
             RunStore(cell(tmp_path).path).write_samples("final", rows)
     finally:

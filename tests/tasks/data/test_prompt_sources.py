@@ -264,7 +264,7 @@ def test_the_places_of_prompts_come_with_them(tmp_path, model):
     chosen = parts.task.prompts("test")
     for text, place in zip(chosen.texts, chosen.places, strict=True):
         assert place == f"{path}, line {int(text.split()[3]) + 2}"
-    assert assemble.provenance(parts)["prompts"]["origin"] == {"file": "mine.csv", "rows": 120}
+    assert assemble.provenance(parts).prompts["origin"] == {"file": "mine.csv", "rows": 120}
 
 
 def test_what_a_name_of_prompts_means(tmp_path, monkeypatch):
