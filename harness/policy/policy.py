@@ -107,7 +107,7 @@ class Policy(nn.Module):
         return self._states(rollout)
 
     def uncounted_states(self, rollout: Rollout) -> Tensor:
-        """As `states`, charged to no trial: for what is computed once and charged where it is used."""
+        """As `states`, charged to no trial, for what is computed once and charged where it is used: [B, R] -> [B, R, D]."""
         return self._states(rollout)
 
     def head(self, states: Tensor) -> Tensor:

@@ -144,7 +144,7 @@ def test_real_models_and_prompts(harness, tmp_path, request, model, prompts):
     assert summary["final"]["ppl"]["value"] is None and "no fluency model" in summary["final"]["ppl"]["reason"]
     assert summary["final"]["clean_nll"]["value"] is None
     kept = [p.name for p in (tmp_path / ".cache").iterdir()]
-    assert len(kept) == 2  # responses and scores, for the next run on this model
+    assert len(kept) == 3  # responses, scores and the evaluation, for the next run on this model
     code, out, err = harness(*run(tmp_path, "base", **REAL), *world, "--seed", "1")
     assert code == 0 and "sampling base responses" not in err
 
