@@ -278,7 +278,7 @@ def test_choose_never_takes_a_token_of_probability_zero(logits, noise, cuts):
     top_k, top_p, temperature = cuts
     decoding = Decoding(max_new_tokens=1, top_k=top_k, top_p=top_p, temperature=temperature)
     token = choose(torch.tensor([logits]), decoding, torch.tensor([noise], dtype=torch.float64)).item()
-    scaled = torch.tensor(logits) / temperature
+    scaled = torch.tensor(logits).double() / temperature  # a weight of float32 may be subnormal, which softmax takes for 0
     assert 0 <= token < len(logits) and scaled.softmax(-1)[token] > 0
     assert not top_k or sorted(logits, reverse=True).index(logits[token]) < top_k
 
