@@ -28,7 +28,9 @@ class ClassifierScorer:
     sha256       hash of the weights file; required if it is a pickle
     activation   softmax or sigmoid; auto follows the config: sigmoid for multi-label or single-label models
     with_prompt  score the prompt together with the response
+    batch_size   texts in one forward pass
     max_tokens   maximum length of a text in tokens; the rest is cut off
+    device       cpu, cuda or another device of torch; auto is CUDA if available
     """
 
     slow = True  # scores are cached

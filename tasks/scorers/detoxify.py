@@ -38,6 +38,7 @@ class DetoxifyScorer:
 
     config     a folder with the config and the tokenizer of the checkpoint's base model; by default they come from
                the hub or its cache, by the name in the checkpoint
+    batch_size texts in one forward pass
     column     the class that is scored, by its name in Detoxify
     device     auto is CUDA if available
     """
