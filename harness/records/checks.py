@@ -62,7 +62,7 @@ def _names(run: Run) -> Iterator[Check]:
 def _place(run: Run) -> Check:
     """Check the name of the folder, and preset, task and method above it if it follows the layout."""
     expected, parts = place_of(run).parts, run.dir.absolute().parts
-    above = [name == part for name, part in zip(expected[:3], parts[-4:-1], strict=True)]
+    above = [name == part for name, part in zip(expected[:3], parts[-4:-1], strict=False)]  # fewer near the root
     if not any(above) and parts[-1] != expected[-1] and not RUN.fullmatch(parts[-1]):
         return Check("folder", None, found="the record lies outside preset/task/method/run")
     same = parts[-1] == expected[-1] and (all(above) or not any(above))

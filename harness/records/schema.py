@@ -21,7 +21,7 @@ from typing import (
     get_type_hints,
 )
 
-from pydantic import BaseModel, ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError, WrapValidator
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError, WrapValidator, model_validator
 from typing_extensions import TypedDict  # for pydantic before Python 3.12
 
 from harness.core.errors import BadData, CorruptRecord
@@ -172,6 +172,12 @@ class JudgeAt(Record):
 
     kl: list[Number]
     judge: list[Number | None]
+
+    @model_validator(mode="after")
+    def _paired(self) -> JudgeAt:
+        if len(self.kl) != len(self.judge):
+            raise ValueError(f"judge_at has {len(self.judge)} judge scores for {len(self.kl)} KLs")
+        return self
 
 
 class Frontier(Record):

@@ -269,6 +269,9 @@ def _prompts(run: Run, rows: list[Sample]) -> Iterator[Check]:
     made = {name: m.prompt_means(table.of(name)) for name in ("reward", "judge", "kl")}
     if table.has("nll"):
         made["nll_per_token"] = m.prompt_nll(table.of("nll"), table.of("nll_tokens"))
+    if len(table.prompts) != len(kept.id):
+        yield Check("prompts.json rows", False, f"{len(table.prompts)} prompts, as in the samples", str(len(kept.id)))
+        return
     for name, values in made.items():
         pairs = zip(values.tolist(), kept.values[name], strict=True)
         wrong = [x for x, (a, b) in enumerate(pairs) if not _close(None if np.isnan(a) else a, b, SIX_DIGITS)]

@@ -30,7 +30,7 @@ def _shared(head: str, whole: str) -> int:
     """The length of the common prefix: all of the prompt, unless it ends within a multi-byte character."""
     if whole.startswith(head):
         return len(head)
-    return next((i for i, (a, b) in enumerate(zip(head, whole, strict=True)) if a != b), min(len(head), len(whole)))
+    return next((i for i, (a, b) in enumerate(zip(head, whole, strict=False)) if a != b), min(len(head), len(whole)))
 
 
 def encoded(tokenizer: Any, prompt: str, response: str, offsets: bool = False) -> tuple[list[int], list[int]]:

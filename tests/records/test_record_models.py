@@ -1,6 +1,7 @@
 """Models keep a record exactly: what was read is written back, key by key and digit by digit."""
 
 import json
+from pathlib import Path
 
 import fake_records as fake
 import pyarrow
@@ -11,7 +12,7 @@ from places import ROOT
 from harness.core.errors import BadData, CorruptRecord
 from harness.core.hashing import canonical
 from harness.core.types import Metric
-from harness.records import samples
+from harness.records import checks, samples
 from harness.records.read import read_run
 from harness.records.schema import Evaluation, Manifest, MetricRecord, Prompts, Scalars, Summary, metric_records, parsed
 from harness.records.tables.decode import Tables
@@ -54,6 +55,13 @@ def test_numbers_nulls_absent_and_further_keys_stay_as_they_are():
     head = {"schema_version": 1, "run_id": "x", "status": "failed", "preset": "p", "task": "t", "method": "m", "seed": 0}
     fault = {"type": "Odd", "message": "\ud800 is no text"}
     same(Manifest, head | {"identity": {"b": 1, "a": 1.0}, "error": fault, "provenance": made, "settings": {"\ud800": 1}})
+
+
+def test_a_judge_score_for_each_kl_of_the_frontier(tmp_path):
+    uneven = fake.frontier() | {"judge_at": {"kl": [0.0, 1.0], "judge": [0.5]}}
+    path = fake.write_run(tmp_path, "quark", 0, summary={"frontier": uneven})
+    with pytest.raises(CorruptRecord, match="1 judge scores for 2 KLs"):
+        read_run(path)
 
 
 def test_a_record_cannot_be_changed_by_its_reader(tmp_path):
@@ -102,3 +110,10 @@ def test_a_column_of_another_type_is_no_sample(tmp_path, change, words):
     parquet.write_table(rows if change else rows.slice(0, 0), dir / "samples" / "final.parquet")
     with pytest.raises(CorruptRecord, match=f"final.parquet is not a table of samples: it has .*{words}"):
         samples.read(read_run(dir))
+
+
+@pytest.mark.parametrize("place", ["/", "/run", "/micro/run"])
+def test_a_record_near_the_root_has_fewer_folders_above_it(tmp_path, place):
+    """A disk of records may be mounted anywhere: the folder's check says so in a line."""
+    run = read_run(fake.write_run(tmp_path, "quark", 0))._replace(dir=Path(place))
+    assert checks._place(run).what == "folder"

@@ -216,6 +216,9 @@ def test_prompts_rows_and_states(record):
     assert {"prompts.json", "prompts.json judge"} <= set(broken(record))
     edit(record / "prompts.json", "id", to=["00000000", *kept["id"][1:]])
     assert "prompts.json id, kind" in broken(record)
+    for column in ("id", "kind", "reward", "judge", "kl", "nll_per_token", "n_scored"):
+        edit(record / "prompts.json", column, to=json.loads((record / "prompts.json").read_text())[column][:-1])
+    assert "prompts.json rows" in broken(record)
     (record / "prompts.json").unlink()
     assert "prompts.json" in broken(record)  # it was there when the hashes were taken
     rows = (record / "trajectory.jsonl").read_text().splitlines()

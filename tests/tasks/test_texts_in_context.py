@@ -105,6 +105,8 @@ def test_a_prompt_that_ends_in_half_a_character_gives_the_whole_one_to_its_respo
     half, rest = (llama2.convert_tokens_to_ids(w) for w in (["▁the", "<0xC3>"], ["<0xA9>", "▁cat"]))
     assert in_context.decoded(llama2, [half], [rest]) == ["é cat"]
     assert in_context.decoded(llama2, [half], [[]]) == [""]
+    # a decoder may shorten what it reads in context: then all that is left of it is shared
+    assert in_context._shared("ab\ufffd", "ab") == in_context._shared("ab", "a\ufffdbc") + 1 == 2
 
 
 def test_a_document_is_read_behind_its_prompt(llama2):
