@@ -74,7 +74,7 @@ def test_each_step_equals_the_model_s_own_forward(name, n, lengths):
     own, direct = both(policy, ragged_rows(lengths), n)
     assert max(float(a.abs().max()) for a in own) > 1
     for a, b in zip(own, direct, strict=True):
-        torch.testing.assert_close(b.log_softmax(-1), a.log_softmax(-1), atol=1e-5, rtol=0)
+        torch.testing.assert_close(b.log_softmax(-1), a.log_softmax(-1), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", [tiny_gpt2, tiny_llama])
