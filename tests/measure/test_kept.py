@@ -13,6 +13,8 @@ from harness.measure.evaluator import Evaluator
 from harness.measure.kept import FULL, KeptEvaluation
 from harness.runs.progress import Progress
 
+pytestmark = pytest.mark.usefixtures("few_prompts")
+
 
 @pytest.fixture
 def measured(monkeypatch):
