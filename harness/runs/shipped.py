@@ -8,7 +8,6 @@ any more, and are written again.
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -55,7 +54,6 @@ def main() -> None:
     write_hashes(world.folder())
     ship(TASKS, folder)
     write_hashes(world.folder())
-    print(f"{len(list(folder.iterdir()))} files in {folder}", file=sys.stderr)
 
 
 if __name__ == "__main__":

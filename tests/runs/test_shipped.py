@@ -43,7 +43,7 @@ def nothing_computed(monkeypatch):
         monkeypatch.setattr(place, name, lambda *a, **k: pytest.fail(WRITE))
 
 
-def tested(scorers: dict) -> bool:
+def by_tested_versions(scorers: dict) -> bool:
     """True if the scorers are ours, or of the packages with which the suite was last tested."""
     listed = (ROOT / "constraints" / "tested.txt").read_text().splitlines()
     pinned = {line.partition("==")[2] for line in listed}
@@ -58,7 +58,7 @@ def test_a_run_on_the_micro_world_computes_none_of_it(task, cell, tmp_path):
     progress = Progress(quiet=True)
     progress.say = said.append
     of = cell if task == "toxicity" else cell_of(task, tmp_path)
-    if not tested(of.task.identity()["scorers"]):
+    if not by_tested_versions(of.task.identity()["scorers"]):
         pytest.skip("scores of another version of a scorer's package are computed")
     assert of.make_evaluator(progress).base_evaluation().metrics["kl"].value == 0
     assert of.make_evaluator(progress, "validation").base_point().metrics["kl"].value == 0
