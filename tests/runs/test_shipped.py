@@ -176,3 +176,42 @@ def test_only_what_was_measured_is_written(tmp_path, monkeypatch):
     (folder / f"{POINT}-old.npz").write_bytes(b"")
     shipped.ship(["a", "b"], folder)
     assert len(list(folder.glob(f"{FULL}-*.npz"))) == len(list(folder.iterdir())) == 2
+
+
+def test_what_is_written_is_listed_with_its_hash_and_what_was_there_is_not_read(tmp_path, monkeypatch):
+    old = tmp_path / "measured" / f"{FULL}-old.npz"
+    old.parent.mkdir()
+    old.write_bytes(b"")
+
+    def measure(task, out):
+        assert not old.exists() and not any("measured" in name for name in listed())
+        Cache(out / ".cache").put(FULL, {"task": task}, json=np.zeros(1))
+
+    def listed():
+        return json.loads((tmp_path / "world.json").read_text())["sha256"]
+
+    monkeypatch.setattr(world, "folder", lambda: tmp_path)
+    monkeypatch.setattr(shipped, "measure", measure)
+    shipped.main()
+    written = [f"measured/{path.name}" for path in sorted(old.parent.iterdir())]
+    assert len(written) == len(TASKS) and list(listed()) == written
+    assert world.verified("measured") == old.parent
+
+
+def test_both_evaluations_of_a_task_are_measured(tmp_path, monkeypatch):
+    made = []
+
+    class Measuring:
+        def __init__(self, progress, split=None):
+            self.split = split
+
+        def base_evaluation(self):
+            made.append((FULL, self.split))
+
+        def base_point(self):
+            made.append((POINT, self.split))
+
+    monkeypatch.setattr(assemble, "parts", lambda settings, task, out: task)
+    monkeypatch.setattr(assemble, "cell", lambda *a: type("Cell", (), {"make_evaluator": staticmethod(Measuring)}))
+    shipped.measure("toxicity", tmp_path)
+    assert made == [(FULL, None), (POINT, "validation")]
