@@ -1,4 +1,4 @@
-.PHONY: check test test-all docs pages newest oldest architectures bench reference trials
+.PHONY: check test test-all docs pages newest oldest shipped architectures bench reference trials
 RUNS ?= runs
 WORKERS ?= 2
 PYTHON ?= python3
@@ -38,6 +38,9 @@ oldest:  ## all tests in a new environment with the lower bound of every depende
 	$(ENVIRONMENTS)/oldest/bin/python constraints/bounds.py oldest > $(ENVIRONMENTS)/oldest.txt
 	$(ENVIRONMENTS)/oldest/bin/pip install -q -e '.[test]' -c $(ENVIRONMENTS)/oldest.txt
 	PATH="$(CURDIR)/$(ENVIRONMENTS)/oldest/bin:$$PATH" pytest -m 'slow or not slow'
+
+shipped:  ## the base policy's scores and evaluations that ship with the micro world, after a change of what they depend on
+	OMP_NUM_THREADS=2 python -m harness.runs.shipped
 
 architectures:  ## the table of docs/reference/architectures.md
 	python tests/fixtures/architectures.py

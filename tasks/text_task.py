@@ -139,6 +139,11 @@ class TextTask:
 
     def clean_documents(self) -> Rollout | None:
         """Held-out text without the undesired behaviour, D documents: -> [D, R]; None if the data has none."""
+        return self._clean
+
+    @cached_property
+    def _clean(self) -> Rollout | None:
+        """The clean documents tokenized; computed once, since every evaluation reads them."""
         if not self._data.clean:
             return None
         ids = [self._response_ids(text)[0] for text in self._data.clean]

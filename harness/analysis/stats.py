@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from math import ceil, comb, fsum, inf, sqrt
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import nctdtr, stdtr, stdtrit
 
 from harness.core.errors import EmptySelection
 
@@ -73,9 +72,16 @@ def t_interval(values: Sequence[float], confidence: float = CONFIDENCE, within: 
     )
 
 
+def _special() -> Any:
+    """scipy.special, whose import takes longer than all else that `harness status` does."""
+    from scipy import special
+
+    return special
+
+
 def t_quantile(df: float, confidence: float = CONFIDENCE) -> float:
     """The t with P(|T| <= t) = confidence for df degrees of freedom, whole or not."""
-    return float(stdtrit(df, (1 + confidence) / 2))
+    return float(_special().stdtrit(df, (1 + confidence) / 2))
 
 
 def paired_interval(a: ArrayLike, b: ArrayLike) -> Interval:
@@ -174,7 +180,7 @@ def _difference(mean: float, parts: list[Part], scale: float) -> Difference:
     if stderr <= ROUNDING * scale:  # seeds that decide nothing: the values differ, or they do not
         return Difference(mean, 0.0, parts[0][1], mean, mean, float(abs(mean) <= ROUNDING * scale))
     if len(parts) == 1:
-        df, p = parts[0][1], float(2 * stdtr(parts[0][1], -abs(mean) / stderr))
+        df, p = parts[0][1], float(2 * _special().stdtr(parts[0][1], -abs(mean) / stderr))
     else:
         lowest, highest = min(df for _, df in parts), max(df for _, df in parts)
         df = _bisect(lambda df: t_quantile(df) * stderr < half, lowest, highest)
@@ -184,7 +190,7 @@ def _difference(mean: float, parts: list[Part], scale: float) -> Difference:
 
 def _half(parts: list[Part], p: float) -> float:
     """Half-width of the interval whose two tails have total mass p."""
-    return sqrt(fsum(float(stdtrit(df, p / 2)) ** 2 * v for v, df in parts))
+    return sqrt(fsum(float(_special().stdtrit(df, p / 2)) ** 2 * v for v, df in parts))
 
 
 def _bisect(beyond: Callable[[float], bool], low: float, high: float) -> float:
@@ -293,6 +299,7 @@ def detectable(stderr: float, df: float, alpha: float = 0.05, power: float = 0.8
     critical = t_quantile(df, 1 - alpha)
 
     def found(shift: float) -> float:
+        nctdtr = _special().nctdtr
         return float(1 - nctdtr(df, shift, critical) + nctdtr(df, shift, -critical))
 
     enough = 1.0

@@ -65,9 +65,10 @@ def _draw(store: RunStore, target: Path) -> None:
     from harness.report.figures.style import save
 
     figure = run_picture(store.record())
-    for path in (target.with_suffix(".svg"), target):
+    for path in (target, target.with_suffix(".svg")):
         with writing(path):
             replace(path, save(figure, path.suffix[1:]))
+        figure.set_layout_engine("none")  # the places of the parts are found, and hold in every format
 
 
 def result_table(summary: Summary) -> str:

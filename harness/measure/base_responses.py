@@ -45,15 +45,19 @@ class Expected(NamedTuple):
 
 
 class Cache:
-    """A cache of arrays by identity, in files that are written atomically and read without unpickling."""
+    """A cache of arrays by identity, in files that are written atomically and read without unpickling.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    What is not in the folder is looked up in `shipped`, which is never written: a file there is named by the identity of all
+    that it depends on, so a file of another model, task, scorer or version is not found.
+    """
+
+    def __init__(self, folder: Path, shipped: Path | None = None) -> None:
+        self.folder, self.shipped = folder, shipped
 
     def get(self, kind: str, identity: dict[str, Any], expected: Mapping[str, Expected] | None = None) -> dict[str, Any] | None:
         """The cached arrays, or None if there are none; raises BadData if the file does not hold what is expected."""
-        path = self._path(kind, identity)
-        if not path.is_file():
+        path = self._found(kind, identity)
+        if path is None:
             return None
         try:
             for name, wanted in (expected or {}).items():
@@ -87,6 +91,12 @@ class Cache:
             finally:
                 with suppress(OSError):  # fails for the same reason as the write, which is reported already
                     temporary.unlink(missing_ok=True)
+
+    def _found(self, kind: str, identity: dict[str, Any]) -> Path | None:
+        """The file of an identity in the folder, else in `shipped`."""
+        path = self._path(kind, identity)
+        places = [path] if self.shipped is None else [path, self.shipped / path.name]
+        return next((place for place in places if place.is_file()), None)
 
     def _path(self, kind: str, identity: dict[str, Any]) -> Path:
         return self.folder / f"{kind}-{identity_hash(identity)[:16]}.npz"

@@ -119,10 +119,10 @@ def batches(rollout: Rollout, size: int) -> Iterator[Rollout]:
 
 
 class Kept(Protocol):
-    """Where the evaluation of the base policy is kept between runs, with whether it lay above the frontier."""
+    """Where the evaluations of the base policy, full or short, are kept between runs, and whether it lay above the frontier."""
 
-    def read(self) -> tuple[Evaluation, bool] | None: ...
-    def write(self, evaluation: Evaluation, above: bool) -> None: ...
+    def read(self, full: bool) -> tuple[Evaluation, bool] | None: ...
+    def write(self, full: bool, evaluation: Evaluation, above: bool) -> None: ...
 
 
 class Evaluator:
@@ -139,23 +139,31 @@ class Evaluator:
     ) -> None:
         self.task, self.reference, self.base, self.settings, self.say = task, reference, base, settings, say
         self.kept = kept
-        self._base_evaluation: Evaluation | None = None
+        self._of_base: dict[bool, Evaluation] = {}
         self.above = False  # True if a measured policy lay above the frontier by more than its error, which is a bug
 
     def base_evaluation(self) -> Evaluation:
         """The evaluation of the base policy, whose KL is 0 by definition; computed once for all runs that can share it."""
-        if self._base_evaluation is None:
-            known = self.kept.read() if self.kept is not None else None
-            self._base_evaluation = self._measured_base() if known is None else known[0]
-            self.above |= known is not None and known[1]
-        return self._base_evaluation
+        return self._base(full=True)
 
-    def _measured_base(self) -> Evaluation:
-        self.say("measuring the base policy, once per task")
+    def base_point(self) -> Evaluation:
+        """The short evaluation of the base policy, where training starts; computed once for all runs that can share it."""
+        return self._base(full=False)
+
+    def _base(self, full: bool) -> Evaluation:
+        if full not in self._of_base:
+            known = self.kept.read(full) if self.kept is not None else None
+            self._of_base[full] = self._measured_base(full) if known is None else known[0]
+            self.above |= known is not None and known[1]
+        return self._of_base[full]
+
+    def _measured_base(self, full: bool) -> Evaluation:
+        if full:
+            self.say("measuring the base policy, once per task")
         before, self.above = self.above, False
-        found = self.final(self.reference)
+        found = self.final(self.reference) if full else self.point(self.reference)
         if self.kept is not None:
-            self.kept.write(found, self.above)
+            self.kept.write(full, found, self.above)
         self.above |= before
         return found
 

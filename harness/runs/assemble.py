@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 from harness.core import registry
 from harness.core.errors import BadData, BadSetting, PromptTooLong
 from harness.core.hashing import folder_identity
-from harness.core.settings import EvaluationSettings, RunSettings, TaskSettings, check_seed, checked, stem_of
+from harness.core.settings import RunSettings, TaskSettings, check_seed, checked, stem_of
 from harness.core.types import Settings
 from harness.measure import base_responses as base_policy
 from harness.measure.evaluator import EVALUATION_VERSION, Evaluator
@@ -346,12 +346,13 @@ def _cell(
         identity["select"] = settings.evaluation.select
 
     def make_evaluator(progress: Progress, split: Literal["test", "validation"] | None = None) -> Evaluator:
-        cache = base_policy.Cache(out / ".cache")
+        cache = base_policy.Cache(out / ".cache", _measured() if shared.micro else None)
         reference = shared.model.policy
         chosen = settings.evaluation.model_copy(update={"split": split or settings.evaluation.split})
         shipped = _shipped(settings, shared, chosen.split)
         known = base_policy.known(shared.task, reference, measured, chosen, cache, progress.say, shipped)
-        return Evaluator(shared.task, reference, known, chosen, progress.say, _kept(cache, measured, chosen, progress))
+        kept = KeptEvaluation(cache, measured, chosen, progress.say)
+        return Evaluator(shared.task, reference, known, chosen, progress.say, kept)
 
     return Cell(
         name, task, seed, settings, identity, provenance(shared), make, shared.model.policy.copy,
@@ -359,11 +360,11 @@ def _cell(
     )  # fmt: skip
 
 
-def _kept(cache: base_policy.Cache, measured: dict[str, Any], chosen: EvaluationSettings, progress: Progress) -> KeptEvaluation:
-    """Where the base policy's evaluation is kept, by all that it depends on."""
-    matters = chosen.model_dump(include={"split", "samples", "paper_samples", "base_samples", "seed"})
-    identity = {"base": measured, "evaluation": matters | {"version": EVALUATION_VERSION}}
-    return KeptEvaluation(cache, identity, progress.say)
+def _measured() -> Path:
+    """The folder of the scores and evaluations of the base policy that ship, by identity."""
+    from harness.tasks.micro import world
+
+    return world.verified("measured")
 
 
 def _shipped(settings: RunSettings, shared: Parts, split: str) -> Any:

@@ -155,7 +155,7 @@ class Session:
         with trial.off_the_clock():
             base = evaluator.base_evaluation()
             if self.rows == 0:
-                start = base if along is evaluator else along.point(trial.reference)
+                start = base if along is evaluator else along.base_point()
                 self.above |= along.above
                 self._record_point(trial, start.metrics)
                 self._consider(checkpoint_rule.START, trial, start.metrics)

@@ -48,6 +48,13 @@ def encoded(tokenizer: Any, prompt: str, response: str, offsets: bool = False) -
     return _parts(whole, len(head), len(prompt))
 
 
+def encoded_rows(tokenizer: Any, prompts: list[str], responses: list[str]) -> list[list[int]]:
+    """The tokens of each response after its prompt, as by `encoded`, in one call where a response is encoded alone."""
+    if responses and stands_alone(tokenizer):
+        return tokenizer(responses, add_special_tokens=False)["input_ids"]
+    return [encoded(tokenizer, p, r)[0] for p, r in zip(prompts, responses, strict=True)]
+
+
 def _parts(found: Any, tokens: int, characters: int) -> tuple[list[int], list[int]]:
     starts = [max(0, start - characters) for start, _ in found.get("offset_mapping", [])[tokens:]]
     return list(found["input_ids"][tokens:]), starts

@@ -236,7 +236,7 @@ def test_the_command_answers_without_torch(tmp_path):
         "import sys; sys.argv = ['harness', *sys.argv[1:]]; import harness.cli.main\n"
         "try: harness.cli.main.main()\n"
         "except SystemExit as e: code = e.code\n"
-        "heavy = {'torch', 'transformers', 'pandas', 'matplotlib'} & set(sys.modules); assert not heavy, heavy\n"
+        "heavy = {'torch', 'transformers', 'pandas', 'matplotlib', 'scipy'} & set(sys.modules); assert not heavy, heavy\n"
         "sys.exit(code)"
     )
     call = [sys.executable, "-c", code, "status"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import toy_base
 from toy_base import N, Task, known
 
 from harness.core.errors import BadData, CannotWrite, Degraded, Unwritable
@@ -176,3 +177,26 @@ def test_a_kept_score_that_is_no_number_is_refused_in_one_line(tmp_path):
         db.execute("UPDATE scores SET score = 'high'")
     with pytest.raises(BadData, match=r"it holds the score 'high', expected \[0, 1\].; delete the file and run again"):
         cached.score([""], ["a"])
+
+
+def test_what_ships_is_read_where_the_folder_has_none_and_never_written(tmp_path):
+    ships, of = tmp_path / "ships", {"of": "a model"}
+    Cache(ships).put("scores", of, reward=np.ones(3))
+    before = {path: path.read_bytes() for path in ships.iterdir()}
+    cache = Cache(tmp_path / "own", shipped=ships)
+    assert cache.get("scores", of)["reward"].sum() == 3 and cache.get("scores", {"of": "another"}) is None
+    cache.put("scores", of, reward=np.zeros(3))
+    assert cache.get("scores", of)["reward"].sum() == 0
+    assert {path: path.read_bytes() for path in ships.iterdir()} == before
+
+
+def test_a_damaged_file_that_ships_is_named_and_computed_again(first, tmp_path, monkeypatch):
+    ships = tmp_path / "ships"
+    ships.mkdir()
+    for name in first[1]:
+        (ships / name).write_bytes(b"nothing")
+    monkeypatch.setattr(toy_base, "Cache", lambda folder: Cache(folder, ships))
+    said = []
+    again = known(tmp_path, say=said.append)
+    assert str(ships) in said[0] and "computed again" in said[0] and np.array_equal(again.reward, first[0].reward)
+    known(tmp_path, say=pytest.fail)

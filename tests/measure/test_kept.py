@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import quick
 
+from harness.core.settings import EvaluationSettings
 from harness.measure.evaluator import Evaluator
-from harness.measure.kept import KIND, KeptEvaluation
+from harness.measure.kept import FULL, KeptEvaluation
 from harness.runs.progress import Progress
+
+pytestmark = pytest.mark.usefixtures("few_prompts")
 
 
 @pytest.fixture
@@ -50,7 +53,7 @@ def test_another_evaluation_is_not_taken_for_it(tmp_path, measured):
 def test_a_file_that_is_none_is_named_and_made_again(content, tmp_path, measured):
     first = evaluator(tmp_path)
     computed = first.base_evaluation()
-    (path,) = (tmp_path / ".cache").glob(f"{KIND}-*.npz")
+    (path,) = (tmp_path / ".cache").glob(f"{FULL}-*.npz")
     if content == b"no archive":
         path.write_bytes(content)
     else:
@@ -65,9 +68,20 @@ def test_a_file_that_is_none_is_named_and_made_again(content, tmp_path, measured
 
 def test_what_could_not_be_scored_is_tried_again(tmp_path):
     made = evaluator(tmp_path)
-    kept = KeptEvaluation(made.kept.cache, {"of": "a test"}, print)
+    kept = KeptEvaluation(made.kept.cache, {"of": "a test"}, EvaluationSettings(), print)
     found = made.final(made.reference)
-    kept.write(found._replace(unscored_share=0.1), False)
-    assert kept.read() is None
-    kept.write(found, True)
-    assert kept.read()[1]
+    kept.write(True, found._replace(unscored_share=0.1), False)
+    assert kept.read(True) is None
+    kept.write(True, found, True)
+    assert kept.read(True)[1] and kept.read(False) is None
+
+
+def test_the_start_of_training_is_measured_once_too(tmp_path, monkeypatch):
+    calls, point = [], Evaluator.point
+    monkeypatch.setattr(Evaluator, "point", lambda self, policy: calls.append(policy) or point(self, policy))
+    first = evaluator(tmp_path).base_point()
+    assert evaluator(tmp_path).base_point().metrics == first.metrics and len(calls) == 1
+    evaluator(tmp_path, **{"evaluation.samples": 3}).base_point()  # of the end of a run, which does not change it
+    assert len(calls) == 1
+    evaluator(tmp_path, **{"evaluation.point_samples": 2}).base_point()
+    assert len(calls) == 2

@@ -167,3 +167,12 @@ def test_a_response_longer_than_the_context_of_the_judge_is_unscored_and_counted
     alone = [model.nll(["a quiet garden is a fine place " * 3], [[text]])[0][0, 0] for text in texts[:2]]
     np.testing.assert_allclose(nll[0, :2], alone, rtol=1e-6)  # a long response takes no room from another one's prompt
     assert perplexity(*model.nll(["tea"], [texts[2:]])).value is None
+
+
+@pytest.mark.parametrize("name", ["llama2", "gpt2"])
+def test_many_responses_are_encoded_as_each_alone_is(name, request):
+    tokenizer = request.getfixturevalue(name)
+    prompts, responses = ["the cat", "the cat", "", "the"], [" sat on the mat", "ting", " cat", ""]
+    each = [in_context.encoded(tokenizer, p, r)[0] for p, r in zip(prompts, responses, strict=True)]
+    assert in_context.encoded_rows(tokenizer, prompts, responses) == each
+    assert in_context.encoded_rows(tokenizer, [], []) == []

@@ -103,6 +103,18 @@ def test_what_must_answer_at_once_imports_no_torch(words):
     assert done.stdout.strip()
 
 
+def test_a_run_says_what_it_does_before_the_heavy_imports():
+    code = (
+        "import os, sys; sys.argv = ['harness', *sys.argv[1:]]; import harness.cli.main; from harness.runs import progress\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'scipy', 'pandas'}\n"
+        "def said(self, text): print(text, heavy & set(sys.modules), flush=True); os._exit(0)\n"
+        "progress.Progress.say = said; harness.cli.main.main()"
+    )
+    words = ["run", "--method", "quark", "--task", "toxicity"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert done.stdout == "quark × toxicity, preset micro, seed 0: loading set()\n", done.stderr
+
+
 def test_the_door_gives_every_name_it_lists_and_no_other():
     from harness import api
 
