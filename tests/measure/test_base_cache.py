@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny import tiny_gpt2
 from toy_base import N, Task, known
 
 from harness.core.errors import BadData, CannotWrite, Degraded, Unwritable
@@ -176,3 +177,14 @@ def test_a_kept_score_that_is_no_number_is_refused_in_one_line(tmp_path):
         db.execute("UPDATE scores SET score = 'high'")
     with pytest.raises(BadData, match=r"it holds the score 'high', expected \[0, 1\].; delete the file and run again"):
         cached.score([""], ["a"])
+
+
+def test_several_prompts_in_a_batch_are_answered_as_one_at_a_time(monkeypatch):
+    """The draws of a prompt do not depend on how many prompts are read together."""
+    drawn, calls, sample = [], [], base_responses.sample
+    monkeypatch.setattr(base_responses, "sample", lambda *a, **kw: calls.append(len(a[1].tokens)) or sample(*a, **kw))
+    for rows in (N, 2 * N, N - 1):
+        monkeypatch.setattr(base_responses, "ROWS", rows)
+        drawn.append(base_responses._draw(Task(), tiny_gpt2(), Task().prompts("test"), N, lambda line: None))
+    assert calls == [1, 1, 1, 2, 1, 1, 1, 1] and drawn[0].shape == RESPONSES
+    assert all(np.array_equal(found, drawn[0]) for found in drawn)
