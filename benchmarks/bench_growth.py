@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -19,9 +19,9 @@ from harness import tasks
 
 PROMPTS = Path(tasks.__file__).parent / "micro" / "assets" / "prompts.jsonl"
 TIMES = sized((1, 4, 16), (1, 2))
-QUICK = ["--set", "evaluation.points=1", "--set", "evaluation.paper_samples=0"]
+QUICK = ["--set", "evaluation.points=1", "--set", "evaluation.paper_samples=0", "--set", "evaluation.base_samples=64"]
 NOTE = (
-    "Whole processes on the preset micro, imports included: `base` on a file of prompts (64 base responses and 8 others to each), "
+    "Whole processes on the preset micro, imports included, 64 base responses to each prompt: `base` on a file of prompts, "
     "`base` with more responses to each prompt, and `quark` with more updates. Memory is the most that the process held."
 )
 UNITS = {"prompts": "prompt", "responses": "response a prompt", "budget": "update"}
@@ -29,23 +29,25 @@ UNITS = {"prompts": "prompt", "responses": "response a prompt", "budget": "updat
 
 def command(what: str, size: int, folder: Path) -> list[str]:
     """The run of one size: prompts, responses a prompt or updates."""
-    base = ["run", "--method", "base", "--task", "toxicity", "--out", str(folder), *QUICK]
-    if what == "prompts":
-        held_out = ["--set", f"task.data.held_out={size}", "--set", "evaluation.base_samples=64"]
-        return [*base, "--prompts", str(_file(folder)), *held_out]
-    if what == "responses":
-        return [*base, "--set", f"evaluation.samples={size}"]
-    quark = ["run", "--method", "quark", "--task", "toxicity", "--out", str(folder), *QUICK]
-    return [*quark, "--set", "budget.flops=1e15", "--set", f"budget.updates={size}", "--set", "evaluation.samples=2"]
+    method = "quark" if what == "budget" else "base"
+    run = ["run", "--method", method, "--task", "toxicity", "--out", str(folder), *QUICK]
+    return [*run, *{
+        "prompts": ["--prompts", str(_file(folder)), "--set", f"task.data.held_out={size}"],
+        "responses": ["--set", f"evaluation.samples={size}"],
+        "budget": ["--set", "budget.flops=1e15", "--set", f"budget.updates={size}", "--set", "evaluation.samples=2"],
+    }[what]]  # fmt: skip
 
 
 SMALLEST = {"prompts": sized(40, 10), "responses": sized(8, 2), "budget": sized(40, 4)}
 
 
 def _file(folder: Path) -> Path:
-    """The prompts of the micro world as a user's file."""
+    """The prompts of the micro world as a user's file, each once."""
+    rows = {row["text"]: row for row in map(json.loads, PROMPTS.read_text().splitlines()) if row["text"]}
     folder.mkdir(parents=True, exist_ok=True)
-    return Path(shutil.copy(PROMPTS, folder / "prompts.jsonl"))
+    path = folder / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in rows))
+    return path
 
 
 @pytest.mark.parametrize("what", SMALLEST)
@@ -70,7 +72,8 @@ def _point(what: str, size: int, folder: Path) -> dict[str, Any]:
         stderr=subprocess.DEVNULL,
     )
     _, status, usage = os.wait4(process.pid, 0)
-    assert status == 0, (what, size, status)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, (what, size, process.returncode)
     seconds = round(time.perf_counter() - start, 2)
     return {"size": size, "seconds": seconds, "mb": round(usage.ru_maxrss / 1024), "measured": f"{datetime.date.today()}"}
 

@@ -27,8 +27,8 @@ def test_two_million_responses(workload):
     workload(
         f"pool, {RESPONSES:,} responses of {RESPONSE} tokens, add and quantise", "pool",
         seconds={"suite": [r["add"] + r["quantize"] for r in rounds]}, work=work, memory=memory,
-        note=f"{parts}; {EXPLORATION:,} responses an exploration. A response to a prompt of {PROMPT} tokens takes {size} bytes: two a "
-        "token, two lengths, reward and quantile. So the memory of a method with a pool grows with its explorations",
+        note=f"{parts}; {EXPLORATION:,} responses an exploration. A response to a prompt of {PROMPT} tokens takes {size} bytes "
+        "(two a token, two lengths, reward and quantile): the memory of a method with a pool grows with its explorations",
     )  # fmt: skip
 
 
