@@ -38,7 +38,7 @@ def command(what: str, size: int, folder: Path) -> list[str]:
     }[what]]  # fmt: skip
 
 
-SMALLEST = {"prompts": sized(40, 10), "responses": sized(8, 2), "budget": sized(40, 4)}
+SMALLEST = {"prompts": sized(30, 10), "responses": sized(4, 2), "budget": sized(25, 4)}
 
 
 def _file(folder: Path) -> Path:
