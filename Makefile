@@ -45,8 +45,9 @@ shipped:  ## the base policy's scores and evaluations that ship with the micro w
 architectures:  ## the table of docs/reference/architectures.md
 	python tests/fixtures/architectures.py
 
-bench:  ## speed, as ratios of paired runs
-	pytest -n 0 benchmarks --benchmark-only -s
+bench:  ## speed: benchmarks/README.md; ONLY="quark and micro" measures some, BENCH_SMALL=1 tries all with tiny sizes
+	python -P -m pytest -n 0 benchmarks --benchmark-only --benchmark-columns=rounds --timeout 3600 $(if $(ONLY),-k "$(ONLY)")
+	python benchmarks/page.py $(if $(BENCH_SMALL),build/bench-small)
 
 reference:  ## the committed records, tables and pages; hours on two cores; the same command resumes
 	harness sweep --file results/reference.toml --out $(RUNS)/reference --workers $(WORKERS)

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from statistics import median
 
 import torch
-from paired import Paired
+from page import quartiles
+from paired import pairs, timed
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from harness.core.types import Decoding, Prompts
@@ -97,7 +98,7 @@ def ceilings() -> tuple[float, float]:
 
 def seconds(job: Callable[[], object], rounds: int = 10) -> float:
     synced(job)
-    return median(Paired(lambda: synced(job), lambda: None).once()[0] for _ in range(rounds))
+    return median(timed(lambda: synced(job)) for _ in range(rounds))
 
 
 def synced(job: Callable[[], object]) -> None:
@@ -126,8 +127,7 @@ def launched_or_replayed(policy: Policy) -> None:
 def seconds_of_steps(reader: Direct | Captured, token: torch.Tensor) -> float:
     """Of one step, over the rest of a response: its keys have no more room."""
     synced(lambda: reader.step(token))
-    took = Paired(lambda: synced(lambda: [reader.step(token) for _ in range(TOKENS - 2)]), lambda: None).once()[0]
-    return took / (TOKENS - 2)
+    return timed(lambda: synced(lambda: [reader.step(token) for _ in range(TOKENS - 2)])) / (TOKENS - 2)
 
 
 def main(rounds: int) -> None:
@@ -137,14 +137,14 @@ def main(rounds: int) -> None:
     arithmetic, memory = floor(policy)
     print(f"floor: {arithmetic:.3f} s of arithmetic, {memory:.3f} s of memory")
     for top_p in (1.0, 0.9):
-        a, b = ours(policy, top_p), theirs(stock, top_p)
-        a(), b()
-        pair = Paired(a, b)
-        for _ in range(rounds):
-            pair()
-        line = pair.summary("sample", "generate")
-        share = max(arithmetic, memory) / median(x for x, _ in pair.seconds)
-        print(f"GPT-2-large's shapes, 400 x 25 x 20, top-p {top_p}: {line}; {share:.0%} of the floor")
+        took = pairs((ours(policy, top_p), theirs(stock, top_p)), rounds)
+        a, b = (median(side) for side in zip(*took, strict=True))
+        low, high = quartiles([y / x for x, y in took])
+        ratio, share = median(y / x for x, y in took), max(arithmetic, memory) / a
+        print(
+            f"GPT-2-large's shapes, 400 x 25 x 20, top-p {top_p}: sample {a:.2f} s, generate {b:.2f} s, ratio {ratio:.2f} "
+            f"({low:.2f} to {high:.2f}, {rounds} pairs); {share:.0%} of the floor"
+        )
     launched_or_replayed(policy)
 
 

@@ -1,70 +1,65 @@
 """A Quark update through the suite against the same update as a plain loop: what counting, pools and trials cost.
 
-    pytest -n 0 benchmarks --benchmark-only
-    python benchmarks/bench_quark.py suite|"plain loop"        peak memory of one side, SmolLM2-135M's shapes
-
 The plain loop is what a researcher would write in one function: the same model, pool, batches, loss, clipping and Adam.
 """
 
 from __future__ import annotations
 
-import gc
-import subprocess
-import sys
-from pathlib import Path
+import os
 
 import pytest
 import torch
 import torch.nn.functional as F
-from bench_sampler import EOS, config, ragged_prompts, smollm2
-from paired import compare
-from transformers import GPT2LMHeadModel, LlamaForCausalLM
+from counts import head_alone, shape_of, update
+from paired import alone, peak_of
+from shapes import even_share, micro, new_policy, ragged_prompts, sized, smollm2, stock
 
 from harness.core.types import Decoding, Prompts
 from harness.methods.quark import Quark, QuarkSettings
-from harness.policy.policy import Policy
-from harness.training.pool import unpacked
+from harness.training.pool import Pool
 from harness.training.trial import Budget, OptimizerSettings, Trial
 
-BATCH, EXPLORE, KL_COEF, QUANTILES = 64, 256, 0.05, 5
+BATCH, KL_COEF, QUANTILES = sized(64, 8), 0.05, 5
 
 
 class Task:
     """64 prompts; the reward is the share of even tokens."""
 
-    def __init__(self, steps: int = 24) -> None:
-        self.all, self.decoding = ragged_prompts(), Decoding(max_new_tokens=steps)
+    def __init__(self, steps: int) -> None:
+        self.all, self.decoding = ragged_prompts(64), Decoding(max_new_tokens=steps)
 
     def train_prompts(self, n, rng):
         rows = torch.randint(len(self.all.tokens), (n,), generator=rng)
         return Prompts(*(x[rows] for x in self.all))
 
     def reward(self, rollout):
-        return ((rollout.response % 2 == 0) & rollout.response_mask).float().sum(1) / rollout.response_mask.sum(1)
+        return even_share(rollout)
 
 
-def suite(policy, explore=EXPLORE, steps=24):
-    """One call is an update of the plugin, after the exploration."""
+def suite(policy, explore: int, steps: int):
+    """The pool after the exploration, and a call that is an update of the plugin."""
     settings = QuarkSettings(lr=1e-4, explore_every=10**9, explore_prompts=explore, batch_size=BATCH, kl_coef=KL_COEF)
     trial = Trial(
         policy, policy.frozen_copy(), Task(steps), seed=0, budget=Budget(updates=10**9), lr=1e-4, optimizer=OptimizerSettings()
     )
     updates = Quark(settings).train(trial)
     next(updates)
-    return trial.state_dict()["kept"]["pool"], lambda: next(updates)
+    pool = Pool()
+    pool.load_state_dict(trial.state_dict()["kept"]["pool"])
+    return pool, lambda: next(updates)
 
 
-def plain(policy, pool):
-    """The same updates, written out."""
+def plain(policy, pool: Pool):
     """The same update, on the library's own modules, with the pool as padded tensors."""
     model, reference, vocab = stock(policy.model), stock(policy.model).requires_grad_(False), policy.vocab_size
-    rollout, quantile = unpacked(pool["parts"][0]), pool["quantile"]
+    quantile = pool.quantile
+    rollout = pool._rollout(torch.arange(len(pool)))
     part = {"tokens": rollout.prompts.tokens, "mask": rollout.prompts.mask}
     part |= {"response": rollout.response, "response_mask": rollout.response_mask}
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
     rng = torch.Generator().manual_seed(0)
 
-    def update():
+    def step():
         rows = torch.randint(len(quantile), (BATCH,), generator=rng)
         prompt, mask, response, counts = (part[k][rows] for k in ("tokens", "mask", "response", "response_mask"))
         first = mask.int().argmax(1, keepdim=True)
@@ -83,14 +78,7 @@ def plain(policy, pool):
         optimizer.step()
         return loss.item()
 
-    return update
-
-
-def stock(model):
-    """A copy of the model as the library makes it: the suite puts another activation into GPT-2."""
-    fresh = type(model)(model.config)
-    fresh.load_state_dict(model.state_dict())
-    return fresh.eval()
+    return step
 
 
 def forward(model, prompt, mask, response):
@@ -102,55 +90,35 @@ def forward(model, prompt, mask, response):
 
 
 SHAPES = {
-    "micro": (GPT2LMHeadModel, config, EXPLORE, 24, 15),
-    "SmolLM2-135M": (LlamaForCausalLM, smollm2, 64, 20, 5),
+    "micro": (micro, sized(256, 16), sized(24, 4), {"rounds": 21}),
+    "SmolLM2-135M": (smollm2, 64, sized(20, 4), {"warm": False, "threads": os.cpu_count() or 1}),
 }
 
 
-def sides(shape):
-    kind, config, explore, steps, _ = SHAPES[shape]
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    policy = Policy(kind(config()), bos=EOS, eos=EOS)
+def sides(shape: str):
+    config, explore, steps, _ = SHAPES[shape]
+    policy = new_policy(config())
     pool, ours = suite(policy, explore, steps)
     return policy, pool, ours
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_quark_update_against_a_plain_loop(shape, benchmark, capsys):
+def test_a_quark_update_against_a_plain_loop(shape, workload):
+    memory = {side: alone("bench_quark", "peak", shape, side) for side in ("suite", "plain loop")}
     policy, pool, ours = sides(shape)
-    line = compare(benchmark, ours, plain(policy.copy(), pool), ("suite", "plain loop"), rounds=SHAPES[shape][-1])
-    with capsys.disabled():
-        print(f"\na Quark update of {BATCH} responses, {shape}: {line}")
+    batch, _ = pool.draw(BATCH, torch.Generator().manual_seed(0))
+    s = shape_of(policy.model)
+    _, _, steps, how = SHAPES[shape]
+    name, both = f"Quark update, {shape}, B = {BATCH}, R = {steps}", {"suite": ours, "plain loop": plain(policy.copy(), pool)}
+    workload(name, "training", both, work=update(s, batch) + head_alone(s, batch), memory=memory, **how)
 
 
-def test_its_peak_memory(capsys):
-    """Each side in a process of its own, beyond what it holds before its first update."""
-    peaks = {
-        side: subprocess.run([sys.executable, __file__, side], capture_output=True, text=True).stdout
-        for side in ("suite", "plain loop")
-    }
-    with capsys.disabled():
-        print("\npeak memory of an update, SmolLM2-135M:", "; ".join(f"{side} {mb.strip()} MB" for side, mb in peaks.items()))
-
-
-def peak(side: str) -> float:
-    """MB that two updates add to what was held before, at their peak."""
-    policy, pool, ours = sides("SmolLM2-135M")
-    update = ours if side == "suite" else plain(policy.copy(), pool)
-    gc.collect()
-    with Path("/proc/self/clear_refs").open("w") as reset:  # the peak starts anew
-        reset.write("5")
-    before = held("VmRSS")
-    update()
-    update()
-    return held("VmHWM") - before
-
-
-def held(what: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(what)).split()[1]) / 1024
-
-
-if __name__ == "__main__":
-    print(round(peak(sys.argv[1])))
+def peak(shape: str, side: str) -> float:
+    """MB that an update holds at its peak beyond the weights and the moments of Adam, which the update before it has made."""
+    torch.set_num_threads(os.cpu_count() or 1)
+    policy, pool, ours = sides(shape)
+    if side == "suite":
+        return peak_of(ours)
+    theirs = plain(policy.copy(), pool)
+    theirs()
+    return peak_of(theirs)

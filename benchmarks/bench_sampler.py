@@ -1,114 +1,97 @@
-"""The sampler against Hugging Face's `generate`: the same model, prompts, decoding and number of new tokens.
-
-    pytest -n 0 benchmarks --benchmark-only
-
-Nothing is asserted about time: the ratios are printed, and are in the JSON that --benchmark-json writes.
-"""
+"""The sampler against Hugging Face's `generate`: the same model, prompts, decoding and number of new tokens."""
 
 from __future__ import annotations
 
+import os
+from typing import Any
+
 import pytest
 import torch
-from paired import compare
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from counts import full_length, sampling, shape_of
+from shapes import ENDS_AT_5_PERCENT, EOS, NEVER_ENDS, micro, new_policy, ragged_prompts, sized, smollm2, stock
 
 from harness.core.types import Decoding, Prompts
-from harness.policy.policy import Policy
 from harness.policy.sampler import sample
 
-VOCAB, NEW_TOKENS, NUM_PROMPTS, EOS = 1024, 24, 64, 0
-ENDING = {"never ends": -100.0, "ends at 5% a token": -2.94}  # the logit of EOS against all other tokens together
-
-
-def config() -> GPT2Config:
-    """About a million parameters."""
-    shape = {"vocab_size": VOCAB, "n_positions": 128, "n_embd": 128, "n_layer": 4, "n_head": 4}
-    return GPT2Config(**shape, initializer_range=0.05, bos_token_id=EOS, eos_token_id=EOS)
-
-
-def smollm2() -> LlamaConfig:
-    """The shapes of SmolLM2-135M: 134.5 million parameters."""
-    shape = {"vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30}
-    heads = {"num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True}
-    return LlamaConfig(**shape, **heads, max_position_embeddings=2048, bos_token_id=EOS, eos_token_id=EOS)
-
-
-def new_policy(log_odds: float = -100.0, shape: GPT2Config | LlamaConfig | None = None) -> Policy:
-    """A random policy that ends its responses at a known rate, by its weights, so that every sampler does the same work.
-
-    The first number of each last hidden state is 1, only the EOS reads it, and so its logit is the same everywhere.
-    """
-    torch.manual_seed(0)
-    shape = shape or config()
-    model = (GPT2LMHeadModel if isinstance(shape, GPT2Config) else LlamaForCausalLM)(shape)
-    with torch.no_grad():
-        head = model.get_output_embeddings().weight
-        if isinstance(shape, GPT2Config):
-            norm = model.transformer.ln_f
-            norm.weight[0], norm.bias[0] = 0.0, 1.0
-        others = model(torch.tensor([[1, 2, 3]])).logits[0, :, 1:].logsumexp(-1).mean()
-        head[:, 0] = 0.0
-        head[EOS] = 0.0
-        head[EOS, 0] = others + log_odds
-    return Policy(model, bos=EOS, eos=EOS)
-
-
-def ragged_prompts(n: int = NUM_PROMPTS) -> Prompts:
-    """Of 4 to 16 tokens, padded on the left."""
-    rng = torch.Generator().manual_seed(0)
-    tokens = torch.randint(1, VOCAB, (n, 16), generator=rng)
-    length = torch.randint(4, 17, (n, 1), generator=rng)
-    return Prompts(tokens, torch.arange(16) >= 16 - length)
-
-
-WORKLOADS = {
-    "64 x 1, T = 1": {"n": 1, "log_odds": ENDING["never ends"]},
-    "64 x 8, T = 1": {"n": 8, "log_odds": ENDING["never ends"]},
-    "64 x 25, top-p 0.9, ends at 5% a token": {"n": 25, "log_odds": ENDING["ends at 5% a token"], "top_p": 0.9},
-    "SmolLM2-135M, 16 x 25, 20 tokens, top-p 0.9": {
-        "n": 25, "log_odds": ENDING["never ends"], "top_p": 0.9, "prompts": 16, "steps": 20, "config": smollm2, "rounds": 3,
-    },
+CORES = os.cpu_count() or 1
+USUAL: dict[str, Any] = {
+    "model": micro, "prompts": sized(64, 8), "n": 1, "steps": sized(24, 4), "log_odds": NEVER_ENDS, "top_p": 1.0,
+}  # fmt: skip
+LARGE = USUAL | {"model": smollm2, "prompts": sized(16, 2), "n": sized(25, 2), "steps": sized(20, 4), "top_p": 0.9}
+BOUND = "random weights give a flat distribution, whose rows are all sorted for top-p; a trained model's fits a shortlist"
+WORKLOADS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "sampler, micro, 64 prompts x 1, 24 tokens, T = 1": (USUAL, {"rounds": 21}),
+    "sampler, micro, 64 x 8, T = 1": (USUAL | {"n": sized(8, 2)}, {"rounds": 15}),
+    "sampler, micro, 64 x 25, top-p 0.9, ends at 5 % a token": (
+        USUAL | {"n": sized(25, 2), "log_odds": ENDS_AT_5_PERCENT, "top_p": 0.9}, {"rounds": 9, "note": BOUND}
+    ),
+    "sampler, SmolLM2-135M, 16 x 25, 20 tokens, top-p 0.9": (LARGE, {"warm": False, "threads": CORES}),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
-def test_sampler_against_generate(name, benchmark, capsys):
-    w = {"top_p": 1.0, "prompts": NUM_PROMPTS, "steps": NEW_TOKENS, "config": config, "rounds": 9} | WORKLOADS[name]
-    policy, prompts = new_policy(w["log_odds"], w["config"]()), ragged_prompts(w["prompts"])
+def test_sampler_against_generate(name, workload):
+    w, how = WORKLOADS[name]
+    policy, prompts = new_policy(w["model"](), w["log_odds"]), ragged_prompts(w["prompts"])
+    ours, before = sampler(policy, prompts, w), prompts.mask.sum(1)
+    never = w["log_odds"] == NEVER_ENDS
+    responses = full_length(before, w["n"], w["steps"]) if never else ours().response_mask.sum(1)
+    work = sampling(shape_of(policy.model), before, responses)
+    workload(name, "sampling", {"sample": ours, "generate": generate(policy, prompts, w)}, work=work, **how)
+
+
+def sampler(policy, prompts: Prompts, w: dict[str, Any]):
     decoding = Decoding(max_new_tokens=w["steps"], top_p=w["top_p"])
-    options = {"do_sample": True, "top_k": 0, "top_p": w["top_p"], "temperature": 1.0, "pad_token_id": EOS}
-    options |= {"eos_token_id": EOS, "num_return_sequences": w["n"], "max_new_tokens": w["steps"]}
 
     def ours():
-        return sample(
-            policy, prompts, decoding=decoding, rng=torch.Generator().manual_seed(0), n=w["n"], batch_size=512
-        ).response
+        return sample(policy, prompts, decoding=decoding, rng=torch.Generator().manual_seed(0), n=w["n"], batch_size=512)
 
-    stock = type(policy.model)(policy.model.config).eval()  # the suite puts another activation into GPT-2
-    stock.load_state_dict(policy.model.state_dict())
+    return ours
 
-    def theirs():
+
+def generate(policy, prompts: Prompts, w: dict[str, Any]):
+    options = {"do_sample": True, "top_k": 0, "top_p": w["top_p"], "temperature": 1.0, "pad_token_id": EOS}
+    options |= {"eos_token_id": EOS, "num_return_sequences": w["n"], "max_new_tokens": w["steps"]}
+    model = stock(policy.model)
+
+    def theirs() -> torch.Tensor:
         torch.manual_seed(0)
         with torch.no_grad():
-            tokens = stock.generate(prompts.tokens, attention_mask=prompts.mask.long(), **options)
-        return tokens[:, prompts.tokens.shape[1] :]
+            return model.generate(prompts.tokens, attention_mask=prompts.mask.long(), **options)
 
-    assert ours().shape == theirs().shape  # neither stops before the other
-    line = compare(benchmark, ours, theirs, ("sample", "generate"), rounds=w["rounds"])
-    with capsys.disabled():
-        print(f"\n{name}: {line}")
+    return theirs
 
 
-def test_base_responses_of_several_prompts_at_once(benchmark, capsys):
-    """The frontier's draws for SmolLM2-135M: 64 responses to each prompt, against one prompt at a time."""
-    policy, prompts, decoding = new_policy(shape=smollm2()), ragged_prompts(16), Decoding(max_new_tokens=20)
+@pytest.mark.skipif(not torch.cpu._is_avx512_bf16_supported(), reason="no bfloat16 in this processor")
+def test_sampler_in_bfloat16_against_generate_in_float32(workload):
+    policy, prompts = new_policy(smollm2()), ragged_prompts(LARGE["prompts"])
+    theirs = generate(policy, prompts, LARGE)
+    policy.precision = torch.bfloat16
+    name = "sampler, SmolLM2-135M in bfloat16, 16 x 25, 20 tokens, top-p 0.9"
+    sides = {"sample": sampler(policy, prompts, LARGE), "generate in float32": theirs}
+    workload(name, "sampling", sides, warm=False, threads=CORES)
+
+
+TOGETHER, STEPS = sized(8, 2), sized(6, 2)
+
+
+def test_base_responses_of_several_prompts_at_once(workload):
+    """The frontier's draws, 64 to each prompt, as `harness.measure.base_responses` makes them and as it did before.
+
+    Of 43 prompts x 20 tokens 8 prompts x 6 tokens are timed: the others are more of the same steps.
+    """
+    policy, prompts, n = new_policy(smollm2()), ragged_prompts(TOGETHER), sized(64, 4)
 
     def draw(together: int) -> None:
         rng = torch.Generator().manual_seed(0)
         for x in range(0, len(prompts.tokens), together):
             some = Prompts(*(p[x : x + together] for p in prompts))
-            sample(policy, some, decoding=decoding, rng=rng, n=64, batch_size=512)
+            sample(policy, some, decoding=Decoding(max_new_tokens=STEPS), rng=rng, n=n, batch_size=512)
 
-    line = compare(benchmark, lambda: draw(8), lambda: draw(1), ("8 prompts at once", "one at a time"), rounds=3)
-    with capsys.disabled():
-        print(f"\nSmolLM2-135M, 16 prompts x 64 x 20 tokens: {line}")
+    before = prompts.mask.sum(1)
+    work = sampling(shape_of(policy.model), before, full_length(before, n, STEPS))
+    sides = {"8 prompts at once": lambda: draw(TOGETHER), "one prompt at a time": lambda: draw(1)}
+    workload(
+        "base responses, SmolLM2-135M, 8 prompts x 64, 6 tokens", "sampling", sides, work=work, warm=False, threads=CORES,
+        note="64 rows keep a processor's matrix products nearly as busy as 512; what is saved is reading the weights",
+    )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from harness.core.types import Prompts, Rollout
 if TYPE_CHECKING:
     from harness.policy.policy import Policy
 
+BLOCK = 2**16  # responses that are stored together: one allocation an exploration would leave gaps between its temporaries
 PAGE = 16  # responses whose reference states are computed together: a fixed set, so that a resumed run computes the same
 MOST_STATES = 2**29  # bytes of reference states that are kept
 
@@ -28,31 +30,34 @@ class Pool:
     def __init__(self, device: torch.device | str = "cpu", reference: Policy | None = None) -> None:
         self.device = device  # where responses are drawn to; the pool itself stays in the machine's memory
         self.reference = reference
-        self.parts: list[dict[str, Tensor]] = []  # one an exploration
+        self.ends: list[int] = []  # number of responses after each exploration
         self.quantile: Tensor = torch.empty(0, dtype=torch.long)
+        self._blocks: list[dict[str, Tensor]] = []  # of BLOCK rows each, the last one filled in part
         self._among: dict[str, Tensor] = {}  # the rows of quantiles that were drawn from since the last `quantize`
-        self._pages: dict[tuple[int, int], Tensor] = {}  # reference states by part and page
+        self._pages: dict[tuple[int, int], Tensor] = {}  # reference states by exploration and page
+
+    def __len__(self) -> int:
+        """The number of responses."""
+        return self.ends[-1] if self.ends else 0
 
     def add(self, rollout: Rollout, reward: Tensor) -> None:
         """Add the responses that have a reward, as token ids: [B, R], [B] -> None; one call is one exploration."""
         scored = ~reward.isnan()
-        self.parts.append(packed(rollout.to("cpu").rows(scored.cpu())) | {"reward": reward[scored]})
+        self._explored(packed(rollout.to("cpu").rows(scored.cpu())) | {"reward": reward[scored].cpu()})
 
     def quantize(self, k: int, rng: torch.Generator) -> None:
         """Assign each response one of k quantiles of reward, 0 the lowest, k - 1 the highest; ties are ordered at random.
 
         Raises RunFailed if the pool holds fewer than k responses.
         """
-        reward = self.rewards()
-        if len(reward) < k:
-            raise RunFailed(
-                f"the pool holds {len(reward)} scored responses, fewer than its {k} quantiles; raise explore_prompts"
-            )
-        shuffled = torch.randperm(len(reward), generator=rng)
-        rank = torch.empty_like(shuffled)
-        rank[shuffled[reward[shuffled].argsort(stable=True)]] = torch.arange(len(reward))
-        self.quantile = rank * k // len(reward)
-        self._among = {}
+        n = len(self)
+        if n < k:
+            raise RunFailed(f"the pool holds {n} scored responses, fewer than its {k} quantiles; raise explore_prompts")
+        self._among, self.quantile = {}, torch.empty(0)  # the old ones are not held beside the new
+        shuffled = torch.randperm(n, generator=rng)
+        # numpy sorts in less memory than torch
+        order = shuffled[torch.from_numpy(np.argsort(self.rewards()[shuffled].numpy(), kind="stable"))]
+        self.quantile = torch.empty_like(order).index_put_((order,), torch.arange(n).mul_(k).floor_divide_(n))
 
     def draw(self, n: int, rng: torch.Generator, quantile: int | range | None = None) -> tuple[Rollout, Tensor]:
         """n random responses, with replacement, of one quantile, several or all: -> rollout [n, R], quantile [n] int64."""
@@ -68,19 +73,18 @@ class Pool:
 
         Raises RunFailed if the pool is empty.
         """
-        reward = self.rewards()
-        if not len(reward):
+        if not len(self):
             raise RunFailed("the pool holds no scored response; look at the scorer, or raise explore_prompts")
-        rows = torch.randint(len(reward), (n,), generator=rng)
-        return self._rollout(rows), reward[rows].to(self.device)
+        rows = torch.randint(len(self), (n,), generator=rng)
+        return self._rollout(rows), self._gathered("reward", rows).to(self.device)
 
     def rewards(self) -> Tensor:
         """The rewards of all responses: -> [number of responses] float32."""
-        return torch.cat([p["reward"] for p in self.parts])
+        return self._slice("reward", 0, len(self))
 
     def mean_reward(self) -> float:
         """The mean reward of the last exploration, in [0, 1]."""
-        return self.parts[-1]["reward"].mean().item()
+        return self._slice("reward", *self._span(len(self.ends) - 1)).mean().item()
 
     def _rows_of(self, quantile: int | range) -> Tensor:
         """The responses of these quantiles, in the order of the pool: -> ids."""
@@ -90,29 +94,53 @@ class Pool:
         return self._among[str(quantile)]
 
     def _rollout(self, rows: Tensor) -> Rollout:
-        ends = torch.tensor(list(accumulate(len(p["reward"]) for p in self.parts)))
-        part = torch.searchsorted(ends, rows, right=True)
-        within = rows - torch.cat([ends.new_zeros(1), ends])[part]
-        found = unpacked({name: self._gathered(name, part, within) for name in PACKED})
-        return found._replace(reference_states=self._states(part, within)).to(self.device)
+        found = unpacked({name: self._gathered(name, rows) for name in PACKED})
+        return found._replace(reference_states=self._states(rows)).to(self.device)
 
-    def _gathered(self, name: str, part: Tensor, within: Tensor) -> Tensor:
-        """One field of the responses at these places, of parts that hold them: [n], [n] -> [n, ...]."""
-        first = self.parts[0][name]
-        found = first.new_empty(len(part), *first.shape[1:])
-        for i in part.unique().tolist():
-            found[part == i] = self.parts[i][name][within[part == i]]
+    def _explored(self, fields: dict[str, Tensor]) -> None:
+        """Store the fields of an exploration: [B, ...] each."""
+        self.ends.append(len(self) + len(fields["reward"]))
+        start, end = self._span(len(self.ends) - 1)
+        for at in (start, *range((start // BLOCK + 1) * BLOCK, end, BLOCK)):
+            if at == BLOCK * len(self._blocks):
+                self._blocks.append({name: x.new_empty(BLOCK, *x.shape[1:]) for name, x in fields.items()})
+            rows = slice(at - start, min(end, (at // BLOCK + 1) * BLOCK) - start)
+            for name, x in fields.items():
+                _write(self._blocks[-1], name, at % BLOCK, x[rows])
+
+    def _span(self, exploration: int) -> tuple[int, int]:
+        """The first row of an exploration and the one after its last."""
+        return (self.ends[exploration - 1] if exploration else 0), self.ends[exploration]
+
+    def _slice(self, name: str, start: int, end: int) -> Tensor:
+        """One field of consecutive responses: -> [end - start, ...]."""
+        blocks = range(start // BLOCK, max(start, end - 1) // BLOCK + 1)
+        return torch.cat([self._blocks[i][name][max(0, start - i * BLOCK) : end - i * BLOCK] for i in blocks])
+
+    def _gathered(self, name: str, rows: Tensor) -> Tensor:
+        """One field of responses, token ids and lengths as int64: [n] -> [n, ...]."""
+        block, within = rows // BLOCK, rows % BLOCK
+        first = self._blocks[0][name]
+        kind = first.dtype if first.is_floating_point() else torch.int64
+        found = torch.empty(len(rows), *first.shape[1:], dtype=kind)
+        for i in block.unique().tolist():
+            part = self._blocks[i][name][within[block == i]]
+            found[block == i] = part if part.is_floating_point() else whole(part)  # blocks may differ in bits
         return found
 
-    def _states(self, part: Tensor, within: Tensor) -> Tensor | None:
+    def _states(self, rows: Tensor) -> Tensor | None:
         """The reference's states of responses, [n, R, D], None without a reference or beyond the memory for them."""
         if self.reference is None or not self.reference.plain_head:
             return None
+        ends = torch.tensor(self.ends)
+        part = torch.searchsorted(ends, rows, right=True)
+        within = rows - torch.cat([ends.new_zeros(1), ends])[part]
         pages = list(zip(part.tolist(), (within // PAGE).tolist(), strict=True))
-        width = self.parts[0]["response"].shape[1] * self.reference.width
+        width = self._blocks[0]["response"].shape[1] * self.reference.width
         # by the place in the pool, not by what is there already: a resumed run keeps the same pages
         most = MOST_STATES // (4 * width * PAGE)
-        before = [0, *accumulate(-(-len(p["reward"]) // PAGE) for p in self.parts)]
+        spans = map(self._span, range(len(self.ends)))
+        before = [0, *accumulate(-(-(end - start) // PAGE) for start, end in spans)]
         if max(before[i] + page for i, page in pages) >= most:
             return None
         for key in dict.fromkeys(pages):
@@ -123,18 +151,26 @@ class Pool:
     @torch.no_grad()
     def _computed(self, part: int, page: int) -> Tensor:
         assert self.reference is not None
-        rows = slice(page * PAGE, (page + 1) * PAGE)
-        rollout = unpacked({name: self.parts[part][name][rows] for name in PACKED}).to(self.reference.device)
+        start, end = self._span(part)
+        start += page * PAGE
+        fields = {name: self._slice(name, start, min(start + PAGE, end)) for name in PACKED}
+        rollout = unpacked(fields).to(self.reference.device)
         return self.reference.uncounted_states(rollout)
 
     def state_dict(self) -> dict[str, Any]:
         """All responses, rewards and quantiles, for a checkpoint."""
-        return {"parts": self.parts, "quantile": self.quantile}
+        parts = [self._stored(i) for i in range(len(self.ends))]
+        return {"parts": parts, "quantile": self.quantile}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` returned."""
-        self.parts, self.quantile = [_of_checkpoint(part) for part in state["parts"]], state["quantile"]
-        self._among, self._pages = {}, {}
+        self.ends, self._blocks, self._among, self._pages = [], [], {}, {}
+        for part in state["parts"]:
+            self._explored(_of_checkpoint(part))
+        self.quantile = state["quantile"]
+
+    def _stored(self, exploration: int) -> dict[str, Tensor]:
+        return {name: self._slice(name, *self._span(exploration)) for name in (*PACKED, "reward")}
 
 
 PACKED = ("prompt", "prompt_length", "response", "response_length")
@@ -147,6 +183,13 @@ def packed(rollout: Rollout) -> dict[str, Tensor]:
     tokens = {"prompt": rollout.prompts.tokens.to(kind), "response": rollout.response.to(kind)}
     lengths = {"prompt_length": rollout.prompts.mask.sum(1), "response_length": rollout.response_mask.sum(1)}
     return tokens | {name: x.to(torch.int32) for name, x in lengths.items()}
+
+
+def _write(block: dict[str, Tensor], name: str, at: int, rows: Tensor) -> None:
+    """Write rows of one field into a block, which takes wider tokens if they are."""
+    if rows.dtype != block[name].dtype:
+        block[name], rows = (whole(x).to(torch.int32) for x in (block[name], rows))
+    block[name][at : at + len(rows)] = rows
 
 
 def _of_checkpoint(part: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import toy_base
+from tiny import tiny_gpt2
 from toy_base import N, Task, known
 
 from harness.core.errors import BadData, CannotWrite, Degraded, Unwritable
@@ -200,3 +201,14 @@ def test_a_damaged_file_that_ships_is_named_and_computed_again(first, tmp_path, 
     again = known(tmp_path, say=said.append)
     assert str(ships) in said[0] and "computed again" in said[0] and np.array_equal(again.reward, first[0].reward)
     known(tmp_path, say=pytest.fail)
+
+
+def test_several_prompts_in_a_batch_are_answered_as_one_at_a_time(monkeypatch):
+    """The draws of a prompt do not depend on how many prompts are read together."""
+    drawn, calls, sample = [], [], base_responses.sample
+    monkeypatch.setattr(base_responses, "sample", lambda *a, **kw: calls.append(len(a[1].tokens)) or sample(*a, **kw))
+    for rows in (N, 2 * N, N - 1):
+        monkeypatch.setattr(base_responses, "ROWS", rows)
+        drawn.append(base_responses._draw(Task(), tiny_gpt2(), Task().prompts("test"), N, lambda line: None))
+    assert calls == [1, 1, 1, 2, 1, 1, 1, 1] and drawn[0].shape == RESPONSES
+    assert all(np.array_equal(found, drawn[0]) for found in drawn)

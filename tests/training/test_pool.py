@@ -135,6 +135,64 @@ def test_a_checkpoint_that_holds_masks_is_read():
     )
 
 
+def test_explorations_lie_across_blocks_as_in_one(monkeypatch):
+    """Explorations of 0 to 21 responses in blocks of 8: the same quantiles, draws, means and state as in one block."""
+    sizes = (5, 3, 0, 21, 8, 0, 2)
+
+    def explored() -> tuple[Pool, list[float]]:
+        pool, means = Pool(), []
+        for i, n in enumerate(sizes):
+            pool.add(ragged(21, seed=i), (torch.randint(4, (21,), generator=rng(i)) / 4).where(torch.arange(21) < n, NAN))
+            means += [pool.mean_reward()] if n else []
+        pool.quantize(3, rng())
+        return pool, means
+
+    def drawn(pool: Pool) -> list[torch.Tensor]:
+        return [pool.quantile, *flat(pool.draw(60, rng(2))), *flat(pool.draw_scored(60, rng(2)))]
+
+    plain, means = explored()
+    expected = drawn(plain)
+    monkeypatch.setattr(pool_module, "BLOCK", 8)
+    pool, found = explored()
+    twin = Pool()
+    twin.load_state_dict(pool.state_dict())
+    assert len(pool) == 39 and found == means
+    for one in (pool, twin):
+        assert all(torch.equal(a, b) for a, b in zip(drawn(one), expected, strict=True))
+
+
+def flat(drawn: tuple[Rollout, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    rollout, beside = drawn
+    return *rollout.prompts, rollout.response, rollout.response_mask, beside
+
+
+def test_quantiles_are_the_ranks_among_shuffled_rewards():
+    reward = torch.randint(7, (500,), generator=rng()) / 7
+    pool = Pool()
+    pool.add(rollout(500), reward)
+    pool.quantize(5, rng(3))
+    shuffled = torch.randperm(500, generator=rng(3))
+    order = shuffled[reward[shuffled].argsort(stable=True)]
+    assert torch.equal(pool.quantile[order], torch.arange(500) * 5 // 500)
+
+
+@pytest.mark.parametrize("block", [4, 2**16])
+@pytest.mark.parametrize("largest", [(2**15 + 7, 2**16 + 3), (2**16 + 3, 2**15 + 7), (2**15 + 7, 5)])
+def test_tokens_of_16_and_32_bits_are_drawn_from_one_pool(largest, block, monkeypatch):
+    monkeypatch.setattr(pool_module, "BLOCK", block)
+    pool, given = Pool(), []
+    for i, token in enumerate(largest):
+        part = ragged(4, seed=i)
+        part.response[:, 0] = token
+        given.append(part.response)
+        pool.add(part, torch.rand(4, generator=rng(i)))
+    pool.quantize(8, rng())
+    drawn, quantile = pool.draw(50, rng())
+    of = {int(q): response for q, response in zip(pool.quantile, torch.cat(given), strict=True)}
+    assert torch.equal(drawn.response[:, 0], torch.stack([of[int(q)][0] for q in quantile]))
+    assert set(drawn.response[:, 0].tolist()) == set(largest)
+
+
 def filled(policy: Policy, parts: tuple[int, ...] = (40, 21)) -> Pool:
     pool = Pool(reference=policy)
     for i, n in enumerate(parts):
