@@ -36,11 +36,15 @@ class Decoder(Protocol):
 
 def decoder(policy: Policy) -> Decoder:
     """The decoder of a policy: direct if every module of its model is one of a known family's, else by the model's forward."""
-    kinds = {type(module) for module in policy.model.modules()}
-    family = next((f for f in FAMILIES if type(policy.model).__name__ == f.model and _known(kinds, f)), None)
-    if family is None or _watched(policy.model) or _windowed(policy.model.config):
-        return OwnForward(policy)
-    return Direct(policy, family.steps(policy.model))
+    family = family_of(policy.model)
+    return OwnForward(policy) if family is None else Direct(policy, family.steps(policy.model))
+
+
+def family_of(model: Any) -> Family | None:
+    """The family whose arithmetic a model follows in every module; None if it has another, a hook, or a sliding window."""
+    kinds = {type(module) for module in model.modules()}
+    family = next((f for f in FAMILIES if type(model).__name__ == f.model and _known(kinds, f)), None)
+    return None if family is None or _watched(model) or _windowed(model.config) else family
 
 
 class OwnForward:
