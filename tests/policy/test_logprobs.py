@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import rng
 
-from harness.policy.logprobs import entropy, kl, log_not, log_nots, masked_mean, masked_sum, token_logprobs
-from harness.policy.logprobs import terms
+from harness.policy.logprobs import entropy, kl, log_not, log_nots, masked_mean, masked_sum, terms, token_logprobs
 
 
 def coin(p: float) -> torch.Tensor:

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from .packed import Packed
+from .terms import slices
 
 GELU = 2 * (2 / torch.pi) ** 0.5  # GELU's tanh form is x s(GELU (x + CUBE x^3)), s the logistic function
 CUBE = 0.044715
+ROWS = 256  # tokens of an MLP at once: what lies between its products then stays in a processor's cache
 
 
 def gpt2(model: Any, packed: Packed) -> Tensor:
@@ -31,7 +33,7 @@ def gpt2(model: Any, packed: Packed) -> Tensor:
         if i == len(body.h) - 1:
             x, heads = x.index_select(0, packed.predicts), heads.index_select(0, packed.predicts)
         x = x + _conv1d(attention.c_proj, heads)
-        x = x + _activated(mlp, _conv1d(mlp.c_fc, _layer_norm(block.ln_2, x)))
+        x = x + _mlp(mlp, _layer_norm(block.ln_2, x))
     return _layer_norm(body.ln_f, x)
 
 
@@ -70,11 +72,12 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     return out.transpose(1, 2).reshape(out.shape[0] * out.shape[2], -1)
 
 
-def _activated(mlp: Any, x: Tensor) -> Tensor:
-    """The second half of GPT-2's MLP."""
-    if getattr(type(mlp.act), "__name__", "") != "GELUTanh":
-        return _conv1d(mlp.c_proj, mlp.act(x))
-    found: Tensor = _GELULinear.apply(x, mlp.c_proj.weight, mlp.c_proj.bias)  # type: ignore[no-untyped-call]
+def _mlp(mlp: Any, x: Tensor) -> Tensor:
+    """GPT-2's MLP."""
+    if type(mlp.act).__name__ != "GELUTanh":
+        return _conv1d(mlp.c_proj, mlp.act(_conv1d(mlp.c_fc, x)))
+    weights = mlp.c_fc.weight, mlp.c_fc.bias, mlp.c_proj.weight, mlp.c_proj.bias
+    found: Tensor = _GELUMLP.apply(x, *weights)  # type: ignore[no-untyped-call]
     return found
 
 
@@ -94,44 +97,70 @@ def _normed_linear(norm: Any, x: Tensor, *projections: nn.Linear) -> tuple[Tenso
     return found
 
 
-class _GELULinear(Function):
-    """gelu(x) @ weight + bias, with the tanh form of GELU: -> [N, D]. The logistic function is kept, not GELU's value."""
+class _GELUMLP(Function):
+    """gelu(x @ w1 + b1) @ w2 + b2, with the tanh form of GELU, some rows at a time: [N, D] -> [N, D]."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        s = (x * x).mul_(GELU * CUBE).add_(GELU).mul_(x).sigmoid_()
-        ctx.save_for_backward(x, s, weight)
-        return torch.addmm(bias, x * s, weight)
+    def forward(ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+        inner, found = x.new_empty(len(x), w1.shape[1]), x.new_empty(len(x), w2.shape[1])
+        for rows in slices(len(x), ROWS):
+            u = torch.addmm(b1, x[rows], w1, out=inner[rows])
+            torch.addmm(b2, _logistic(u).mul_(u), w2, out=found[rows])
+        ctx.save_for_backward(x, inner, w1, w2)
+        return found
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """d (x s(u)) / d x = s + x s (1 - s) u', with u' = GELU (1 + 3 CUBE x^2)."""
-        x, s, weight = ctx.saved_tensors
-        value = x * s
-        into_weight, into_bias = value.t() @ grads[0], grads[0].sum(0)
-        slope = (x * x).mul_(3 * GELU * CUBE).add_(GELU).mul_(value.sub_(value * s)).add_(s)
-        return slope.mul_(grads[0] @ weight.t()), into_weight, into_bias
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        """d (u s(v)) / d u = s + u s (1 - s) v', with v' = GELU (1 + 3 CUBE u^2)."""
+        x, inner, w1, w2 = ctx.saved_tensors
+        into, into_w1, into_b1, into_w2 = (
+            torch.empty_like(x),
+            torch.zeros_like(w1),
+            x.new_zeros(w1.shape[1]),
+            torch.zeros_like(w2),
+        )
+        for rows in slices(len(x), ROWS):
+            u, g = inner[rows], grads[0][rows]
+            s = _logistic(u)
+            value = u * s
+            into_w2.addmm_(value.t(), g)
+            slope = (u * u).mul_(3 * GELU * CUBE).add_(GELU).mul_(value.addcmul_(value, s, value=-1)).add_(s)
+            du = slope.mul_(g @ w2.t())
+            into_w1.addmm_(x[rows].t(), du)
+            into_b1 += du.sum(0)
+            torch.mm(du, w1.t(), out=into[rows])
+        return into, into_w1, into_b1, into_w2, grads[0].sum(0)
+
+
+def _logistic(u: Tensor) -> Tensor:
+    """The logistic function by which GELU's tanh form multiplies its input: [n, D] -> [n, D]."""
+    return (u * u).mul_(GELU * CUBE).add_(GELU).mul_(u).sigmoid_()
 
 
 class _SwiGLULinear(Function):
-    """(silu(gate) * up) @ weight.T: -> [N, D]. Only gate and up are kept."""
+    """(silu(gate) * up) @ weight.T, some rows at a time: -> [N, D]. Only gate and up are kept."""
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up, weight)
-        return F.silu(gate).mul_(up) @ weight.t()
+        found = gate.new_empty(len(gate), len(weight))
+        for rows in slices(len(gate), ROWS):
+            torch.mm(F.silu(gate[rows]).mul_(up[rows]), weight.t(), out=found[rows])
+        return found
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """d (g s(g)) / d g = s + g s (1 - s), with s the logistic function."""
         gate, up, weight = ctx.saved_tensors
-        s = gate.sigmoid()
-        value = gate * s
-        into_weight = grads[0].t() @ (value * up)
-        inner = grads[0] @ weight
-        into_up = inner * value
-        slope = value.addcmul_(value, s, value=-1).add_(s)
-        return slope.mul_(inner.mul_(up)), into_up, into_weight
+        into_gate, into_up, into_weight = torch.empty_like(gate), torch.empty_like(up), torch.zeros_like(weight)
+        for rows in slices(len(gate), ROWS):
+            s, inner = gate[rows].sigmoid(), grads[0][rows] @ weight
+            value = gate[rows] * s
+            into_weight.addmm_(grads[0][rows].t(), value * up[rows])
+            torch.mul(inner, value, out=into_up[rows])
+            slope = value.addcmul_(value, s, value=-1).add_(s)
+            torch.mul(slope, inner.mul_(up[rows]), out=into_gate[rows])
+        return into_gate, into_up, into_weight
 
 
 class _RMSNormLinear(Function):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from .terms import Shared, attach, slices
+from .terms import Shared, attach, flat, slices
 
 ROWS = 256  # positions whose gradient is held at once: with fewer, that of the weight is read and written too often
 
@@ -36,11 +35,13 @@ class _Head(Function):
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(states, weight)
         if shared.real is None:
-            return (states @ weight[:vocab].t()).view(*shape, vocab)
-        logits = states.new_zeros(shape.numel(), vocab)
+            logits = states.new_empty(*shape, vocab)  # not a view, which could not be changed in place
+            torch.mm(states, weight[:vocab].t(), out=flat(logits))
+            return logits
+        logits = states.new_zeros(*shape, vocab)
         for rows in slices(len(states), ROWS):
-            logits[shared.real[rows]] = states[rows] @ weight[:vocab].t()
-        return logits.view(*shape, vocab)
+            flat(logits).index_copy_(0, shared.real[rows], states[rows] @ weight[:vocab].t())
+        return logits
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor, Tensor | None, None, None, None]:
@@ -49,7 +50,9 @@ class _Head(Function):
         into = torch.empty_like(states)
         into_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         for rows in slices(len(states), ROWS):
-            found = states.new_zeros(rows.stop - rows.start, ctx.vocab) if given is None else _copied(given, ctx.shared.real, rows)
+            found = _given(given, ctx.shared.real, rows)
+            if found is None:
+                found = states.new_zeros(rows.stop - rows.start, ctx.vocab)
             ctx.shared.collect(found, rows)
             torch.mm(found, used, out=into[rows])
             if into_weight is not None:
@@ -57,6 +60,8 @@ class _Head(Function):
         return into, into_weight, None, None, None
 
 
-def _copied(given: Tensor, real: Tensor | None, rows: slice) -> Tensor:
-    """The gradient that reached the logits by other ways than the terms: a copy, for the terms add to it."""
-    return given[rows].clone() if real is None else given[real[rows]]
+def _given(given: Tensor | None, real: Tensor | None, rows: slice) -> Tensor | None:
+    """The gradient that reached the logits by other ways than the terms, if any: a copy, for the terms are added to it."""
+    if given is None:
+        return None
+    return given[rows].clone() if real is None else given.index_select(0, real[rows])

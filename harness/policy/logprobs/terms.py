@@ -49,7 +49,7 @@ class Shared:
         if self._totals is None:
             found = logits.new_zeros(logits.shape[:-1].numel())
             for at in parts(self.real, logits):
-                found[at] = flat(logits)[at].logsumexp(-1)
+                found[at] = rows_of(logits, at).logsumexp(-1)
             self._totals = found
         return self._totals
 
@@ -60,26 +60,28 @@ class Shared:
         if term.grad.is_cuda or term.grad.any():  # a coefficient of 0 costs nothing
             if not self.terms:  # a backward pass that ends before the head leaves nothing to the next one
                 Variable._execution_engine.queue_callback(self.terms.clear)
-            self.terms.append((flat(logits), term))
+            self.terms.append((logits, term))
         return None
 
     def collect(self, into: Tensor, rows: slice) -> None:
         """Add the gradients of all collected terms at these of the real positions: [n, V]."""
         if not self.terms or self._totals is None:
             return
-        z = self.terms[0][0]
-        for part in slices(len(into), _size(z)):
+        logits = self.terms[0][0]
+        for part in slices(len(into), _size(logits)):
             at = _places(self.real, slice(rows.start + part.start, rows.start + part.stop))
-            p = (z[at] - self._totals[at, None]).exp_()
+            z = rows_of(logits, at)
+            p = (z - self._totals[at, None]).exp_()
             for _, term in self.terms:
-                term.add(into[part], z[at], p, at)
+                term.add(into[part], z, p, at)
 
     def _gradient(self, logits: Tensor, term: Term) -> Tensor:
         found = torch.zeros_like(logits, memory_format=torch.contiguous_format)
-        total, z = self.totals(logits), flat(logits)
+        total = self.totals(logits)
         for at in parts(self.real, logits):
-            into = torch.zeros_like(z[at])
-            term.add(into, z[at], (z[at] - total[at, None]).exp_(), at)
+            z = rows_of(logits, at)
+            into = torch.zeros_like(z)
+            term.add(into, z, (z - total[at, None]).exp_(), at)
             flat(found)[at] = into
         return found
 
@@ -115,24 +117,24 @@ class TokenTerm(NamedTuple):
 class FirstOfKL(NamedTuple):
     """KL(p || q): its gradient for the logits of p is p (log p - log q - KL)."""
 
-    other: Tensor  # logits of q [positions, V]
+    other: Tensor  # logits of q [B, R, V]
     shift: Tensor  # log-sum-exp of p less that of q, plus KL
     grad: Tensor
 
     def add(self, into: Tensor, z: Tensor, p: Tensor, at: Places) -> None:
-        excess = (z - self.other[at]).sub_(self.shift[at, None])
+        excess = (z - rows_of(self.other, at)).sub_(self.shift[at, None])
         into.addcmul_(excess.mul_(p), self.grad[at, None])
 
 
 class SecondOfKL(NamedTuple):
     """KL(o || p): its gradient for the logits of p is p - o."""
 
-    other: Tensor  # logits of o [positions, V]
+    other: Tensor  # logits of o [B, R, V]
     total: Tensor  # their log-sum-exp
     grad: Tensor
 
     def add(self, into: Tensor, z: Tensor, p: Tensor, at: Places) -> None:
-        o = (self.other[at] - self.total[at, None]).exp_()
+        o = (rows_of(self.other, at) - self.total[at, None]).exp_()
         into.addcmul_(torch.sub(p, o, out=o), self.grad[at, None])
 
 
@@ -169,8 +171,8 @@ class KL(Function):
         p_total, shift = p.totals(p_logits), p.totals(p_logits) - q.totals(q_logits)
         found = torch.zeros_like(shift)
         for at in parts(p.real if p.real is not None else q.real, p_logits):
-            z = flat(p_logits)[at]
-            log_ratio = (z - flat(q_logits)[at]).sub_(shift[at, None])
+            z = rows_of(p_logits, at)
+            log_ratio = (z - rows_of(q_logits, at)).sub_(shift[at, None])
             found[at] = (z - p_total[at, None]).exp_().mul_(log_ratio).sum(-1)
         ctx.p, ctx.q = p, q
         ctx.save_for_backward(p_logits, q_logits, found, shift)
@@ -180,7 +182,7 @@ class KL(Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         p_logits, q_logits, found, shift = ctx.saved_tensors
         grad, (for_p, for_q) = grads[0].reshape(-1), ctx.needs_input_grad[:2]
-        first, second = FirstOfKL(flat(q_logits), shift + found, grad), SecondOfKL(flat(p_logits), ctx.p.totals(p_logits), grad)
+        first, second = FirstOfKL(q_logits, shift + found, grad), SecondOfKL(p_logits, ctx.p.totals(p_logits), grad)
         into_p = ctx.p.give(p_logits, first) if for_p else None
         return into_p, ctx.q.give(q_logits, second) if for_q else None, None, None
 
@@ -193,7 +195,7 @@ class Entropy(Function):
         total = shared.totals(logits)
         found = torch.zeros_like(total)
         for at in parts(shared.real, logits):
-            logp = flat(logits)[at] - total[at, None]
+            logp = rows_of(logits, at) - total[at, None]
             found[at] = logp.exp().mul_(logp).sum(-1).neg_()
         ctx.shared = shared
         ctx.save_for_backward(logits, found)
@@ -219,6 +221,11 @@ def slices(n: int, size: int) -> Iterator[slice]:
 def flat(x: Tensor) -> Tensor:
     """[..., V] -> [positions, V]."""
     return x.reshape(-1, x.shape[-1])
+
+
+def rows_of(logits: Tensor, at: Places) -> Tensor:
+    """The logits at these positions: [..., V] -> [n, V]; ids copy them."""
+    return flat(logits)[at] if isinstance(at, slice) else flat(logits).index_select(0, at)
 
 
 def _size(logits: Tensor) -> int:
