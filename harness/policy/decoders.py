@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from harness.core.types import Prompts
 
 from . import caches
+from .logprobs.families import family_of
 from .policy import Policy, positions
 
 Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
@@ -37,14 +38,7 @@ class Decoder(Protocol):
 def decoder(policy: Policy) -> Decoder:
     """The decoder of a policy: direct if every module of its model is one of a known family's, else by the model's forward."""
     family = family_of(policy.model)
-    return OwnForward(policy) if family is None else Direct(policy, family.steps(policy.model))
-
-
-def family_of(model: Any) -> Family | None:
-    """The family whose arithmetic a model follows in every module; None if it has another, a hook, or a sliding window."""
-    kinds = {type(module) for module in model.modules()}
-    family = next((f for f in FAMILIES if type(model).__name__ == f.model and _known(kinds, f)), None)
-    return None if family is None or _watched(model) or _windowed(model.config) else family
+    return OwnForward(policy) if family is None else Direct(policy, STEPS[family](policy.model))
 
 
 class OwnForward:
@@ -193,30 +187,7 @@ class Fused(NamedTuple):
     mlp: tuple[Tensor, Tensor | None]  # gate, up
 
 
-class Family(NamedTuple):
-    """An architecture that can be decoded directly."""
-
-    model: str
-    modules: frozenset[str]  # all types of module that its model may consist of, besides activations
-    steps: Callable[[Any], Steps]
-
-
-PLAIN = ("Embedding", "Linear", "Dropout", "ModuleList")
-FAMILIES = (
-    Family(
-        "GPT2LMHeadModel",
-        frozenset({*PLAIN, "GPT2LMHeadModel", "GPT2Model", "GPT2Block", "GPT2Attention", "GPT2MLP", "Conv1D", "LayerNorm"}),
-        GPT2Steps,
-    ),
-    Family(
-        "LlamaForCausalLM",
-        frozenset(
-            {*PLAIN, "LlamaForCausalLM", "LlamaModel", "LlamaDecoderLayer", "LlamaAttention", "LlamaMLP", "LlamaRMSNorm"}
-            | {"LlamaRotaryEmbedding"}
-        ),
-        LlamaSteps,
-    ),
-)
+STEPS: dict[str, Callable[[Any], Steps]] = {"GPT2LMHeadModel": GPT2Steps, "LlamaForCausalLM": LlamaSteps}
 
 
 def read(policy: Policy, prompts: Prompts) -> tuple[Tensor, Any]:
@@ -236,30 +207,6 @@ def widened(mask: Tensor, steps: int) -> tuple[Tensor, int, Tensor]:
     """The mask with room for R tokens, the columns in use, and the position of the next token: [B, P] -> [B, P + R], P, [B]."""
     room = torch.ones(len(mask), steps, dtype=torch.bool, device=mask.device)
     return torch.cat([mask, room], 1), mask.shape[1], mask.sum(1)
-
-
-def _known(kinds: set[type], family: Family) -> bool:
-    """Whether all types of module are those of a family in the library, or activations."""
-    libraries = ("transformers.", "torch.nn.")
-    return all(
-        kind.__module__.startswith(libraries) and (kind.__name__ in family.modules or "activation" in kind.__module__)
-        for kind in kinds
-    )
-
-
-def _watched(model: nn.Module) -> bool:
-    """Whether a hook reads or changes what a module computes, which the direct way would pass by.
-
-    The library's own hooks only record hidden states, and are installed for good when these are first asked for.
-    """
-    hooks = [hook for m in model.modules() for hook in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())]
-    return any(getattr(hook, "__module__", "") != "transformers.utils.output_capturing" for hook in hooks)
-
-
-def _windowed(config: Any) -> bool:
-    """Whether a cache made for this config forgets: then the model's own forward decides what that means."""
-    kinds = getattr(config, "layer_types", None) or []
-    return bool(getattr(config, "sliding_window", None)) or any(kind != "full_attention" for kind in kinds)
 
 
 def _room(x: Tensor, n: int, steps: int) -> Tensor:

@@ -18,7 +18,8 @@ from harness.core.files import read_json
 from harness.core.types import DeployedPolicy, Prompts, Rollout
 
 from . import caches, configs, ensemble
-from .logprobs.blocks import FAMILIES
+from .logprobs.blocks import STATES
+from .logprobs.families import family_of
 from .logprobs.head import logits_of
 from .logprobs.packed import Packed, packed, real_positions, unpacked
 from .logprobs.terms import Shared, attach
@@ -172,11 +173,9 @@ class Policy(nn.Module):
 
     def _direct(self) -> Callable[[Any, Packed], Tensor] | None:
         """The arithmetic that reads packed tokens, None where the model's own forward is read."""
-        from .decoders import family_of
-
         wide = self.precision == next(self.model.parameters()).dtype == torch.float32
-        family = FAMILIES.get(type(self.model).__name__)
-        return family if family is not None and wide and self.device.type == "cpu" and family_of(self.model) else None
+        family = family_of(self.model) if wide and self.device.type == "cpu" else None
+        return None if family is None else STATES[family]
 
     def _own_states(self, rollout: Rollout) -> Tensor:
         """The last hidden states by the model's own forward: [B, R] -> [B, R, D]; rows of similar length are read together."""

@@ -29,7 +29,7 @@ def gpt2(model: Any, packed: Packed) -> Tensor:
     for i, block in enumerate(body.h):
         attention, mlp = block.attn, block.mlp
         qkv = _conv1d(attention.c_attn, _layer_norm(block.ln_1, x)).view(len(x), 3, model.config.n_head, -1)
-        heads = torch.cat([_attend(*part.unbind(2), attention.scaling) for part in _by_group(qkv, packed)])
+        heads = torch.cat([_attend(attention.scaling, *part.unbind(2)) for part in _by_group(qkv, packed)])
         if i == len(body.h) - 1:
             x, heads = x.index_select(0, packed.predicts), heads.index_select(0, packed.predicts)
         x = x + _conv1d(attention.c_proj, heads)
@@ -47,7 +47,7 @@ def llama(model: Any, packed: Packed) -> Tensor:
         projected = _normed_linear(layer.input_layernorm, x, attention.q_proj, attention.k_proj, attention.v_proj)
         q, k, v = (part.view(len(x), -1, attention.head_dim) for part in projected)
         split = [_by_group(part, packed) for part in (_rotated(q, *turn), _rotated(k, *turn), v)]
-        heads = torch.cat([_attend(*parts, attention.scaling) for parts in zip(*split, strict=True)])
+        heads = torch.cat([_attend(attention.scaling, *parts) for parts in zip(*split, strict=True)])
         if i == len(body.layers) - 1:
             x, heads = x.index_select(0, packed.predicts), heads.index_select(0, packed.predicts)
         x = x + attention.o_proj(heads)
@@ -56,7 +56,7 @@ def llama(model: Any, packed: Packed) -> Tensor:
     return found
 
 
-FAMILIES: dict[str, Callable[[Any, Packed], Tensor]] = {"GPT2LMHeadModel": gpt2, "LlamaForCausalLM": llama}
+STATES: dict[str, Callable[[Any, Packed], Tensor]] = {"GPT2LMHeadModel": gpt2, "LlamaForCausalLM": llama}
 
 
 def _by_group(x: Tensor, packed: Packed) -> list[Tensor]:
@@ -65,7 +65,7 @@ def _by_group(x: Tensor, packed: Packed) -> list[Tensor]:
     return [part.view(rows, width, *x.shape[1:]) for part, (rows, width) in zip(parts, packed.groups, strict=True)]
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+def _attend(scale: float, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Causal attention: [rows, width, heads, D of a head], fewer heads of k and v -> [rows * width, heads * D of a head]."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
