@@ -15,7 +15,11 @@ class Paired:
         self.seconds: list[tuple[float, float]] = []
 
     def __call__(self) -> None:
-        self.seconds.append((_timed(self.a), _timed(self.b)))
+        self.seconds.append(self.once())
+
+    def once(self) -> tuple[float, float]:
+        """Seconds of A and of B, which are not kept."""
+        return _timed(self.a), _timed(self.b)
 
     @property
     def ratios(self) -> list[float]:

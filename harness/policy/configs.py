@@ -32,3 +32,9 @@ def context_length(model: Any) -> int:
         return longest
     limit = rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
     return min(longest, limit or longest)
+
+
+def cached_numbers(model: Any) -> int:
+    """An upper bound of the numbers that the model's cache holds of each token: keys and values of every layer."""
+    config = text_config(model)
+    return 2 * int(config.num_hidden_layers) * int(config.hidden_size)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,13 +18,15 @@ from torch import Tensor
 from harness.core.errors import NotFinite
 from harness.core.types import Decoding, DeployedPolicy, Prompts, Rollout
 
-from .decoders import decoder
+from . import configs
+from .decoding import Decoder, decoder
 from .policy import Policy, samples_itself
 
 Pick = Callable[["Distribution", Tensor, int], Tensor]
 WORTH_DROPPING = 7 / 8  # of the rows alive; below it, copying the cache without the others costs less than carrying them
+RESPONSES, MOST_RESPONSES = 256, 4096
 BLOCK = 128  # tokens whose weights are summed at once, so that a draw searches sums and then one block
-SHORTLIST = 64  # tokens among which top-p is tried before a vocabulary is sorted
+SHORTLIST = {"cpu": 64, "cuda": 1024}  # tokens among which top-p is tried before a vocabulary is sorted, by device
 SORTED = 4096  # tokens in a vocabulary that is sorted as fast as a shortlist is found
 
 
@@ -36,25 +38,27 @@ def sample(
     decoding: Decoding,
     rng: torch.Generator,
     n: int = 1,
-    batch_size: int = 256,
+    batch_size: int | None = None,
 ) -> Rollout:
     """n responses to each prompt by the deployed policy: [X, P] -> [X * n, R], those of a prompt in consecutive rows.
 
     A deployed policy with a `sample` of its own (best-of-n) is asked for it. The rollout holds the prompts without the
     policy's prefix and the log-probabilities, in nats, of the policy itself: before temperature, top-k and top-p. `rng` is a
-    CPU generator on every device. Raises NotFinite if a logit is not finite.
+    CPU generator on every device. `batch_size` is in responses; None takes what suits the device. Raises NotFinite if a logit
+    is not finite.
     """
     if samples_itself(policy):
         return policy.sample(prompts, decoding=decoding, rng=rng, n=n)
     noise = torch.rand(len(prompts.tokens) * n, decoding.max_new_tokens, generator=rng, dtype=torch.float64)
     prompts = prompts.to(policy.device)
     conditioned = policy.condition(prompts)
-    per_batch = max(1, batch_size // n)
-    parts = []
+    columns = conditioned.tokens.shape[1] + decoding.max_new_tokens
+    per_batch = max(1, (batch_size or responses_at_once(policy, columns)) // n)
+    reader, parts = decoder(policy, n * min(per_batch, len(prompts.tokens))), []
     for i in range(0, len(prompts.tokens), per_batch):
         batch = Prompts(*(x[i : i + per_batch] for x in conditioned))
         pick = partial(_drawn, decoding, noise[i * n : (i + per_batch) * n].to(policy.device))
-        parts.append(decode(policy, batch, n, decoding.max_new_tokens, pick))
+        parts.append(decode(policy, batch, n, decoding.max_new_tokens, pick, reader))
     response, logprobs = (torch.cat(x) for x in zip(*parts, strict=True))
     repeated = Prompts(*(x.repeat_interleave(n, 0) for x in prompts))
     return Rollout(repeated, response, until_eos(response, policy.ends), logprobs)
@@ -65,31 +69,81 @@ def _drawn(decoding: Decoding, noise: Tensor, at: Distribution, rows: Tensor, t:
 
 
 @torch.no_grad()
-def decode(policy: Policy, prompts: Prompts, n: int, steps: int, pick: Pick) -> tuple[Tensor, Tensor]:
+def decode(
+    policy: Policy, prompts: Prompts, n: int, steps: int, pick: Pick, reader: Decoder | None = None
+) -> tuple[Tensor, Tensor]:
     """One batch: the prompts are read once, then their n responses grow a token a step: -> [B * n, R], [B * n, R].
 
-    `pick` names the next token of each row that goes on: its distribution [A, V], rows [A], step -> [A].
+    `pick` names the next token of each row that goes on: its distribution [A, V], rows [A], step -> [A]. Raises NotFinite if a
+    logit is not finite.
     """
-    reader = decoder(policy)
+    reader = reader or decoder(policy, n * len(prompts.tokens))
     logits = reader.start(prompts, n, steps)
     device = logits.device
     response = torch.full((len(logits), steps), policy.eos, device=device)
     logprobs = torch.zeros(len(logits), steps, device=device)
     rows, alive = torch.arange(len(logits), device=device), torch.ones(len(logits), dtype=torch.bool, device=device)
+    count = Count(len(logits))
     for t in range(steps):
-        at = distribution(logits)
+        at, finite = distribution(logits)
         token = pick(at, rows, t).where(alive, policy.eos)
         response[rows, t] = token
         logprobs[rows, t] = at.logprobs(token).where(alive, 0.0)
         alive = alive & ~is_end(token, policy.ends)
-        left = int(alive.sum())
+        left = count(alive, finite, last=t + 1 == steps)
         if t + 1 == steps or not left:
             break
         if left < WORTH_DROPPING * len(alive) and reader.movable:
-            reader.keep(alive.nonzero().squeeze(1))
-            rows, token, alive = (x[alive] for x in (rows, token, alive))
+            going = (~alive).to(torch.uint8).argsort(stable=True)[:left]
+            reader.keep(going)
+            rows, token, alive = (x[going] for x in (rows, token, alive))
         logits = reader.step(token)
     return response, logprobs
+
+
+class Count:
+    """How many responses go on, as the host knows it: at once on a processor, a step late on a GPU, which need not wait.
+
+    A number that is a step late is too large at most: the rows beyond it have ended.
+    """
+
+    def __init__(self, responses: int) -> None:
+        self.left = responses
+        self.late: tuple[Tensor, Any] | None = None
+
+    def __call__(self, alive: Tensor, finite: Tensor, last: bool) -> int:
+        """The number of True, [A], [] -> int; raises NotFinite where `finite` is False, at the latest at the last step."""
+        number = alive.sum().where(finite, -1)
+        if last or number.device.type != "cuda":
+            return self._checked(int(number))
+        before, self.late = self.late, self._sent(number)
+        if before is not None:
+            before[1].synchronize()
+            self.left = self._checked(int(before[0]))
+        return self.left
+
+    def _sent(self, number: Tensor) -> tuple[Tensor, Any]:
+        host = torch.empty((), dtype=torch.long, pin_memory=True).copy_(number, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        return host, event
+
+    def _checked(self, number: int) -> int:
+        if number < 0:
+            raise NotFinite("the policy's logits are not finite: its weights are NaN or far too large; try a smaller lr")
+        return number
+
+
+def responses_at_once(policy: Policy, columns: int) -> int:
+    """The batch that suits a device: a fixed number on a processor, on a GPU what a quarter of its memory holds.
+
+    Of all its memory, not of what is free, so that the same command draws the same batches.
+    """
+    if policy.device.type != "cuda":
+        return RESPONSES
+    memory = torch.cuda.get_device_properties(policy.device).total_memory / 4
+    numbers = configs.cached_numbers(policy.model) * columns + 8 * policy.vocab_size
+    return int(min(MOST_RESPONSES, max(RESPONSES, memory / (4 * numbers))))
 
 
 class Distribution(NamedTuple):
@@ -106,21 +160,19 @@ class Distribution(NamedTuple):
         return (self.logits.gather(1, token[:, None]).squeeze(1).double() - log_total).float()
 
 
-def distribution(logits: Tensor) -> Distribution:
-    """The distributions of logits: [A, V] -> [A, V]; raises NotFinite if one of them is not finite."""
+def distribution(logits: Tensor) -> tuple[Distribution, Tensor]:
+    """The distributions of logits, and whether all of these are finite: [A, V] -> [A, V], []."""
     low, high = logits.aminmax(dim=1, keepdim=True)  # both are NaN if any logit is
-    if not (low.isfinite() & high.isfinite()).all():
-        raise NotFinite("the policy's logits are not finite: its weights are NaN or far too large; try a smaller lr")
-    return weighed(logits, high)
+    return weighed(logits, high), (low.isfinite() & high.isfinite()).all()
 
 
 def weighed(logits: Tensor, top: Tensor | None = None) -> Distribution:
-    """As `distribution`, of logits that may be -inf: [A, V], [A, 1] -> [A, V]."""
+    """The distributions of logits that may be -inf, and the largest of each row: [A, V], [A, 1] -> [A, V]."""
     top = logits.amax(1, keepdim=True) if top is None else top
     rows, size = logits.shape
     padded = logits.new_zeros(rows, -(-size // BLOCK) * BLOCK)
     weights = padded[:, :size]
-    torch.exp(logits - top, out=weights) if padded.shape[1] == size else weights.copy_((logits - top).exp_())
+    torch.sub(logits, top, out=weights).exp_()
     return Distribution(logits, top, weights, padded.view(rows, -1, BLOCK).sum(-1).double())
 
 
@@ -146,14 +198,14 @@ def _inverse(weights: Tensor, blocks: Tensor, noise: Tensor) -> Tensor:
     """
     cdf = blocks.cumsum(1)
     target = noise * cdf[:, -1]
-    block = torch.searchsorted(cdf, target[:, None], right=True)
+    block = torch.searchsorted(cdf, target[:, None], right=True).clamp(max=blocks.shape[1] - 1)  # beyond only for a NaN
     rest = target - (cdf.gather(1, block) - blocks.gather(1, block)).squeeze(1)
     columns = block * BLOCK + torch.arange(BLOCK, device=weights.device)
     inside = weights.gather(1, columns.clamp(max=weights.shape[1] - 1)).double().masked_fill(columns >= weights.shape[1], 0)
     within = inside.cumsum(1)
     share = (rest / blocks.gather(1, block).squeeze(1)).clamp(0, 1 - 2**-53)  # a block's sum may differ by its rounding
     at = torch.searchsorted(within, (share * within[:, -1])[:, None], right=True)
-    return (block * BLOCK + at).squeeze(1)
+    return (block * BLOCK + at).squeeze(1).clamp(max=weights.shape[1] - 1)
 
 
 def _truncated(at: Distribution, decoding: Decoding, noise: Tensor) -> Tensor:
@@ -164,13 +216,13 @@ def _truncated(at: Distribution, decoding: Decoding, noise: Tensor) -> Tensor:
     vocab = at.logits.shape[1]
     if vocab <= SORTED:
         return _among_kept(at, decoding, noise)
-    size = min(vocab, max(SHORTLIST, decoding.top_k + 1))
-    values, index = at.logits.topk(size, dim=1)
+    size = min(vocab, max(SHORTLIST.get(at.logits.device.type, SHORTLIST["cpu"]), decoding.top_k + 1))
+    values, index = _shortlist(at.logits, size)
     weights = (values - at.top).double().exp()
     first = _first(weights, decoding, at.blocks.sum(1))
     token = _inverse_of_kept(weights, index, first, noise)
     beyond = ~_settled(values, first)
-    if beyond.any():  # the shortlist is too short, or equal logits stand at the cut
+    if beyond.any():  # the shortlist is too short, or logits beyond it equal the last kept
         token[beyond] = _among_kept(Distribution(*(x[beyond] for x in at)), decoding, noise[beyond])
     return token
 
@@ -224,11 +276,17 @@ def _inverse_of_kept(weights: Tensor, index: Tensor, kept: Tensor, noise: Tensor
     return index.gather(1, order.gather(1, at)).squeeze(1)
 
 
+def _shortlist(logits: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The largest logits in descending order, equal ones in the order of the vocabulary: [A, V] -> values and ids [A, S]."""
+    index = logits.topk(size, dim=1, sorted=False).indices.sort(1).values
+    values, order = logits.gather(1, index).sort(dim=1, descending=True, stable=True)
+    return values, index.gather(1, order)
+
+
 def _settled(values: Tensor, first: Tensor) -> Tensor:
-    """Whether a shortlist in descending order decides which tokens of the vocabulary are kept: [A, S] each -> [A]."""
+    """Whether a shortlist decides which tokens of the vocabulary are kept: it holds all that equal the last: [A, S] -> [A]."""
     last = first.sum(1, keepdim=True)
-    after = values.gather(1, last.clamp(max=values.shape[1] - 1))
-    return ((last < values.shape[1]) & (after != values.gather(1, last - 1))).squeeze(1)
+    return (values[:, -1:] < values.gather(1, last - 1)).squeeze(1)
 
 
 def until_eos(response: Tensor, eos: int | tuple[int, ...]) -> Tensor:

@@ -10,7 +10,8 @@ from transformers import GPT2Config
 
 from harness.core.types import Decoding
 from harness.policy import sampler
-from harness.policy.decoders import Direct, OwnForward, decoder
+from harness.policy.decoding import Captured, Decoder, Direct, OwnForward, decoder, direct
+from harness.policy.decoding.keys import PerPrompt
 from harness.policy.policy import Policy
 
 
@@ -61,10 +62,62 @@ def test_the_same_responses_either_way(name, monkeypatch):
     policy, prompts = policy_of(name), left_padded(ragged_rows())
     how = {"decoding": Decoding(max_new_tokens=12, top_p=0.9), "n": 25, "batch_size": 40}
     direct = sampler.sample(policy, prompts, rng=rng(), **how)
-    monkeypatch.setattr(sampler, "decoder", OwnForward)
+    monkeypatch.setattr(sampler, "decoder", lambda policy, rows: OwnForward(policy))
     own = sampler.sample(policy, prompts, rng=rng(), **how)
     assert torch.equal(direct.response, own.response)
     torch.testing.assert_close(direct.logprobs, own.logprobs, atol=1e-5, rtol=1e-5)
+
+
+def repeated(step):
+    """What a CUDA graph does: the same kernels on the same tensors, whose logits always lie in one place."""
+    logits = step().clone()
+    return lambda: logits.copy_(step()), logits
+
+
+def captured(policy: Policy) -> Decoder:
+    plain = decoder(policy)
+    assert isinstance(plain, Direct)
+    return Captured(policy, plain.steps, capture=repeated)
+
+
+@pytest.mark.parametrize("lengths", [(3, 3), (1, 4, 2, 6)], ids=["even", "ragged"])
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "llama, grouped keys", "llama, one key"])
+def test_keys_per_prompt_as_on_a_gpu(name, n, lengths, monkeypatch):
+    monkeypatch.setattr(direct, "PerResponse", PerPrompt)
+    for a, b in zip(*both(policy_of(name), ragged_rows(lengths), n), strict=True):
+        torch.testing.assert_close(b.log_softmax(-1), a.log_softmax(-1), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gpt2, unscaled", "llama, grouped keys", "llama, scaled rope"])
+def test_the_captured_step_serves_batches_of_its_shape_and_smaller_ones(name):
+    policy = policy_of(name)
+    tokens, graph = torch.randint(2, 12, (6, 12), generator=rng(5)), captured(policy)
+    for lengths, n in (((1, 4, 2, 6), 3), ((2, 6, 3, 1), 3), ((4, 4), 3), ((1, 1), 1), ((7, 3, 5, 4), 3)):
+        prompts, own = left_padded(ragged_rows(lengths)), OwnForward(policy)
+        with torch.no_grad():
+            a, b = own.start(prompts, n, 6), graph.start(prompts, n, 6)
+            for t in range(6):
+                torch.testing.assert_close(b.log_softmax(-1), a.log_softmax(-1), atol=3e-5, rtol=0)
+                a, b = (made.step(tokens[t, : len(a)]) for made in (own, graph))
+    assert graph.movable is False
+
+
+def test_a_graph_is_captured_once_for_all_batches(monkeypatch):
+    policy, prompts, graphs = policy_of("gpt2"), left_padded(ragged_rows()), []
+
+    def counted(step):
+        graphs.append(step)
+        return repeated(step)
+
+    def chosen(policy, rows):
+        return Captured(policy, decoder(policy).steps, capture=counted)
+
+    how = {"decoding": Decoding(max_new_tokens=12, top_p=0.9), "n": 25, "batch_size": 30}
+    direct = sampler.sample(policy, prompts, rng=rng(), **how)
+    monkeypatch.setattr(sampler, "decoder", chosen)
+    assert torch.equal(sampler.sample(policy, prompts, rng=rng(), **how).response, direct.response)
+    assert len(prompts.tokens) > 1 and len(graphs) == 1
 
 
 def test_other_models_are_decoded_by_their_own_forward():

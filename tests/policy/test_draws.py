@@ -68,16 +68,30 @@ def test_only_rows_that_need_it_are_sorted(monkeypatch):
     assert sorted_rows == [1]
 
 
+def test_equal_logits_at_the_cut_need_no_sort_while_the_shortlist_holds_them_all(monkeypatch):
+    """As logits of a pass in bfloat16 are: a few hundred values for tens of thousands of tokens."""
+    logits = (6 * torch.randn(200, 6000, generator=rng())).bfloat16().float()
+    noise = torch.rand(200, generator=rng(1), dtype=torch.float64)
+    decoding, by_sort = Decoding(max_new_tokens=1, top_p=0.6), []
+    monkeypatch.setattr(sampler, "_descending", lambda x: by_sort.append(len(x)) or x.sort(1, descending=True).values)
+    assert torch.equal(choose(logits, decoding, noise), by_definition(logits, decoding, noise))
+    ties = (logits.topk(20).values.diff(dim=1) == 0).any(1)
+    assert ties.float().mean() > 0.9 and sum(by_sort) < 20
+
+
 @pytest.mark.parametrize("vocab", [12, 300, 1024])
 def test_logprobs_are_those_of_the_whole_vocabulary(vocab):
     logits = 5 * torch.randn(30, vocab, generator=rng())
     token = torch.randint(vocab, (30,), generator=rng(1))
-    torch.testing.assert_close(distribution(logits).logprobs(token), token_logprobs(logits, token), atol=1e-5, rtol=0)
+    torch.testing.assert_close(distribution(logits)[0].logprobs(token), token_logprobs(logits, token), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_a_logit_that_is_not_finite_is_an_error(value):
     logits = torch.zeros(2, 5)
     logits[1, 3] = value
+    at, finite = distribution(logits)
+    assert int(choose(at, Decoding(max_new_tokens=1), torch.full((2,), 0.5, dtype=torch.float64)).max()) < 5  # a token still
+    assert not finite
     with pytest.raises(NotFinite, match="not finite"):
-        distribution(logits)
+        sampler.Count(2)(torch.ones(2, dtype=torch.bool), finite, last=False)

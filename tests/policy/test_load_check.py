@@ -13,7 +13,7 @@ from tiny import EOS, TINY, steered, tiny_gpt2, tiny_llama
 
 from harness.core.errors import BadData
 from harness.policy import caches, load_check, sampler
-from harness.policy.decoders import OwnForward
+from harness.policy.decoding import OwnForward
 from harness.policy.ensemble import Ensemble
 from harness.policy.load_check import check_model
 from harness.policy.policy import Policy
@@ -115,7 +115,7 @@ def test_planted_faults_are_found(plant, words):
 @pytest.mark.parametrize("rows", ["repeated", "dropped"])
 def test_a_cache_that_keeps_the_wrong_rows_is_found(rows, monkeypatch):
     """Both where responses are made of a prompt and where those that have ended leave the batch."""
-    monkeypatch.setattr(sampler, "decoder", OwnForward)
+    monkeypatch.setattr(sampler, "decoder", lambda policy, rows: OwnForward(policy))
     take = caches.take
 
     def wrong(cache, kept):
