@@ -20,7 +20,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from harness.core.types import Decoding, Prompts
 from harness.policy.decoding import Captured, Direct
-from harness.policy.decoding.families import family_of
+from harness.policy.decoding.families import GPT2Steps
 from harness.policy.policy import Policy
 from harness.policy.sampler import responses_at_once, sample
 
@@ -109,9 +109,7 @@ def synced(job: Callable[[], object]) -> None:
 @torch.no_grad()
 def launched_or_replayed(policy: Policy) -> None:
     """The step of both decoders by the number of responses: where a graph stops paying decides `decoding.LAUNCHED`."""
-    family = family_of(policy.model)
-    assert family is not None
-    steps = family.steps(policy.model, policy.precision)
+    steps = GPT2Steps(policy.model, policy.precision)
     for rows in (25, 100, 400, 800, 1200, 1600, 2400):
         some = prompts(rows // RESPONSES).to("cuda")
         token, took = torch.ones(rows, dtype=torch.long, device="cuda"), []

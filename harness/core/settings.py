@@ -31,7 +31,9 @@ class ModelSettings(Settings):
 
     id: str = Field("micro", description="micro, a Hugging Face folder, or a hub id")
     revision: str | None = Field(None, description="commit, tag or branch of a hub id [main branch]")
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="precision of forward passes; weights stay float32")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "float32", description="precision of forward passes, auto by the hardware; weights stay float32"
+    )
     device: str = Field("auto", description="device: auto, cpu, cuda, mps")
 
 

@@ -18,6 +18,11 @@ from harness.core.files import read_json
 from harness.core.types import DeployedPolicy, Prompts, Rollout
 
 from . import caches, configs, ensemble
+from .logprobs.blocks import STATES
+from .logprobs.families import family_of
+from .logprobs.head import logits_of
+from .logprobs.packed import Packed, packed, real_positions, unpacked
+from .logprobs.terms import Shared, attach
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -110,16 +115,30 @@ class Policy(nn.Module):
         """As `states`, charged to no trial, for what is computed once and charged where it is used: [B, R] -> [B, R, D]."""
         return self._states(rollout)
 
-    def head(self, states: Tensor) -> Tensor:
+    def head(self, states: Tensor, mask: Tensor | None = None) -> Tensor:
         """The logits that the output head gives for last hidden states, float32: [B, R, D] -> [B, R, V].
 
-        Raises ValueError for a model that computes more than a matrix product from them: see `plain_head`.
+        Where a response mask is given and False they are finite and arbitrary. Raises ValueError for a model that computes
+        more than a matrix product from its states: see `plain_head`.
         """
         if not self.plain_head:
             raise ValueError(f"{type(self.model).__name__} scales its logits, so they do not follow from its states alone")
-        weight = self.model.get_output_embeddings().weight[: self.vocab_size]
+        real = None if mask is None else self._real(mask)
+        found = states.flatten(0, 1)
+        return self._logits(found if real is None else found.index_select(0, real), real, states.shape[:2])
+
+    def _logits(self, states: Tensor, real: Tensor | None, shape: torch.Size) -> Tensor:
+        """The logits of states at the positions of response tokens: [n, D], [n] or None for all -> [B, R, V]."""
+        weight = self.model.get_output_embeddings().weight
+        if weight.dtype == self.precision == torch.float32:
+            return logits_of(states, weight, self.vocab_size, real, shape)
         with self.computing():
-            return F.linear(states.to(weight.dtype), weight).float()
+            found = F.linear(states.to(weight.dtype), weight[: self.vocab_size]).float()
+        return attach(unpacked(found, real, shape), Shared(real))
+
+    def _real(self, mask: Tensor) -> Tensor | None:
+        """The places of response tokens, None for all or where finding them would make a device wait: [B, R] -> [n]."""
+        return real_positions(mask) if mask.device.type == "cpu" else None
 
     @property
     def plain_head(self) -> bool:
@@ -129,8 +148,8 @@ class Policy(nn.Module):
     def _read(self, rollout: Rollout, states: bool) -> tuple[Tensor, Tensor]:
         self.count(tokens_of(rollout) * self.passes)
         if self.plain_head:  # then only states are moved to their response token, not logits of the whole vocabulary
-            read = self._states(rollout)
-            return self.head(read), read
+            shape, (read, real) = rollout.response.shape, self._read_states(rollout)
+            return self._logits(read, real, shape), unpacked(read, real, shape) if states else read
         tokens, start = aligned(rollout)
         skipped = int(start.min())  # positions that predict no response token in any row
         keep = tokens.shape[1] - skipped
@@ -141,7 +160,25 @@ class Policy(nn.Module):
         return logits, after(out.hidden_states[-1], start, rollout) if states else logits
 
     def _states(self, rollout: Rollout) -> Tensor:
-        """The last hidden states, float32: [B, R] -> [B, R, D]; rows of similar length are read together."""
+        """The last hidden states, float32, of any model: [B, R] -> [B, R, D]."""
+        return unpacked(*self._read_states(rollout), rollout.response.shape) if self.plain_head else self._own_states(rollout)
+
+    def _read_states(self, rollout: Rollout) -> tuple[Tensor, Tensor | None]:
+        """The last hidden states at the positions of response tokens, and those: [B, R] -> [n, D], [n] or None for all."""
+        if (direct := self._direct()) is not None:
+            batch = packed(rollout)
+            return direct(self.model, batch), batch.real
+        real, states = self._real(rollout.response_mask), self._own_states(rollout).flatten(0, 1)
+        return (states if real is None else states.index_select(0, real)), real
+
+    def _direct(self) -> Callable[[Any, Packed], Tensor] | None:
+        """The arithmetic that reads packed tokens, None where the model's own forward is read."""
+        wide = self.precision == next(self.model.parameters()).dtype == torch.float32
+        family = family_of(self.model) if wide and self.device.type == "cpu" else None
+        return None if family is None else STATES[family]
+
+    def _own_states(self, rollout: Rollout) -> Tensor:
+        """The last hidden states by the model's own forward: [B, R] -> [B, R, D]; rows of similar length are read together."""
         groups = by_length(rollout) if self.device.type == "cpu" else []
         if len(groups) < 2:
             return self._states_of(rollout)

@@ -112,6 +112,8 @@ class Provenance(Record):
     argv: list[Text] = []
     git: Git | None = None
     prompts: dict[str, Any] = {}
+    precision: Text | None = None
+    """How `model.dtype=auto` chose."""
 
 
 class Kept(Record):

@@ -34,6 +34,7 @@ from harness.records.write import file_name
 from harness.training.trial import Budget, OptimizerSettings, Trial
 
 from . import checkpoint_rule, named, scorers, sources
+from .precision import Precision, precision
 from .progress import Progress
 from .session import Cell
 
@@ -52,6 +53,7 @@ class Parts(NamedTuple):
     task: Any
     micro: bool  # True for the micro world's own model and prompts, whose base responses ship with the package
     file: Mapping[str, Any] = {}  # stem and sha256 of a task that is a file
+    precision: Precision = Precision("float32")
 
     def identity(self) -> dict[str, Any]:
         """Return the identity of the task; a task that is a file has its stem and its hash in it."""
@@ -80,14 +82,17 @@ def parts(settings: RunSettings, task_name: str, offline: bool = False, out: Pat
 
     If `out` is given, the scores of slow scorers are cached there.
     """
+    import torch
+
     chosen = settings.model
     with hub_offline(offline):
         model = _known(load_model(_where(chosen.id), offline=offline, revision=chosen.revision))
         model.policy.to(device(chosen.device))
-        model.policy.precision, model.policy.tokenizer = precision(settings), model.tokenizer
+        computed = precision(chosen.dtype, model.policy.device)
+        model.policy.precision, model.policy.tokenizer = getattr(torch, computed.dtype), model.tokenizer
         task = _task(settings, task_name, model, offline, out)
     micro = model.identity.get("name") == "policy" and settings.task.prompts == "micro"
-    return Parts(model, task, micro, named.file_identity("task", task_name))
+    return Parts(model, task, micro, named.file_identity("task", task_name), computed)
 
 
 def _known(model: LoadedModel) -> LoadedModel:
@@ -118,13 +123,6 @@ def _where(model_id: str) -> str:
     from harness.tasks.micro import world
 
     return str(world.verified("policy")) if model_id == "micro" else model_id
-
-
-def precision(settings: RunSettings) -> Any:
-    """The torch.dtype of forward and backward passes; the weights are always float32."""
-    import torch
-
-    return getattr(torch, settings.model.dtype)
 
 
 def device(name: str) -> str:
@@ -330,7 +328,7 @@ class External:
 def _cell(
     settings: RunSettings, shared: Parts, name: str, task: str, seed: int, out: Path, make: Any, method: dict[str, Any]
 ) -> Cell:
-    settings, task = named.recorded(settings), named.known_as("task", task)
+    settings, task = _with_precision(named.recorded(settings), shared), named.known_as("task", task)
     _check_papers(settings, shared)
     budget, optimizer = checked(Budget, settings.budget, "budget"), checked(OptimizerSettings, settings.optimizer, "optimizer")
     # in older records bfloat16 was the dtype of the weights, so they must have another identity
@@ -350,6 +348,8 @@ def _cell(
         reference = shared.model.policy
         chosen = settings.evaluation.model_copy(update={"split": split or settings.evaluation.split})
         shipped = _shipped(settings, shared, chosen.split)
+        if split is None and shared.precision.reason is not None:
+            progress.say(shared.precision.reason)
         known = base_policy.known(shared.task, reference, measured, chosen, cache, progress.say, shipped)
         kept = KeptEvaluation(cache, measured, chosen, progress.say)
         return Evaluator(shared.task, reference, known, chosen, progress.say, kept)
@@ -365,6 +365,13 @@ def _measured() -> Path:
     from harness.tasks.micro import world
 
     return world.verified("measured")
+
+
+def _with_precision(settings: RunSettings, shared: Parts) -> RunSettings:
+    """The settings with the precision that auto took: a record and its identity hold what is computed."""
+    if settings.model.dtype != "auto":
+        return settings
+    return settings.model_copy(update={"model": settings.model.model_copy(update={"dtype": shared.precision.dtype})})
 
 
 def _shipped(settings: RunSettings, shared: Parts, split: str) -> Any:
@@ -383,7 +390,7 @@ def provenance(shared: Parts) -> Provenance:
     return Provenance(
         packages=packages, python=platform.python_version(), platform=platform.platform(terse=True),
         device=str(shared.model.policy.device), threads=torch.get_num_threads(), argv=sys.argv[1:], git=git(),
-        prompts=shared.task.hygiene,
+        prompts=shared.task.hygiene, precision=shared.precision.reason,
     )  # fmt: skip
 
 

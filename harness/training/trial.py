@@ -185,7 +185,7 @@ class Trial:
         if rollout.reference_states is None:
             return self.reference.logits(rollout)
         self.reference.count(tokens_of(rollout))
-        return self.reference.head(rollout.reference_states)
+        return self.reference.head(rollout.reference_states, rollout.response_mask)
 
     def train_also(self, module: torch.nn.Module) -> None:
         """Train an auxiliary network, such as a value network: `update` steps and clips its weights with the policy's.

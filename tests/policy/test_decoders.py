@@ -2,49 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
+from families import GPT2, VARIANTS, Changed, policy_of
 from tiny import left_padded, ragged_rows, rng, steered, tiny_gpt2, tiny_llama
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config
 
 from harness.core.types import Decoding
 from harness.policy import sampler
 from harness.policy.decoding import Captured, Decoder, Direct, OwnForward, decoder, direct
 from harness.policy.decoding.keys import PerPrompt
 from harness.policy.policy import Policy
-
-COMMON = {"vocab_size": 12, "bos_token_id": 0, "eos_token_id": 1, "initializer_range": 0.4}
-GPT2 = {"n_positions": 32, "n_embd": 16, "n_layer": 3, "n_head": 2} | COMMON
-LLAMA = {
-    "max_position_embeddings": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4,
-} | COMMON  # fmt: skip
-ROPE = {"rope_type": "llama3", "rope_theta": 1e4, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
-VARIANTS: dict[str, dict[str, Any]] = {
-    "gpt2": {},
-    "gpt2, untied": {"tie_word_embeddings": False},
-    "gpt2, scaled by layer": {"scale_attn_by_inverse_layer_idx": True},
-    "gpt2, unscaled": {"scale_attn_weights": False},
-    "gpt2, relu and a narrow mlp": {"activation_function": "relu", "n_inner": 20},
-    "llama": {},
-    "llama, grouped keys": {"num_key_value_heads": 2},
-    "llama, one key": {"num_key_value_heads": 1, "head_dim": 8},
-    "llama, biases": {"attention_bias": True, "mlp_bias": True},
-    "llama, tied, gelu": {"tie_word_embeddings": True, "hidden_act": "gelu"},
-    "llama, scaled rope": {"rope_parameters": ROPE | {"original_max_position_embeddings": 8}},
-}
-
-
-def policy_of(name: str) -> Policy:
-    kind, config, shape = (GPT2LMHeadModel, GPT2Config, GPT2) if "gpt2" in name else (LlamaForCausalLM, LlamaConfig, LLAMA)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        model = kind(config(**shape | VARIANTS[name]))
-    for name, p in model.named_parameters():  # biases and scales start at 0 and 1, where an error would not show
-        if p.dim() == 1:
-            p.data += 0.3 * torch.randn(p.shape, generator=rng(len(name)))
-    return Policy(model, bos=0, eos=1)
 
 
 def both(policy: Policy, rows: list[list[int]], n: int, precision: torch.dtype = torch.float32) -> list[list[torch.Tensor]]:
@@ -150,10 +118,6 @@ def test_a_graph_is_captured_once_for_all_batches(monkeypatch):
     monkeypatch.setattr(sampler, "decoder", chosen)
     assert torch.equal(sampler.sample(policy, prompts, rng=rng(), **how).response, direct.response)
     assert len(prompts.tokens) > 1 and len(graphs) == 1
-
-
-class Changed(GPT2LMHeadModel):
-    """A model whose own forward does more than its family's."""
 
 
 def test_other_models_are_decoded_by_their_own_forward():

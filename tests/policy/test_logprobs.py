@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import rng
 
-from harness.policy import logprobs
-from harness.policy.logprobs import entropy, kl, log_not, log_nots, masked_mean, masked_sum, token_logprobs
+from harness.policy.logprobs import entropy, kl, log_not, log_nots, masked_mean, masked_sum, terms, token_logprobs
 
 
 def coin(p: float) -> torch.Tensor:
@@ -146,7 +145,7 @@ OURS = {
 @pytest.mark.parametrize("laid_out", ["in a row", "a part of a wider tensor"])
 @pytest.mark.parametrize("name", SIMPLE)
 def test_values_and_gradients_equal_autograd_s(name, laid_out, monkeypatch):
-    monkeypatch.setattr(logprobs, "ELEMENTS", 30)  # parts of several positions, the last one shorter
+    monkeypatch.setattr(terms, "ELEMENTS", 30)  # parts of several positions, the last one shorter
     wide = 3 * torch.randn(2, 4, 5, 9, generator=rng(), dtype=torch.float64)
     p, q = (x.contiguous() if laid_out == "in a row" else x for x in wide[..., :7])
     t, weight = torch.randint(7, (4, 5), generator=rng(1)), torch.randn(4, 5, generator=rng(2), dtype=torch.float64)

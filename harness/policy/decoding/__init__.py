@@ -14,10 +14,11 @@ from typing import Protocol
 from torch import Tensor
 
 from harness.core.types import Prompts
+from harness.policy.logprobs.families import family_of
 from harness.policy.policy import Policy
 
 from .direct import Captured, Direct
-from .families import family_of
+from .families import STEPS
 from .own import OwnForward
 
 LAUNCHED = 1600  # responses; with fewer, a GPU waits for launches longer than a graph loses to columns not yet filled
@@ -42,7 +43,7 @@ def decoder(policy: Policy, rows: int = LAUNCHED) -> Decoder:
     family = family_of(policy.model)
     if family is None:
         return OwnForward(policy)
-    steps = family.steps(policy.model, policy.precision)
+    steps = STEPS[family](policy.model, policy.precision)
     if policy.device.type == "cuda" and rows < LAUNCHED:
         return Captured(policy, steps)
     return Direct(policy, steps)

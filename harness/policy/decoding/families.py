@@ -1,4 +1,4 @@
-"""The arithmetic of one token by GPT-2 and by Llama, and which models are of these families in every module."""
+"""The arithmetic of one token by GPT-2 and by Llama."""
 
 from __future__ import annotations
 
@@ -26,21 +26,6 @@ class Steps(Protocol):
     def embed(self, token: Tensor, position: Tensor) -> Tensor: ...  # [A], [A] -> [A, D]
     def layer(self, i: int, x: Tensor, attend: Attend) -> Tensor: ...  # [A, D] -> [A, D]
     def head(self, x: Tensor) -> Tensor: ...  # [A, D] -> logits [A, V]
-
-
-class Family(NamedTuple):
-    """An architecture that can be decoded directly."""
-
-    model: str
-    modules: frozenset[str]  # all types of module that its model may consist of, besides activations
-    steps: Callable[[Any, torch.dtype], Steps]
-
-
-def family_of(model: Any) -> Family | None:
-    """The family that a model belongs to in every module, without a hook that the direct way would pass by; else None."""
-    kinds = {type(module) for module in model.modules()}
-    family = next((f for f in FAMILIES if type(model).__name__ == f.model and _known(kinds, f)), None)
-    return None if family is None or _watched(model) or _windowed(model.config) else family
 
 
 class GPT2Layer(NamedTuple):
@@ -157,22 +142,7 @@ class LlamaSteps:
         return found
 
 
-PLAIN = ("Embedding", "Linear", "Dropout", "ModuleList")
-FAMILIES = (
-    Family(
-        "GPT2LMHeadModel",
-        frozenset({*PLAIN, "GPT2LMHeadModel", "GPT2Model", "GPT2Block", "GPT2Attention", "GPT2MLP", "Conv1D", "LayerNorm"}),
-        GPT2Steps,
-    ),
-    Family(
-        "LlamaForCausalLM",
-        frozenset(
-            {*PLAIN, "LlamaForCausalLM", "LlamaModel", "LlamaDecoderLayer", "LlamaAttention", "LlamaMLP", "LlamaRMSNorm"}
-            | {"LlamaRotaryEmbedding"}
-        ),
-        LlamaSteps,
-    ),
-)
+STEPS: dict[str, Callable[[Any, torch.dtype], Steps]] = {"GPT2LMHeadModel": GPT2Steps, "LlamaForCausalLM": LlamaSteps}
 
 
 def narrower(model: Any, precision: torch.dtype) -> torch.dtype:
@@ -190,27 +160,3 @@ def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Queries or keys turned by their position (Su et al. 2021, arXiv:2104.09864, section 3.4): [A, heads, D] -> the same."""
     a, b = x.chunk(2, -1)
     return x * cos + torch.cat([-b, a], -1) * sin
-
-
-def _known(kinds: set[type], family: Family) -> bool:
-    """Whether all types of module are those of a family in the library, or activations."""
-    libraries = ("transformers.", "torch.nn.")
-    return all(
-        kind.__module__.startswith(libraries) and (kind.__name__ in family.modules or "activation" in kind.__module__)
-        for kind in kinds
-    )
-
-
-def _watched(model: nn.Module) -> bool:
-    """Whether a hook reads or changes what a module computes, which the direct way would pass by.
-
-    The library's own hooks only record hidden states, and are installed for good when these are first asked for.
-    """
-    hooks = [hook for m in model.modules() for hook in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())]
-    return any(getattr(hook, "__module__", "") != "transformers.utils.output_capturing" for hook in hooks)
-
-
-def _windowed(config: Any) -> bool:
-    """Whether a cache made for this config forgets: then the model's own forward decides what that means."""
-    kinds = getattr(config, "layer_types", None) or []
-    return bool(getattr(config, "sliding_window", None)) or any(kind != "full_attention" for kind in kinds)
