@@ -31,10 +31,10 @@ from harness.policy.policy import Policy, naming
 from harness.policy.tokenizers import read_tokenizer
 from harness.records.schema import SCHEMA_VERSION, Git, Provenance
 from harness.records.write import file_name
+from harness.training.precision import Precision, precision
 from harness.training.trial import Budget, OptimizerSettings, Trial
 
 from . import checkpoint_rule, named, scorers, sources
-from .precision import Precision, precision
 from .progress import Progress
 from .session import Cell
 

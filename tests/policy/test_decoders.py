@@ -128,6 +128,12 @@ def test_other_models_are_decoded_by_their_own_forward():
     hooked.model.transformer.h[0].mlp.register_forward_hook(lambda module, inputs, output: 2 * output)
     assert isinstance(decoder(hooked), OwnForward)
 
+    everywhere = torch.nn.modules.module.register_module_forward_pre_hook(lambda module, inputs: None)
+    try:
+        assert isinstance(decoder(policy_of("gpt2")), OwnForward)
+    finally:
+        everywhere.remove()
+
     replaced = policy_of("llama")
     replaced.model.model.layers[0].mlp.up_proj = torch.nn.Sequential(torch.nn.Linear(16, 24, bias=False))
     assert isinstance(decoder(replaced), OwnForward)

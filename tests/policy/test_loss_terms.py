@@ -111,9 +111,9 @@ def test_a_gradient_for_the_logits_is_never_a_part_in_silence():
     side = Side(2)
     logits = side.logits()
     both = value(token_logprobs(logits, TOKENS)) + value(logits.pow(2).sum(-1))
-    with pytest.raises(RuntimeError, match="logits.clone"):
+    with pytest.raises(RuntimeError, match=r"logits\.clone"):
         torch.autograd.grad(both, logits, retain_graph=True)
-    with pytest.raises(RuntimeError, match="logits.clone"):
+    with pytest.raises(RuntimeError, match=r"logits\.clone"):
         torch.autograd.grad(value(token_logprobs(logits, TOKENS)), logits, retain_graph=True)
     apart = logits.clone()
     found = torch.autograd.grad(value(token_logprobs(apart, TOKENS)) + value(apart.pow(2).sum(-1)), apart)[0]

@@ -256,9 +256,22 @@ def test_a_kill_while_an_unfinished_run_is_cleared_leaves_what_the_same_command_
     assert n > 10
 
 
+class Figure:
+    """In place of a picture: the record that it is of."""
+
+    def __init__(self, of: Path) -> None:
+        self.of = of
+
+    def __str__(self) -> str:
+        return str(self.of)
+
+    def set_layout_engine(self, name: str) -> None:
+        """A picture takes it."""
+
+
 def test_a_picture_that_was_not_drawn_is_drawn_when_asked_again(tmp_path, monkeypatch):
     path = write_run(tmp_path, "quark", 0)
-    monkeypatch.setattr(pareto, "run_picture", lambda run: run.dir)
+    monkeypatch.setattr(pareto, "run_picture", lambda run: Figure(run.dir))
     monkeypatch.setattr(style, "save", lambda figure, kind: f"{kind} of {figure}".encode())
     with monkeypatch.context() as m, pytest.raises(Killed):
         m.setattr(os, "replace", lambda source, target: (_ for _ in ()).throw(Killed()))

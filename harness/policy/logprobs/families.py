@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
+from torch.nn.modules import module as everywhere
 
 PLAIN = ("Embedding", "Linear", "Dropout", "ModuleList")
 FAMILIES = {  # all types of module that a model may consist of, besides activations
@@ -36,10 +37,12 @@ def _known(kinds: set[type], modules: frozenset[str]) -> bool:
 
 
 def _watched(model: nn.Module) -> bool:
-    """Whether a hook reads or changes what a module computes, which the direct way would pass by.
+    """Whether a hook, of a module or of all modules, reads or changes what is computed, which the direct way would pass by.
 
     The library's own hooks only record hidden states, and are installed for good when these are first asked for.
     """
+    if everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks:
+        return True
     hooks = [hook for m in model.modules() for hook in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())]
     return any(getattr(hook, "__module__", "") != "transformers.utils.output_capturing" for hook in hooks)
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from harness.core.settings import resolve
-from harness.runs import assemble, precision
-from harness.runs.precision import Precision, has_bfloat16, step_seconds
+from harness.runs import assemble
 from harness.runs.progress import Progress
+from harness.training import precision
+from harness.training.precision import Precision, has_bfloat16, step_seconds
 
 CPU = torch.device("cpu")
 
