@@ -35,6 +35,14 @@ TABLE = (
     "| workload | time | floor | share of floor | against | ratio | quartiles | pairs | memory | measured |",
     "|---|---:|---:|---:|---|---:|---|---:|---|---|",
 )
+GPU = """
+## On a GPU
+
+`python benchmarks/bench_gpu.py 7` on one H200 (torch 2.11), 2026-11-26, as it printed; [`gpu.txt`](gpu.txt) holds it. Weights are
+random, with a trained model's spread of the next-token distribution; the suite keeps float32 weights and computes in bfloat16,
+`generate` has bfloat16 weights. The floor is the arithmetic of all tokens at the measured matrix rate. What lies between: keys and
+values behind a mask (a third of a step), elementwise kernels, and the draw from a vocabulary of 50,257 in float32.
+"""
 SECTIONS = {
     "sampling": "Sampling",
     "training": "Training",
@@ -64,8 +72,8 @@ def keep(folder: Path, name: str, row: Row) -> None:
     write(folder, results)
 
 
-def render(results: dict[str, Any]) -> str:
-    """The page: machines, a table a section, notes, growth."""
+def render(results: dict[str, Any], gpu: str = "") -> str:
+    """The page: machines, a table a section, notes, what `bench_gpu.py` printed, growth."""
     rows = results["rows"]
     machines = _machines(rows)
     parts = [HEAD, "## Machine\n", *(_machine(m, label if len(machines) > 1 else "") for label, m in machines)]
@@ -74,6 +82,8 @@ def render(results: dict[str, Any]) -> str:
         if own:
             parts += [f"\n## {title}\n", *TABLE, *(_row(name, row, machines) for name, row in own.items())]
             parts += ["", *(f"- {name}: {row['note']}" for name, row in own.items() if row["note"])]
+    if gpu:
+        parts += [GPU + "\n```text\n" + gpu.rstrip() + "\n```"]
     if "growth" in results:
         parts += ["\n## Growth\n", *_growth(results["growth"])]
     return "\n".join(parts).rstrip() + "\n" + TAIL
@@ -166,7 +176,8 @@ def _growth(growth: dict[str, Any]) -> list[str]:
 
 
 def main(folder: Path) -> None:
-    (folder / "README.md").write_text(render(read(folder)))
+    gpu = folder / "gpu.txt"
+    (folder / "README.md").write_text(render(read(folder), gpu.read_text() if gpu.exists() else ""))
     print(folder / "README.md")
 
 

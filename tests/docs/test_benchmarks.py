@@ -84,4 +84,4 @@ def test_work_of_sampling_by_hand():
 
 def test_the_committed_page_is_that_of_the_committed_results():
     folder = Path(page.__file__).parent
-    assert (folder / "README.md").read_text() == page.render(page.read(folder))
+    assert (folder / "README.md").read_text() == page.render(page.read(folder), (folder / "gpu.txt").read_text())
