@@ -38,10 +38,11 @@ TABLE = (
 GPU = """
 ## On a GPU
 
-`python benchmarks/bench_gpu.py 7` on one H200 (torch 2.11), 2026-11-26, as it printed; [`gpu.txt`](gpu.txt) holds it. Weights are
-random, with a trained model's spread of the next-token distribution; the suite keeps float32 weights and computes in bfloat16,
-`generate` has bfloat16 weights. The floor is the arithmetic of all tokens at the measured matrix rate. What lies between: keys and
-values behind a mask (a third of a step), elementwise kernels, and the draw from a vocabulary of 50,257 in float32.
+`python benchmarks/bench_gpu.py 7` on one H200 (torch 2.11), 2026-11-26, as it printed; [`gpu.txt`](gpu.txt) holds it. Weights
+are random, with a trained model's spread of the next-token distribution; the suite keeps float32 weights and computes in
+bfloat16, `generate` has bfloat16 weights. The floor is the arithmetic of all tokens at the measured matrix rate. What lies
+between: keys and values behind a mask (a third of a step), elementwise kernels, and the draw from a vocabulary of 50,257 in
+float32.
 """
 SECTIONS = {
     "sampling": "Sampling",
