@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,16 @@ def test_no_room_is_a_drawer():
     assert len(entries(ROOT / "harness")) <= 12
     rooms = [p for p in (ROOT / "harness").rglob("*") if p.is_dir() and p.name != "__pycache__"]
     assert {str(room): len(entries(room)) for room in rooms if len(entries(room)) > 11} == {}
+
+
+def test_every_folder_with_modules_is_in_the_wheel():
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        tools = tomllib.load(file)["tool"]["setuptools"]
+    modules = [path for part in ("harness", "methods", "tasks") for path in (ROOT / part).rglob("*.py")]
+    places = {".".join(path.parent.relative_to(ROOT).parts) for path in modules}
+    at_the_top = {folder: name for name, folder in tools["package-dir"].items() if "." in name}  # tasks: harness.tasks
+    named = {re.sub(r"^\w+", lambda m: at_the_top.get(m[0], m[0]), place) for place in places}
+    assert {name for name in named if "templates" not in name} == set(tools["packages"])
 
 
 def test_no_module_is_longer_than_450_lines():
