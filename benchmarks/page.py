@@ -15,7 +15,7 @@ Row = dict[str, Any]
 
 HEAD = """# Speed
 
-    make bench                        every workload, then this page: about 25 minutes on two idle cores
+    make bench                        every workload, then this page
     make bench ONLY="sampler and 64"  some of them (words of `pytest -k`): only their rows change
     python benchmarks/page.py         this page again from `results.json`, without measuring
     BENCH_SMALL=1 make bench          everything with tiny sizes, into build/bench-small

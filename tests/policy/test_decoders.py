@@ -101,6 +101,8 @@ def test_the_captured_step_serves_batches_of_its_shape_and_smaller_ones(name):
                 torch.testing.assert_close(b.log_softmax(-1), a.log_softmax(-1), atol=3e-5, rtol=0)
                 a, b = (made.step(tokens[t, : len(a)]) for made in (own, graph))
     assert graph.movable is False
+    with pytest.raises(NotImplementedError, match="captured in"):
+        graph.keep(torch.arange(1))
 
 
 def test_a_graph_is_captured_once_for_all_batches(monkeypatch):

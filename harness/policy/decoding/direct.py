@@ -18,7 +18,7 @@ from .keys import Fixed, PerPrompt, PerResponse
 from .own import read
 
 KERNELS = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
-"""All but cuDNN's, which plans anew for each number of columns: 40 ms a token on an H200."""
+"""All but cuDNN's, which plans anew for each number of columns, that is, at every token."""
 Capture = Callable[[Callable[[], Tensor]], tuple[Callable[[], None], Tensor]]
 """A step -> a call that repeats it, and the tensor that holds the logits afterwards."""
 

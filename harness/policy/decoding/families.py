@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.policy.logprobs.blocks import rotated
+
 Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 """Attention of a layer: queries, keys and values of the new token [A, heads, D of a head], scale -> [A, heads * D]."""
 Weights = tuple[Tensor, Tensor | None]
@@ -152,11 +154,5 @@ def narrower(model: Any, precision: torch.dtype) -> torch.dtype:
 
 
 def even(weight: Tensor) -> Tensor:
-    """The output head with rows of zeros up to a multiple of 64: on a GPU an odd vocabulary takes five times as long."""
+    """The output head with rows of zeros up to a multiple of 64: a GPU has no fast product for an odd vocabulary."""
     return F.pad(weight, (0, 0, 0, -len(weight) % 64)) if weight.is_cuda else weight
-
-
-def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Queries or keys turned by their position (Su et al. 2021, arXiv:2104.09864, section 3.4): [A, heads, D] -> the same."""
-    a, b = x.chunk(2, -1)
-    return x * cos + torch.cat([-b, a], -1) * sin

@@ -29,8 +29,8 @@ class PerResponse:
     def attend(self, i: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         """Attention of layer i, [A, heads, D of a head] and [A, groups, D of a head] twice -> [A, heads * D].
 
-        Query heads that share a key are rows of one product, so that grouped keys are not repeated. Two products take three
-        quarters of the time of the library's kernel, which is made for many queries.
+        Query heads that share a key are rows of one product, so that grouped keys are not repeated. The
+        library's kernel is made for many queries, and slower for one.
         """
         end = self.column + 1
         self.keys[i][:, :, self.column], self.values[i][:, :, self.column] = k, v
@@ -54,7 +54,7 @@ class PerPrompt:
     """The n responses of a prompt share its keys and lie one token of all after the other: [B, groups, P + R * n, D of a head].
 
     Their queries are rows of one product behind a mask that shows each its own columns: n times the arithmetic of a GPU that
-    waits for memory, of which it reads less in larger pieces (a fifth of the time on an H200 at n = 25).
+    waits for memory, of which it reads less in larger pieces.
     """
 
     def __init__(self, cache: Any, kind: torch.dtype, prompts: Prompts, n: int, steps: int) -> None:

@@ -46,7 +46,7 @@ def llama(model: Any, packed: Packed) -> Tensor:
         attention, mlp = layer.self_attn, layer.mlp
         projected = _normed_linear(layer.input_layernorm, x, attention.q_proj, attention.k_proj, attention.v_proj)
         q, k, v = (part.view(len(x), -1, attention.head_dim) for part in projected)
-        split = [_by_group(part, packed) for part in (_rotated(q, *turn), _rotated(k, *turn), v)]
+        split = [_by_group(part, packed) for part in (rotated(q, *turn), rotated(k, *turn), v)]
         heads = torch.cat([_attend(attention.scaling, *parts) for parts in zip(*split, strict=True)])
         if i == len(body.layers) - 1:
             x, heads = x.index_select(0, packed.predicts), heads.index_select(0, packed.predicts)
@@ -201,7 +201,7 @@ def _layer_norm(module: Any, x: Tensor) -> Tensor:
     return F.layer_norm(x, module.normalized_shape, module.weight, module.bias, module.eps)
 
 
-def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Queries or keys turned by their position (Su et al. 2021, arXiv:2104.09864, section 3.4): [N, heads, D] -> the same."""
+def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Queries or keys turned by their position (Su et al. 2021, arXiv:2104.09864, section 3.4): [..., heads, D of a head] -> the same."""
     a, b = x.chunk(2, -1)
     return x * cos + torch.cat([-b, a], -1) * sin
