@@ -202,6 +202,6 @@ def _layer_norm(module: Any, x: Tensor) -> Tensor:
 
 
 def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Queries or keys turned by their position (Su et al. 2021, arXiv:2104.09864, section 3.4): [..., heads, D of a head] -> the same."""
+    """Queries or keys turned by their position (Su et al. 2021, arXiv:2104.09864, section 3.4): [N, heads, D] -> the same."""
     a, b = x.chunk(2, -1)
     return x * cos + torch.cat([-b, a], -1) * sin
