@@ -1,4 +1,6 @@
-"""Evaluation of a policy, identical for all methods: same held-out prompts, same random numbers, same metrics.
+"""Evaluation of a policy, identical for all methods: same held-out prompts, same metrics, same random numbers within a seed.
+
+The draws depend on the seed of the run: methods are paired within a seed, and seeds are independent samples of the responses.
 
 Two distributions are measured and never mixed. Samples at temperature 1 without truncation give KL, reward, judge score,
 fluency, diversity and collapse; samples under the papers' decoding (top-p) give the papers' metrics.
@@ -25,7 +27,7 @@ from harness.policy.sampler import is_end, sample
 from . import metrics as m
 from .frontier import Frontier
 
-EVALUATION_VERSION = 2
+EVALUATION_VERSION = 3
 Fluency = tuple[NDArray[Any], NDArray[Any]]
 """NLL in nats and number of tokens of each response, of whatever type the model of a plug-in gives: [X, S], [X, S]."""
 
@@ -136,9 +138,10 @@ class Evaluator:
         settings: EvaluationSettings,
         say: Callable[[str], None],
         kept: Kept | None = None,
+        seed: int = 0,
     ) -> None:
         self.task, self.reference, self.base, self.settings, self.say = task, reference, base, settings, say
-        self.kept = kept
+        self.kept, self.seed = kept, seed  # the seed of the run, on which the draws depend
         self._base_evaluation: Evaluation | None = None
         self.above = False  # True if a measured policy lay above the frontier by more than its error, which is a bug
 
@@ -153,11 +156,23 @@ class Evaluator:
     def _measured_base(self) -> Evaluation:
         self.say("measuring the base policy, once per task")
         before, self.above = self.above, False
-        found = self.final(self.reference)
+        drawn = self._evaluate(self.reference, self.settings.samples, full=True, stream="base")
+        found = self._of_base_responses(drawn)
         if self.kept is not None:
             self.kept.write(found, self.above)
         self.above |= before
         return found
+
+    def _of_base_responses(self, drawn: Evaluation) -> Evaluation:
+        """The base policy's evaluation with reward, judge and place by all base responses, which are far more than its draws."""
+        base, still = self.base, np.zeros_like(self.base.reward)
+        scores = {"reward": base.reward, "judge": base.judge}
+        metrics = {name: m.cluster_mean(values) for name, values in scores.items()} | self._optimum(base.reward, still)
+        metrics |= self._by_kind(scores)
+        return drawn._replace(
+            metrics=drawn.metrics | metrics,
+            prompts=drawn.prompts | {name: m.prompt_means(values).tolist() for name, values in scores.items()},
+        )
 
     def frontier_record(self) -> dict[str, Any]:
         """The frontier as plain data, with the judge scores of the policies on it."""
@@ -166,14 +181,14 @@ class Evaluator:
 
     def point(self, policy: Policy | DeployedPolicy) -> Evaluation:
         """The short evaluation during training: few responses per prompt, without the papers' metrics."""
-        return self._evaluate(policy, self.settings.point_samples, full=False)
+        return self._evaluate(policy, self.settings.point_samples, full=False, stream=str(self.seed))
 
     def final(self, policy: Policy | DeployedPolicy) -> Evaluation:
         """The full evaluation at the end of a run."""
-        return self._evaluate(policy, self.settings.samples, full=True)
+        return self._evaluate(policy, self.settings.samples, full=True, stream=str(self.seed))
 
-    def _evaluate(self, policy: Policy | DeployedPolicy, n: int, full: bool) -> Evaluation:
-        rng = torch.Generator().manual_seed(self.settings.seed)
+    def _evaluate(self, policy: Policy | DeployedPolicy, n: int, full: bool, stream: str) -> Evaluation:
+        rng = torch.Generator().manual_seed(stream_seed(self.settings.seed, stream))
         rollout = sample(policy, self.base.prompts.prompts, decoding=self.task.decoding, rng=rng, n=n)
         flat = self.task.texts(rollout)
         texts = [flat[i : i + n] for i in range(0, len(flat), n)]
@@ -332,6 +347,8 @@ class Evaluator:
         }
         columns |= {name: m.prompt_means(v).tolist() for name, v in {**scores, "kl": kl_x}.items()}
         columns["nll_per_token"] = m.prompt_nll(*fluency).tolist() if fluency else [float("nan")] * len(prompts.texts)
+        base = {"base_reward": self.base.reward, "base_judge": self.base.judge}  # of all base responses
+        columns |= {name: m.prompt_means(values).tolist() for name, values in base.items()}
         scored = ~np.isnan(scores["reward"] + scores["judge"])
         return columns | {"n_scored": scored.sum(1).tolist()}
 
@@ -347,6 +364,11 @@ class Evaluator:
                 row |= {name: values[x, s] for name, values in columns.items()}
                 rows.append(row | {"tokens": ids[i][: lengths[i]]})
         return rows
+
+
+def stream_seed(seed: int, stream: str) -> int:
+    """The seed of one stream of draws, a 63-bit integer; streams of different names or seeds are independent."""
+    return int.from_bytes(sha256(f"evaluation {seed} {stream}".encode()).digest()[:8]) >> 1
 
 
 @torch.no_grad()

@@ -242,11 +242,15 @@ class Prompts(Record):
     kl: list[Number | None]  # nats
     nll_per_token: list[Number | None]  # nats, by the fluency model
     n_scored: list[int]  # responses that reward and judge could score
+    base_reward: list[Number | None] | None = None  # of all base responses; None in an older record, as the following
+    base_judge: list[Number | None] | None = None
 
     @property
     def values(self) -> dict[str, list[float | None]]:
         """The scores of each prompt by name: [X] each."""
-        return {"reward": self.reward, "judge": self.judge, "kl": self.kl, "nll_per_token": self.nll_per_token}
+        found = {"reward": self.reward, "judge": self.judge, "kl": self.kl, "nll_per_token": self.nll_per_token}
+        more = {"base_reward": self.base_reward, "base_judge": self.base_judge}
+        return found | {name: column for name, column in more.items() if column is not None}
 
 
 class Scalars(Record):

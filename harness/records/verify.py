@@ -59,8 +59,39 @@ def verify(run: Run) -> list[Check]:
         except CorruptRecord as error:
             checks.append(Check(f"{side} metrics", False, "samples that can be read", str(error).removeprefix(f"{run.dir}: ")))
             continue
-        checks += compare(side, run.summary.metrics(side), recompute(rows, run.summary.frontier))
+        made = recompute(rows, run.summary.frontier)
+        recorded = run.summary.metrics(side)
+        known = _base_scores(run, recorded) if side == "base" else {}
+        rest, made = ({k: v for k, v in found.items() if k not in known} for found in (recorded, made))
+        checks += [*known.values(), *compare(side, rest, made)]
         checks += _prompts(run, rows) if side == "final" else []
+    return checks
+
+
+def _base_scores(run: Run, recorded: dict[str, MetricRecord]) -> dict[str, Check]:
+    """Check the base policy's reward, judge and place on the frontier, which are of all base responses and not of the samples.
+
+    The record keeps the means by prompt, to six digits; empty for an older record, where all is of the samples.
+    """
+    try:
+        kept = prompt_scores(run)
+    except CorruptRecord:  # the checks of prompts.json say so
+        kept = None
+    if kept is None or kept.base_reward is None or kept.base_judge is None:
+        return {}
+    checks = {}
+    for name, columns in (("reward", kept.base_reward), ("judge", kept.base_judge)):
+        for kind in ("", *dict.fromkeys(kept.kind)):
+            of = f"{name}@{kind}" if kind else name
+            if of in recorded:
+                values = [v for v, k in zip(columns, kept.kind, strict=True) if kind in ("", k)]
+                made = m.cluster_mean(np.array(values, dtype=float)[:, None])
+                made = made._replace(n=recorded[of].n, n_unscored=recorded[of].n_unscored)
+                checks[of] = _same(f"base {of}", recorded[of], made, of, SIX_DIGITS)
+    for name in AGAINST_FRONTIER:
+        if name in recorded and recorded[name].value is not None:
+            at = recorded[name].value or 0.0
+            checks[name] = Check(f"base {name}", abs(at) <= EXACT, "0, where the frontier begins", f"{at}")
     return checks
 
 

@@ -351,7 +351,7 @@ def _cell(
         chosen = settings.evaluation.model_copy(update={"split": split or settings.evaluation.split})
         shipped = _shipped(settings, shared, chosen.split)
         known = base_policy.known(shared.task, reference, measured, chosen, cache, progress.say, shipped)
-        return Evaluator(shared.task, reference, known, chosen, progress.say, _kept(cache, measured, chosen, progress))
+        return Evaluator(shared.task, reference, known, chosen, progress.say, _kept(cache, measured, chosen, progress), seed)
 
     return Cell(
         name, task, seed, settings, identity, provenance(shared), make, shared.model.policy.copy,

@@ -82,6 +82,19 @@ def test_rescoring_holds_and_leaves_only_what_no_text_decides(made):
     assert {c.what.split()[1] for c in again if c.held is None} == {"clean_nll", "forward_kl", "efficiency"}  # of the base
 
 
+def test_an_edit_of_the_base_policys_scores_is_found(made, tmp_path):
+    """They are of all base responses, whose means by prompt are in the record."""
+    copy = tmp_path / "micro" / "toxicity" / "quark" / made["quark"].name
+    shutil.copytree(made["quark"], copy)
+    run = read_run(copy)
+    for name, by in (("judge", 0.01), ("reward@heated", 0.01), ("regret", 0.002)):
+        value = run.summary.base[name].value + by
+        base = run.summary.base | {name: run.summary.base[name].model_copy(update={"value": value})}
+        edited = run._replace(summary=run.summary.model_copy(update={"base": base}))
+        wrong = {c.what for c in verify.verify(edited) if c.held is False}
+        assert f"base {name}" in wrong, name
+
+
 def test_metrics_by_hand():
     """Two prompts with two responses each, every number worked out on paper."""
     said = [["a b a b", "c"], ["d e", "d e"]]
@@ -216,7 +229,7 @@ def test_prompts_rows_and_states(record):
     assert {"prompts.json", "prompts.json judge"} <= set(broken(record))
     edit(record / "prompts.json", "id", to=["00000000", *kept["id"][1:]])
     assert "prompts.json id, kind" in broken(record)
-    for column in ("id", "kind", "reward", "judge", "kl", "nll_per_token", "n_scored"):
+    for column in [name for name, values in kept.items() if isinstance(values, list)]:
         edit(record / "prompts.json", column, to=json.loads((record / "prompts.json").read_text())[column][:-1])
     assert "prompts.json rows" in broken(record)
     (record / "prompts.json").unlink()
