@@ -26,8 +26,10 @@ from harness.policy.sampler import is_end, sample
 
 from . import metrics as m
 from .frontier import Frontier
+from .optimum import judge_along, judge_at_reward
 
 EVALUATION_VERSION = 3
+BEYOND = "beyond the solid range of the frontier"
 Fluency = tuple[NDArray[Any], NDArray[Any]]
 """NLL in nats and number of tokens of each response, of whatever type the model of a plug-in gives: [X, S], [X, S]."""
 
@@ -164,11 +166,12 @@ class Evaluator:
         return found
 
     def _of_base_responses(self, drawn: Evaluation) -> Evaluation:
-        """The base policy's evaluation with reward, judge and place by all base responses, which are far more than its draws."""
+        """The base policy's evaluation with reward, judge and place by all base responses, far more than its draws."""
         base, still = self.base, np.zeros_like(self.base.reward)
         scores = {"reward": base.reward, "judge": base.judge}
-        metrics = {name: m.cluster_mean(values) for name, values in scores.items()} | self._optimum(base.reward, still)
-        metrics |= self._by_kind(scores)
+        metrics = {name: m.cluster_mean(values) for name, values in scores.items()} | self._by_kind(scores)
+        place, _ = self._optimum(scores, still)
+        metrics |= place
         return drawn._replace(
             metrics=drawn.metrics | metrics,
             prompts=drawn.prompts | {name: m.prompt_means(values).tolist() for name, values in scores.items()},
@@ -197,7 +200,8 @@ class Evaluator:
         drift, along = self._drift(policy, rollout, scores["reward"])
         kl_x = along["kl"]
         found |= drift
-        found |= self._optimum(scores["reward"], kl_x)
+        place, optimum = self._optimum(scores, kl_x)
+        found |= place
         fluency = self._nll(texts)
         ended = is_end(rollout.response, getattr(policy, "ends", self.reference.ends)).any(1).cpu().numpy().reshape(-1, n)
         found |= self._text_metrics(rollout, texts, ended, fluency, full)
@@ -208,7 +212,7 @@ class Evaluator:
             found |= self._papers(responses)
             found |= self._by_kind({"reward": scores["reward"], "judge": scores["judge"], "kl": kl_x})
         missing = np.isnan(np.stack([scores["reward"], scores["judge"]])).mean()
-        by_prompt = self._by_prompt(scores, kl_x, fluency)
+        by_prompt = self._by_prompt(scores, kl_x, fluency) | optimum
         rows = self._rows(rollout, texts, scores | along | _of_responses(ended, fluency))
         return Evaluation(found, rows, float(missing), by_prompt, self._paper_rows(responses))
 
@@ -233,15 +237,22 @@ class Evaluator:
         found |= {"kl_per_token": m.ratio(kl_x.sum(1), tokens.sum(1))}
         return found, {"kl": kl_x, "log_ratio": ratio, "entropy": entropies}
 
-    def _optimum(self, reward: NDArray[np.float64], kl_x: NDArray[np.float64]) -> dict[str, Metric]:
-        """Efficiency, excess KL and regret of the policy relative to the frontier."""
-        scored = ~np.isnan(reward).all(1)
-        if not scored.all():
-            none = m.unmeasured(f"no response to {int((~scored).sum())} of the prompts could be scored")
-            return dict.fromkeys(("efficiency", "excess_kl", "regret"), none)
-        placed = self.base.frontier.place(np.nanmean(reward, 1), kl_x.mean(1))
+    def _optimum(
+        self, scores: dict[str, NDArray[np.float64]], kl_x: NDArray[np.float64]
+    ) -> tuple[dict[str, Metric], dict[str, list[float]]]:
+        """Metrics of the policy relative to the frontier, and their terms by prompt, whose means are those of the optimum."""
+        reward, judge = (m.prompt_means(scores[name]) for name in ("reward", "judge"))
+        placed = self.base.frontier.place(reward, kl_x.mean(1))
+        optimal = judge_at_reward(self.base.reward, self.base.judge, reward, placed.lam)
+        over = m.cluster_mean((optimal - judge)[:, None])
+        terms = {"least_kl": placed.least_kl, "highest_reward": placed.highest, "optimal_judge": optimal}
+        by_prompt = {name: values.tolist() for name, values in terms.items()}
+        if unscored := int(np.isnan(reward).sum()):
+            none = m.unmeasured(f"no response to {unscored} of the prompts could be scored")
+            return dict.fromkeys(("efficiency", "excess_kl", "regret", "overoptimisation"), none), by_prompt
         self.above |= placed.above
-        return {"efficiency": placed.efficiency, "excess_kl": placed.excess_kl, "regret": placed.regret}
+        place = {"efficiency": placed.efficiency, "excess_kl": placed.excess_kl, "regret": placed.regret}
+        return place | {"overoptimisation": over._replace(reason=placed.excess_kl.reason and BEYOND)}, by_prompt
 
     def _text_metrics(
         self,
@@ -347,6 +358,8 @@ class Evaluator:
         }
         columns |= {name: m.prompt_means(v).tolist() for name, v in {**scores, "kl": kl_x}.items()}
         columns["nll_per_token"] = m.prompt_nll(*fluency).tolist() if fluency else [float("nan")] * len(prompts.texts)
+        if fluency:
+            columns["nll_tokens"] = np.where(np.isnan(fluency[0]), 0.0, fluency[1]).sum(1).tolist()
         base = {"base_reward": self.base.reward, "base_judge": self.base.judge}  # of all base responses
         columns |= {name: m.prompt_means(values).tolist() for name, values in base.items()}
         scored = ~np.isnan(scores["reward"] + scores["judge"])
@@ -397,14 +410,3 @@ def base_rollout(base: Base, n: int) -> Rollout:
     """The first n base responses to each prompt, as a rollout: [X * n, R]."""
     prompts = type(base.prompts.prompts)(*(x.repeat_interleave(n, 0) for x in base.prompts.prompts))
     return Rollout(prompts, base.responses[:, :n].flatten(0, 1), base.response_mask[:, :n].flatten(0, 1))
-
-
-def judge_along(frontier: Frontier, reward: NDArray[np.float64], judge: NDArray[np.float64]) -> dict[str, list[float]]:
-    """Judge scores of the policies on the frontier, optimal for the reward: [X, M], [X, M] -> KL and judge, each [L]."""
-    scored = ~(np.isnan(reward) | np.isnan(judge))
-    reward, judge = np.where(scored, reward, -np.inf), np.where(scored, judge, 0.0)
-    judged = []
-    for lam in frontier.lam:
-        tilt = np.where(scored, np.exp(lam * (np.where(scored, reward, 0.0) - reward.max(1, keepdims=True))), 0.0)
-        judged.append(float(((tilt * judge).sum(1) / tilt.sum(1)).mean()))
-    return {"kl": [float(k) for k in frontier.kl], "judge": judged}

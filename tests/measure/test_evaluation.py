@@ -9,8 +9,9 @@ from tiny import left_padded, steered, tiny_gpt2
 from harness.core.types import Decoding, Rollout
 from harness.measure import evaluator as evaluation
 from harness.measure.base_responses import Cache
-from harness.measure.evaluator import batches, divergence, judge_along, mean_nll
+from harness.measure.evaluator import batches, divergence, mean_nll
 from harness.measure.frontier import estimate
+from harness.measure.optimum import judge_along
 from harness.policy.sampler import sample
 from harness.runs.progress import Progress
 
