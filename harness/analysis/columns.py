@@ -104,6 +104,16 @@ def cost(key: str) -> Callable[[Run], Metric]:
     return of
 
 
+def own_documents(run: Run) -> Metric:
+    """The share of documents of the task's own kinds among those that a corpus method read; the others have other habits."""
+    read, own = (cost(key)(run) for key in ("documents", "own_documents"))
+    if read.value is None or own.value is None:
+        return read if read.value is None else own
+    if not read.value:
+        return Metric(None, None, 0, 0, "reads no document whose kind is known")
+    return Metric(own.value / read.value, None, int(read.value))
+
+
 def final(key: str) -> Callable[[Run], Metric]:
     return lambda run: measure(run, key)
 
@@ -121,6 +131,7 @@ COLUMNS = (
     Column("grammatical", "Grammatical", "share", "up", ".3f", final("grammatical")),
     Column("flops", "Cost", "FLOPs", "down", ".2g", cost("flops")),
     Column("sampled_tokens", "Sampled", "tokens", "down", ".3g", cost("sampled_tokens")),
+    Column("own_documents", "Own documents", "share of documents read", "", ".2f", own_documents),
     Column("seconds", "Time", "s", "down", ".3g", cost("seconds")),
 )
 COLLAPSE = (
