@@ -131,7 +131,7 @@ def _test_points(run: Run, key: str) -> list[tuple[float, float, float]]:
     for kl, score in found:
         if kl.value is not None and score.value is not None and kl.value >= NO_DRIFT:
             by_kl[kl.value].append((score.value, score.stderr or 0.0))
-    return [(kl, *(fmean(part) for part in zip(*by_kl[kl], strict=True))) for kl in sorted(by_kl)]
+    return [(kl, fmean(s for s, _ in by_kl[kl]), fmean(e for _, e in by_kl[kl])) for kl in sorted(by_kl)]
 
 
 def _judged(frontier: Frontier) -> list[tuple[float, float]]:

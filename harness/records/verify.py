@@ -63,8 +63,8 @@ def verify(run: Run) -> list[Check]:
         made = recompute(rows, run.summary.frontier)
         recorded = run.summary.metrics(side)
         known = _base_scores(run, recorded) if side == "base" else {}
-        rest, made = ({k: v for k, v in found.items() if k not in known} for found in (recorded, made))
-        checks += [*known.values(), *compare(side, rest, made)]
+        rest = {name: metric for name, metric in recorded.items() if name not in known}
+        checks += [*known.values(), *compare(side, rest, {name: m for name, m in made.items() if name not in known})]
         checks += _prompts(run, rows) if side == "final" else []
     return checks
 
