@@ -21,8 +21,9 @@ def judge_at_reward(
     known = ~np.isnan(reward) & scored.any(1)
     use = scored[known]
     r, j = (np.where(use, values[known], 0.0) for values in (base_reward, base_judge))
-    below = np.where(use, r, -np.inf) - np.where(use, r, -np.inf).max(1, keepdims=True)
+    below = np.where(use, r - np.where(use, r, -np.inf).max(1, keepdims=True), 0.0)
     weights = np.where(below < 0, 0.0, 1.0) if lam == np.inf else np.exp(lam * below)
+    weights = np.where(use, weights, 0.0)
     weights /= weights.sum(1, keepdims=True)
     mean_r, mean_j = (weights * r).sum(1), (weights * j).sum(1)
     variance = ((weights * r**2).sum(1) - mean_r**2).mean()
