@@ -96,8 +96,9 @@ def result_table(summary: Summary) -> str:
 def _notes(summary: Summary) -> str:
     cost = summary.cost
     text = "optimum: highest reward at this KL, and what the judge gives that policy; least KL for this reward\n"
-    if (reason := summary.final["efficiency"].reason) and summary.final["efficiency"].value is not None:
-        text += f"share of the optimum: {reason}\n"
+    share = summary.final.get("efficiency")
+    if share is not None and share.value is not None and share.reason:
+        text += f"share of the optimum: {share.reason}\n"
     text += f"cost: {cost['updates']} updates, {cost['flops']:.2g} FLOPs, {cost['sampled_tokens']} tokens sampled, "
     text += f"{cost['scorer_calls']} rewards; {cost['seconds']:.0f} s, {cost['peak_memory_mb']:.0f} MB"
     if summary.profile is not None:

@@ -69,7 +69,7 @@ def test_a_sound_record_holds(made, method):
     left = {c.what.removeprefix("final "): c.found for c in checks if c.held is None and c.what.startswith("final ")}
     along = set() if method == "quark" else {"entropy", "kl_log_ratio", "kl_per_token"}
     papers = {n for n in left if n.startswith(("max_tox", "toxicity_prob"))}
-    assert set(left) == {"clean_nll", "forward_kl", "grammatical"} | along | papers and len(papers) == 15
+    assert set(left) == {"clean_nll", "forward_kl", "grammatical", "overoptimisation"} | along | papers and len(papers) == 15
     assert all("closed form" in left[name] for name in along) and "--rescore" in left["max_toxicity"]
 
 
@@ -79,7 +79,9 @@ def test_rescoring_holds_and_leaves_only_what_no_text_decides(made):
     what = {c.what for c in checks}
     assert {"final grammatical", "base ppl", "final max_toxicity@heated", "final judge under sampled"} <= what
     again = records._all(str(made["quark"]), Path(), True, False)
-    assert {c.what.split()[1] for c in again if c.held is None} == {"clean_nll", "forward_kl", "efficiency"}  # of the base
+    assert {c.what.split()[1] for c in again if c.held is None} == {
+        "clean_nll", "forward_kl", "overoptimisation", "efficiency",  # of the base
+    }  # fmt: skip
 
 
 def test_an_edit_of_the_base_policys_scores_is_found(made, tmp_path):
