@@ -1,16 +1,18 @@
-"""Gradient ascent on the loss of the policy's worst samples (Jang et al. 2022, arXiv:2210.01504, section 3).
+"""Gradient ascent on the loss of the policy's bad samples (Jang et al. 2022, arXiv:2210.01504, section 3).
 
-    pool <- pool + {(x, y, r(y)) : y ~ policy(. | x)};  split into K equal quantiles of reward       explore
-    min over theta:  log p(y | x)  for y in the worst quantile                                       forget
-                     + lambda * KL(reference || policy)  for y in the others                         retain
+    pool <- pool + {(x, y, r(y)) : y ~ policy(. | x)};  line: quantile 1/K of the first rewards      explore
+    min over theta:  log p(y | x)  for y with r(y) at or below the line                              forget
+                     + lambda * KL(reference || policy)  for y above it                              retain
 
-Departures: the paper forgets given text; here it is the worst quantile of the policy's samples. The paper has no retain
+Departures: the paper forgets given text; here it is the policy's samples that are as bad as the worst 1/K of the first
+exploration. The line stays: the worst 1/K of a pool that improves is good text after a while. The paper has no retain
 term; this one is KL minimisation as in TOFU (Maini et al. 2024, arXiv:2401.06121, section 4), with as many responses to
 retain as to forget. Both terms are means over tokens. The forget term has no lower bound, so training does not converge.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -22,14 +24,14 @@ from harness.api import Knob, Pool, Rollout, Settings, Trial, kl, masked_mean, t
 class GradientAscentSettings(Settings):
     lr: float = Field(1e-5, gt=0, description="Adam's learning rate")
     kl_coef: float = Field(1.0, ge=0, description="lambda, weight of the retain term, per nat")
-    num_quantiles: int = Field(5, ge=2, description="K; the worst 1/K of the pool is forgotten")
+    num_quantiles: int = Field(5, ge=2, description="K; text as bad as the worst 1/K of the first exploration is forgotten")
     explore_every: int = Field(500, ge=1, description="updates between explorations")
     explore_prompts: int = Field(4096, ge=1, description="prompts per exploration")
     batch_size: int = Field(128, ge=2, multiple_of=2, description="responses per update, half of them from the forget set")
 
 
 class GradientAscent:
-    version = 1
+    version = 2
     Settings = GradientAscentSettings
     family = "pushing bad text down"
     knob = Knob("kl_coef", (30.0, 10.0, 3.0, 1.0, 0.3))
@@ -41,15 +43,16 @@ class GradientAscent:
 
     def train(self, trial: Trial) -> Iterator[dict[str, float]]:
         s = self.settings
-        state = trial.keep(step=0, pool=Pool(trial.policy.device, trial.reference))
+        state = trial.keep(step=0, line=math.nan, pool=Pool(trial.policy.device, trial.reference))
         while True:
             if state.step % s.explore_every == 0:  # explore
                 rollout = trial.sample(trial.prompts(s.explore_prompts))
                 state.pool.add(rollout, trial.reward(rollout))
-                state.pool.quantize(s.num_quantiles, trial.rng)
+                state.line = state.line if state.step else state.pool.line(1 / s.num_quantiles)
+                state.pool.divide(state.line)
 
             forget, _ = state.pool.draw(s.batch_size // 2, trial.rng, quantile=0)  # learn
-            retain, _ = state.pool.draw(s.batch_size // 2, trial.rng, quantile=range(1, s.num_quantiles))
+            retain, _ = state.pool.draw(s.batch_size // 2, trial.rng, quantile=1)
             scalars = self._learn(trial, forget, retain)
             state.step += 1
             yield scalars | {"pool_reward": state.pool.mean_reward()}

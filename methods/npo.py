@@ -1,18 +1,20 @@
-"""Negative preference optimisation on the policy's worst samples (Zhang et al. 2024, arXiv:2404.05868, section 3).
+"""Negative preference optimisation on the policy's bad samples (Zhang et al. 2024, arXiv:2404.05868, section 3).
 
-    pool <- pool + {(x, y, r(y)) : y ~ policy(. | x)};  split into K equal quantiles of reward             explore
-    min over theta:  -2/beta * log sigmoid(-beta * log policy/reference (y | x))  for y in the worst quantile   forget
-                     + lambda * KL(reference || policy)  for y in the others                                   retain
+    pool <- pool + {(x, y, r(y)) : y ~ policy(. | x)};  line: quantile 1/K of the first rewards            explore
+    min over theta:  -2/beta * log sigmoid(-beta * log policy/reference (y | x))  for y at or below the line    forget
+                     + lambda * KL(reference || policy)  for y above it                                        retain
 
 This is DPO with the rejected response only. As beta goes to 0 its gradient becomes that of gradient ascent; with beta > 0
 it vanishes as a response becomes unlikely, so the forget term is bounded below.
 
-Departures: the paper forgets given text; here it is the worst quantile of the policy's samples. The retain term (its NPO+KL)
+Departures: the paper forgets given text; here it is the policy's samples that are as bad as the worst 1/K of the first
+exploration. The line stays: the worst 1/K of a pool that improves is good text after a while. The retain term (its NPO+KL)
 is a mean over tokens, with as many responses to retain as to forget.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -28,14 +30,14 @@ class NPOSettings(Settings):
         0.1, gt=0, description="inverse temperature; the higher, the sooner unlikely responses stop contributing"
     )
     kl_coef: float = Field(1.0, ge=0, description="lambda, weight of the retain term, per nat")
-    num_quantiles: int = Field(5, ge=2, description="K; the worst 1/K of the pool is forgotten")
+    num_quantiles: int = Field(5, ge=2, description="K; text as bad as the worst 1/K of the first exploration is forgotten")
     explore_every: int = Field(500, ge=1, description="updates between explorations")
     explore_prompts: int = Field(4096, ge=1, description="prompts per exploration")
     batch_size: int = Field(128, ge=2, multiple_of=2, description="responses per update, half of them from the forget set")
 
 
 class NPO:
-    version = 1
+    version = 2
     Settings = NPOSettings
     family = "pushing bad text down"
     knob = Knob("beta", (1.0, 0.3, 0.1, 0.03, 0.01))
@@ -47,15 +49,16 @@ class NPO:
 
     def train(self, trial: Trial) -> Iterator[dict[str, float]]:
         s = self.settings
-        state = trial.keep(step=0, pool=Pool(trial.policy.device, trial.reference))
+        state = trial.keep(step=0, line=math.nan, pool=Pool(trial.policy.device, trial.reference))
         while True:
             if state.step % s.explore_every == 0:  # explore
                 rollout = trial.sample(trial.prompts(s.explore_prompts))
                 state.pool.add(rollout, trial.reward(rollout))
-                state.pool.quantize(s.num_quantiles, trial.rng)
+                state.line = state.line if state.step else state.pool.line(1 / s.num_quantiles)
+                state.pool.divide(state.line)
 
             forget, _ = state.pool.draw(s.batch_size // 2, trial.rng, quantile=0)  # learn
-            retain, _ = state.pool.draw(s.batch_size // 2, trial.rng, quantile=range(1, s.num_quantiles))
+            retain, _ = state.pool.draw(s.batch_size // 2, trial.rng, quantile=1)
             scalars = self._learn(trial, forget, retain)
             state.step += 1
             yield scalars | {"pool_reward": state.pool.mean_reward()}

@@ -12,6 +12,10 @@ random, not by age, so old samples do not win ties. Reward tokens are never samp
 not score are left out. A reward token follows the BOS token if the tokenizer adds one; `token_spread` above 1 initialises
 the embeddings of reward tokens further apart than those of words, since a small policy learns to use them slowly. The loss
 is a mean over the tokens of the batch, as in the authors' code.
+
+Departures from the authors' release, which the paper does not mention: the release bans EOS for the first 3 tokens of a
+sampled response; here a response may end at once, as it may under the base policy, so that KL and frontier are of one
+policy. The release's NLL and entropy include the position of the reward token; here they are over the response alone.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Unlikelihood training: lower the likelihood of bad text (Welleck et al. 2019, arXiv:1908.04319), on the policy's worst
+"""Unlikelihood training: lower the likelihood of bad text (Welleck et al. 2019, arXiv:1908.04319), on the policy's bad
 samples or on the bad segments of a corpus (Korbak et al. 2023, arXiv:2302.08582, section 2).
 
-    samples   pool <- pool + {(x, y, r(y)) : y ~ policy(. | x)};  bad: the worst 1/K of the pool
+    samples   pool <- pool + {(x, y, r(y)) : y ~ policy(. | x)};  bad: as the worst 1/K of the first exploration
     corpus    bad: the segments with r below its quantile 1/K over the corpus
     min over theta:  - log p(y_t | y_<t) where the text is good                            likelihood
                      - alpha * sum over c in C_t of log(1 - p(c | y_<t))                   unlikelihood
@@ -39,13 +39,13 @@ class UnlikelihoodSettings(CorpusSettings):
         0, ge=0, description="n of repeated n-grams whose tokens are pushed down; 0 is all bad text (level = sequence)"
     )
     alpha: float = Field(1.0, ge=0, description="alpha, weight of the unlikelihood term")
-    num_quantiles: int = Field(5, ge=2, description="K; the worst 1/K of the pool or of the corpus is bad")
+    num_quantiles: int = Field(
+        5, ge=2, description="K; text as bad as the worst 1/K of the first exploration, or of the corpus, is bad"
+    )
     kl_coef: float = Field(0.05, ge=0, description="beta, weight of the KL term, per nat")
     explore_every: int = Field(500, ge=1, description="updates between explorations (source = samples)")
     explore_prompts: int = Field(4096, ge=1, description="prompts per exploration (source = samples)")
-    batch_size: int = Field(
-        128, ge=2, description="responses or documents per update; 1 in K responses from the worst quantile"
-    )
+    batch_size: int = Field(128, ge=2, description="responses or documents per update; 1 in K responses is bad text")
 
     @model_validator(mode="after")
     def _go_together(self) -> UnlikelihoodSettings:
@@ -57,7 +57,7 @@ class UnlikelihoodSettings(CorpusSettings):
 
 
 class Unlikelihood:
-    version = 1
+    version = 2
     Settings = UnlikelihoodSettings
     family = "pushing bad text down"
     knob = Knob("alpha", (0.01, 0.03, 0.1, 0.3, 1.0))
@@ -75,16 +75,18 @@ class Unlikelihood:
 
     def _on_samples(self, trial: Trial) -> Iterator[dict[str, float]]:
         s = self.settings
-        state = trial.keep(step=0, pool=Pool(trial.policy.device, trial.reference))
+        state = trial.keep(step=0, line=math.nan, pool=Pool(trial.policy.device, trial.reference))
+        n_bad = max(1, round(s.batch_size / s.num_quantiles))
         while True:
             if state.step % s.explore_every == 0:  # explore
                 rollout = trial.sample(trial.prompts(s.explore_prompts))
                 state.pool.add(rollout, trial.reward(rollout))
-                state.pool.quantize(s.num_quantiles, trial.rng)
+                state.line = state.line if state.step else state.pool.line(1 / s.num_quantiles)
+                state.pool.divide(state.line)
 
-            batch, quantile = state.pool.draw(s.batch_size, trial.rng)  # learn
-            worst = (quantile == 0)[:, None].to(batch.response.device)
-            scalars = self._learn(trial, batch, batch.response_mask & worst, batch.response_mask & ~worst)
+            batch, side = state.pool.draw_both(n_bad, s.batch_size - n_bad, trial.rng)  # learn
+            bad = (side == 0)[:, None].to(batch.response.device)
+            scalars = self._learn(trial, batch, batch.response_mask & bad, batch.response_mask & ~bad)
             state.step += 1
             yield scalars | {"pool_reward": state.pool.mean_reward()}
 

@@ -33,10 +33,11 @@ SEGMENT = re.compile(r".+?(?:[.?!]+[\"')\]]*(?=\s|$)(?:[^\S\n]*\n+)?(?:\s+$)?|\n
 
 
 class Text(NamedTuple):
-    """A document: a prompt and its response."""
+    """A document: a prompt and its response, and the kind of the prompt where the corpus names it."""
 
     prompt: str
     response: str
+    kind: str | None = None
 
 
 class Data(NamedTuple):
@@ -135,7 +136,9 @@ class TextTask:
         for row, d in enumerate(chosen):
             segment[row, : len(d.segment)] = torch.tensor(d.segment)
             reward[row, : len(d.segment)] = torch.tensor([d.reward[i] if i >= 0 else torch.nan for i in d.segment])
-        return Documents(rollout, segment, reward)
+        kinds = [self._data.documents[i].kind for i in rows.tolist()]
+        own = None if None in kinds else torch.tensor([kind in getattr(self, "kinds", ()) for kind in kinds])
+        return Documents(rollout, segment, reward, own)
 
     def clean_documents(self) -> Rollout | None:
         """Held-out text without the undesired behaviour, D documents: -> [D, R]; None if the data has none."""

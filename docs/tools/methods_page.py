@@ -50,7 +50,7 @@ NEEDS = (
 BESIDE = Column("beside", "Gain over best-of-n", "reward at equal KL", "up", "+.3f", ranking.beside)
 _ORDER = (
     "reward", "judge", "removed", "kl", "efficiency", "beside", "ppl", "distinct_2", "flops", "sampled_tokens", "scorer_calls",
-    "seconds",
+    "own_documents", "seconds",
 )  # fmt: skip
 SHOWN = tuple(BESIDE if key == "beside" else BY_KEY[key] for key in _ORDER)
 BARE = ("flops", "sampled_tokens", "scorer_calls", "seconds")  # costs, which are shown without an interval

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import hypot
 from typing import NamedTuple
@@ -32,7 +33,7 @@ def undesired(run: Run, side: str = "final", kind: str | None = None) -> Metric:
 
 
 def removed(run: Run) -> Metric:
-    """Percent of the base's undesired score that was removed; the base's error is common to all runs and left out."""
+    """Percent of the base's undesired score that was removed; its error is the policy's (the base's comes with terms)."""
     base, left = undesired(run, "base"), undesired(run)
     if base.value is None or left.value is None:
         return left if left.value is None else base
@@ -43,14 +44,54 @@ def removed(run: Run) -> Metric:
 
 
 def overoptimisation(run: Run) -> Metric:
-    """Gain of the reward minus gain of the judge."""
-    found = [measure(run, key, side) for key in ("reward", "judge") for side in ("final", "base")]
-    absent = next((m for m in found if m.value is None), None)
-    if absent is not None:
-        return absent
-    reward, reward_base, judge, judge_base = (m.value or 0.0 for m in found)
-    stderr = hypot(*(m.stderr or 0.0 for m in found))
-    return Metric(reward - reward_base - judge + judge_base, stderr or None, found[0].n)
+    """The judge's score of the optimal policy with the same reward, minus that of the policy.
+
+    As the run measured it; of an older record along the recorded frontier, without the error of the frontier.
+    """
+    if run.summary is None or "overoptimisation" in run.summary.final:
+        return measure(run, "overoptimisation")
+    reward, judge = measure(run, "reward"), measure(run, "judge")
+    if reward.value is None or judge.value is None:
+        return reward if reward.value is None else judge
+    frontier = run.summary.frontier
+    along = frontier.judge_at if frontier is not None else None
+    if frontier is None or along is None or len(along.judge) != len(frontier.curve) or len(along.judge) < 2:
+        return Metric(None, None, 0, 0, "the record holds no judge scores along the frontier")
+    rewards, judges = [p.reward for p in frontier.curve], [float("nan") if j is None else j for j in along.judge]
+    at, step = reward.value, reward.stderr or 0.0
+    low, best, high = (interpolated(x, rewards, judges) for x in (at - step, at, at + step))
+    solid = at <= max((p.reward for p in frontier.curve if p.solid), default=0.0)
+    error = hypot(judge.stderr or 0.0, (high - low) / 2)
+    return Metric(best - judge.value, error or None, judge.n, 0, None if solid else "beyond the solid range of the frontier")
+
+
+def interpolated(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
+    """The value at x on the line through points with increasing xs; beyond an end, that of the end."""
+    if x <= xs[0] or x >= xs[-1]:
+        return ys[0] if x <= xs[0] else ys[-1]
+    i = bisect_right(xs, x)
+    share = (x - xs[i - 1]) / (xs[i] - xs[i - 1])
+    return ys[i - 1] + share * (ys[i] - ys[i - 1])
+
+
+SIDES = {"upper bound": "≤", "lower bound": "≥"}
+OLDER = {"efficiency": "≤", "excess_kl": "≥", "regret": "≥"}  # of a record whose reason does not name the side
+UNREACHED = {"efficiency": "≥", "excess_kl": "≤"}  # above every reward of the base responses
+
+
+def bound_sign(key: str, reasons: Sequence[str]) -> str:
+    """≤ or ≥ before a value of the column that is a bound, by its reasons; ~ if the sides are unlike; empty for an estimate."""
+    sides = {_side(key, reason) for reason in reasons} - {""}
+    return "" if not sides else sides.pop() if len(sides) == 1 else "~"
+
+
+def _side(key: str, reason: str) -> str:
+    named = next((sign for words, sign in SIDES.items() if reason.endswith(words)), None)
+    if named is not None:
+        return named
+    if "above every reward" in reason:
+        return UNREACHED.get(key, "")
+    return OLDER.get(key, "") if "beyond the solid range" in reason else ""
 
 
 def cost(key: str) -> Callable[[Run], Metric]:
@@ -61,6 +102,16 @@ def cost(key: str) -> Callable[[Run], Metric]:
         return Metric(value, None, 1, 0, "not recorded" if value is None else None)
 
     return of
+
+
+def own_documents(run: Run) -> Metric:
+    """The share of documents of the task's own kinds among those that a corpus method read; the others have other habits."""
+    read, own = (cost(key)(run) for key in ("documents", "own_documents"))
+    if read.value is None or own.value is None:
+        return read if read.value is None else own
+    if not read.value:
+        return Metric(None, None, 0, 0, "reads no document whose kind is known")
+    return Metric(own.value / read.value, None, int(read.value))
 
 
 def final(key: str) -> Callable[[Run], Metric]:
@@ -74,12 +125,13 @@ COLUMNS = (
     Column("kl", "KL", "nats/response", "down", ".3f", final("kl")),
     Column("efficiency", "Efficiency", "K*(R) / KL", "up", ".2f", final("efficiency")),
     Column("excess_kl", "Excess KL", "nats", "down", ".3f", final("excess_kl")),
-    Column("overoptimisation", "Over-optimised", "reward − judge gain", "down", ".3f", overoptimisation),
+    Column("overoptimisation", "Over-optimised", "optimum's judge − judge", "down", ".3f", overoptimisation),
     Column("ppl", "Perplexity", "judge model", "down", ".2f", final("ppl")),
     Column("distinct_2", "Distinct-2", "share", "up", ".3f", final("distinct_2")),
     Column("grammatical", "Grammatical", "share", "up", ".3f", final("grammatical")),
     Column("flops", "Cost", "FLOPs", "down", ".2g", cost("flops")),
     Column("sampled_tokens", "Sampled", "tokens", "down", ".3g", cost("sampled_tokens")),
+    Column("own_documents", "Own documents", "share of documents read", "", ".2f", own_documents),
     Column("seconds", "Time", "s", "down", ".3g", cost("seconds")),
 )
 COLLAPSE = (

@@ -183,6 +183,7 @@ def _by_seed(side: Side, metric: str, scores: Scores) -> tuple[dict[int, float],
             why.append(f"seed {run.manifest.seed}: {found.reason}")
         else:
             values[run.manifest.seed].append(found.value)
+            why += [f"seed {run.manifest.seed}: {found.reason}"] if found.reason else []
             why += [f"seed {run.manifest.seed}: {found.n_unscored} responses without a score"] if found.n_unscored else []
     return {seed: fmean(v) for seed, v in values.items()}, why
 

@@ -16,7 +16,8 @@ from harness.core.text import plain, shorten
 from harness.core.types import Metric
 from harness.records.schema import Manifest, MetricRecord, Run, Summary
 
-from .stats import Interval, t_interval
+from .stats import Interval, crossed_interval, nested_interval
+from .terms import PromptTerms, Terms
 
 CALLED = {  # models of the world, known by their bytes, whatever they are called: where a name is put, and the setting it is of
     ("model", "name"): ("model", "id"),
@@ -70,6 +71,8 @@ class Estimate(NamedTuple):
     interval: Interval | None
     values: list[float]  # one per seed, averaged over repeated records of a seed
     reasons: tuple[str, ...]
+    terms: Terms | None = None  # [n, X]: what each prompt adds to the value of a seed; None if the records do not keep it
+    bounds: tuple[str, ...] = ()  # why values are bounds, and on which side, where they are
 
     @property
     def n(self) -> int:
@@ -105,21 +108,37 @@ def counted(entry: Entry) -> list[Run]:
     return [run for run in entry.runs if run.manifest.status == "done"]
 
 
-def estimate(entry: Entry, of: Callable[[Run], Metric], key: str = "") -> Estimate:
-    """Mean over seeds with its t interval, cut to what the metric of that key can be; two records of one seed count as one."""
-    by_seed: dict[int, list[float]] = defaultdict(list)
-    reasons = []
+def estimate(entry: Entry, of: Callable[[Run], Metric], key: str = "", prompts: PromptTerms | None = None) -> Estimate:
+    """Mean over seeds with its interval, cut to what the metric of that key can be; two records of one seed count as one.
+
+    The interval holds the error over seeds, prompts and responses, by the terms of each prompt if the records keep them.
+    """
+    by_seed: dict[int, list[tuple[Run, Metric]]] = defaultdict(list)
+    reasons, bounds = [], []
     for run in counted(entry):
         found = of(run)
         if found.value is None:
             reasons.append(f"seed {run.manifest.seed}: {found.reason}")
         else:
-            by_seed[run.manifest.seed].append(found.value)
+            by_seed[run.manifest.seed].append((run, found))
+            bounds += [f"seed {run.manifest.seed}: {found.reason}"] if found.reason else []
     if not counted(entry):
         reasons.append("no run is done")
-    means = [fmean(by_seed[seed]) for seed in sorted(by_seed)]
+    seeds = [by_seed[seed] for seed in sorted(by_seed)]
+    means = [fmean(found.value or 0.0 for _, found in seed) for seed in seeds]
+    terms = prompts.table([[run for run, _ in seed] for seed in seeds], key) if prompts and seeds else None
     within = RANGES.get(key.partition("@")[0], (-inf, inf))
-    return Estimate(t_interval(means, within=within) if means else None, means, tuple(reasons))
+    interval = _interval(means, seeds, terms, within) if means else None
+    return Estimate(interval, means, tuple(reasons), terms, tuple(bounds))
+
+
+def _interval(
+    means: list[float], seeds: list[list[tuple[Run, Metric]]], terms: Terms | None, within: tuple[float, float]
+) -> Interval:
+    if terms is not None:
+        return crossed_interval(terms, within, fmean(means))
+    known = [[found.stderr for _, found in seed if found.stderr is not None] for seed in seeds]
+    return nested_interval(means, [fmean(errors) if errors else None for errors in known], within)
 
 
 def _world(run: Run) -> str:

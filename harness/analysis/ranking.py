@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from math import fsum, sqrt
-from statistics import variance
+from statistics import fmean, variance
 from typing import NamedTuple
 
 import numpy as np
@@ -14,9 +15,10 @@ from harness.core.types import Metric
 from harness.records.schema import Evaluation, Frontier, MetricRecord, Run, Summary
 
 from .groups import Entry, Estimate, counted, measure, metric
-from .stats import Z95, Interval, hypervolume, minimum_detectable_effect, rank_sets, t_interval
+from .stats import Z95, Interval, minimum_detectable_effect, rank_sets, t_interval
 
 SAME_REWARD = 1e-3  # a difference that no table shows
+NO_DRIFT = 1e-4  # nats; the KL of a policy that has not moved
 SIGMAS = 3.0  # joint standard errors; at 1.96 one sound run in forty would be called a bug
 
 
@@ -91,40 +93,57 @@ def beats(gap: Interval) -> bool | None:
     return gap.low > 0
 
 
-def share_of_hypervolume(run: Run) -> Metric:
-    """Area dominated by a run's test points up to (KL cap, base reward), as a share of the area below the frontier, in [0, 1].
+def share_of_area(run: Run, key: str) -> Metric:
+    """Area between a run's curve of judge or reward against KL and the base's score, up to the KL cap, as a share.
 
-    The reference point is the task's, never the compared runs', so the number does not move when a method is added.
+    The curve goes through the base policy at KL 0 and the run's test points in the order of their KL, and stays level after
+    the last. Below the base it counts negative, so noise adds nothing on average, and the base policy has 0. The share is of
+    the frontier's area: of the reward, or of the judge's score along it (what the optimal policies for the reward get, which a
+    method may exceed). The error takes that of the points over prompts as common to them.
     """
     summary = run.summary
     frontier = summary.frontier if summary else None
     if summary is None or frontier is None:
         return Metric(None, None, 0, 0, f"the run is {run.manifest.status}" if summary is None else "no frontier recorded")
-    cap, base = frontier.kl_cap, frontier.base_reward
+    cap, base = frontier.kl_cap, frontier.base_reward if key == "reward" else measure(run, "judge", "base").value
     if not cap:
         return Metric(None, None, 0, 0, "the task declares no KL cap")
-    points = [(kl, reward) for kl, reward in _test_points(run) if kl <= cap]
-    area = _area(frontier, cap)
-    if area <= 0:
+    along = bound(frontier) if key == "reward" else _judged(frontier)
+    whole = _area([(p[0], p[1]) for p in along], base, cap) if base is not None and len(along) > 1 else 0.0
+    if base is None or whole <= 0:
         return Metric(None, None, 0, 0, "the frontier is not known")
-    return Metric(hypervolume(points, (cap, base)) / area if points else 0.0, None, len(points))
+    points = _test_points(run, key)
+    ordered = [(0.0, base), *((kl, score) for kl, score, _ in points)]
+    errors = [(0.0, 0.0), *((kl, error) for kl, _, error in points)]
+    return Metric(_area(ordered, base, cap) / whole, (_area(errors, 0.0, cap) / whole) or None, len(points))
 
 
-def _test_points(run: Run) -> list[tuple[float, float]]:
-    rows = [row.metrics for row in run.trajectory if row.split == "test"]
-    ends = [(measure(run, "kl").value, measure(run, "reward").value)]
-    found = [(metric(row.get("kl")).value, metric(row.get("reward")).value) for row in rows] + ends
-    return [(kl, reward) for kl, reward in found if kl is not None and reward is not None]
+def _test_points(run: Run, key: str) -> list[tuple[float, float, float]]:
+    """KL, score and standard error of the run's test points, by KL; points of one KL as their mean.
+
+    A point without drift is the base policy again, whose score is known better.
+    """
+    rows = [row.metrics for row in run.trajectory if row.split == "test" and row.update]
+    found = [(metric(row.get("kl")), metric(row.get(key))) for row in rows]
+    end = (measure(run, "kl"), measure(run, key))
+    found += [] if end in found else [end]  # the last row of a trajectory is the run's end
+    by_kl: dict[float, list[tuple[float, float]]] = defaultdict(list)
+    for kl, score in found:
+        if kl.value is not None and score.value is not None and kl.value >= NO_DRIFT:
+            by_kl[kl.value].append((score.value, score.stderr or 0.0))
+    return [(kl, fmean(s for s, _ in by_kl[kl]), fmean(e for _, e in by_kl[kl])) for kl in sorted(by_kl)]
 
 
-def _area(frontier: Frontier, cap: float) -> float:
-    """Area below the frontier or its upper bound and above the base's reward, from KL 0 to the cap."""
-    points = bound(frontier)
-    if len(points) < 2:
-        return 0.0
-    kl = np.unique(np.clip([0.0, *(p[0] for p in points), cap], 0.0, cap))
-    height = np.interp(kl, [p[0] for p in points], [p[1] for p in points]) - frontier.base_reward
-    return float(np.trapezoid(np.maximum(height, 0.0), kl))
+def _judged(frontier: Frontier) -> list[tuple[float, float]]:
+    along = frontier.judge_at
+    return [(kl, judge) for kl, judge in zip(along.kl, along.judge, strict=True) if judge is not None] if along else []
+
+
+def _area(points: Sequence[tuple[float, float]], base: float, cap: float) -> float:
+    """Area between the line through points of increasing KL and the base's score, up to the cap; level beyond the ends."""
+    kls, scores = zip(*points, strict=True)
+    at = np.unique(np.clip([0.0, *kls, cap], 0.0, cap))
+    return float(np.trapezoid(np.interp(at, kls, scores) - base, at))
 
 
 def above_frontier(run: Run) -> Above | None:

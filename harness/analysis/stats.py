@@ -24,6 +24,7 @@ Z95 = 1.959963984540054  # half-width of a 95% interval in standard errors, wher
 EXACT_FLIPS = 16  # differences; beyond, 2^n sign patterns are too many to try all
 EXACT_LABELS = 20_000  # ways to hand out the labels; beyond, they are drawn
 DRAWS = 20_000
+MANY = 1e6  # degrees of freedom of a variance that is known well
 ROUNDING = 1e-12  # of the values; a spread or a difference below it is rounding
 
 
@@ -70,6 +71,47 @@ def t_interval(values: Sequence[float], confidence: float = CONFIDENCE, within: 
         max(mean - half, least) if mean >= least else mean - half,
         min(mean + half, most) if mean <= most else mean + half,
     )
+
+
+def crossed_interval(terms: ArrayLike, within: tuple[float, float] = (-inf, inf), mean: float | None = None) -> Interval:
+    """Mean of a metric over seeds with the interval that holds the error over seeds, prompts and responses: terms [n, X].
+
+    A term is what a prompt adds to a seed's value: its mean over the prompts is the value, for a ratio by linearisation. Seeds
+    are independent, every seed answers the same prompts, and each cell is a mean over its own responses. The variance of the
+    mean is therefore a/n + b/X + c/(nX), of seeds, of prompts, and of cells with their responses. Its unbiased estimate is
+    V_seed + (V_prompt - V_cell): the variance of the seed means over n holds a/n + c/(nX), that of the prompt means over X
+    holds b/X + c/(nX). `_half` has the interval. `mean`, if given, is the value that the terms are linearised about. A
+    single seed has no interval. Raises ValueError on shapes or NaN.
+    """
+    table = _table(terms)
+    return _crossed(float(table.mean()) if mean is None else mean, _crossed_parts(table), within)
+
+
+def nested_interval(
+    values: Sequence[float], stderrs: Sequence[float | None], within: tuple[float, float] = (-inf, inf)
+) -> Interval:
+    """The same from the value and the standard error over prompts of each seed alone, so too long rather than too short.
+
+    That error holds the prompt part and a seed's cell part, of which the variance over seeds has 1/n already: it cannot be
+    taken out without the terms. Without any standard error the interval is over seeds alone.
+    """
+    found = _values(values)
+    errors = [e * e for e in stderrs if e is not None]
+    parts = _over_seeds([found])
+    return _crossed(float(found.mean()), [*parts, (fsum(errors) / len(errors), MANY)] if errors and parts else parts, within)
+
+
+def _crossed_parts(table: NDArray) -> list[Part]:
+    seeds = _over_seeds([table.mean(1)])
+    return seeds + _over_prompts(table.mean(0), [table]) if seeds else []
+
+
+def _crossed(mean: float, parts: list[Part], within: tuple[float, float]) -> Interval:
+    if not parts:
+        return Interval(mean, None, None)
+    half, (least, most) = _half(parts, 1 - CONFIDENCE), within
+    low, high = mean - half, mean + half
+    return Interval(mean, max(low, least) if mean >= least else low, min(high, most) if mean <= most else high)
 
 
 def _special() -> Any:
@@ -129,10 +171,8 @@ def paired_by_prompt(a: ArrayLike, b: ArrayLike, seeds_paired: bool = False) -> 
 
     Seeds and prompts are crossed: each seed answers every prompt. Var = V_seed + max(V_prompt - V_cell, 0): that of the
     seed means, that of the prompt differences, and the noise of single cells, which both contain (Cameron, Gelbach, Miller
-    2011, J. Bus. Econ. Stat. 29, section 2). The interval is +- sqrt(t_seed^2 V_seed + t_prompt^2 (V_prompt - V_cell)), each
-    part with the t of its own degrees of freedom, n - 1 or Welch's and X - 1: never too short (Banerjee 1960, Sankhya 22),
-    where one t by Satterthwaite errs up to twice too often at 3 seeds. With `seeds_paired` row s of a and of b are of one
-    seed. Raises ValueError on shapes or NaN.
+    2011, J. Bus. Econ. Stat. 29, section 2), with n - 1 or Welch's, and X - 1 degrees of freedom; `_half` has the interval.
+    With `seeds_paired` row s of a and of b are of one seed. Raises ValueError on shapes or NaN.
     """
     x, y = _table(a), _table(b)
     if x.shape[1] != y.shape[1] or (seeds_paired and len(x) != len(y)):
@@ -189,8 +229,19 @@ def _difference(mean: float, parts: list[Part], scale: float) -> Difference:
 
 
 def _half(parts: list[Part], p: float) -> float:
-    """Half-width of the interval whose two tails have total mass p."""
-    return sqrt(fsum(float(_special().stdtrit(df, p / 2)) ** 2 * v for v, df in parts))
+    """Half-width of the interval whose two tails have total mass p, from variances with their degrees of freedom.
+
+    The mean of two that err in opposite directions: each part with the t of its own degrees of freedom (Banerjee 1960,
+    Sankhya 22), too long by up to 2.7 points of coverage at 3 seeds, and one t with Satterthwaite's (1946), too short by up
+    to 2.8. With a part of 2 degrees of freedom and one that is known it covers 94.2 to 96.7 %, whatever their ratio.
+    """
+    total = fsum(v for v, _ in parts)
+    noise = fsum(v * v / df for v, df in parts)
+    if total <= 0:
+        return 0.0
+    own = sqrt(fsum(float(_special().stdtrit(df, p / 2)) ** 2 * v for v, df in parts))
+    together = -float(_special().stdtrit(total * total / noise, p / 2)) * sqrt(total)
+    return (own + together) / 2
 
 
 def _bisect(beyond: Callable[[float], bool], low: float, high: float) -> float:

@@ -17,6 +17,7 @@ from .columns import BY_KEY, Column, kind_columns
 from .groups import Entry, Estimate, Group, estimate
 from .ranking import Above, Ranked, above_frontier, ranking
 from .scalars import Trace, traces
+from .terms import PromptTerms
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,12 +25,13 @@ class StudyGroup(Group):
     """A group with its ranks, estimates, runs above the frontier and training scalars."""
 
     _estimates: dict[tuple[Entry, str], Estimate] = field(default_factory=dict, init=False, repr=False)
+    _prompts: PromptTerms = field(default_factory=PromptTerms, init=False, repr=False)
 
     def estimate(self, entry: Entry, column: Column) -> Estimate:
-        """Mean of a column over the seeds of an entry with its t interval; a key stands for one column in all tables."""
+        """Mean of a column over the seeds of an entry with its interval; a key stands for one column in all tables."""
         place = (entry, column.key)
         if place not in self._estimates:
-            self._estimates[place] = estimate(entry, column.of, column.key)
+            self._estimates[place] = estimate(entry, column.of, column.key, self._prompts)
         return self._estimates[place]
 
     @cached_property

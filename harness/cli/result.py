@@ -86,7 +86,7 @@ def result_table(summary: Summary) -> str:
     rows.append(_row("reward", base["reward"], final["reward"], optimum["reward"]))
     for name, title in UNITS.items():
         if name in final and (base.get(name, final[name]).value, final[name].value) != (None, None):
-            rows.append(_row(title, base.get(name), final[name], optimum.get(name)))
+            rows.append(_row(title, base.get(name), final[name], optimum.get(name), name))
     widths = [max(len(r[i]) for r in rows) for i in range(5)]
     lines = [
         "  ".join([r[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(r[1:], widths[1:], strict=True))]).rstrip() for r in rows
@@ -97,6 +97,9 @@ def result_table(summary: Summary) -> str:
 def _notes(summary: Summary) -> str:
     cost = summary.cost
     text = "optimum: highest reward at this KL, and what the judge gives that policy; least KL for this reward\n"
+    share = summary.final.get("efficiency")
+    if share is not None and share.value is not None and share.reason:
+        text += f"share of the optimum: {share.reason}\n"
     text += f"cost: {cost['updates']} updates, {cost['flops']:.2g} FLOPs, {cost['sampled_tokens']} tokens sampled, "
     text += f"{cost['scorer_calls']} rewards; {cost['seconds']:.0f} s, {cost['peak_memory_mb']:.0f} MB"
     if summary.profile is not None:
@@ -109,9 +112,14 @@ def _notes(summary: Summary) -> str:
     return text
 
 
-def _row(title: str, base: MetricRecord | None, final: MetricRecord, optimum: float | None) -> tuple[str, str, str, str, str]:
+def _row(
+    title: str, base: MetricRecord | None, final: MetricRecord, optimum: float | None, key: str = ""
+) -> tuple[str, str, str, str, str]:
+    from harness.analysis.columns import bound_sign
+
     spread = f"± {1.96 * final.stderr:.3f}" if final.stderr is not None and final.value is not None else ""
-    return (title, _number(base.value if base else None), _number(final.value), spread, _number(optimum))
+    value = f"{bound_sign(key, [final.reason or ''])} {_number(final.value)}".strip()
+    return (title, _number(base.value if base else None), value, spread, _number(optimum))
 
 
 def _number(value: float | None) -> str:

@@ -88,12 +88,12 @@ class TaskSettings(Settings):
 
 
 class EvaluationSettings(Settings):
-    """Evaluation of a policy; all methods are measured on the same prompts with the same random numbers."""
+    """Evaluation of a policy; all methods are measured on the same prompts, in a seed with the same random numbers."""
 
     split: Literal["test", "validation"] = Field(
         "test", description="prompts that are measured; validation is for choosing settings"
     )
-    samples: int = Field(8, ge=2, le=100_000, description="responses per prompt at the end")
+    samples: int = Field(16, ge=2, le=100_000, description="responses per prompt at the end")
     points: int = Field(8, ge=0, le=100_000, description="number of evaluations during training")
     select: str = Field(
         "last",
@@ -103,7 +103,7 @@ class EvaluationSettings(Settings):
     point_samples: int = Field(2, ge=1, le=100_000, description="responses per prompt at each evaluation during training")
     paper_samples: int = Field(25, ge=0, le=100_000, description="responses per prompt under the papers' decoding; 0 omits it")
     base_samples: int = Field(512, ge=50, le=1_000_000, description="base responses per prompt, for the frontier")
-    seed: int = Field(0, ge=0, le=MAX_SEED, description="random seed of the evaluation")
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="random seed of the evaluation, beside that of the run")
     tolerance: float = Field(
         0.02, ge=0, lt=1, description="maximum share of unscored responses before a run counts as degraded"
     )

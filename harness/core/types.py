@@ -59,14 +59,17 @@ class Documents(NamedTuple):
     rollout: Rollout  # [B, R]
     segment: Tensor  # [B, R] int64: number of the token's segment
     reward: Tensor  # [B, R] float32: reward of the token's segment, in [0, 1]; NaN where it has none or the scorer failed
+    own: Tensor | None = None  # [B] bool: the document's kind is one of the task's; None if the corpus has no kinds
 
     def to(self, device: torch.device | str) -> Documents:
         """The same documents on another device: [B, R] -> [B, R]."""
-        return Documents(self.rollout.to(device), self.segment.to(device), self.reward.to(device))
+        own = None if self.own is None else self.own.to(device)
+        return Documents(self.rollout.to(device), self.segment.to(device), self.reward.to(device), own)
 
     def rows(self, index: Tensor) -> Documents:
         """The documents with these indices, or where this mask is True: [n] int64 or [B] bool -> [n, R]."""
-        return Documents(self.rollout.rows(index), self.segment[index], self.reward[index])
+        own = None if self.own is None else self.own[index]
+        return Documents(self.rollout.rows(index), self.segment[index], self.reward[index], own)
 
     def starts(self) -> Tensor:
         """True at the first token of each segment: -> [B, R] bool."""

@@ -1,4 +1,6 @@
-"""Evaluation of a policy, identical for all methods: same held-out prompts, same random numbers, same metrics.
+"""Evaluation of a policy, identical for all methods: same held-out prompts, same metrics, same random numbers within a seed.
+
+The draws depend on the seed of the run: methods are paired within a seed, and seeds are independent samples of the responses.
 
 Two distributions are measured and never mixed. Samples at temperature 1 without truncation give KL, reward, judge score,
 fluency, diversity and collapse; samples under the papers' decoding (top-p) give the papers' metrics.
@@ -24,8 +26,10 @@ from harness.policy.sampler import is_end, sample
 
 from . import metrics as m
 from .frontier import Frontier
+from .optimum import judge_along, judge_at_reward
 
-EVALUATION_VERSION = 2
+EVALUATION_VERSION = 3
+BEYOND = "beyond the solid range of the frontier"
 Fluency = tuple[NDArray[Any], NDArray[Any]]
 """NLL in nats and number of tokens of each response, of whatever type the model of a plug-in gives: [X, S], [X, S]."""
 
@@ -136,9 +140,10 @@ class Evaluator:
         settings: EvaluationSettings,
         say: Callable[[str], None],
         kept: Kept | None = None,
+        seed: int = 0,
     ) -> None:
         self.task, self.reference, self.base, self.settings, self.say = task, reference, base, settings, say
-        self.kept = kept
+        self.kept, self.seed = kept, seed  # the seed of the run, on which the draws depend
         self._of_base: dict[bool, Evaluation] = {}
         self.above = False  # True if a measured policy lay above the frontier by more than its error, which is a bug
 
@@ -161,11 +166,24 @@ class Evaluator:
         if full:
             self.say("measuring the base policy, once per task")
         before, self.above = self.above, False
-        found = self.final(self.reference) if full else self.point(self.reference)
+        n = self.settings.samples if full else self.settings.point_samples
+        found = self._of_base_responses(self._evaluate(self.reference, n, full, stream="base"), full)
         if self.kept is not None:
             self.kept.write(full, found, self.above)
         self.above |= before
         return found
+
+    def _of_base_responses(self, drawn: Evaluation, full: bool) -> Evaluation:
+        """The base policy's evaluation with reward, judge and place by all base responses, far more than its draws."""
+        base, still = self.base, np.zeros_like(self.base.reward)
+        scores = {"reward": base.reward, "judge": base.judge}
+        metrics = {name: m.cluster_mean(values) for name, values in scores.items()} | (self._by_kind(scores) if full else {})
+        place, _ = self._optimum(scores, still)
+        metrics |= place
+        return drawn._replace(
+            metrics=drawn.metrics | metrics,
+            prompts=drawn.prompts | {name: m.prompt_means(values).tolist() for name, values in scores.items()},
+        )
 
     def frontier_record(self) -> dict[str, Any]:
         """The frontier as plain data, with the judge scores of the policies on it."""
@@ -174,14 +192,14 @@ class Evaluator:
 
     def point(self, policy: Policy | DeployedPolicy) -> Evaluation:
         """The short evaluation during training: few responses per prompt, without the papers' metrics."""
-        return self._evaluate(policy, self.settings.point_samples, full=False)
+        return self._evaluate(policy, self.settings.point_samples, full=False, stream=str(self.seed))
 
     def final(self, policy: Policy | DeployedPolicy) -> Evaluation:
         """The full evaluation at the end of a run."""
-        return self._evaluate(policy, self.settings.samples, full=True)
+        return self._evaluate(policy, self.settings.samples, full=True, stream=str(self.seed))
 
-    def _evaluate(self, policy: Policy | DeployedPolicy, n: int, full: bool) -> Evaluation:
-        rng = torch.Generator().manual_seed(self.settings.seed)
+    def _evaluate(self, policy: Policy | DeployedPolicy, n: int, full: bool, stream: str) -> Evaluation:
+        rng = torch.Generator().manual_seed(stream_seed(self.settings.seed, stream))
         rollout = sample(policy, self.base.prompts.prompts, decoding=self.task.decoding, rng=rng, n=n)
         flat = self.task.texts(rollout)
         texts = [flat[i : i + n] for i in range(0, len(flat), n)]
@@ -190,7 +208,8 @@ class Evaluator:
         drift, along = self._drift(policy, rollout, scores["reward"])
         kl_x = along["kl"]
         found |= drift
-        found |= self._optimum(scores["reward"], kl_x)
+        place, optimum = self._optimum(scores, kl_x)
+        found |= place
         fluency = self._nll(texts)
         ended = is_end(rollout.response, getattr(policy, "ends", self.reference.ends)).any(1).cpu().numpy().reshape(-1, n)
         found |= self._text_metrics(rollout, texts, ended, fluency, full)
@@ -201,7 +220,7 @@ class Evaluator:
             found |= self._papers(responses)
             found |= self._by_kind({"reward": scores["reward"], "judge": scores["judge"], "kl": kl_x})
         missing = np.isnan(np.stack([scores["reward"], scores["judge"]])).mean()
-        by_prompt = self._by_prompt(scores, kl_x, fluency)
+        by_prompt = self._by_prompt(scores, kl_x, fluency) | optimum
         rows = self._rows(rollout, texts, scores | along | _of_responses(ended, fluency))
         return Evaluation(found, rows, float(missing), by_prompt, self._paper_rows(responses))
 
@@ -226,15 +245,22 @@ class Evaluator:
         found |= {"kl_per_token": m.ratio(kl_x.sum(1), tokens.sum(1))}
         return found, {"kl": kl_x, "log_ratio": ratio, "entropy": entropies}
 
-    def _optimum(self, reward: NDArray[np.float64], kl_x: NDArray[np.float64]) -> dict[str, Metric]:
-        """Efficiency, excess KL and regret of the policy relative to the frontier."""
-        scored = ~np.isnan(reward).all(1)
-        if not scored.all():
-            none = m.unmeasured(f"no response to {int((~scored).sum())} of the prompts could be scored")
-            return dict.fromkeys(("efficiency", "excess_kl", "regret"), none)
-        placed = self.base.frontier.place(np.nanmean(reward, 1), kl_x.mean(1))
+    def _optimum(
+        self, scores: dict[str, NDArray[np.float64]], kl_x: NDArray[np.float64]
+    ) -> tuple[dict[str, Metric], dict[str, list[float]]]:
+        """Metrics of the policy relative to the frontier, and their terms by prompt, whose means are those of the optimum."""
+        reward, judge = (m.prompt_means(scores[name]) for name in ("reward", "judge"))
+        placed = self.base.frontier.place(reward, kl_x.mean(1))
+        optimal = judge_at_reward(self.base.reward, self.base.judge, reward, placed.lam)
+        over = m.cluster_mean((optimal - judge)[:, None])
+        terms = {"least_kl": placed.least_kl, "highest_reward": placed.highest, "optimal_judge": optimal}
+        by_prompt = {name: values.tolist() for name, values in terms.items()}
+        if unscored := int(np.isnan(reward).sum()):
+            none = m.unmeasured(f"no response to {unscored} of the prompts could be scored")
+            return dict.fromkeys(("efficiency", "excess_kl", "regret", "overoptimisation"), none), by_prompt
         self.above |= placed.above
-        return {"efficiency": placed.efficiency, "excess_kl": placed.excess_kl, "regret": placed.regret}
+        place = {"efficiency": placed.efficiency, "excess_kl": placed.excess_kl, "regret": placed.regret}
+        return place | {"overoptimisation": over._replace(reason=placed.excess_kl.reason and BEYOND)}, by_prompt
 
     def _text_metrics(
         self,
@@ -340,6 +366,10 @@ class Evaluator:
         }
         columns |= {name: m.prompt_means(v).tolist() for name, v in {**scores, "kl": kl_x}.items()}
         columns["nll_per_token"] = m.prompt_nll(*fluency).tolist() if fluency else [float("nan")] * len(prompts.texts)
+        if fluency:
+            columns["nll_tokens"] = np.where(np.isnan(fluency[0]), 0.0, fluency[1]).sum(1).tolist()
+        base = {"base_reward": self.base.reward, "base_judge": self.base.judge}  # of all base responses
+        columns |= {name: m.prompt_means(values).tolist() for name, values in base.items()}
         scored = ~np.isnan(scores["reward"] + scores["judge"])
         return columns | {"n_scored": scored.sum(1).tolist()}
 
@@ -355,6 +385,11 @@ class Evaluator:
                 row |= {name: values[x, s] for name, values in columns.items()}
                 rows.append(row | {"tokens": ids[i][: lengths[i]]})
         return rows
+
+
+def stream_seed(seed: int, stream: str) -> int:
+    """The seed of one stream of draws, a 63-bit integer; streams of different names or seeds are independent."""
+    return int.from_bytes(sha256(f"evaluation {seed} {stream}".encode()).digest()[:8]) >> 1
 
 
 @torch.no_grad()
@@ -383,14 +418,3 @@ def base_rollout(base: Base, n: int) -> Rollout:
     """The first n base responses to each prompt, as a rollout: [X * n, R]."""
     prompts = type(base.prompts.prompts)(*(x.repeat_interleave(n, 0) for x in base.prompts.prompts))
     return Rollout(prompts, base.responses[:, :n].flatten(0, 1), base.response_mask[:, :n].flatten(0, 1))
-
-
-def judge_along(frontier: Frontier, reward: NDArray[np.float64], judge: NDArray[np.float64]) -> dict[str, list[float]]:
-    """Judge scores of the policies on the frontier, optimal for the reward: [X, M], [X, M] -> KL and judge, each [L]."""
-    scored = ~(np.isnan(reward) | np.isnan(judge))
-    reward, judge = np.where(scored, reward, -np.inf), np.where(scored, judge, 0.0)
-    judged = []
-    for lam in frontier.lam:
-        tilt = np.where(scored, np.exp(lam * (np.where(scored, reward, 0.0) - reward.max(1, keepdims=True))), 0.0)
-        judged.append(float(((tilt * judge).sum(1) / tilt.sum(1)).mean()))
-    return {"kl": [float(k) for k in frontier.kl], "judge": judged}

@@ -80,7 +80,10 @@ class Placement(NamedTuple):
     excess_kl   KL - K*(R), nats: the KL to the nearest tilted policy
     regret      R*(KL) - R: the reward lost at its KL
     above       the policy is above the frontier by more than three standard errors, which indicates a bug in the suite
-    solid       the frontier is reliable at the policy's reward and at its KL; if not, the metric's reason says so
+    solid       the frontier is reliable at the policy's reward and at its KL; if not, the metric's reason names the bound
+    lam         lambda of the tilted policy with the policy's reward
+    least_kl    terms of K*(R) by prompt in nats, [X], whose mean is K*(R); NaN for a prompt that is left out
+    highest     terms of R*(KL) by prompt, [X], whose mean is R*(KL)
     """
 
     efficiency: Metric
@@ -88,6 +91,9 @@ class Placement(NamedTuple):
     regret: Metric
     above: bool
     solid: bool
+    lam: float
+    least_kl: NDArray[np.float64]
+    highest: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -154,7 +160,8 @@ class Frontier:
             raise ValueError(f"expected a reward and a KL for each of {expected[0]} prompts; found {reward.shape}, {kl.shape}")
         known = ~np.isnan(reward + kl)
         law = Law(self.law.reward[known], self.law.log_p[known])
-        return _place(law, reward[known], kl[known], int((~known).sum()), self._solid_to())
+        found = _place(law, reward[known], kl[known], int((~known).sum()), self._solid_to())
+        return found._replace(least_kl=at_places(known, found.least_kl), highest=at_places(known, found.highest))
 
     def record(self) -> dict[str, Any]:
         """The frontier as plain data for a run's record: no arrays, no NaN, no infinity."""
@@ -182,6 +189,13 @@ class Frontier:
         law = _augmented(self.law)
         tilts = [_tilt(law, lam) for lam in _grid(law)]
         return [{"kl": float(t.kl.mean()), "reward": float(t.reward.mean())} for t in tilts]
+
+
+def at_places(known: NDArray[np.bool_], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Values of the known prompts at their places among all, NaN for the others: [X] bool, [K] -> [X]."""
+    found = np.full(len(known), np.nan)
+    found[known] = values
+    return found
 
 
 def estimate(rewards: NDArray[np.float64]) -> Frontier:
@@ -366,23 +380,30 @@ def _best_of_n_prompt(reward: NDArray[np.float64], log_p: NDArray[np.float64], n
 
 def _place(law: Law, reward: NDArray[np.float64], kl: NDArray[np.float64], left_out: int, solid_to: float) -> Placement:
     if len(reward) == 0:
-        nothing = Metric(None, None, 0, left_out, "no prompt has both a reward and a KL")
-        return Placement(nothing, nothing, nothing, above=False, solid=False)
+        nothing, none = Metric(None, None, 0, left_out, "no prompt has both a reward and a KL"), np.zeros(0)
+        return Placement(nothing, nothing, nothing, above=False, solid=False, lam=0.0, least_kl=none, highest=none)
     unreached = bool(reward.mean() > _tilt(law, np.inf).reward.mean() + TOLERANCE)
     for_reward = _augmented(law) if unreached else law
     by_reward, by_kl = _lambda_at(for_reward, "reward", float(reward.mean())), _lambda_at(law, "kl", float(kl.mean()))
     known_reward, known_kl = by_reward <= solid_to and not unreached, by_kl <= solid_to
-    why = "above every reward of the base responses: a bound" if unreached else _beyond(known_reward)
 
     needed = _kl_terms(for_reward, by_reward, reward)
-    excess = _metric(kl - needed, left_out, why)
-    regret = _metric(_reward_terms(law, by_kl, kl) - reward, left_out, _beyond(known_kl))
-    efficiency = _efficiency(needed, kl, left_out, why)
-    return Placement(efficiency, excess, regret, _is_above(law, reward, kl), known_reward and known_kl)
+    highest = _reward_terms(law, by_kl, kl)
+    # log Z of few responses is too low in expectation, so K*(R) is too high and R*(K) too low; with the further response
+    # of reward 1 it is the other way round
+    high, low = (_beyond(known_reward, "upper"), _beyond(known_reward, "lower"))
+    if unreached:
+        high, low = (f"above every reward of the base responses: {side} bound" for side in ("a lower", "an upper"))
+    excess = _metric(kl - needed, left_out, low)
+    regret = _metric(highest - reward, left_out, _beyond(known_kl, "lower"))
+    efficiency = _efficiency(needed, kl, left_out, high)
+    above = _is_above(law, reward, kl)
+    return Placement(efficiency, excess, regret, above, known_reward and known_kl, by_reward, needed, highest)
 
 
-def _beyond(known: bool) -> str | None:
-    return None if known else "beyond the solid range of the frontier"
+def _beyond(known: bool, side: str) -> str | None:
+    article = "an" if side == "upper" else "a"
+    return None if known else f"beyond the solid range of the frontier: {article} {side} bound"
 
 
 def _efficiency(needed: NDArray[np.float64], kl: NDArray[np.float64], left_out: int, reason: str | None) -> Metric:

@@ -167,30 +167,49 @@ def repetition_rate(texts: Sequence[Sequence[str]], n: int) -> Metric:
 
 def bleu(hypothesis: list[str], references: list[list[str]], max_n: int = 4) -> float:
     """Sentence BLEU with n-grams up to max_n, add-one smoothed above unigrams (Lin and Och 2004), in [0, 1]."""
-    total = 0.0
+    hits = []
     for n in range(1, max_n + 1):
-        counts = Counter(ngrams(hypothesis, n))
         limits: Counter[tuple[Any, ...]] = Counter()
         for r in references:
             limits |= Counter(ngrams(r, n))
-        hits = sum((counts & limits).values()) + (n > 1)
-        grams = sum(counts.values()) + (n > 1)
-        if hits == 0 or grams == 0:
+        hits.append(sum((Counter(ngrams(hypothesis, n)) & limits).values()))
+    return _bleu(hits, len(hypothesis), [len(r) for r in references])
+
+
+def _bleu(hits: list[int], length: int, others: list[int]) -> float:
+    """BLEU from the hits of each n, the length of the hypothesis and those of its references."""
+    total = 0.0
+    for n, found in enumerate(hits, 1):
+        smoothed, grams = found + (n > 1), max(length - n + 1, 0) + (n > 1)
+        if smoothed == 0 or grams == 0:
             return 0.0
-        total += log(hits / grams) / max_n
-    closest = min((abs(len(r) - len(hypothesis)), len(r)) for r in references)[1]
-    return exp(total + min(0.0, 1 - closest / len(hypothesis)))
+        total += log(smoothed / grams) / len(hits)
+    closest = min((abs(other - length), other) for other in others)[1]
+    return exp(total + min(0.0, 1 - closest / length))
 
 
 def self_bleu(texts: Sequence[Sequence[str]]) -> Metric:
     """BLEU of each response against the others to its prompt, higher is less diverse (Zhu et al. 2018): X lists -> Metric."""
-    means, n = [], 0
+    means, count = [], 0
     for responses in texts:
         split = [words(r) for r in responses if words(r)]
         if len(split) > 1:
-            means.append(np.mean([bleu(h, split[:i] + split[i + 1 :]) for i, h in enumerate(split)]))
-            n += len(split)
-    return _mean_of_prompts(np.array(means), n)
+            hits, lengths = [_hits_among(split, n) for n in range(1, 5)], [len(s) for s in split]
+            scores = [_bleu([h[i] for h in hits], lengths[i], lengths[:i] + lengths[i + 1 :]) for i in range(len(split))]
+            means.append(np.mean(scores))
+            count += len(split)
+    return _mean_of_prompts(np.array(means), count)
+
+
+def _hits_among(split: list[list[str]], n: int) -> list[int]:
+    """The n-grams of each text that another of them has, each counted at most as often as in the text that has it most."""
+    counts = [Counter(ngrams(s, n)) for s in split]
+    most: dict[tuple[Any, ...], tuple[int, int]] = {}  # of all texts, the highest count of an n-gram and the next
+    for found in counts:
+        for gram, c in found.items():
+            first, second = most.get(gram, (0, 0))
+            most[gram] = (c, first) if c > first else (first, max(second, c))
+    return [sum(min(c, most[g][1] if most[g][0] == c else most[g][0]) for g, c in found.items()) for found in counts]
 
 
 def max_undesired(undesired: NDArray[np.float64]) -> Metric:

@@ -40,7 +40,7 @@ IN_COMMON = {
         "identity.evaluation", "identity.optimizer", "provenance.packages",
     ),
     "summary.json": ("frontier", "base", "settings"),
-    "prompts.json": ("id", "kind", "n_scored"),
+    "prompts.json": ("id", "kind", "n_scored", "base_reward", "base_judge"),
 }  # fmt: skip
 
 

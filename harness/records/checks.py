@@ -19,7 +19,8 @@ from .schema import FINISHED, Evaluation, Run, Selection, Summary
 RUN = re.compile(r"[0-9a-f]{8}-s\d+")
 """The name of a run's folder: its id and its seed."""
 COUNTS = (
-    "updates", "sampled_tokens", "trained_tokens", "forward_tokens", "document_tokens", "scorer_calls", "beside_flops", "flops",
+    "updates", "sampled_tokens", "trained_tokens", "forward_tokens", "document_tokens", "documents", "own_documents",
+    "scorer_calls", "beside_flops", "flops",
 )  # fmt: skip
 BETWEEN = {"reward": (0.0, 1.0), "judge": (0.0, 1.0), "kl": (-1e-9, float("inf"))}
 """The valid range of each metric in a row of a trajectory."""

@@ -244,11 +244,19 @@ class Prompts(Record):
     kl: list[Number | None]  # nats
     nll_per_token: list[Number | None]  # nats, by the fluency model
     n_scored: list[int]  # responses that reward and judge could score
+    base_reward: list[Number | None] | None = None  # of all base responses; None in an older record, as the following
+    base_judge: list[Number | None] | None = None
+    least_kl: list[Number | None] | None = None  # nats; terms of K*(R), the least KL for the policy's reward
+    highest_reward: list[Number | None] | None = None  # terms of R*(KL), the highest reward for its KL
+    nll_tokens: list[Number | None] | None = None  # tokens that the fluency model read
+    optimal_judge: list[Number | None] | None = None  # terms of the judge's score of the optimal policy of the same reward
 
     @property
     def values(self) -> dict[str, list[float | None]]:
         """The scores of each prompt by name: [X] each."""
-        return {"reward": self.reward, "judge": self.judge, "kl": self.kl, "nll_per_token": self.nll_per_token}
+        found = {"reward": self.reward, "judge": self.judge, "kl": self.kl, "nll_per_token": self.nll_per_token}
+        more = ("base_reward", "base_judge", "least_kl", "highest_reward", "optimal_judge", "nll_tokens")
+        return found | {name: column for name in more if (column := getattr(self, name)) is not None}
 
 
 class Scalars(Record):

@@ -36,6 +36,7 @@ SIX_DIGITS = 1e-5  # relative tolerance of the scores of each prompt
 NOT_FROM_SAMPLES = {
     "forward_kl": "measured on the base policy's responses",
     "clean_nll": "measured on held-out text",
+    "overoptimisation": "measured against base responses, which the record does not hold",
 }
 NOT_KEPT = "the samples are older than the columns that it needs"
 ALONG = ("entropy", "kl_log_ratio", "kl_per_token", "eos_rate", "ppl")
@@ -59,8 +60,39 @@ def verify(run: Run) -> list[Check]:
         except CorruptRecord as error:
             checks.append(Check(f"{side} metrics", False, "samples that can be read", str(error).removeprefix(f"{run.dir}: ")))
             continue
-        checks += compare(side, run.summary.metrics(side), recompute(rows, run.summary.frontier))
+        made = recompute(rows, run.summary.frontier)
+        recorded = run.summary.metrics(side)
+        known = _base_scores(run, recorded) if side == "base" else {}
+        rest = {name: metric for name, metric in recorded.items() if name not in known}
+        checks += [*known.values(), *compare(side, rest, {name: m for name, m in made.items() if name not in known})]
         checks += _prompts(run, rows) if side == "final" else []
+    return checks
+
+
+def _base_scores(run: Run, recorded: dict[str, MetricRecord]) -> dict[str, Check]:
+    """Check the base policy's reward, judge and place on the frontier, which are of all base responses and not of the samples.
+
+    The record keeps the means by prompt, to six digits; empty for an older record, where all is of the samples.
+    """
+    try:
+        kept = prompt_scores(run)
+    except CorruptRecord:  # the checks of prompts.json say so
+        kept = None
+    if kept is None or kept.base_reward is None or kept.base_judge is None:
+        return {}
+    checks = {}
+    for name, columns in (("reward", kept.base_reward), ("judge", kept.base_judge)):
+        for kind in ("", *dict.fromkeys(kept.kind)):
+            of = f"{name}@{kind}" if kind else name
+            if of in recorded:
+                values = [v for v, k in zip(columns, kept.kind, strict=True) if kind in ("", k)]
+                made = m.cluster_mean(np.array(values, dtype=float)[:, None])
+                made = made._replace(n=recorded[of].n, n_unscored=recorded[of].n_unscored)
+                checks[of] = _same(f"base {of}", recorded[of], made, of, SIX_DIGITS)
+    for name in AGAINST_FRONTIER:
+        if name in recorded and recorded[name].value is not None:
+            at = recorded[name].value or 0.0
+            checks[name] = Check(f"base {name}", abs(at) <= EXACT, "0, where the frontier begins", f"{at}")
     return checks
 
 
@@ -164,7 +196,7 @@ def _same(what: str, recorded: MetricRecord, made: Metric, name: str, tolerance:
     """Compare a recorded metric with a recomputed one in value, standard error and counts."""
     if name in AGAINST_FRONTIER:
         value = recorded.value
-        if value is None or "bound" in (recorded.reason or ""):
+        if value is None or "above every reward" in (recorded.reason or ""):
             return Check(what, None, found=recorded.reason or "not measured")
         near = bool(abs(value - (made.value or 0.0)) <= ALONG_CURVE)
         return Check(what, near, f"{made.value:.4f} along the curve", f"{value:.4f}")

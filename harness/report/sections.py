@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from statistics import fmean
 from typing import Any
 
 from harness.analysis.attainment import MOST, attained
 from harness.analysis.columns import BY_KEY, COLLAPSE, Column, final, of_base
 from harness.analysis.groups import Entry, counted
-from harness.analysis.ranking import Ranked, share_of_hypervolume
+from harness.analysis.ranking import Ranked, share_of_area
 from harness.analysis.scalars import as_data, shown
 from harness.analysis.stats import Z95
 from harness.analysis.study import Study, StudyGroup
@@ -20,11 +21,12 @@ from .figures import sheets
 from .figures.data import figure_data
 from .figures.panels import COMPUTE, JUDGE_KL, JUDGE_PPL, OVER, REWARD_KL, REWARD_PPL
 from .figures.sheets import Dots, Sheet
-from .tables import Table, entry_table, number, run_ids
+from .tables import Table, bounded, entry_table, number, run_ids
 
-HYPERVOLUME = Column("hypervolume", "Hypervolume", "share of the frontier's", "up", ".2f", share_of_hypervolume)
+AREA = Column("area", "Judge area", "share of the frontier's", "up", ".2f", partial(share_of_area, key="judge"))
+REWARD_AREA = Column("reward_area", "Reward area", "share of the frontier's", "up", ".2f", partial(share_of_area, key="reward"))
 REGRET = Column("regret", "Regret", "reward", "down", ".3f", final("regret"))
-OPTIMUM = (BY_KEY["efficiency"], BY_KEY["excess_kl"], REGRET, HYPERVOLUME)
+OPTIMUM = (BY_KEY["efficiency"], BY_KEY["excess_kl"], REGRET, AREA, REWARD_AREA)
 
 
 def pictures(group: StudyGroup, slug: str) -> tuple[dict[str, Sheet], dict[str, Any]]:
@@ -127,9 +129,9 @@ def _value(group: StudyGroup, entry: Entry, column: Column) -> dict[str, Any]:
     mean, low, high = found.interval
     if low is None or high is None:
         low, high = _over_prompts(entry, column.of, mean)
-    text = (
-        f"{entry.name}: {mean:.4g} [{low:.4g}, {high:.4g}], {found.n} seed{'' if found.n == 1 else 's'}; runs {run_ids(entry)}"
-    )
+    value = bounded(f"{mean:.4g}", column.key, found.bounds)
+    seeds = f"{found.n} seed{'' if found.n == 1 else 's'}"
+    text = f"{entry.name}: {value} [{low:.4g}, {high:.4g}], {seeds}; runs {run_ids(entry)}"
     return {"value": mean, "low": low, "high": high, "n": found.n, "text": text}
 
 

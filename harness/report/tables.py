@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, NamedTuple
 
-from harness.analysis.columns import COLUMNS, Column, of_base, title
+from harness.analysis.columns import COLUMNS, Column, bound_sign, of_base, title
 from harness.analysis.groups import Entry, Estimate, Group, counted, measure
 from harness.analysis.stats import Z95
 from harness.analysis.study import Study, StudyGroup
@@ -36,7 +36,7 @@ MOST_RUNS = 5  # run ids per row; all are in tables/runs.csv
 
 
 def method_table(group: StudyGroup) -> Table:
-    """One row per method, below the base policy's: means over seeds with 95% t intervals."""
+    """One row per method, below the base policy's: means over seeds with 95% intervals."""
     return entry_table(group, COLUMNS)
 
 
@@ -87,14 +87,16 @@ def cells_csv(cells: list[Cell]) -> str:
 
 
 def methods_csv(study: Study) -> str:
-    """The methods of all groups as CSV with unrounded numbers; the last column gives the reasons for empty cells."""
+    """The methods of all groups as CSV with unrounded numbers; the last column gives the reasons for empty cells and bounds."""
     keys = [f"{c.key}{end}" for c in COLUMNS for end in ("", "_low", "_high", "_n")]
     rows: list[list[object]] = [["preset", "task", "group", "method", "seeds", *keys, "missing"]]
     for i, group in enumerate(study.groups, 1):
         for entry in group.entries:
             all_of = [group.estimate(entry, c) for c in COLUMNS]
             numbers = [v for e in all_of for v in (*(e.interval or (None, None, None)), e.n)]
-            missing = "; ".join(f"{c.key}: {why}" for c, e in zip(COLUMNS, all_of, strict=True) for why in e.reasons)
+            missing = "; ".join(
+                f"{c.key}: {why}" for c, e in zip(COLUMNS, all_of, strict=True) for why in (*e.reasons, *e.bounds)
+            )
             rows.append([group.preset, group.task, i, entry.name, len(counted(entry)), *numbers, missing])
     return to_csv(rows)
 
@@ -113,7 +115,7 @@ def runs_csv(study: Study) -> str:
 def _run_row(group: Group, i: int, entry: Entry, run: Run, more: list[str]) -> list[object]:
     m, all_of = run.manifest, [(c.key, c.of(run)) for c in COLUMNS] + [(key, measure(run, key)) for key in more]
     numbers = [v for _, found in all_of for v in (found.value, found.stderr)]
-    missing = "; ".join(f"{key}: {v.reason}" for key, v in all_of if v.value is None and v.reason != "not recorded")
+    missing = "; ".join(f"{key}: {v.reason}" for key, v in all_of if v.reason and v.reason != "not recorded")
     return [group.preset, group.task, i, entry.name, m.seed, m.status, m.run_id, *numbers, missing]
 
 
@@ -148,7 +150,8 @@ def interval(found: Estimate, column: Column, notes: list[str]) -> str:
     if found.interval is None:
         return MISSING + mark
     mean, low, high = found.interval
-    text = number(mean, column.digits)
+    text = bounded(number(mean, column.digits), column.key, found.bounds)
+    mark += "".join(_mark(f"{column.title}: {reason}", notes) for reason in _grouped(found.bounds))
     if low is None or high is None or column.key in ("flops", "sampled_tokens", "seconds"):
         return text + mark
     if high - low <= ROUNDING:  # a method without training: [x, x] would suggest certainty
@@ -159,8 +162,15 @@ def interval(found: Estimate, column: Column, notes: list[str]) -> str:
 def _single(found: Metric, column: Column, notes: list[str]) -> str:
     if found.value is None:
         return MISSING + _mark(f"{column.title}: {found.reason}", notes)
-    text = number(found.value, column.digits)
-    return text if found.stderr is None else f"{text} ± {number(Z95 * found.stderr, column.digits)}"
+    text = bounded(number(found.value, column.digits), column.key, (found.reason,) if found.reason else ())
+    mark = _mark(f"{column.title}: {found.reason}", notes) if found.reason else ""
+    return text + mark if found.stderr is None else f"{text} ± {number(Z95 * found.stderr, column.digits)}{mark}"
+
+
+def bounded(text: str, key: str, reasons: Sequence[str]) -> str:
+    """A number as text, with ≤ or ≥ before it if it is a bound."""
+    sign = bound_sign(key, reasons)
+    return f"{sign} {text}" if sign else text
 
 
 def _grouped(reasons: Sequence[str]) -> list[str]:

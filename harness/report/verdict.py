@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.analysis.columns import BY_KEY, undesired
+from harness.analysis.columns import BY_KEY, bound_sign, undesired
 from harness.analysis.groups import Entry, Estimate, Group, counted, estimate, measure
 from harness.analysis.ranking import Above, Ranked, beats, beside_best_of_n, detectable
 from harness.analysis.stats import Interval
@@ -75,14 +75,21 @@ def _price(entry: Entry, group: StudyGroup) -> list[str]:
     gap = group.estimate(entry, BY_KEY["overoptimisation"]).interval
     sentences = ["The distance to the optimum was not measured."]
     if efficiency:
-        share = number(100 * efficiency.mean, ".0f")
+        share = f"{_at(group, entry)}{number(100 * efficiency.mean, '.0f')}"
         sentences = [f"The optimal policy would reach the same reward as {entry.name} with {share}% of its KL."]
     if gap:
         more = "more" if gap.mean >= 0 else "less"
-        sentences.append(f"The reward of {entry.name} rose by {number(abs(gap.mean), '.3f')} {more} than the judge's score.")
+        far = number(abs(gap.mean), ".3f")
+        sentences.append(f"The judge gives the optimal policy of the same reward {far} {more} than {entry.name}.")
     before = _mean(estimate(entry, lambda run: measure(run, "ppl", "base")), ".2f")
     after = _mean(group.estimate(entry, BY_KEY["ppl"]), ".2f")
     return [*sentences, f"Perplexity went from {before} to {after}."] if counted(entry) else sentences
+
+
+def _at(group: StudyGroup, entry: Entry) -> str:
+    """The words before an efficiency that is a bound; none if it is an estimate."""
+    sign = bound_sign("efficiency", group.estimate(entry, BY_KEY["efficiency"]).bounds)
+    return {"": "", "≤": "at most ", "≥": "at least "}.get(sign, "roughly ")
 
 
 def _others(ranked: list[Ranked]) -> list[str]:
@@ -155,9 +162,15 @@ def _most_efficient(ranked: list[Ranked], group: StudyGroup) -> list[str]:
         return []
     share, best = max(known, key=lambda pair: pair[0])
     if best is ranked[0]:
-        return [f"{best.entry.name} is also the most efficient."]
+        return [f"{best.entry.name} is also the most efficient{_if_bound(group, best.entry)}."]
     gone = number(best.removed.mean, ".0f")
-    return [f"The most efficient is {best.entry.name}: {number(100 * share, '.0f')}%, with {gone}% removed."]
+    return [
+        f"The most efficient is {best.entry.name}: {_at(group, best.entry)}{number(100 * share, '.0f')}%, with {gone}% removed."
+    ]
+
+
+def _if_bound(group: StudyGroup, entry: Entry) -> str:
+    return " as far as the bounds tell" if _at(group, entry) else ""
 
 
 def _nothing(group: StudyGroup) -> str:

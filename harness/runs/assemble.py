@@ -352,7 +352,7 @@ def _cell(
             progress.say(shared.precision.reason)
         known = base_policy.known(shared.task, reference, measured, chosen, cache, progress.say, shipped)
         kept = KeptEvaluation(cache, measured, chosen, progress.say)
-        return Evaluator(shared.task, reference, known, chosen, progress.say, kept)
+        return Evaluator(shared.task, reference, known, chosen, progress.say, kept, seed)
 
     return Cell(
         name, task, seed, settings, identity, provenance(shared), make, shared.model.policy.copy,

@@ -397,6 +397,8 @@ def _measured(update: int, metrics: dict[str, Metric]) -> str:
     """A measurement in words: `at update 8: reward 0.81, judge 1.00, KL 0.14, 0.42 of the optimum`."""
     shown = {"reward": "reward {}", "judge": "judge {}", "kl": "KL {}", "efficiency": "{} of the optimum"}
     values = [of.format(f"{v:.2f}") for k, of in shown.items() if k in metrics and (v := metrics[k].value) is not None]
+    if "efficiency" in metrics and metrics["efficiency"].value is not None and metrics["efficiency"].reason:
+        values[-1] += " (a bound)"
     return f"at update {update}: {', '.join(values)}" if values else ""
 
 

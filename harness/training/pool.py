@@ -59,6 +59,29 @@ class Pool:
         order = shuffled[torch.from_numpy(np.argsort(self.rewards()[shuffled].numpy(), kind="stable"))]
         self.quantile = torch.empty_like(order).index_put_((order,), torch.arange(n).mul_(k).floor_divide_(n))
 
+    def line(self, share: float) -> float:
+        """The reward at or below which this share of the responses lies, as nearly as equal rewards allow; below the highest.
+
+        Responses of one reward are never on both sides. Raises RunFailed if all rewards are equal, so that none is bad.
+        """
+        reward = self.rewards()
+        below = reward[reward < reward.max()] if len(reward) else reward
+        if not len(below):
+            what = f"all have reward {reward[0]:g}" if len(reward) else "none could be scored"
+            raise RunFailed(f"of {len(reward)} responses {what}, so there is nothing to forget; look at the scorer")
+        return min(float(reward.quantile(share, interpolation="lower")), float(below.max()))
+
+    def divide(self, line: float) -> None:
+        """Assign each response to quantile 0, at or below the line, or to quantile 1, above it."""
+        self.quantile = (self.rewards() > line).long()
+        self._among = {}
+
+    def draw_both(self, n_below: int, n_above: int, rng: torch.Generator) -> tuple[Rollout, Tensor]:
+        """Random responses of both sides of the line, with replacement: -> rollout [n, R], quantile [n] int64."""
+        sides = [(self._rows_of(side), n) for side, n in ((0, n_below), (1, n_above))]
+        rows = torch.cat([among[torch.randint(len(among), (n,), generator=rng)] for among, n in sides])
+        return self._rollout(rows), self.quantile[rows]
+
     def draw(self, n: int, rng: torch.Generator, quantile: int | range | None = None) -> tuple[Rollout, Tensor]:
         """n random responses, with replacement, of one quantile, several or all: -> rollout [n, R], quantile [n] int64."""
         if quantile is None:

@@ -63,6 +63,10 @@ class Cost:
     scorer_calls: int = 0
     document_tokens: int = 0
     """Of the labelled corpus, for methods that learn from it."""
+    documents: int = 0
+    """Drawn from the labelled corpus, where their kinds are known."""
+    own_documents: int = 0
+    """Of these, documents with the task's own habit; the corpus of the micro world has every habit."""
     updates: int = 0
     beside_flops: int = 0
     """Of networks beside the policy (a value network), each by its own N."""
@@ -139,6 +143,8 @@ class Trial:
         first = documents.starts()
         self.cost.document_tokens += int(documents.rollout.response_mask.sum())
         self.cost.scorer_calls += int(first.sum())
+        self.cost.documents += 0 if documents.own is None else len(documents.own)
+        self.cost.own_documents += 0 if documents.own is None else int(documents.own.sum())
         self.unscored += int((first & documents.reward.isnan()).sum())
         return documents
 

@@ -65,7 +65,7 @@ def data(kinds: tuple[str, ...]) -> Data:
         if row["kind"] in kinds:
             splits[row["split"]].append(Prompt(row["text"], row["kind"], None))
     rows = [json.loads(line) for line in gzip.decompress(documents.read_bytes()).decode().splitlines()]
-    spoken, clean = ([Text(r["prompt"], r["response"]) for r in rows if r["split"] == s] for s in ("train", "clean"))
+    spoken, clean = ([Text(r["prompt"], r["response"], r["kind"]) for r in rows if r["split"] == s] for s in ("train", "clean"))
     hashes = {name: _hashes(folder())[name] for name in ("prompts.jsonl", "documents.jsonl.gz")}
     splits, dropped = hygiene.apart(splits)
     identity = {"name": "micro", "version": version(), "sha256": hashes, "dropped": {"overlap": dropped}}

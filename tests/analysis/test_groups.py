@@ -50,7 +50,21 @@ def test_removed_and_overoptimisation_by_hand(tmp_path: Path) -> None:
     final = {"judge": fake.point(0.94, 0.003), "reward": fake.point(0.92, 0.003)}
     run = read_run(fake.write_run(tmp_path, "quark", 0, final=final))
     assert removed(run).value == pytest.approx(80)  # 0.30 -> 0.06
-    assert overoptimisation(run).value == pytest.approx(0.30 - 0.24)
+    best = fake.BASE_JUDGE + (1 - fake.BASE_JUDGE) * 0.97 * (0.92 - fake.BASE_REWARD) / fake.SPREAD  # linear in the reward
+    assert overoptimisation(run).value == pytest.approx(best - 0.94, abs=1e-4)
+
+
+def test_a_policy_that_the_judge_likes_as_the_optimal_one_is_not_over_optimised(tmp_path: Path) -> None:
+    """Reward and judge both at the optimum's: a difference of gains on the two scales would call it over-optimised."""
+    best = fake.BASE_JUDGE + (1 - fake.BASE_JUDGE) * 0.97 * (0.95 - fake.BASE_REWARD) / fake.SPREAD
+    final = {"judge": fake.point(best, 0.003), "reward": fake.point(0.95, 0.003)}
+    run = read_run(fake.write_run(tmp_path, "quark", 0, final=final))
+    assert overoptimisation(run).value == pytest.approx(0, abs=1e-4)
+    measured = {**final, "overoptimisation": fake.point(0.01, 0.002)}
+    assert overoptimisation(read_run(fake.write_run(tmp_path, "ppo", 0, final=measured))).value == 0.01
+    frontier = fake.frontier() | {"judge_at": None}
+    none = read_run(fake.write_run(tmp_path, "dpo", 0, final=final, summary={"frontier": frontier}))
+    assert overoptimisation(none).reason == "the record holds no judge scores along the frontier"
 
 
 def test_nothing_to_remove_is_said(tmp_path: Path) -> None:

@@ -7,11 +7,12 @@ from pathlib import Path
 import fake_records as fake
 import numpy as np
 import pytest
-from fake_reports import curve, ended, judged, only_group, place
+from fake_reports import curve, judged, only_group, place
 
-from harness.analysis.ranking import above_frontier, beats, detectable, share_of_hypervolume
+from harness.analysis.ranking import above_frontier, beats, detectable, share_of_area
 from harness.analysis.stats import Interval
-from harness.records.read import find_runs, read_run
+from harness.records.read import read_run
+from harness.records.schema import Run
 
 
 def test_within_its_error_above_the_frontier_is_no_suspect(tmp_path: Path) -> None:
@@ -41,16 +42,41 @@ def test_a_run_is_above_the_frontier_by_its_own_word(tmp_path: Path) -> None:
     assert above_frontier(three) is None
 
 
-def test_hypervolume_by_hand(tmp_path: Path) -> None:
-    """A triangle of 2 nats by 0.8 reward: area 0.8. One point at 1 nat, 0.3 above the base: a rectangle of 1 by 0.3."""
-    ended(tmp_path, "x", 1.0, [0.5], curve((0.0, 0.2), (2.0, 1.0)))
-    ended(tmp_path, "far", 3.0, [0.9], curve((0.0, 0.2), (2.0, 1.0)))
-    runs = {run.manifest.method: run for run in find_runs([tmp_path])[0]}
-    assert share_of_hypervolume(runs["x"]).value == pytest.approx(0.3 / 0.8)
-    assert share_of_hypervolume(runs["far"]).value == 0  # beyond the cap
-    uncapped = runs["x"].summary.frontier.model_copy(update={"kl_cap": None})
-    none = runs["x"]._replace(summary=runs["x"].summary.model_copy(update={"frontier": uncapped}))
-    assert share_of_hypervolume(none).reason == "the task declares no KL cap"
+def along(root: Path, method: str, points: list[tuple[float, float]]) -> Run:
+    """A run whose trajectory and end are these points of KL and judge; its frontier is a triangle, 0.2 to 1 over 2 nats."""
+    whole = curve((0.0, 0.2), (2.0, 1.0)) | {"judge_at": {"kl": [0.0, 2.0], "judge": [0.2, 1.0]}}
+    both = [{"kl": fake.point(kl, 0.01), "judge": fake.point(j, 0.01), "reward": fake.point(j, 0.01)} for kl, j in points]
+    base = fake.BASE | {"judge": fake.point(0.2, 0.01)}
+    dir = fake.write_run(root, method, 0, final=both[-1], summary={"frontier": whole, "base": base})
+    rows = [{"update": i, "split": "test", "metrics": m} for i, m in enumerate([base, *both])]
+    fake.dump_rows(dir / "trajectory.jsonl", rows)
+    return read_run(dir)
+
+
+def test_the_area_by_hand(tmp_path: Path) -> None:
+    """The triangle of the frontier is 0.8. A line to 0.3 above the base at 1 nat, then level: 0.15 + 0.3."""
+    run = along(tmp_path, "x", [(1.0, 0.5)])
+    for key in ("judge", "reward"):
+        assert share_of_area(run, key).value == pytest.approx(0.45 / 0.8)
+        assert share_of_area(run, key).stderr == pytest.approx((0.005 + 0.01) / 0.8)
+    beyond = along(tmp_path, "beyond", [(4.0, 0.8)])  # on the way to its end it is 0.3 above the base at the cap
+    assert share_of_area(beyond, "judge").value == pytest.approx(0.3 / 0.8)
+    uncapped = run.summary.frontier.model_copy(update={"kl_cap": None})
+    none = run._replace(summary=run.summary.model_copy(update={"frontier": uncapped}))
+    assert share_of_area(none, "judge").reason == "the task declares no KL cap"
+    unjudged = run.summary.frontier.model_copy(update={"judge_at": None})
+    none = run._replace(summary=run.summary.model_copy(update={"frontier": unjudged}))
+    assert share_of_area(none, "judge").reason == "the frontier is not known"
+
+
+def test_what_does_not_improve_has_no_area_above_the_base(tmp_path: Path) -> None:
+    """The base policy's own noise, a policy that drifts by chance, and one that gets worse: a hypervolume ranks them above."""
+    base = along(tmp_path, "base", [(0.0, 0.23), (0.0, 0.26)])
+    assert share_of_area(base, "judge").value == 0
+    noise = [(0.2, 0.22), (0.5, 0.18), (0.8, 0.21), (1.2, 0.185), (1.6, 0.205)]
+    random_reward = share_of_area(along(tmp_path, "random_reward", noise), "judge")
+    assert abs(random_reward.value) < 2 * random_reward.stderr
+    assert share_of_area(along(tmp_path, "mle", [(0.5, 0.15), (1.0, 0.1)]), "judge").value < 0
 
 
 @pytest.mark.parametrize(

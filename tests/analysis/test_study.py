@@ -23,7 +23,7 @@ def calls(monkeypatch) -> Counter:
     for function, argument in {
         groups.groups: lambda *_: None, groups.headings: lambda *_: None, cells.cells: lambda *_: None,
         groups.world: id, ranking.ranking: lambda sound: tuple(id(entry) for entry, _ in sound), ranking.above_frontier: id,
-        scalars.traces: id, groups.estimate: lambda entry, of, key="": (id(entry), key or of.__code__),
+        scalars.traces: id, groups.estimate: lambda entry, of, key="", prompts=None: (id(entry), key or of.__code__),
         read.find_runs: lambda dirs: tuple(dirs),
     }.items():  # fmt: skip
 

@@ -120,7 +120,9 @@ def test_every_method_runs(harness, tmp_path, method):
     assert not summary["frontier"]["above"]
     assert summary["cost"]["updates"] == (6 if method in ("best_quantile", "unlikelihood") else 0)
     if method == "base":
-        assert summary["final"] == summary["base"] and summary["cost"]["flops"] == 0
+        one, all_of_it = (summary[side]["reward"] for side in ("final", "base"))  # few draws of this seed; all base responses
+        assert abs(one["value"] - all_of_it["value"]) < 5 * (one["stderr"] ** 2 + all_of_it["stderr"] ** 2) ** 0.5
+        assert summary["final"]["kl"]["value"] == 0 == summary["cost"]["flops"] and one["n"] < all_of_it["n"]
     if method == "best-of-n":
         assert summary["final"]["reward"]["value"] > summary["base"]["reward"]["value"]
         assert summary["final"]["entropy"]["value"] is None and "closed form" in summary["final"]["entropy"]["reason"]

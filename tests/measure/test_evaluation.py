@@ -9,8 +9,9 @@ from tiny import left_padded, steered, tiny_gpt2
 from harness.core.types import Decoding, Rollout
 from harness.measure import evaluator as evaluation
 from harness.measure.base_responses import Cache
-from harness.measure.evaluator import batches, divergence, judge_along, mean_nll
+from harness.measure.evaluator import batches, divergence, mean_nll
 from harness.measure.frontier import estimate
+from harness.measure.optimum import judge_along
 from harness.policy.sampler import sample
 from harness.runs.progress import Progress
 
@@ -94,9 +95,24 @@ def moved(reference):
 def test_the_base_policy_is_at_the_origin(evaluator):
     base = evaluator.base_evaluation().metrics
     assert base["kl"].value == base["forward_kl"].value == 0.0
-    assert abs(base["excess_kl"].value) <= 4 * base["excess_kl"].stderr
+    assert base["excess_kl"].value == pytest.approx(0, abs=1e-9) == base["regret"].value
     assert base["efficiency"].value is None and base["efficiency"].reason
-    assert base["reward"].value == pytest.approx(evaluator.base.frontier.base_reward, abs=5 * base["reward"].stderr)
+    assert base["reward"].value == pytest.approx(evaluator.base.frontier.base_reward)
+
+
+def test_the_scores_of_the_base_are_of_all_its_responses_and_the_rest_of_its_draws(evaluator):
+    """The means and errors over prompts by hand; the draws alone are a lucky or an unlucky few."""
+    found = evaluator.base_evaluation()
+    for name, scores in (("reward", evaluator.base.reward), ("judge", evaluator.base.judge)):
+        of_prompts = scores.mean(1)
+        assert found.metrics[name].value == pytest.approx(of_prompts.mean())
+        assert found.metrics[name].stderr == pytest.approx(of_prompts.std(ddof=1) / np.sqrt(PROMPTS))
+        assert found.metrics[name].n == scores.size and found.prompts[name] == pytest.approx(of_prompts.tolist())
+        assert found.metrics[name].value != pytest.approx(np.mean([row[name] for row in found.rows]), abs=1e-6)
+        heated = [x for x, kind in enumerate(evaluator.base.prompts.kinds) if kind == "heated"]
+        assert found.metrics[f"{name}@heated"].value == pytest.approx(of_prompts[heated].mean())
+    final = evaluator.final(evaluator.reference).prompts
+    assert final["base_judge"] == pytest.approx(evaluator.base.judge.mean(1).tolist())
 
 
 def test_a_policy_that_moved_pays_for_it(evaluator):
@@ -137,6 +153,17 @@ def test_a_point_is_a_quick_look_and_the_seed_is_of_the_settings(evaluator, monk
     assert 2 * len(said["point"]) == len(said["final"]) == 2 * PROMPTS and said["final"] == said["again"]
     monkeypatch.setattr(evaluator, "settings", evaluator.settings.model_copy(update={"seed": 12345}))
     assert [row["response"] for row in evaluator.final(evaluator.reference).rows] != said["final"]
+
+
+def test_methods_are_paired_within_a_seed_and_seeds_are_independent(tmp_path):
+    """The same draws for every method of a seed, other draws for another seed: no response is the same but by chance."""
+    cells = [quick.cell(tmp_path, method, seed) for method, seed in (("quark", 0), ("ppo", 0), ("quark", 1))]
+    made = [cell.make_evaluator(Progress(quiet=True)) for cell in cells]
+    one, same, other = ([row["tokens"] for row in e.final(e.reference).rows] for e in made)
+    base = [row["tokens"] for row in made[0].base_evaluation().rows]
+    assert one == same
+    for unlike in (other, base):
+        assert np.mean([a == b for a, b in zip(one, unlike, strict=True)]) < 0.2
 
 
 def test_a_point_above_the_frontier_is_noticed(evaluator, monkeypatch):

@@ -314,7 +314,8 @@ def test_a_reward_that_no_base_response_had_is_placed_against_the_bound():
     needed = -np.log((rates * 200 + 1) / 201)
     assert placement.excess_kl.value == pytest.approx((8.5 - needed.sum()) / 3, abs=1e-6)
     assert placement.efficiency.value == pytest.approx(needed.sum() / 8.5, abs=1e-6)
-    assert "a bound" in placement.excess_kl.reason and not placement.solid and not placement.above
+    assert placement.efficiency.reason == "above every reward of the base responses: a lower bound"
+    assert "an upper bound" in placement.excess_kl.reason and not placement.solid and not placement.above
 
 
 def test_a_placement_says_where_the_frontier_is_not_known():

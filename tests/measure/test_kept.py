@@ -19,8 +19,8 @@ pytestmark = pytest.mark.usefixtures("few_prompts")
 @pytest.fixture
 def measured(monkeypatch):
     """How often a full evaluation was computed."""
-    calls, final = [], Evaluator.final
-    monkeypatch.setattr(Evaluator, "final", lambda self, policy: calls.append(policy) or final(self, policy))
+    calls, whole = [], Evaluator._measured_base
+    monkeypatch.setattr(Evaluator, "_measured_base", lambda self: calls.append(self) or whole(self))
     return calls
 
 
@@ -47,6 +47,11 @@ def test_another_evaluation_is_not_taken_for_it(tmp_path, measured):
     assert len(measured) == 2
     evaluator(tmp_path, **{"evaluation.points": 7}).base_evaluation()  # of training, which does not change it
     assert len(measured) == 2
+
+
+def test_it_is_the_same_for_every_seed(tmp_path, measured):
+    one, two = (quick.cell(tmp_path, seed=seed).make_evaluator(Progress(quiet=True)) for seed in (0, 1))
+    assert one.base_evaluation().metrics == two.base_evaluation().metrics and len(measured) == 1
 
 
 @pytest.mark.parametrize("content", [b"no archive", b"no evaluation"])

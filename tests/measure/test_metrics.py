@@ -155,6 +155,12 @@ def test_bleu_by_hand():
     assert metrics.bleu(list("aaaa"), [list("a"), list("aa")]) == pytest.approx((2 / 4 * 2 / 4 * 1 / 3 * 1 / 2) ** 0.25)
 
 
+@given(st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=7), min_size=2, max_size=5))
+def test_self_bleu_is_the_mean_of_bleu_against_the_others(split):
+    expected = np.mean([metrics.bleu(h, split[:i] + split[i + 1 :]) for i, h in enumerate(split)])
+    assert metrics.self_bleu([[" ".join(s) for s in split]]).value == pytest.approx(expected, abs=1e-12)
+
+
 def test_self_bleu_by_hand():
     close(metrics.self_bleu([["a b c d", "a b c d"], ["a b", "c d"]]), 0.5, 0.5, 4)
     close(metrics.self_bleu([["a b c d", "a b c d", " "], ["a"]]), 1.0, None, 2)  # an empty text has no BLEU

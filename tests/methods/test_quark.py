@@ -8,6 +8,7 @@ from hand_worked import Bench, batch, picked, rows
 from pydantic import ValidationError
 from tiny import rng
 
+from harness.methods import quark as module
 from harness.methods.quark import Quark, QuarkSettings
 
 
@@ -31,3 +32,9 @@ def test_the_loss_of_quark_by_hand(variant):
 def test_settings_out_of_range(wrong):
     with pytest.raises(ValidationError):
         QuarkSettings(**wrong)
+
+
+def test_every_departure_from_the_release_is_declared_at_the_top():
+    said = " ".join((module.__doc__ or "").split())
+    assert "the release bans EOS for the first 3 tokens" in said
+    assert "NLL and entropy include the position of the reward token" in said

@@ -69,7 +69,7 @@ def test_a_sound_record_holds(made, method):
     left = {c.what.removeprefix("final "): c.found for c in checks if c.held is None and c.what.startswith("final ")}
     along = set() if method == "quark" else {"entropy", "kl_log_ratio", "kl_per_token"}
     papers = {n for n in left if n.startswith(("max_tox", "toxicity_prob"))}
-    assert set(left) == {"clean_nll", "forward_kl", "grammatical"} | along | papers and len(papers) == 15
+    assert set(left) == {"clean_nll", "forward_kl", "grammatical", "overoptimisation"} | along | papers and len(papers) == 15
     assert all("closed form" in left[name] for name in along) and "--rescore" in left["max_toxicity"]
 
 
@@ -79,7 +79,22 @@ def test_rescoring_holds_and_leaves_only_what_no_text_decides(made):
     what = {c.what for c in checks}
     assert {"final grammatical", "base ppl", "final max_toxicity@heated", "final judge under sampled"} <= what
     again = records._all(str(made["quark"]), Path(), True, False)
-    assert {c.what.split()[1] for c in again if c.held is None} == {"clean_nll", "forward_kl", "efficiency"}  # of the base
+    assert {c.what.split()[1] for c in again if c.held is None} == {
+        "clean_nll", "forward_kl", "overoptimisation", "efficiency",  # of the base
+    }  # fmt: skip
+
+
+def test_an_edit_of_the_base_policys_scores_is_found(made, tmp_path):
+    """They are of all base responses, whose means by prompt are in the record."""
+    copy = tmp_path / "micro" / "toxicity" / "quark" / made["quark"].name
+    shutil.copytree(made["quark"], copy)
+    run = read_run(copy)
+    for name, by in (("judge", 0.01), ("reward@heated", 0.01), ("regret", 0.002)):
+        value = run.summary.base[name].value + by
+        base = run.summary.base | {name: run.summary.base[name].model_copy(update={"value": value})}
+        edited = run._replace(summary=run.summary.model_copy(update={"base": base}))
+        wrong = {c.what for c in verify.verify(edited) if c.held is False}
+        assert f"base {name}" in wrong, name
 
 
 def test_metrics_by_hand():
@@ -216,7 +231,7 @@ def test_prompts_rows_and_states(record):
     assert {"prompts.json", "prompts.json judge"} <= set(broken(record))
     edit(record / "prompts.json", "id", to=["00000000", *kept["id"][1:]])
     assert "prompts.json id, kind" in broken(record)
-    for column in ("id", "kind", "reward", "judge", "kl", "nll_per_token", "n_scored"):
+    for column in [name for name, values in kept.items() if isinstance(values, list)]:
         edit(record / "prompts.json", column, to=json.loads((record / "prompts.json").read_text())[column][:-1])
     assert "prompts.json rows" in broken(record)
     (record / "prompts.json").unlink()

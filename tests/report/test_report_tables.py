@@ -37,9 +37,8 @@ def test_means_are_over_the_seeds_that_are_done(tmp_path: Path) -> None:
     fake.write_run(tmp_path, "quark", 3, status="degraded", final={"reward": fake.point(0.1, 0.001)})
     table = method_table(only_group(tmp_path))
     row = dict(zip(table.header, table.rows[-1], strict=True))
-    assert (
-        row["Seeds"] == "3" and row["Reward\u00a0↑ (0 to 1)"] == "0.930 [0.840, 1.000]"
-    )  # t(2) = 4.303, s = 0.0361: 1.020, but no reward is above 1
+    # t(2) = 4.303, s = 0.0361: 1.020, but no reward is above 1; the error over prompts adds degrees of freedom
+    assert row["Seeds"] == "3" and row["Reward\u00a0↑ (0 to 1)"] == "0.930 [0.841, 1.000]"
 
 
 def test_intervals_end_where_the_metric_does(tmp_path: Path) -> None:
@@ -56,15 +55,16 @@ def test_intervals_end_where_the_metric_does(tmp_path: Path) -> None:
 
 
 def test_seeds_that_are_all_the_same_have_no_interval(tmp_path: Path) -> None:
-    """[0.9, 0.9] would read as certainty; one value that differs in the last place shown is an interval."""
+    """[0.9, 0.9] would read as certainty; an error over prompts, or a last place that differs, is an interval."""
     for seed in range(3):
-        final = {"reward": fake.point(0.9, 0.001), "kl": fake.point(0.5 + 1e-6 * seed, 0.001)}
+        final = {"reward": fake.point(0.9), "kl": fake.point(0.5 + 1e-6 * seed), "ppl": fake.point(2.0, 0.1)}
         fake.write_run(tmp_path, "base", seed, final=final)
     table = method_table(only_group(tmp_path))
     row = dict(zip(table.header, table.rows[-1], strict=True))
-    reward, kl = (next(text for title, text in row.items() if title.startswith(name)) for name in ("Reward", "KL"))
+    reward, kl, ppl = (next(v for title, v in row.items() if title.startswith(n)) for n in ("Reward", "KL", "Perplexity"))
     note = next(note for note in table.notes if "identical across seeds" in note)
     assert reward == f"0.900 {note[0]}" and kl == "0.500 [0.500, 0.500]"
+    assert ppl == "2.00 [1.80, 2.20]"
 
 
 def test_two_records_of_a_seed_count_as_one(tmp_path: Path) -> None:

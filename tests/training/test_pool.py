@@ -251,3 +251,37 @@ def test_a_reference_whose_head_is_not_a_product_keeps_no_states(monkeypatch):
     assert filled(reference).draw(3, rng())[0].reference_states is None
     with pytest.raises(ValueError, match="scales its logits"):
         reference.head(torch.zeros(1, 1, reference.width))
+
+
+def test_the_line_is_the_quantile_and_keeps_equal_rewards_on_one_side():
+    for rewards, share, line in (
+        ([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], 1 / 3, 0.2), ([0.0, 0.5, 0.5, 0.5, 1.0], 0.2, 0.0),
+        ([0.5, 0.5, 0.5, 1.0, 1.0], 0.2, 0.5), ([0.7, 1.0, 1.0, 1.0, 1.0, 1.0], 0.5, 0.7),
+    ):  # fmt: skip
+        pool = Pool()
+        pool.add(rollout(len(rewards)), torch.tensor(rewards))
+        assert pool.line(share) == pytest.approx(line)
+        pool.divide(pool.line(share))
+        assert pool.quantile.tolist() == [int(r > line) for r in rewards]
+
+
+def test_a_line_stays_where_it_is_while_the_pool_improves():
+    pool = Pool()
+    pool.add(rollout(4), torch.tensor([0.0, 0.2, 1.0, 1.0]))
+    line = pool.line(0.5)
+    pool.add(rollout(8, 4), torch.ones(8))
+    pool.divide(line)
+    drawn, side = pool.draw_both(20, 40, rng())
+    assert set(drawn.response[:20, 0].tolist()) == {0, 1} and set(drawn.response[20:, 0].tolist()) == set(range(2, 12))
+    assert side.tolist() == [0] * 20 + [1] * 40
+
+
+def test_a_pool_without_bad_responses_has_no_line():
+    pool = Pool()
+    pool.add(rollout(3), torch.ones(3))
+    with pytest.raises(RunFailed, match="of 3 responses all have reward 1, so there is nothing to forget"):
+        pool.line(0.5)
+    empty = Pool()
+    empty.add(rollout(3), torch.full((3,), NAN))
+    with pytest.raises(RunFailed, match="of 0 responses none could be scored"):
+        empty.line(0.5)

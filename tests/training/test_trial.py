@@ -81,7 +81,18 @@ def test_every_cost_is_counted():
     prompts = trial.prompts(4)
     length = int(prompts.mask.sum())
     assert trial.cost.record() == {"parameters": n, "flops": 0.0} | dict.fromkeys(
-        ["sampled_tokens", "trained_tokens", "forward_tokens", "scorer_calls", "document_tokens", "updates", "beside_flops"], 0
+        [
+            "sampled_tokens",
+            "trained_tokens",
+            "forward_tokens",
+            "scorer_calls",
+            "document_tokens",
+            "documents",
+            "own_documents",
+            "updates",
+            "beside_flops",
+        ],
+        0,
     )
 
     rollout = trial.sample(prompts, n=3)  # each prompt is read once, each response grows by 5

@@ -42,6 +42,13 @@ def _point(found: Any) -> dict[str, Any]:
     return {"value": found.value, "stderr": found.stderr, "reason": found.reason}
 
 
+def _judged(found: Frontier) -> list[dict[str, float]]:
+    """The judge's score of the optimal policies by their reward; empty if the record does not hold both along one curve."""
+    judges = found.judge_at.judge if found.judge_at else []
+    pairs = zip(found.curve, judges, strict=True) if len(judges) == len(found.curve) else []
+    return [{"reward": p.reward, "judge": j} for p, j in pairs if j is not None]
+
+
 def _frontier(found: Frontier) -> dict[str, Any]:
     solid = [p for p in found.curve if p.solid]
     edge = solid[-1].kl if solid else 0.0
@@ -51,6 +58,7 @@ def _frontier(found: Frontier) -> dict[str, Any]:
         "upper": [{"kl": p.kl, "reward": p.reward} for p in found.upper if p.kl >= edge],
         "best_of_n": [{"n": p.n, "kl": p.kl, "reward": p.reward} for p in found.best_of_n],
         "judge_at": found.judge_at.plain() if found.judge_at else None,
+        "judged": _judged(found),
     }
 
 

@@ -53,7 +53,7 @@ REWARD_KL = Panel("kl", "reward", "Reward against KL", KL_LABEL, REWARD, UP_LEFT
 JUDGE_KL = Panel("kl", "judge", "Held-out judge against KL", KL_LABEL, JUDGE, UP_LEFT)
 REWARD_PPL = Panel("ppl", "reward", "Fluency: perplexity", PPL_LABEL, REWARD, LIKE_BASE)
 JUDGE_PPL = Panel("ppl", "judge", "Held-out judge against perplexity", PPL_LABEL, JUDGE, LIKE_BASE)
-OVER = Panel("reward", "judge", "Judge against reward", REWARD, JUDGE, "better: up, near the dashed line")
+OVER = Panel("reward", "judge", "Judge against reward", REWARD, JUDGE, "better: up, near the line")
 COMPUTE = (
     Panel("flops", "reward", "Reward against training FLOPs", "estimated FLOPs of training", REWARD, UP_LEFT),
     Panel("sampled_tokens", "reward", "Reward against sampled tokens", "sampled tokens", REWARD, UP_LEFT),
@@ -220,9 +220,10 @@ def _reference(ax: Axes, data: dict[str, Any], panel: Panel, limits: tuple) -> N
     if x is not None and panel.x == "ppl":
         ax.axvline(x, color=INK, linewidth=0.9, linestyle=(0, (1, 1.5)), zorder=1)
         ax.text(x, limits[1][1], " base ", va="top", ha="right", fontsize=8, color=INK, rotation=90)
-    if x is not None and y is not None and panel.x == "reward":
-        ax.axline((x, y), slope=1, color=INK, linewidth=0.9, linestyle="--", zorder=1)
-        words = "dashed: the judge gains\nwhat the reward gains"
+    if frontier and frontier["judged"] and panel == OVER:
+        along = frontier["judged"]
+        ax.plot([p["reward"] for p in along], [p["judge"] for p in along], "-.", color=INK, linewidth=1.2, zorder=2)
+        words = "line: the optimal policies\nfor the reward"
         ax.text(0.03, 0.97, words, transform=ax.transAxes, va="top", fontsize=8, style="italic", color=GREY)
     if x is not None and y is not None:
         ax.plot([x], [y], "*", color=INK, markersize=11, markeredgecolor="white", zorder=6, clip_on=False)

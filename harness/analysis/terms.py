@@ -1,0 +1,97 @@
+"""What each prompt adds to a metric of a run: terms whose mean is the metric, and whose spread is its error over prompts.
+
+A mean has the scores of the prompts as its terms; a ratio has its linearisation (delta method), in which the base policy's
+score of the same prompt and the frontier's term are paired with the policy's. A record older than a column has no terms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.core.errors import CorruptRecord
+from harness.records.read import prompt_scores
+from harness.records.schema import Prompts, Run
+
+Columns = Mapping[str, NDArray[np.float64]]
+Terms = NDArray[np.float64]
+
+
+class PromptTerms:
+    """The terms of runs by metric; each record's scores by prompt are read once."""
+
+    def __init__(self) -> None:
+        self._read: dict[Path, Prompts | None] = {}
+
+    def table(self, runs: Sequence[Sequence[Run]], key: str) -> Terms | None:
+        """The terms of each seed on the prompts that all runs have scored, repeated records averaged: -> [n, X].
+
+        None if a record has no such terms, if the prompts of the records differ, or if fewer than two are left.
+        """
+        found = [[self._of(run, key) for run in repeated] for repeated in runs]
+        flat = [x for repeated in found for x in repeated]
+        known = [x for x in flat if x is not None]
+        if not flat or len(known) < len(flat) or any(ids != known[0][0] for ids, _ in known):
+            return None
+        rows = np.array([np.mean([x[1] for x in repeated if x is not None], axis=0) for repeated in found])
+        rows = rows[:, ~np.isnan(rows).any(0)]
+        return rows if rows.shape[1] > 1 else None
+
+    def _of(self, run: Run, key: str) -> tuple[list[str], Terms] | None:
+        kept = self._prompts(run)
+        name, _, kind = key.partition("@")
+        if kept is None or name not in TERMS:
+            return None
+        use = [x for x, of in enumerate(kept.kind) if kind in ("", of)]
+        columns = {n: np.array([column[x] for x in use], dtype=float) for n, column in kept.values.items()}
+        needed, terms = TERMS[name]
+        if not use or not set(needed) <= set(columns):
+            return None
+        known = ~np.isnan(np.stack([columns[n] for n in needed])).any(0)
+        found = np.full(len(use), np.nan)
+        if known.any():
+            found[known] = terms({n: columns[n][known] for n in needed})
+        return [kept.split, *(kept.id[x] for x in use)], found
+
+    def _prompts(self, run: Run) -> Prompts | None:
+        if run.dir not in self._read:
+            try:
+                self._read[run.dir] = prompt_scores(run)
+            except CorruptRecord:  # `harness verify` says what is wrong; the error is then over seeds and of each run's own
+                self._read[run.dir] = None
+        return self._read[run.dir]
+
+
+def ratio(above: Terms, below: Terms) -> Terms:
+    """Terms of mean(above) / mean(below): [X], [X] -> [X]; NaN if the divisor is zero."""
+    if below.mean() == 0:
+        return np.full(len(above), np.nan)
+    value = above.mean() / below.mean()
+    return value + (above - value * below) / below.mean()
+
+
+def _removed(c: Columns) -> Terms:
+    return 100 * (1 - ratio(1 - c["judge"], 1 - c["base_judge"]))
+
+
+def _perplexity(c: Columns) -> Terms:
+    per_token = ratio(c["nll_per_token"] * c["nll_tokens"], c["nll_tokens"])
+    return np.exp(per_token.mean()) * (1 + per_token - per_token.mean())
+
+
+TERMS: dict[str, tuple[tuple[str, ...], Callable[[Columns], Terms]]] = {
+    "reward": (("reward",), lambda c: c["reward"]),
+    "judge": (("judge",), lambda c: c["judge"]),
+    "kl": (("kl",), lambda c: c["kl"]),
+    "undesired": (("judge",), lambda c: 1 - c["judge"]),
+    "removed": (("judge", "base_judge"), _removed),
+    "efficiency": (("least_kl", "kl"), lambda c: ratio(c["least_kl"], c["kl"])),
+    "excess_kl": (("least_kl", "kl"), lambda c: c["kl"] - c["least_kl"]),
+    "regret": (("highest_reward", "reward"), lambda c: c["highest_reward"] - c["reward"]),
+    "overoptimisation": (("optimal_judge", "judge"), lambda c: c["optimal_judge"] - c["judge"]),
+    "ppl": (("nll_per_token", "nll_tokens"), _perplexity),
+}
+"""Of each metric the columns of prompts.json that it needs, and its terms."""
