@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("few_prompts")
 def measured(monkeypatch):
     """How often a full evaluation was computed."""
     calls, whole = [], Evaluator._measured_base
-    monkeypatch.setattr(Evaluator, "_measured_base", lambda self: calls.append(self) or whole(self))
+    monkeypatch.setattr(Evaluator, "_measured_base", lambda self, full: calls.append(self) or whole(self, full))
     return calls
 
 
@@ -81,12 +81,17 @@ def test_what_could_not_be_scored_is_tried_again(tmp_path):
     assert kept.read(True)[1] and kept.read(False) is None
 
 
-def test_the_start_of_training_is_measured_once_too(tmp_path, monkeypatch):
-    calls, point = [], Evaluator.point
-    monkeypatch.setattr(Evaluator, "point", lambda self, policy: calls.append(policy) or point(self, policy))
+def test_the_start_of_training_is_measured_once_too(tmp_path, measured):
     first = evaluator(tmp_path).base_point()
-    assert evaluator(tmp_path).base_point().metrics == first.metrics and len(calls) == 1
+    assert evaluator(tmp_path).base_point().metrics == first.metrics and len(measured) == 1
     evaluator(tmp_path, **{"evaluation.samples": 3}).base_point()  # of the end of a run, which does not change it
-    assert len(calls) == 1
+    assert len(measured) == 1
     evaluator(tmp_path, **{"evaluation.point_samples": 2}).base_point()
-    assert len(calls) == 2
+    assert len(measured) == 2
+
+
+def test_its_scores_are_those_of_all_base_responses(tmp_path):
+    made = evaluator(tmp_path)
+    for found in (made.base_point(), made.base_evaluation()):
+        assert found.metrics["judge"].value == pytest.approx(np.nanmean(made.base.judge))
+        assert found.metrics["reward"].value == pytest.approx(np.nanmean(made.base.reward))
