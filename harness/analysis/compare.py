@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from math import fsum
-from pathlib import Path
+from collections.abc import Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
 from harness.core.errors import BadSetting, UnknownName
 from harness.core.text import plain, shorten
 from harness.core.types import Metric
-from harness.records.read import prompt_scores
-from harness.records.schema import Prompts, Run
+from harness.records.schema import Run
 
 from . import columns
 from .groups import Group, apart, groups, measure, unlike
 from .select import Side
 from .stats import Difference, detectable, holm, paired_by_prompt, paired_test, welch_test
+from .terms import PromptTerms
 
 DEFAULT = ("judge", "reward", "kl", "efficiency", "ppl", "distinct_2")
 ALPHA = 0.05
@@ -31,18 +29,8 @@ BETTER = {column.key: column.better for column in columns.COLUMNS} | {
     "pii_per_kchar": "down", "violations_per_kchar": "down",
 }  # fmt: skip
 """Which way is better; a metric that is not named here is only higher or lower."""
-BY_PROMPT: dict[str, tuple[str, Callable[[float], float]]] = {
-    "judge": ("judge", lambda v: v),
-    "undesired": ("judge", lambda v: 1 - v),
-    "reward": ("reward", lambda v: v),
-    "kl": ("kl", lambda v: v),
-    "nll_per_token": ("nll_per_token", lambda v: v),
-}
-"""Metrics that are means over prompts: the column of prompts.json, and the metric of it."""
 RULE = "B is worse than A by more than the margin: the whole 95 % interval of B - A lies beyond it"
 AGAIN = "scores of two worlds cannot be compared: choose two selections of one, or run one side again with the other's settings"
-Scores = dict[Path, Prompts | None]  # by the folder of the run
-Tables = tuple[list[list[float]], list[list[float]]]  # [seeds, X] of A and of B
 
 
 class Condition(NamedTuple):
@@ -100,8 +88,8 @@ def compare(a: Side, b: Side, metrics: Sequence[str], conditions: Sequence[Condi
     group = _one_world(a, b)
     wanted = list(dict.fromkeys([*(metrics or DEFAULT), *(c.metric for c in conditions)]))
     _check_names([m for m in wanted if m not in DEFAULT], [*a.runs, *b.runs])
-    scores = {run.dir: prompt_scores(run) for run in [*a.runs, *b.runs]}
-    rows = _with_verdicts([_row(metric, a, b, scores) for metric in wanted])
+    terms = PromptTerms(strict=True)
+    rows = _with_verdicts([_row(metric, a, b, terms) for metric in wanted])
     by_name = {row.metric: row for row in rows}
     states = [(c, _holds(c, by_name[c.metric])) for c in conditions]
     regressions = [_regression_text(c, by_name[c.metric]) for c, holds in states if holds]
@@ -144,12 +132,12 @@ def _check_names(metrics: Sequence[str], runs: list[Run]) -> None:
             raise UnknownName("metric", metric, known)
 
 
-def _row(metric: str, a: Side, b: Side, scores: Scores) -> Compared:
+def _row(metric: str, a: Side, b: Side, terms: PromptTerms) -> Compared:
     """One metric before correction for multiple tests: no adjusted p and no verdict yet."""
-    (x, no_x), (y, no_y) = (_by_seed(side, metric, scores) for side in (a, b))
+    (x, no_x), (y, no_y) = (_by_seed(side, metric, terms) for side in (a, b))
     notes = [f"A: {why}" for why in no_x] + [f"B: {why}" for why in no_y]
     paired = sorted(x) == sorted(y) and len(x) > 1
-    found, prompts, why = _difference(metric, (a, b), (x, y), paired, scores) if x and y else (None, None, None)
+    found, prompts, why = _difference(metric, (a, b), (x, y), paired, terms) if x and y else (None, None, None)
     notes += [why] if why else []
     if found is not None and found.stderr == 0 and found.mean:
         found = Difference(found.mean, None, None, None, None, None)
@@ -163,22 +151,27 @@ def _row(metric: str, a: Side, b: Side, scores: Scores) -> Compared:
 
 
 def _difference(
-    metric: str, sides: tuple[Side, Side], values: tuple[dict[int, float], dict[int, float]], paired: bool, scores: Scores
+    metric: str, sides: tuple[Side, Side], values: tuple[dict[int, float], dict[int, float]], paired: bool, terms: PromptTerms
 ) -> tuple[Difference, int | None, str | None]:
     """B - A, the number of prompts it is over, and a note."""
     seeds = (sorted(values[0]), sorted(values[1]))
-    found, why = _prompt_tables(metric, sides, seeds, scores)
+    runs = [[_of_seed(side, seed) for seed in of] for side, of in zip(sides, seeds, strict=True)]
+    found, why = terms.tables(runs, metric)
     if found is not None:
-        return paired_by_prompt(found[1], found[0], seeds_paired=paired), len(found[0][0]), why
+        return paired_by_prompt(found[1], found[0], seeds_paired=paired), found[0].shape[1], why
     one, two = ([v[seed] for seed in of] for v, of in zip(values, seeds, strict=True))
     return paired_test(two, one) if paired else welch_test(two, one), None, why
 
 
-def _by_seed(side: Side, metric: str, scores: Scores) -> tuple[dict[int, float], list[str]]:
+def _of_seed(side: Side, seed: int) -> list[Run]:
+    return [run for run in side.runs if run.manifest.seed == seed]
+
+
+def _by_seed(side: Side, metric: str, terms: PromptTerms) -> tuple[dict[int, float], list[str]]:
     """The value of each seed, averaged over repeated records of a seed; and the missing ones."""
     values, why = defaultdict(list), []
     for run in side.runs:
-        found = _value(run, metric, scores[run.dir])
+        found = _value(run, metric, terms)
         if found.value is None:
             why.append(f"seed {run.manifest.seed}: {found.reason}")
         else:
@@ -188,45 +181,18 @@ def _by_seed(side: Side, metric: str, scores: Scores) -> tuple[dict[int, float],
     return {seed: fmean(v) for seed, v in values.items()}, why
 
 
-def _value(run: Run, metric: str, scores: Prompts | None) -> Metric:
+def _value(run: Run, metric: str, terms: PromptTerms) -> Metric:
     column = next((c for c in columns.COLUMNS if c.key == metric), None)
     if column is not None:
         return column.of(run)
     if metric != "nll_per_token":
         return measure(run, metric)
-    known = [v for v in scores.values[metric] if v is not None] if scores else []
-    return Metric(fmean(known), None, len(known)) if known else Metric(None, None, 0, 0, "no score of any prompt is kept")
-
-
-def _prompt_tables(
-    metric: str, sides: tuple[Side, Side], seeds: tuple[list[int], list[int]], scores: Scores
-) -> tuple[Tables | None, str | None]:
-    """Scores [seeds, X] of both sides on the prompts that all have scored; or None, and why the error is over seeds only."""
-    name, _, kind = metric.partition("@")
-    if name not in BY_PROMPT:
-        return None, None
-    if any(s is None for s in scores.values()):
-        return None, "no scores by prompt in some of the records (made before they were kept); the error is over seeds alone"
-    known = [s for s in scores.values() if s is not None]
-    if len({(s.split, *s.id) for s in known}) > 1:
-        return None, "the prompts of the records differ; the error is over seeds alone"
-    column, of = BY_PROMPT[name]
-    use = [x for x, k in enumerate(known[0].kind) if not kind or k == kind]
-    usable = [x for x in use if all(s.values[column][x] is not None for s in known)]
-    if not usable:
-        return None, "no prompt has a score in all records; the error is over seeds alone"
-    found = [
-        [_seed_row(side, seed, scores, column, of, usable) for seed in of_side]
-        for side, of_side in zip(sides, seeds, strict=True)
-    ]
-    left = f"{len(use) - len(usable)} prompts without a score in some run are left out of the difference"
-    return (found[0], found[1]), left if len(usable) < len(use) else None
-
-
-def _seed_row(side: Side, seed: int, scores: Scores, column: str, of: Callable, usable: list[int]) -> list[float]:
-    """One seed's score on each usable prompt, averaged over repeated records."""
-    same = [s for run in side.runs if run.manifest.seed == seed and (s := scores[run.dir]) is not None]
-    return [of(fsum(s.values[column][x] or 0.0 for s in same) / len(same)) for x in usable]
+    known = terms.known(run, metric)
+    return (
+        Metric(float(known.mean()), None, len(known))
+        if len(known)
+        else Metric(None, None, 0, 0, "no score of any prompt is kept")
+    )
 
 
 def _with_verdicts(rows: list[Compared]) -> list[Compared]:

@@ -16,7 +16,7 @@ from harness.core.text import plain, shorten
 from harness.core.types import Metric
 from harness.records.schema import Manifest, MetricRecord, Run, Summary
 
-from .stats import Interval, crossed_interval, nested_interval
+from .stats import Difference, Interval, crossed_interval, nested_interval, paired_by_prompt, welch_test
 from .terms import PromptTerms, Terms
 
 CALLED = {  # models of the world, known by their bytes, whatever they are called: where a name is put, and the setting it is of
@@ -113,6 +113,29 @@ def estimate(entry: Entry, of: Callable[[Run], Metric], key: str = "", prompts: 
 
     The interval holds the error over seeds, prompts and responses, by the terms of each prompt if the records keep them.
     """
+    seeds, reasons, bounds = _by_seed(entry, of)
+    means = [fmean(found.value or 0.0 for _, found in seed) for seed in seeds]
+    terms = prompts.table([[run for run, _ in seed] for seed in seeds], key) if prompts and seeds else None
+    within = RANGES.get(key.partition("@")[0], (-inf, inf))
+    interval = _interval(means, seeds, terms, within) if means else None
+    return Estimate(interval, means, tuple(reasons), terms, tuple(bounds))
+
+
+def difference(pair: tuple[Entry, Entry], of: Callable[[Run], Metric], key: str, prompts: PromptTerms) -> Difference:
+    """Mean of the first minus mean of the second, with the error over seeds and, where prompts are kept, over prompts.
+
+    Raises EmptySelection if one of them has no value.
+    """
+    sides = [_by_seed(entry, of)[0] for entry in pair]
+    tables, _ = prompts.tables([[[run for run, _ in seed] for seed in side] for side in sides], key)
+    if tables is not None:
+        return paired_by_prompt(tables[0], tables[1])
+    one, two = ([fmean(found.value or 0.0 for _, found in seed) for seed in side] for side in sides)
+    return welch_test(one, two)
+
+
+def _by_seed(entry: Entry, of: Callable[[Run], Metric]) -> tuple[list[list[tuple[Run, Metric]]], list[str], list[str]]:
+    """The counted runs with a value, by seed; why the others have none; and why values are bounds."""
     by_seed: dict[int, list[tuple[Run, Metric]]] = defaultdict(list)
     reasons, bounds = [], []
     for run in counted(entry):
@@ -124,12 +147,7 @@ def estimate(entry: Entry, of: Callable[[Run], Metric], key: str = "", prompts: 
             bounds += [f"seed {run.manifest.seed}: {found.reason}"] if found.reason else []
     if not counted(entry):
         reasons.append("no run is done")
-    seeds = [by_seed[seed] for seed in sorted(by_seed)]
-    means = [fmean(found.value or 0.0 for _, found in seed) for seed in seeds]
-    terms = prompts.table([[run for run, _ in seed] for seed in seeds], key) if prompts and seeds else None
-    within = RANGES.get(key.partition("@")[0], (-inf, inf))
-    interval = _interval(means, seeds, terms, within) if means else None
-    return Estimate(interval, means, tuple(reasons), terms, tuple(bounds))
+    return [by_seed[seed] for seed in sorted(by_seed)], reasons, bounds
 
 
 def _interval(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from math import fsum, sqrt
-from statistics import fmean, variance
+from statistics import fmean, median
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +14,7 @@ from harness.core.types import Metric
 from harness.records.schema import Evaluation, Frontier, MetricRecord, Run, Summary
 
 from .groups import Entry, Estimate, counted, measure, metric
-from .stats import Z95, Interval, minimum_detectable_effect, rank_sets, t_interval
+from .stats import Z95, Difference, Interval, detectable, nested_interval, rank_sets
 
 SAME_REWARD = 1e-3  # a difference that no table shows
 NO_DRIFT = 1e-4  # nats; the KL of a policy that has not moved
@@ -43,23 +42,23 @@ class Above(NamedTuple):
     update: int | None  # None for the end of the run
 
 
-def ranking(sound: Sequence[tuple[Entry, Estimate]]) -> list[Ranked]:
-    """Methods by the percent of the habit removed, highest first, from its estimates; one without a number is left out."""
+def ranking(sound: Sequence[tuple[Entry, Estimate]], test: Callable[[Entry, Entry], Difference] | None = None) -> list[Ranked]:
+    """Methods by the percent of the habit removed, highest first, from its estimates; one without a number is left out.
+
+    `test` compares two methods; without it, Welch's t over seeds does.
+    """
     known = [(entry, e.interval, e.values) for entry, e in sound if e.interval is not None]
-    ranks = rank_sets({entry.name: values for entry, _, values in known}) if known else {}
+    named = {entry.name: entry for entry, _, _ in known}
+    between = (lambda a, b: test(named[a], named[b])) if test else None
+    ranks = rank_sets({entry.name: values for entry, _, values in known}, test=between) if known else {}
     ranked = [Ranked(entry, interval, values, ranks[entry.name]) for entry, interval, values in known]
     return sorted(ranked, key=lambda r: (-r.removed.mean, r.entry.name))
 
 
-def detectable(ranked: list[Ranked]) -> tuple[float, int] | None:
-    """The smallest difference in percent removed that n seeds a side detect with 80% power, and n; None below 2 seeds."""
-    seeds = [r.values for r in ranked if r.n > 1]
-    if len(seeds) < 2:
-        return None
-    freedom = sum(len(values) - 1 for values in seeds)
-    pooled = sqrt(fsum(variance(values) * (len(values) - 1) for values in seeds) / freedom)
-    n = min(map(len, seeds))
-    return minimum_detectable_effect(pooled, n), n
+def least_shown(tests: Sequence[Difference]) -> float | None:
+    """The difference that the typical pair of methods shows with 80 % power: the median over tests; None without an error."""
+    known = [detectable(d.stderr, d.df) for d in tests if d.stderr and d.df]
+    return median(known) if known else None
 
 
 def beside(run: Run) -> Metric:
@@ -76,12 +75,12 @@ def beside(run: Run) -> Metric:
 
 
 def beside_best_of_n(entry: Entry) -> Interval | None:
-    """Reward minus that of best-of-n at the same KL, with the error over seeds; over prompts for one seed."""
+    """Reward minus that of best-of-n at the same KL, with the error over seeds and prompts; over prompts for one seed."""
     gaps = [(gap.value, gap.stderr or 0.0) for run in counted(entry) if (gap := beside(run)).value is not None]
     if not gaps:
         return None
     if len(gaps) > 1:
-        return t_interval([value for value, _ in gaps])
+        return nested_interval([value for value, _ in gaps], [error for _, error in gaps])
     value, error = gaps[0]
     return Interval(value, value - Z95 * error, value + Z95 * error)
 

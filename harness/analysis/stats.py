@@ -307,20 +307,23 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def rank_sets(
-    values: Mapping[str, Sequence[float]], higher_is_better: bool = True, alpha: float = 0.05
+    values: Mapping[str, Sequence[float]],
+    higher_is_better: bool = True,
+    alpha: float = 0.05,
+    test: Callable[[str, str], Difference] | None = None,
 ) -> dict[str, tuple[int, int]]:
     """Set of ranks of each name as (best, worst), 1 is best; each name has its own seeds [n].
 
-    A name is tested against every other by Welch's t, Holm-corrected over these tests: its set holds its rank with
-    1 - alpha confidence (marginal sets of Mogstad et al. 2024, Rev. Econ. Stud. 91, doi 10.1093/restud/rdad006), and the
-    names whose best rank is 1 hold the best of all with it. Correcting over the pairs of all names would cover all sets at
-    once, at the price of ranks that say nothing. (Exact permutation could never separate names at n = 3: its least p is
-    0.1.) A name of one seed shares its ranks with all. Raises EmptySelection.
+    A name is tested against every other, by Welch's t unless another test is given, Holm-corrected over these tests: its
+    set holds its rank with 1 - alpha confidence (marginal sets of Mogstad et al. 2024, Rev. Econ. Stud. 91, doi
+    10.1093/restud/rdad006), and the names whose best rank is 1 hold the best of all with it. Correcting over the pairs of
+    all names would cover all sets at once, at the price of ranks that say nothing. (Exact permutation could never separate
+    names at n = 3: its least p is 0.1.) A name of one seed shares its ranks with all. Raises EmptySelection.
     """
     tests: dict[tuple[str, str], tuple[float, float]] = {}  # how much better the first is, and p
     for a, b in combinations(values, 2):
-        test = welch_test(values[a], values[b])
-        gain, p = test.mean if higher_is_better else -test.mean, 1.0 if test.p is None else test.p
+        found = test(a, b) if test else welch_test(values[a], values[b])
+        gain, p = found.mean if higher_is_better else -found.mean, 1.0 if found.p is None else found.p
         tests[a, b], tests[b, a] = (gain, p), (-gain, p)
     return {name: _ranks([tests[name, other] for other in values if other != name], alpha) for name in values}
 
@@ -330,16 +333,6 @@ def _ranks(tests: list[tuple[float, float]], alpha: float) -> tuple[int, int]:
     adjusted = holm([p for _, p in tests])
     shown = [gain for (gain, _), p in zip(tests, adjusted, strict=True) if p <= alpha]
     return 1 + sum(gain < 0 for gain in shown), 1 + len(tests) - sum(gain > 0 for gain in shown)
-
-
-def minimum_detectable_effect(sd: float, n: int, alpha: float = 0.05, power: float = 0.8) -> float:
-    """The true difference that a two-sample t test of n seeds a side finds with the given power, in the unit of sd.
-
-    sd is that of a single seed, the same on both sides. Raises ValueError for n below 2.
-    """
-    if n < 2:
-        raise ValueError(f"a test needs at least 2 seeds a side; found {n}")
-    return detectable(sd * sqrt(2 / n), 2 * n - 2, alpha, power)
 
 
 def detectable(stderr: float, df: float, alpha: float = 0.05, power: float = 0.8) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from harness.records.schema import Problem, Run
 from . import cells as states
 from . import groups as grouping
 from .columns import BY_KEY, Column, kind_columns
-from .groups import Entry, Estimate, Group, estimate
-from .ranking import Above, Ranked, above_frontier, ranking
+from .groups import Entry, Estimate, Group, difference, estimate
+from .ranking import Above, Ranked, above_frontier, least_shown, ranking
 from .scalars import Trace, traces
+from .stats import Difference
 from .terms import PromptTerms
 
 
@@ -25,6 +27,7 @@ class StudyGroup(Group):
     """A group with its ranks, estimates, runs above the frontier and training scalars."""
 
     _estimates: dict[tuple[Entry, str], Estimate] = field(default_factory=dict, init=False, repr=False)
+    _tests: dict[tuple[Entry, Entry], Difference] = field(default_factory=dict, init=False, repr=False)
     _prompts: PromptTerms = field(default_factory=PromptTerms, init=False, repr=False)
 
     def estimate(self, entry: Entry, column: Column) -> Estimate:
@@ -45,7 +48,19 @@ class StudyGroup(Group):
         """The methods by the share of the habit removed, highest first; one with a run above the frontier is not ranked."""
         suspects = {id(run) for run, _ in self.above}
         sound = [entry for entry in self.entries if suspects.isdisjoint(map(id, entry.runs))]
-        return ranking([(entry, self.estimate(entry, BY_KEY["removed"])) for entry in sound])
+        return ranking([(entry, self.estimate(entry, BY_KEY["removed"])) for entry in sound], self.removed_more)
+
+    @cached_property
+    def least_shown(self) -> float | None:
+        """The difference in percent removed that the typical pair of ranked methods shows four times in five."""
+        return least_shown([self.removed_more(a.entry, b.entry) for a, b in combinations(self.ranks, 2)])
+
+    def removed_more(self, a: Entry, b: Entry) -> Difference:
+        """What a removes less what b removes, in percent, with the error over seeds, prompts and responses."""
+        key = (a, b)
+        if key not in self._tests:
+            self._tests[key] = difference((a, b), BY_KEY["removed"].of, "removed", self._prompts)
+        return self._tests[key]
 
     @cached_property
     def world(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +19,25 @@ from harness.records.schema import Prompts, Run
 
 Columns = Mapping[str, NDArray[np.float64]]
 Terms = NDArray[np.float64]
+OLDER = "no scores by prompt in some of the records (made before they were kept)"
+SEEDS_ALONE = "the error is over seeds alone"
+
+
+class Joint(NamedTuple):
+    """The terms of several sides on the same prompts, or None; and what a reader must know of them."""
+
+    tables: list[Terms] | None
+    note: str | None
 
 
 class PromptTerms:
-    """The terms of runs by metric; each record's scores by prompt are read once."""
+    """The terms of runs by metric; each record's scores by prompt are read once.
 
-    def __init__(self) -> None:
+    Scores that cannot be read are as none, or, if `strict`, raise CorruptRecord.
+    """
+
+    def __init__(self, strict: bool = False) -> None:
+        self.strict = strict
         self._read: dict[Path, Prompts | None] = {}
 
     def table(self, runs: Sequence[Sequence[Run]], key: str) -> Terms | None:
@@ -31,14 +45,31 @@ class PromptTerms:
 
         None if a record has no such terms, if the prompts of the records differ, or if fewer than two are left.
         """
-        found = [[self._of(run, key) for run in repeated] for repeated in runs]
-        flat = [x for repeated in found for x in repeated]
+        found = self.tables([runs], key)
+        return found.tables[0] if found.tables else None
+
+    def tables(self, sides: Sequence[Sequence[Sequence[Run]]], key: str) -> Joint:
+        """The same for several sides, [n, X] each, on the prompts that all runs of all sides have scored."""
+        if key.partition("@")[0] not in TERMS:
+            return Joint(None, None)
+        found = [[[self._of(run, key) for run in repeated] for repeated in side] for side in sides]
+        flat = [x for side in found for repeated in side for x in repeated]
         known = [x for x in flat if x is not None]
-        if not flat or len(known) < len(flat) or any(ids != known[0][0] for ids, _ in known):
-            return None
-        rows = np.array([np.mean([x[1] for x in repeated if x is not None], axis=0) for repeated in found])
-        rows = rows[:, ~np.isnan(rows).any(0)]
-        return rows if rows.shape[1] > 1 else None
+        if not flat or len(known) < len(flat):
+            return Joint(None, f"{OLDER}; {SEEDS_ALONE}")
+        if any(ids != known[0][0] for ids, _ in known):
+            return Joint(None, f"the prompts of the records differ; {SEEDS_ALONE}")
+        tables = [np.array([np.mean([x[1] for x in same if x is not None], axis=0) for same in side]) for side in found]
+        scored = ~np.isnan(np.concatenate(tables)).any(0)
+        if scored.sum() < 2:
+            return Joint(None, f"no prompt has a score in all records; {SEEDS_ALONE}")
+        left = f"{(~scored).sum()} prompts without a score in some run are left out of the difference"
+        return Joint([table[:, scored] for table in tables], None if scored.all() else left)
+
+    def known(self, run: Run, key: str) -> Terms:
+        """The terms of one run on the prompts that it has scored: -> [X]."""
+        found = self._of(run, key)
+        return np.empty(0) if found is None else found[1][~np.isnan(found[1])]
 
     def _of(self, run: Run, key: str) -> tuple[list[str], Terms] | None:
         kept = self._prompts(run)
@@ -60,7 +91,10 @@ class PromptTerms:
         if run.dir not in self._read:
             try:
                 self._read[run.dir] = prompt_scores(run)
-            except CorruptRecord:  # `harness verify` says what is wrong; the error is then over seeds and of each run's own
+            except CorruptRecord:
+                if self.strict:
+                    raise
+                # `harness verify` says what is wrong; the error is then over seeds and of each run's own
                 self._read[run.dir] = None
         return self._read[run.dir]
 
@@ -92,6 +126,7 @@ TERMS: dict[str, tuple[tuple[str, ...], Callable[[Columns], Terms]]] = {
     "excess_kl": (("least_kl", "kl"), lambda c: c["kl"] - c["least_kl"]),
     "regret": (("highest_reward", "reward"), lambda c: c["highest_reward"] - c["reward"]),
     "overoptimisation": (("optimal_judge", "judge"), lambda c: c["optimal_judge"] - c["judge"]),
+    "nll_per_token": (("nll_per_token",), lambda c: c["nll_per_token"]),
     "ppl": (("nll_per_token", "nll_tokens"), _perplexity),
 }
 """Of each metric the columns of prompts.json that it needs, and its terms."""

@@ -152,7 +152,7 @@ def interval(found: Estimate, column: Column, notes: list[str]) -> str:
     mean, low, high = found.interval
     text = bounded(number(mean, column.digits), column.key, found.bounds)
     mark += "".join(_mark(f"{column.title}: {reason}", notes) for reason in _grouped(found.bounds))
-    if low is None or high is None or column.key in ("flops", "sampled_tokens", "seconds"):
+    if low is None or high is None or column.key in ("flops", "sampled_tokens", "own_documents", "seconds"):
         return text + mark
     if high - low <= ROUNDING:  # a method without training: [x, x] would suggest certainty
         return text + _mark("identical across seeds: no interval over seeds", notes) + mark

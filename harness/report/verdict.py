@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.analysis.columns import BY_KEY, bound_sign, undesired
 from harness.analysis.groups import Entry, Estimate, Group, counted, estimate, measure
-from harness.analysis.ranking import Above, Ranked, beats, beside_best_of_n, detectable
+from harness.analysis.ranking import Above, Ranked, beats, beside_best_of_n
 from harness.analysis.stats import Interval
 from harness.analysis.study import StudyGroup
 from harness.core import registry
@@ -21,7 +21,7 @@ def verdict(group: StudyGroup) -> list[str]:
     if ranked:
         first, *more = _leader(ranked, group)
         # in the first sentence, which may be the only one read: a leader beyond the cap does not win
-        sentences = [" ".join([first, *_cap(ranked, group)]), *more, *_others(ranked), *_most_efficient(ranked, group)]
+        sentences = [" ".join([first, *_cap(ranked, group)]), *more, *_others(group), *_most_efficient(ranked, group)]
     return [*sentences, *_best_of_n(group), *_left_out(group), *_suspects(group)]
 
 
@@ -92,12 +92,13 @@ def _at(group: StudyGroup, entry: Entry) -> str:
     return {"": "", "≤": "at most ", "≥": "at least "}.get(sign, "roughly ")
 
 
-def _others(ranked: list[Ranked]) -> list[str]:
+def _others(group: StudyGroup) -> list[str]:
     """The methods tied with the leader, and the differences that this many seeds can detect."""
+    ranked = group.ranks
     first, others = ranked[0], ranked[1:]
     single = [r.entry.name for r in ranked if r.n == 1]
     tied = [r for r in others if r.n > 1 and first.n > 1 and r.ranks[0] == 1]
-    how = "Welch's t tests against each other method over seeds, Holm-corrected, at 5%"
+    how = "tests against each other method, error over seeds and prompts, Holm-corrected, at 5%"
     sentences = []
     if tied:
         sentences.append(f"Tied with {first.entry.name}, as the tests do not rule them out as the best ({how}): {_list(tied)}.")
@@ -106,18 +107,16 @@ def _others(ranked: list[Ranked]) -> list[str]:
     if single:
         order = "; the order of these may be chance" if others else ""
         sentences.append(f"One seed gives no interval over seeds ({', '.join(single)}){order}.")
-    return sentences + _detectable(ranked)
+    return sentences + _detectable(group)
 
 
-def _detectable(ranked: list[Ranked]) -> list[str]:
-    found = detectable(ranked)
-    if found is None:
+def _detectable(group: StudyGroup) -> list[str]:
+    if group.least_shown is None:
         return []
-    effect, n = found
-    least = number(effect, ".1f")
-    return [
-        f"With {n} seeds per method, differences below {least} percentage points are likely to be missed (power 80%, one pair)."
-    ]
+    n = min(r.n for r in group.ranks)
+    seeds = f"{n} seed{'s' if n > 1 else ''}"
+    least = number(group.least_shown, ".1f")
+    return [f"With {seeds} per method, a difference of {least} percentage points is found four times in five (typical pair)."]
 
 
 def _trains(entry: Entry) -> bool:

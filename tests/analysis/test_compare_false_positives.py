@@ -7,7 +7,7 @@ import fake_records as fake
 import numpy as np
 import pytest
 
-from harness.analysis import compare as compare_module
+from harness.analysis import terms
 from harness.analysis.compare import compare, parse_condition
 from harness.analysis.select import Side
 from harness.records.read import read_run
@@ -46,7 +46,7 @@ def test_false_positives_of_the_whole_comparison(tmp_path, monkeypatch, n, promp
     names = {"id": list(map(str, range(20))), "kind": ["calm"] * 20, "n_scored": [4] * 20}
     of_prompts = Prompts(schema_version=1, split="test", **names, **blank)
     kept: dict[Path, Prompts] = {}
-    monkeypatch.setattr(compare_module, "prompt_scores", lambda run: kept.get(run.dir))
+    monkeypatch.setattr(terms, "prompt_scores", lambda run: kept.get(run.dir))
     wrong = alarms = 0
     for _ in range(studies):
         sides = []

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from fake_reports import curve, judged, only_group, place
 
-from harness.analysis.ranking import above_frontier, beats, detectable, share_of_area
+from harness.analysis.ranking import above_frontier, beats, share_of_area
 from harness.analysis.stats import Interval
 from harness.records.read import read_run
 from harness.records.schema import Run
@@ -94,14 +94,32 @@ def test_a_difference_counts_beyond_its_interval_and_what_tables_show(gap: tuple
 
 
 def test_ranks_and_the_least_difference_seen_by_simulated_seeds(tmp_path: Path) -> None:
-    """Two methods that differ by exactly the effect said are told apart in about 80 of 100 draws of three seeds."""
+    """Two methods that differ by exactly the effect named are told apart in about 80 of 100 draws of three seeds."""
     judged(tmp_path, {"a": [0.90, 0.91, 0.92], "b": [0.905, 0.915, 0.925], "c": [0.70, 0.71, 0.72]})
-    ranks = {r.entry.name: r.ranks for r in only_group(tmp_path).ranks}
-    assert ranks == {"a": (1, 2), "b": (1, 2), "c": (3, 3)}
-    effect, n = detectable(only_group(tmp_path).ranks) or (0.0, 0)
-    assert n == 3
+    group = only_group(tmp_path)
+    assert {r.entry.name: r.ranks for r in group.ranks} == {"a": (1, 2), "b": (1, 2), "c": (3, 3)}
     rng = np.random.default_rng(0)
     spread = 100 * 0.01 / 0.3  # one seed's, in percent of the base's 0.30
-    a, b = rng.normal(0, spread, (4000, 3)), rng.normal(effect, spread, (4000, 3))
+    a, b = rng.normal(0, spread, (4000, 3)), rng.normal(group.least_shown, spread, (4000, 3))
     pooled = np.sqrt((a.var(1, ddof=1) + b.var(1, ddof=1)) / 3)
     assert np.mean(np.abs(b.mean(1) - a.mean(1)) / pooled > 2.776) == pytest.approx(0.8, abs=0.03)
+
+
+def test_ranks_hold_the_error_over_prompts(tmp_path: Path) -> None:
+    """Two methods whose seeds agree, on ten prompts that do not: apart by the seeds alone, not by the prompts too."""
+    taste = np.random.default_rng(1).normal(0, 0.1, 10)
+    judged(tmp_path, {"a": [0.900, 0.901, 0.902], "b": [0.880, 0.881, 0.882]})
+    for i, dir in enumerate(sorted(p.parent for p in tmp_path.rglob("summary.json"))):
+        level = read_run(dir).summary.final["judge"].value
+        keep_prompts(dir, level + (taste - taste.mean()) * (1 if i < 3 else -1))
+    group = only_group(tmp_path)
+    assert {r.ranks for r in group.ranks} == {(1, 2)}
+    assert group.removed_more(*group.entries).mean == pytest.approx(100 * 0.02 / 0.3, rel=0.01)
+
+
+def keep_prompts(dir: Path, judge: np.ndarray) -> None:
+    x = len(judge)
+    names = {"id": list(map(str, range(x))), "kind": ["calm"] * x, "n_scored": [4] * x}
+    none = dict.fromkeys(("reward", "kl", "nll_per_token"), [None] * x)
+    scores = {"judge": judge.tolist(), "base_judge": [0.7] * x}
+    fake.dump(dir / "prompts.json", {"schema_version": 1, "split": "test", **names, **none, **scores})

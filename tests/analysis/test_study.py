@@ -22,7 +22,8 @@ def calls(monkeypatch) -> Counter:
     counted: Counter = Counter()
     for function, argument in {
         groups.groups: lambda *_: None, groups.headings: lambda *_: None, cells.cells: lambda *_: None,
-        groups.world: id, ranking.ranking: lambda sound: tuple(id(entry) for entry, _ in sound), ranking.above_frontier: id,
+        groups.world: id, ranking.above_frontier: id,
+        ranking.ranking: lambda sound, test=None: tuple(id(entry) for entry, _ in sound),
         scalars.traces: id, groups.estimate: lambda entry, of, key="", prompts=None: (id(entry), key or of.__code__),
         read.find_runs: lambda dirs: tuple(dirs),
     }.items():  # fmt: skip
