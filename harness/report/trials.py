@@ -23,8 +23,9 @@ from harness.records.read import find_runs
 
 from .tables import Table, interval, markdown
 
-RULE = """The rule: the highest judge with a KL within the task's cap; of the trials within one standard error of that judge, the
-one of lowest KL; if no trial is within the cap, the one of lowest KL. The standard error is that of the difference, prompts paired.
+RULE = """The rule: the highest judge with a KL within the task's cap; of the trials within one standard error of that judge,
+the one of lowest KL; if none is within the cap, the one of lowest KL. The standard error is that of the difference, with
+prompts paired.
 
 """
 SHOWN = (BY_KEY["reward"], JUDGE, BY_KEY["kl"], BY_KEY["efficiency"])

@@ -79,7 +79,7 @@ def test_trials_of_a_preset_of_ones_own_count_as_they_are(tmp_path):
 def test_a_preset_that_cannot_take_them(tmp_path):
     path, found = tmp_path / "mine.toml", {"toxicity": {"my.method": 0.00012345678}}
     assert tomllib.loads(rates.tables(found)) == {"tasks": {"toxicity": {"methods": {"my.method": {"lr": 0.00012345678}}}}}
-    with pytest.raises(BadData, match="expected the lines .* add both"):
+    with pytest.raises(BadData, match=r"expected the lines .* add both"):
         rates.rewritten("[tasks.toxicity]\n", found, path)
     with pytest.raises(BadData, match="outside its marked block"):
         rates.rewritten(f'[tasks.toxicity.methods."my.method"]\nlr = 1.0\n{PRESET}', found, path)

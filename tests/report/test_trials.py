@@ -50,14 +50,10 @@ def test_the_rule_takes_the_highest_judge_within_the_cap(tmp_path):
         fake_records.write_run(tmp_path, method, 0, final=final, manifest={"identity": identity}, id8=f"{int(lr):08d}")
 
     for split in ("validation", "test"):
-        for method, lr, judge, kl in [
-            ("ppo", 1, 0.9, 1.4),
-            ("ppo", 2, 0.95, 1.6),
-            ("ppo", 3, 0.8, 0.1),
-            ("grpo", 1, 0.9, 2.0),
-            ("grpo", 2, 0.8, 1.9),
-        ]:
+        for method, lr, judge, kl in [("ppo", 1, 0.9, 1.4), ("ppo", 2, 0.95, 1.6), ("ppo", 3, 0.8, 0.1)]:
             record(method, lr, judge, kl, split)
+        for lr, judge, kl in [(1, 0.9, 2.0), (2, 0.8, 1.9)]:
+            record("grpo", lr, judge, kl, split)
         for lr, judge in [(1, 0.7), (2, 0.8), (3, 0.8)]:
             record("quark", lr, judge, 1.5, split)
         (group,) = Study(*find_runs([tmp_path])).groups
@@ -71,13 +67,8 @@ def test_the_rule_takes_the_highest_judge_within_the_cap(tmp_path):
 def tried(root, rows, prompts=None):
     """The learning rate chosen among trials (judge, standard error, KL), with scores of prompts where given: [X] each."""
     for i, (judge, stderr, kl) in enumerate(rows, 1):
-        identity = fake_records.identity(
-            "toxicity",
-            "quark",
-            0,
-            method={"name": "quark", "version": 1, "settings": {"lr": i}},
-            evaluation={"split": "validation"},
-        )
+        method = {"name": "quark", "version": 1, "settings": {"lr": i}}
+        identity = fake_records.identity("toxicity", "quark", 0, method=method, evaluation={"split": "validation"})
         final = {"judge": fake_records.point(judge, stderr), "kl": fake_records.point(kl, 0.01)}
         folder = fake_records.write_run(root, "quark", 0, final=final, manifest={"identity": identity}, id8=f"{i:08d}")
         if prompts:
