@@ -128,7 +128,8 @@ def task_card(name: str) -> tuple[str, Any]:
     presets: dict[str, Any] = {}
     for preset in preset_names():
         with suppress(BadSetting):  # a preset without settings for the task
-            presets[preset] = task_table(read_preset(preset), preset, name)
+            table = task_table(read_preset(preset), preset, name)
+            presets[preset] = {key: value for key, value in table.items() if key != "methods"}  # harness show method
     lines = [f"  preset {p}: " + ", ".join(f"{k}={v}" for k, v in s.items()) for p, s in presets.items() if s]
     return "\n".join([doc, "", *lines]), {"name": name, "version": kind.version, "doc": doc, "presets": presets}
 

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from harness.core import plugins, registry
-from harness.core.settings import preset_names, read_preset
+from harness.core.settings import method_table, preset_names, read_preset
 from harness.core.types import Knob
 from harness.policy.policy import Policy
 from harness.policy.sampler import sample
@@ -87,8 +87,8 @@ def round_trip(subject: Subject) -> Finding:
 def _preset_tables(name: str) -> dict[str, dict[str, Any]]:
     if not name or name.endswith(".py"):
         return {}
-    found = {p: read_preset(p).get("methods", {}).get(registry.canonical("method", name)) for p in preset_names()}
-    return {p: table for p, table in found.items() if table}
+    found = {p: method_table(read_preset(p), {}, registry.canonical("method", name)) for p in preset_names()}
+    return {p: {k: v for k, v in table.items() if k != "knob"} for p, table in found.items() if table}
 
 
 def described(subject: Subject) -> Finding:
