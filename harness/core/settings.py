@@ -197,7 +197,7 @@ def assembled(
 def method_table(tables: Mapping[str, Any], task: Mapping[str, Any], method: str) -> dict[str, Any]:
     """What a preset says of a method on a task: settings, and as `knob` the values of its knob where not the method's own."""
     name = key_of(method)
-    return tables.get("methods", {}).get(name, {}) | task.get("methods", {}).get(name, {})
+    return {**tables.get("methods", {}).get(name, {}), **task.get("methods", {}).get(name, {})}
 
 
 def key_of(name: str) -> str:
