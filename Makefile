@@ -1,4 +1,4 @@
-.PHONY: check test test-all docs pages newest oldest shipped architectures bench reference trials
+.PHONY: check test test-all docs pages newest oldest shipped architectures bench reference study trials
 RUNS ?= runs
 WORKERS ?= 2
 PYTHON ?= python3
@@ -68,9 +68,11 @@ reference:  ## the committed records, tables and pages; hours on two cores; the 
 	python docs/tools/methods_page.py docs/results/methods.md --finals results/reference --trials results/trials \
 	    --shapes results/shapes --picture reports/micro/figures/pareto-micro-toxicity.png
 
-trials:  ## the committed trials on validation prompts that chose the settings of the preset micro
+study:  ## the reference study: every method at five values of its knob; hours on two cores; the same command resumes
+	harness study results/study.toml --out $(RUNS)/study --workers $(WORKERS)
+	python -m harness.records.archive $(RUNS)/study results/study --samples 8
+
+trials:  ## the committed trials on validation prompts, and the learning rates that they choose for the preset micro
 	harness sweep --file results/trials.toml --out $(RUNS)/trials --workers $(WORKERS)
-	harness sweep --file results/trials.toml --out $(RUNS)/trials --workers $(WORKERS) --methods unlikelihood \
-	    --set unlikelihood.source=samples --grid unlikelihood.alpha=1.0 --grid unlikelihood.lr=3e-5,1e-4 \
-	    --grid unlikelihood.kl_coef=0.3,3.0
 	python -m harness.records.archive $(RUNS)/trials results/trials
+	python -m harness.report.learning_rates results/trials --write harness/core/presets/micro.toml

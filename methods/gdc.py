@@ -61,7 +61,7 @@ class GDC:
     version = 1
     Settings = GDCSettings
     family = "policy gradients"
-    knob = Knob("kl_coef", (0.4, 0.2, 0.1, 0.05, 0.025))
+    knob = Knob("kl_coef", (0.5, 0.15, 0.05, 0.015, 0.005))
     quick: ClassVar[dict[str, Any]] = {"batch_size": 16, "samples": 4}
     claims: ClassVar[dict[str, dict[str, Any]]] = {
         "base_returns": {"kl_coef": 100.0, "batch_size": 64},

@@ -27,6 +27,7 @@ class MLE:
     Settings = MLESettings
     family = "controls"
     knob = None
+    tuned_as = "filtering"
     quick: ClassVar[dict[str, Any]] = {"batch_size": 4}
     claims: ClassVar[dict[str, dict[str, Any]]] = {}
 

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 
-from harness.api import Knob, Settings, Trial, masked_sum, token_logprobs
+from harness.api import Settings, Trial, masked_sum, token_logprobs
 
 
 class RandomRewardSettings(Settings):
@@ -29,7 +29,8 @@ class RandomReward:
     version = 1
     Settings = RandomRewardSettings
     family = "controls"
-    knob = Knob("kl_coef", (0.5, 0.15, 0.05, 0.015, 0.005))
+    knob = None  # its reward says nothing, so no setting trades reward for drift
+    tuned_as = "reinforce"
     quick: ClassVar[dict[str, Any]] = {"batch_size": 16}
     claims: ClassVar[dict[str, dict[str, Any]]] = {"base_returns": {"kl_coef": 10.0, "batch_size": 64}}
 

@@ -41,8 +41,32 @@ def cells(groups: Sequence[Group], outdated: Mapping[Path, Sequence[str]], dead:
     `outdated`: of a run's folder, the parts older than the code (`harness.records.stale.outdated`); `dead` are the folders
     of runs that say `running` while no process holds them (`harness.records.write.held`).
     """
-    recorded = [_cell(group, i, entry, outdated, dead) for i, group in enumerate(groups) for entry in group.entries]
+    recorded = [
+        _cell(group, i, entry, seeds, outdated, dead)
+        for i, group in enumerate(groups)
+        for entry, seeds in zip(group.entries, expected(group), strict=True)
+    ]
     return [*recorded, *_absent(groups, recorded)]
+
+
+def expected(group: Group) -> list[set[int]]:
+    """The seeds that each entry of a group should have: none of a policy trained elsewhere.
+
+    The entry with the most seeds of each method should have all seeds of the group. The other choices of settings of a
+    method, such as the further values of a knob in a study, should have those that any other choice has.
+    """
+    leading: dict[str, Entry] = {}
+    for entry in group.entries:
+        method = entry.runs[0].manifest.method
+        leading[method] = max(leading.get(method, entry), entry, key=lambda e: len(_seeds(e.runs)))
+    others = [entry for entry in group.entries if entry is not leading[entry.runs[0].manifest.method]]
+    fewer = _seeds([run for entry in others for run in entry.runs])
+    wanted = [fewer if entry in others else _seeds(group.runs) for entry in group.entries]
+    return [set() if external(entry.runs) else seeds for entry, seeds in zip(group.entries, wanted, strict=True)]
+
+
+def _seeds(runs: Sequence[Run]) -> set[int]:
+    return {run.manifest.seed for run in runs}
 
 
 def counts(cell: Cell) -> dict[str, int]:
@@ -61,12 +85,13 @@ def progress(run: Run) -> float | None:
     return min(1.0, max(shares)) if shares else None
 
 
-def _cell(group: Group, number: int, entry: Entry, outdated: Mapping[Path, Sequence[str]], dead: Collection[Path]) -> Cell:
+def _cell(
+    group: Group, number: int, entry: Entry, wanted: set[int], outdated: Mapping[Path, Sequence[str]], dead: Collection[Path]
+) -> Cell:
     by_seed: dict[int, tuple[str, str]] = {}
     for run in entry.runs:
         seed, found = run.manifest.seed, _state(run, outdated.get(run.dir, ()), run.dir in dead)
         by_seed[seed] = min(by_seed.get(seed, found), found, key=lambda pair: STATES.index(pair[0]))  # the best of doubles
-    wanted: set[int] = set() if external(entry.runs) else {run.manifest.seed for run in group.runs}
     for seed in wanted - set(by_seed):
         by_seed[seed] = ("missing", "no record, and another method of the task has this seed")
     seeds = {seed: by_seed[seed][0] for seed in sorted(by_seed)}

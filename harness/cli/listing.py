@@ -39,9 +39,17 @@ def listing(what: str, out: Path) -> list[dict[str, Any]]:
         raise UnknownKind("cannot list", what, KINDS)
     kind = what.removesuffix("s")
     names, broken = registry.table(kind), {(o.name, o.target): o for o in registry.broken(kind)}
-    sound = [{"name": n, "what": line} for n, (target, line) in sorted(names.items()) if (n, target) not in broken]
-    lost = [{"name": o.name, "what": f"broken, from {o.package}: {o.fault}", "error": o.fault} for o in broken.values()]
-    return sound + sorted(lost, key=lambda row: row["name"])
+    sound = [(n, line) for n, (target, line) in sorted(names.items()) if (n, target) not in broken]
+    knobs = {n: {"knob": _knob(n)} if kind == "method" else {} for n, _ in sound}
+    none = {"knob": "-"} if kind == "method" else {}
+    lost = [{"name": o.name, **none, "what": f"broken, from {o.package}: {o.fault}", "error": o.fault} for o in broken.values()]
+    return [{"name": n, **knobs[n], "what": line} for n, line in sound] + sorted(lost, key=lambda row: row["name"])
+
+
+def _knob(method: str) -> str:
+    """The setting of a method that trades reward for drift, from its source; "-" if it has none."""
+    found = registry.attribute("method", method, "knob")
+    return str(found.setting) if found else "-"
 
 
 def runs(out: Path) -> list[dict[str, Any]]:
@@ -84,11 +92,14 @@ def method_card(name: str) -> tuple[str, Any]:
     fields = kind.Settings.model_fields
     settings = {k: {"default": f.default, "what": f.description} for k, f in fields.items()}
     doc = (sys.modules[kind.__module__].__doc__ or "").strip()
+    found = getattr(kind, "knob", None)
+    knob = {"setting": found.setting, "values": list(found.values)} if found else None
+    turned = [f"knob, weak to strong\n  {found.setting:18} {', '.join(map(str, found.values))}", ""] if found else []
     lines = [f"  {k:18} {v['default']!s:10} {v['what'] or ''}" for k, v in settings.items()]
     presets = _preset_settings(name)
     tuned = [f"  preset {p}: " + ", ".join(f"{k}={v}" for k, v in s.items()) for p, s in presets.items()]
-    text = "\n".join([doc, "", "settings (default)", *(lines or ["  none"]), *tuned])
-    return text, {"name": name, "version": kind.version, "doc": doc, "settings": settings, "presets": presets}
+    text = "\n".join([doc, "", *turned, "settings (default)", *(lines or ["  none"]), *tuned])
+    return text, {"name": name, "version": kind.version, "doc": doc, "knob": knob, "settings": settings, "presets": presets}
 
 
 def _preset_settings(method: str) -> dict[str, dict[str, Any]]:
@@ -117,7 +128,8 @@ def task_card(name: str) -> tuple[str, Any]:
     presets: dict[str, Any] = {}
     for preset in preset_names():
         with suppress(BadSetting):  # a preset without settings for the task
-            presets[preset] = task_table(read_preset(preset), preset, name)
+            table = task_table(read_preset(preset), preset, name)
+            presets[preset] = {key: value for key, value in table.items() if key != "methods"}  # harness show method
     lines = [f"  preset {p}: " + ", ".join(f"{k}={v}" for k, v in s.items()) for p, s in presets.items() if s]
     return "\n".join([doc, "", *lines]), {"name": name, "version": kind.version, "doc": doc, "presets": presets}
 

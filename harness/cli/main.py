@@ -166,6 +166,37 @@ def sweep(
     raise typer.Exit(sweep_command(spec, workers, out, dry_run=dry_run, offline=offline, as_json=as_json))
 
 
+@app.command()
+def study(
+    file: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="file of the study")],
+    methods: Annotated[str | None, typer.Option(metavar="A,B", help="some of its methods [default: all]")] = None,
+    tasks: Annotated[str | None, typer.Option(metavar="A,B", help="some of its tasks [default: all]")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="number of cells run at once; they share the cores")] = 1,
+    out: Out = Path("results"),
+    dry_run: Annotated[bool, typer.Option(help="list the cells and their states, run nothing")] = False,
+    offline: Offline = False,
+    as_json: Annotated[bool, typer.Option("--json", help="cells as one JSON object on the last line of stdout")] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run every method at the values of its knob, the setting that trades reward for drift, each as `harness run` does.
+
+    The same command again resumes. Cells run seed by seed, in a seed first the middle values of all methods, so an
+    interrupted study has fewer seeds, not fewer methods. The file:
+
+    \b
+    methods = ["base", "quark", "ppo"]
+    tasks = ["toxicity"]
+    seeds = "0-4"          # at the middle value of each knob, and of a method without one
+    other_seeds = "0-1"    # at the other values
+    """
+    from harness.runs.sweep.study import read_study
+
+    from .sweep import study_command
+
+    spec = read_study(file, methods, tasks)
+    raise typer.Exit(study_command(spec, workers, out, dry_run=dry_run, offline=offline, as_json=as_json))
+
+
 @app.command("eval")
 def evaluate(
     policy: Annotated[str, typer.Option(help="policy trained elsewhere: a folder or a hub id")],

@@ -1,4 +1,4 @@
-"""`harness sweep`."""
+"""`harness sweep` and `harness study`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 from harness.core.errors import BenchError
 from harness.core.text import escaped, escaped_lines
-from harness.runs.progress import loading
+from harness.runs.progress import Progress, loading
 
 from .result import archived, draw
 
 if TYPE_CHECKING:
     from harness.runs.sweep.plan import Planned, Result, Sweep
+    from harness.runs.sweep.study import StudySpec
 
 
 def sweep_command(spec: Sweep, workers: int, out: Path, *, dry_run: bool, offline: bool, as_json: bool) -> int:
@@ -27,11 +28,28 @@ def sweep_command(spec: Sweep, workers: int, out: Path, *, dry_run: bool, offlin
     seeds = parse_seeds(spec.seeds if isinstance(spec.seeds, str) else ",".join(map(str, spec.seeds)))
     progress = loading(f"{len(spec.methods)} methods, {len(spec.tasks)} tasks, preset {spec.preset}")
     cells = plan(spec, seeds, out, offline)
-    if dry_run:
-        from harness.runs.sweep.plan import state_of
+    return listed(cells, as_json) if dry_run else run_cells(cells, workers, out, progress, offline=offline, as_json=as_json)
 
-        print(_cells([(cell, state_of(cell), "") for cell in cells], as_json))
-        return 0
+
+def study_command(spec: StudySpec, workers: int, out: Path, *, dry_run: bool, offline: bool, as_json: bool) -> int:
+    """Run every cell of a study; exit code as of a sweep."""
+    from harness.runs.sweep.study import plan_study
+
+    progress = loading(f"{len(spec.methods)} methods at the values of their knobs, {len(spec.tasks)} tasks, {spec.preset}")
+    cells = plan_study(spec, out, offline)
+    return listed(cells, as_json) if dry_run else run_cells(cells, workers, out, progress, offline=offline, as_json=as_json)
+
+
+def listed(cells: list[Planned], as_json: bool) -> int:
+    """Print the cells with their states; exit code 0."""
+    from harness.runs.sweep.plan import state_of
+
+    print(_cells([(cell, state_of(cell), "") for cell in cells], as_json))
+    return 0
+
+
+def run_cells(cells: list[Planned], workers: int, out: Path, progress: Progress, *, offline: bool, as_json: bool) -> int:
+    """Run cells that are not finished, and print what became of each; exit code as of a sweep."""
     from harness.core.files import writable
     from harness.runs.sweep.board import Board
     from harness.runs.sweep.launcher import Launcher, exit_code

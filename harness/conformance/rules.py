@@ -1,8 +1,9 @@
 """The conformance rules of methods, checked on a task of twelve tokens in seconds: `harness check method NAME`.
 
 Every listed method is checked. Optional class attributes: `family`, which decides the colour in figures (default "other");
-`knob`, the setting that trades reward for KL; `trains = False` if the method does not train; `quick`, settings that make
-updates fast; and `claims`, further properties with the settings (on top of `quick`) under which they hold:
+`knob`, the setting that trades reward for KL; `trains = False` if the method does not train; `tuned_as`, of a control the
+method whose learning rate it takes; `quick`, settings that make updates fast; and `claims`, further properties with the
+settings (on top of `quick`) under which they hold:
 
     base_returns   under strong regularisation the policy stays at the base policy: KL(policy || base) < 0.01 nats
     reward_rises   on an easy task the reward of its samples rises
@@ -21,7 +22,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from harness.core import plugins, registry
-from harness.core.settings import preset_names, read_preset
+from harness.core.settings import method_table, preset_names, read_preset
 from harness.core.types import Knob
 from harness.policy.policy import Policy
 from harness.policy.sampler import sample
@@ -86,8 +87,8 @@ def round_trip(subject: Subject) -> Finding:
 def _preset_tables(name: str) -> dict[str, dict[str, Any]]:
     if not name or name.endswith(".py"):
         return {}
-    found = {p: read_preset(p).get("methods", {}).get(registry.canonical("method", name)) for p in preset_names()}
-    return {p: table for p, table in found.items() if table}
+    found = {p: method_table(read_preset(p), {}, registry.canonical("method", name)) for p in preset_names()}
+    return {p: {k: v for k, v in table.items() if k != "knob"} for p, table in found.items() if table}
 
 
 def described(subject: Subject) -> Finding:

@@ -8,11 +8,12 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 from .errors import BadData
-from .types import Settings
+from .types import Knob, Settings
 
 EXPECTED = {
     "settings": "a class Settings derived from harness.api.Settings",
@@ -161,7 +162,7 @@ def kind_of(value: Any) -> str:
 
 
 def constant(module: str, name: str, of: str | None = None) -> Any:
-    """The literal assigned to a name in a module, or in its class `of` or a base there; None if none can be read."""
+    """The literal or Knob assigned to a name in a module, or in its class `of` or a base there; None if none can be read."""
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return None
@@ -183,8 +184,19 @@ def _literal(body: list[ast.stmt], name: str) -> Any:
     for node in body:
         targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
         value = getattr(node, "value", None)
-        if any(isinstance(t, ast.Name) and t.id == name for t in targets) and isinstance(value, ast.Constant):
-            return value.value
+        if any(isinstance(t, ast.Name) and t.id == name for t in targets):
+            if isinstance(value, ast.Constant):
+                return value.value
+            if isinstance(value, ast.Call) and getattr(value.func, "id", "") == "Knob":
+                return _knob(value)
+    return None
+
+
+def _knob(call: ast.Call) -> Knob | None:
+    """A knob written out in the source; None if its arguments are not literals."""
+    with suppress(ValueError, TypeError):
+        named = {keyword.arg or "": ast.literal_eval(keyword.value) for keyword in call.keywords}
+        return Knob(*map(ast.literal_eval, call.args), **named)
     return None
 
 

@@ -95,7 +95,7 @@ def _at_fault(kind: str, offer: Offer) -> BadData:
 
 
 def attribute(kind: str, name: str, attribute: str) -> Any:
-    """A literal attribute of the class behind a name, read from its source without importing it; None if there is none."""
+    """A literal or Knob of the class behind a name, read from its source without importing it; None if there is none."""
     module, _, class_name = table(kind).get(name, ("", ""))[0].partition(":")
     return _literal(module, class_name, attribute, tuple(sys.path)) if module else None
 

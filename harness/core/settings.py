@@ -175,12 +175,13 @@ def assembled(
 ) -> RunSettings:  # fmt: skip
     """The settings of a run from the tables of a preset and the table of a task; raises UnknownName, BadSetting.
 
-    `[tasks.T.methods.M]` overrides `[methods.M]`, and `[tasks.T.budget]` overrides `[budget]`, key by key.
+    `[tasks.T.methods.M]` overrides `[methods.M]`, and `[tasks.T.budget]` overrides `[budget]`, key by key. `knob` in the table
+    of a method is for studies (`harness.runs.sweep.study`), no setting of the run.
     """
-    own, name = dict(task), key_of(method)
+    own = {key: value for key, value in task.items() if key != "methods"}
     raw = {
         "preset": preset,
-        "method": tables.get("methods", {}).get(name, {}) | own.pop("methods", {}).get(name, {}),
+        "method": {k: v for k, v in method_table(tables, task, method).items() if k != "knob"},
         **{section: tables.get(section, {}) | own.pop(section, {}) for section in OF_A_TASK},
         "scorers": tables.get("scorers", {}),
         "task": own,
@@ -191,6 +192,12 @@ def assembled(
     for key, value in overrides.items() if isinstance(overrides, Mapping) else map(parse_override, overrides):
         _put(raw, key, value)
     return checked(RunSettings, raw)
+
+
+def method_table(tables: Mapping[str, Any], task: Mapping[str, Any], method: str) -> dict[str, Any]:
+    """What a preset says of a method on a task: settings, and as `knob` the values of its knob where not the method's own."""
+    name = key_of(method)
+    return {**tables.get("methods", {}).get(name, {}), **task.get("methods", {}).get(name, {})}
 
 
 def key_of(name: str) -> str:

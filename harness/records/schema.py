@@ -131,6 +131,7 @@ class Manifest(Record):
     preset: str
     task: str
     method: str
+    knob: str | None = None
     seed: int
     identity: dict[str, Any]
     error: Fault | None = None

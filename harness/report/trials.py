@@ -8,53 +8,86 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from math import hypot, inf, sqrt
 from pathlib import Path
+from statistics import fmean
+from typing import NamedTuple
 
 from harness.analysis.columns import BY_KEY, JUDGE, title
-from harness.analysis.groups import Entry, Group, apart, counted
+from harness.analysis.groups import Entry, Group, apart, counted, measure
 from harness.analysis.study import Study, StudyGroup
+from harness.analysis.terms import PromptTerms
 from harness.core.errors import EmptySelection
 from harness.core.text import escaped, escaped_lines
 from harness.records.read import find_runs
 
 from .tables import Table, interval, markdown
 
-RULE = "The rule: the highest judge with a KL within the task's cap.\n\n"
+RULE = """The rule: the highest judge with a KL within the task's cap; of the trials within one standard error of that judge,
+the one of lowest KL; if none is within the cap, the one of lowest KL. The standard error is that of the difference, with
+prompts paired.
+
+"""
 SHOWN = (BY_KEY["reward"], JUDGE, BY_KEY["kl"], BY_KEY["efficiency"])
 
 
-def chosen(group: StudyGroup, entries: list[Entry]) -> list[Entry]:
-    """Select the entries of one method with the highest mean judge score among those whose mean KL is within the cap."""
+class Trial(NamedTuple):
+    """One choice of settings with its mean judge score and its mean KL in nats."""
 
-    def mean(entry: Entry, key: str) -> float | None:
-        interval = group.estimate(entry, BY_KEY[key]).interval
-        return interval.mean if interval else None
+    entry: Entry
+    judge: float
+    kl: float
 
-    frontiers = [run.summary.frontier for e in entries for run in e.runs if run.summary]
-    cap = min((f.kl_cap for f in frontiers if f and f.kl_cap), default=None)
-    judges = [(mean(e, "judge"), mean(e, "kl")) for e in entries]
-    within = [j for j, kl in judges if cap and j is not None and kl is not None and kl <= cap]
-    return [
-        e
-        for e, (j, kl) in zip(entries, judges, strict=True)
-        if within and j == max(within) and kl is not None and kl <= (cap or 0)
-    ]
+
+def chosen(group: StudyGroup, entries: list[Entry]) -> Entry | None:
+    """Select one of the entries of a method by the rule; None if no entry has both a judge score and a KL."""
+    found = [trial for entry in entries if (trial := _trial(group, entry)) is not None]
+    if not found:
+        return None
+    frontiers = [run.summary.frontier for entry in entries for run in entry.runs if run.summary]
+    cap = min((f.kl_cap for f in frontiers if f and f.kl_cap), default=inf)
+    within = [trial for trial in found if trial.kl <= cap]
+    if not within:
+        return min(found, key=lambda trial: trial.kl).entry
+    best, prompts = max(within, key=lambda trial: trial.judge), PromptTerms()
+    tied = [trial for trial in within if best.judge - trial.judge <= difference_error(best.entry, trial.entry, prompts)]
+    return min(tied, key=lambda trial: trial.kl).entry
+
+
+def _trial(group: StudyGroup, entry: Entry) -> Trial | None:
+    judge, kl = (group.estimate(entry, BY_KEY[key]).interval for key in ("judge", "kl"))
+    return Trial(entry, judge.mean, kl.mean) if judge and kl else None
+
+
+def difference_error(a: Entry, b: Entry, prompts: PromptTerms) -> float:
+    """Standard error of the difference of two entries' judge scores, over prompts paired.
+
+    Without scores of each prompt it is that of two independent means, from the error recorded with each; an unknown one is 0.
+    """
+    if a is b:
+        return 0.0
+    rows = prompts.table([counted(a), counted(b)], "judge")
+    if rows is not None:
+        differences = rows[0] - rows[1]
+        return float(differences.std(ddof=1)) / sqrt(len(differences))
+    return hypot(*(fmean([measure(run, "judge").stderr or 0.0 for run in counted(entry)]) for entry in (a, b)))
 
 
 def trials_table(group: StudyGroup, rule: bool = False) -> Table:
     """One row per choice of settings: means over seeds with 95% t intervals, and with `rule` a mark of the selected ones."""
     notes: list[str] = []
     rows = []
-    for method, entries in _by_method(group).items():
-        best = chosen(group, entries) if rule else []
+    for method, entries in by_method(group).items():
+        best = chosen(group, entries) if rule else None
         for entry, words in zip(entries, apart([entry.runs for entry in entries]), strict=True):
             seeds = ", ".join(str(seed) for seed in sorted({run.manifest.seed for run in counted(entry)}))
             row = [method, words, seeds, *(interval(group.estimate(entry, c), c, notes) for c in SHOWN)]
-            rows.append([*row, "chosen" if entry in best else ""] if rule else row)
+            rows.append([*row, "chosen" if entry is best else ""] if rule else row)
     return Table(["Method", "Settings that vary", "Seeds", *map(title, SHOWN), *(["By the rule"] if rule else [])], rows, notes)
 
 
-def _by_method(group: Group) -> dict[str, list[Entry]]:
+def by_method(group: Group) -> dict[str, list[Entry]]:
+    """The entries of a group by method."""
     found: dict[str, list[Entry]] = {}
     for entry in group.entries:
         found.setdefault(entry.runs[0].manifest.method, []).append(entry)
@@ -68,12 +101,16 @@ def page(study: Study) -> str:
     return "\n".join(_section(group) for group in study.groups)
 
 
+def split_of(group: Group) -> str:
+    """The split of the prompts that all runs of a group are measured on."""
+    return str(group.runs[0].manifest.identity.get("evaluation", {}).get("split", "unknown"))
+
+
 def _section(group: StudyGroup) -> str:
-    trials = Counter({method: len(entries) for method, entries in _by_method(group).items()})
-    split = group.runs[0].manifest.identity.get("evaluation", {}).get("split", "unknown")
+    trials = Counter({method: len(entries) for method, entries in by_method(group).items()})
     count = ", ".join(f"{method} {n}" for method, n in sorted(trials.items()))
-    head = f"### {group.task}, preset {group.preset}, {split} prompts\n\nTrials: {count}.\n"
-    rule = split == "validation"  # no settings are selected on test prompts
+    head = f"### {group.task}, preset {group.preset}, {split_of(group)} prompts\n\nTrials: {count}.\n"
+    rule = split_of(group) == "validation"  # no settings are selected on test prompts
     return f"{head}\n{RULE if rule else ''}{markdown(trials_table(group, rule))}"
 
 

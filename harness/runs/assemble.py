@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
@@ -220,7 +221,8 @@ def cell(settings: RunSettings, shared: Parts, method: str, task: str, seed: int
     method_settings = checked(kind.Settings, settings.method, "method")
     identity = {"name": name, "version": kind.version, "settings": method_settings.model_dump()}
     identity |= named.file_identity("method", method)  # a file under development changes without a new version
-    return _cell(settings, shared, name, task, seed, out, partial(kind, method_settings), identity)
+    made = _cell(settings, shared, name, task, seed, out, partial(kind, method_settings), identity)
+    return replace(made, knob=getattr(getattr(kind, "knob", None), "setting", None))
 
 
 def named_cell(

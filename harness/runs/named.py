@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.core import registry
 from harness.core.errors import BadSetting
-from harness.core.settings import RunSettings, assembled, beside, key_of, merged, preset_tables, stem_of
+from harness.core.settings import RunSettings, assembled, beside, key_of, merged, method_table, preset_tables, stem_of
 from harness.records.write import file_name
 
 
@@ -40,6 +40,12 @@ def task_table(tables: Mapping[str, Any], preset: str, task: str) -> dict[str, A
         raise BadSetting(f"task {task} is like {like!r}; preset {preset!r} has only {', '.join(sorted(tables['tasks']))}")
     said = beside(Path(task).parent, told or {}) if registry.is_file("task", task) else told or {}
     return merged(merged(tables["tasks"].get(like, {}), said), own or {})
+
+
+def knob_values(preset: str, method: str, task: str) -> Any:
+    """The values of a method's knob that a preset gives for a task (`knob = [...]`), unchecked; None if it gives none."""
+    tables = preset_tables(preset, method, task)
+    return method_table(tables, task_table(tables, preset, task), method).get("knob")
 
 
 def _no_table(tables: Mapping[str, Any], preset: str, task: str) -> str:

@@ -53,6 +53,7 @@ class Cell:
     budget: Budget
     optimizer: OptimizerSettings
     out: Path
+    knob: str | None = None  # setting of the method that trades reward for drift
     loading: float = 0.0  # seconds that loading the model and the data took
     run_id: str = field(init=False)
     path: Path = field(init=False)
@@ -140,8 +141,9 @@ class Session:
             raise CorruptRecord(f"{c.path}: manifest.json has no started_at (start again with --fresh)")
         manifest = Manifest(
             schema_version=SCHEMA_VERSION, run_id=c.run_id, status="running", preset=c.settings.preset, task=c.task_name,
-            method=c.method_name, seed=c.seed, identity=c.identity, error=None, started_at=old.started_at if old else now(),
-            ended_at=None, provenance=c.provenance, settings=c.settings.model_dump(),
+            method=c.method_name, knob=c.knob, seed=c.seed, identity=c.identity, error=None,
+            started_at=old.started_at if old else now(), ended_at=None, provenance=c.provenance,
+            settings=c.settings.model_dump(),
         )  # fmt: skip
         self.store.write_manifest(manifest)
         return manifest

@@ -63,6 +63,19 @@ def test_a_method_that_a_task_lacks(tmp_path):
     assert ("eval-mine", "toxicity") not in made  # nobody has to measure a policy from elsewhere on every task
 
 
+def test_the_further_values_of_a_knob_need_the_seeds_of_further_values(tmp_path):
+    for method, value, seeds in [("quark", 1, 5), ("quark", 2, 2), ("quark", 3, 1), ("ppo", 1, 4), ("mle", 1, 5)]:
+        settings = {"name": method, "version": 1, "settings": {"kl_coef": value}}
+        for seed in range(seeds):
+            manifest = {"identity": fake.identity("toxicity", method, seed, method=settings), "run_id": f"{value}{seed}"}
+            fake.write_run(tmp_path, method, seed, manifest=manifest, summary={"run_id": f"{value}{seed}"}, id8=f"{value}")
+    states = {name: list(c.seeds.values()) for (name, _), c in found(tmp_path).items()}
+    assert states == {
+        "quark (1: kl_coef=1)": ["done"] * 5, "quark (2: kl_coef=2)": ["done"] * 2, "quark (3: kl_coef=3)": ["done", "missing"],
+        "ppo": ["done"] * 4 + ["missing"], "mle": ["done"] * 5,
+    }  # fmt: skip
+
+
 def test_settings_worlds_and_doubles_stay_apart(tmp_path):
     slow = fake.identity("toxicity", "quark", 0, method={"name": "quark", "version": 1, "settings": {"lr": 1.0}})
     fake.write_run(tmp_path, "quark", 0)

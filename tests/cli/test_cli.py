@@ -314,6 +314,8 @@ def test_cards(harness):
     assert code == 0 and "2205.13636" in out and "num_quantiles" in out and "preset micro" in out
     code, out, _ = harness("show", "task", "toxicity", "--json")
     assert code == 0 and json.loads(out)["presets"]["micro"]["reward"] == "lexicon"
+    presets = json.loads(harness("show", "task", "repetition", "--json")[1])["presets"]
+    assert presets["gpt2"]["reward"] == "diversity" and "methods" not in presets["gpt2"]
     code, out, _ = harness("show", "preset", "micro", "--json")
     assert code == 0 and json.loads(out)["tables"] == read_preset("micro")
 

@@ -60,7 +60,7 @@ def test_the_command_line_page_says_what_help_says():
 
 
 def test_every_command_and_option_of_help_is_found():
-    assert command_line.commands()[:3] == ["run", "sweep", "eval"]
+    assert command_line.commands()[:4] == ["run", "sweep", "study", "eval"]
     text = command_line.section("run")
     assert "| `--seeds 0-4` | several seeds" in text and r"\[default: micro\]" in text and "--help" not in text
     assert "```toml\nmethods = [" in command_line.section("sweep")

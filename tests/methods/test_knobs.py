@@ -70,6 +70,30 @@ FAULTS = {
 }
 
 
+def test_a_knob_is_read_from_the_source_without_importing_it(monkeypatch, tmp_path):
+    for name in registry.table("method"):
+        assert registry.attribute("method", name, "knob") == registry.load("method", name).knob
+    (tmp_path / "their_knobs.py").write_text(
+        "from harness.api import Knob\nX = 3\nclass A:\n    knob = Knob(setting='x', values=(1, 2, 3))\n"
+        "class B:\n    knob = Knob(X, 2)\n"
+        "class C:\n    knob = Other(1)\nclass D:\n    knob = Knob()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("harness.methods.METHODS", {c.lower(): (f"their_knobs:{c}", "") for c in "ABCD"})
+    assert [registry.attribute("method", name, "knob") for name in "abcd"] == [Knob("x", (1, 2, 3)), None, None, None]
+
+
+def test_a_list_and_a_card_show_the_knob(harness):
+    code, out, _ = harness("list", "methods", "--json")
+    assert (
+        code == 0 and {row["name"]: row["knob"] for row in json.loads(out)}.items() >= {"quark": "kl_coef", "mle": "-"}.items()
+    )
+    code, out, _ = harness("show", "method", "best_of_n")
+    assert code == 0 and "knob, weak to strong\n  n                  2, 4, 8, 16, 32\n" in out
+    data = json.loads(harness("show", "method", "mle", "--json")[1])
+    assert data["knob"] is None
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_knob_that_is_none_fails_its_rule(fault):
     found, said = FAULTS[fault]

@@ -39,7 +39,8 @@ def test_trials_of_two_choices_of_a_setting(tmp_path):
 
 
 def test_the_rule_takes_the_highest_judge_within_the_cap(tmp_path):
-    """The cap of the invented task is 1.5 nats; the highest judge of ppo lies beyond it, and quark's two best are one."""
+    """The cap of the invented task is 1.5 nats; the highest judge of ppo lies beyond it, and of quark's two best the first
+    is taken; no trial of grpo is within it."""
 
     def record(method: str, lr: float, judge: float, kl: float, split: str) -> None:
         identity = fake_records.identity(
@@ -49,16 +50,49 @@ def test_the_rule_takes_the_highest_judge_within_the_cap(tmp_path):
         fake_records.write_run(tmp_path, method, 0, final=final, manifest={"identity": identity}, id8=f"{int(lr):08d}")
 
     for split in ("validation", "test"):
-        for method, lr, judge, kl in [("ppo", 1, 0.9, 1.4), ("ppo", 2, 0.95, 1.6), ("ppo", 3, 0.8, 0.1), ("grpo", 1, 0.9, 2.0)]:
+        for method, lr, judge, kl in [("ppo", 1, 0.9, 1.4), ("ppo", 2, 0.95, 1.6), ("ppo", 3, 0.8, 0.1)]:
             record(method, lr, judge, kl, split)
+        for lr, judge, kl in [(1, 0.9, 2.0), (2, 0.8, 1.9)]:
+            record("grpo", lr, judge, kl, split)
         for lr, judge in [(1, 0.7), (2, 0.8), (3, 0.8)]:
             record("quark", lr, judge, 1.5, split)
         (group,) = Study(*find_runs([tmp_path])).groups
         found = [(row[0], row[1]) for row in trials.trials_table(group, rule=True).rows if row[-1] == "chosen"]
-        assert found == [("ppo", "lr=1"), ("quark", "lr=2"), ("quark", "lr=3")]
+        assert found == [("grpo", "lr=2"), ("ppo", "lr=1"), ("quark", "lr=2")]
         shutil.rmtree(tmp_path / "micro")
     text = trials.page(Study(group.runs))
     assert "test prompts" in text and "rule" not in text.lower()  # nothing is chosen there
+
+
+def tried(root, rows, prompts=None):
+    """The learning rate chosen among trials (judge, standard error, KL), with scores of prompts where given: [X] each."""
+    for i, (judge, stderr, kl) in enumerate(rows, 1):
+        method = {"name": "quark", "version": 1, "settings": {"lr": i}}
+        identity = fake_records.identity("toxicity", "quark", 0, method=method, evaluation={"split": "validation"})
+        final = {"judge": fake_records.point(judge, stderr), "kl": fake_records.point(kl, 0.01)}
+        folder = fake_records.write_run(root, "quark", 0, final=final, manifest={"identity": identity}, id8=f"{i:08d}")
+        if prompts:
+            columns = {"id": ["a", "b", "c", "d"], "kind": ["heated"] * 4, "n_scored": [16] * 4, "judge": prompts[i - 1]}
+            columns |= {key: prompts[i - 1] for key in ("reward", "kl", "nll_per_token")}
+            fake_records.dump(folder / "prompts.json", {"schema_version": 1, "split": "validation", **columns})
+    (group,) = Study(*find_runs([root])).groups
+    best = trials.chosen(group, group.entries)
+    return best and best.runs[0].manifest.identity["method"]["settings"]["lr"]
+
+
+def test_within_one_standard_error_of_the_best_the_lower_kl_wins(tmp_path):
+    """Errors of 0.03 and 0.04 are 0.05 for the difference: a judge of 0.85 ties with 0.9, one of 0.84 does not."""
+    assert tried(tmp_path / "a", [(0.9, 0.03, 1.0), (0.8501, 0.04, 0.5)]) == 2
+    assert tried(tmp_path / "b", [(0.9, 0.03, 1.0), (0.84, 0.04, 0.5)]) == 1
+    assert tried(tmp_path / "c", [(0.9, None, 1.0), (0.9, None, 0.5), (0.9, None, 0.7)]) == 2
+    assert tried(tmp_path / "d", [(None, None, 1.0), (0.9, None, None)]) is None
+
+
+def test_the_error_of_the_difference_pairs_prompts(tmp_path):
+    """Both move with the prompt, so that the differences are 0.05 +- 0.01: no tie, though each error is far larger."""
+    one, two = [0.99, 0.79, 0.59, 0.39], [0.95, 0.73, 0.55, 0.33]
+    rows = [(sum(one) / 4, 0.13, 1.0), (sum(two) / 4, 0.13, 0.5)]
+    assert tried(tmp_path / "a", rows) == 2 and tried(tmp_path / "b", rows, [one, two]) == 1
 
 
 def test_trials_without_records(tmp_path):

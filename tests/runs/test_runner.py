@@ -57,6 +57,7 @@ def test_the_record_of_a_run(whole):
     run = read_run(cell.path)
     assert run.manifest.status == "done" and run.summary == summary
     assert run.manifest.identity == json.loads(json.dumps(cell.identity))
+    assert run.manifest.knob == "kl_coef" and run.manifest.knob in run.manifest.identity["method"]["settings"]
     assert [row.update for row in run.trajectory] == [0, 2, 4, 6]
     assert summary.cost["updates"] == 6
     assert summary.base["kl"].value == 0.0 and summary.final["kl"].value > 0

@@ -21,7 +21,7 @@ from harness.core import registry
 from harness.core.errors import BadSetting, UnknownName
 from harness.core.settings import preset_names, read_preset, resolve
 from harness.records.read import find_runs, read_run
-from harness.report.trials import chosen
+from harness.report import learning_rates
 from harness.runs import assemble, cost
 from harness.tasks import DATASETS, SCORERS
 
@@ -219,7 +219,8 @@ def test_settings_of_a_data_set_that_there_is_not(world):
 def test_every_setting_of_a_preset_is_checked(preset):
     tables = read_preset(preset)
     assert set(tables["tasks"]) == set(TASKS)
-    for task in tables["tasks"]:
+    for task, table in tables["tasks"].items():
+        assert set(table.get("methods", {})) | set(tables["methods"]) <= set(registry.table("method"))
         for method in ("base", "best_of_n", *tables["methods"]):
             resolved = resolve(preset, method, task)
             assemble.check(resolved, method)
@@ -228,23 +229,15 @@ def test_every_setting_of_a_preset_is_checked(preset):
     assert {t.get("kind", name) for name, t in tables.get("scorers", {}).items()} <= set(SCORERS)
 
 
-def test_the_micro_preset_has_the_settings_that_the_rule_chose():
-    """From the committed trials; what the preset's head names as exceptions is none of the rule's."""
+def test_the_micro_preset_has_the_learning_rates_that_the_committed_trials_choose():
     runs, problems = find_runs([ROOT / "results" / "trials"])
-    (group,) = Study(runs).groups
-    by_method = {}
-    for entry in group.entries:
-        by_method.setdefault(entry.runs[0].manifest.method, []).append(entry)
-    exceptions = {"quark", "mle", "random_reward"}
-
-    def settings(method):
-        return registry.load("method", method).Settings(**resolve("micro", method, "toxicity").method).model_dump(mode="json")
-
-    assert not problems and set(by_method) == set(registry.table("method")) - {"base"}
-    for method in set(by_method) - exceptions:
-        had = [entry.runs[0].manifest.identity["method"]["settings"] for entry in chosen(group, by_method[method])]
-        assert settings(method) in had, method
-    assert settings("random_reward") == settings("reinforce") and settings("mle")["lr"] == settings("filtering")["lr"]
+    rates = learning_rates.learning_rates(Study([run for run in runs if learning_rates.counts(run)]))
+    path = ROOT / "harness" / "core" / "presets" / "micro.toml"
+    assert not problems and learning_rates.rewritten(path.read_text(), rates, path) == path.read_text(), "run: make trials"
+    for task in read_preset("micro")["tasks"]:
+        for control, other in (("random_reward", "reinforce"), ("mle", "filtering")):
+            assert registry.attribute("method", control, "tuned_as") == other
+            assert resolve("micro", control, task).method["lr"] == resolve("micro", other, task).method["lr"]
 
 
 def test_a_preset_is_shown_resolved_with_sizes_and_costs(harness):

@@ -1,11 +1,11 @@
 """Plan of a sweep: its specification, and its cells (methods x tasks x settings x seeds) with their states.
 
-Nothing runs here; `harness.runs.sweep.launcher` runs the cells.
+`harness.runs.sweep.study` plans a study in the same terms. Nothing runs here; `harness.runs.sweep.launcher` runs the cells.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -15,7 +15,7 @@ from pydantic import Field
 
 from harness.core import registry
 from harness.core.errors import BadSetting, EmptySelection, UnknownName
-from harness.core.settings import SECTIONS, checked, flat, overrides, parse_grid, parse_override, read_toml
+from harness.core.settings import SECTIONS, RunSettings, checked, flat, overrides, parse_grid, parse_override, read_toml
 from harness.core.types import Settings
 from harness.records.write import RunStore
 from harness.runs import named
@@ -65,15 +65,18 @@ class Planned(NamedTuple):
         return "to resume" if store.manifest() is not None else "missing"
 
 
-def read_sweep(path: Path) -> dict[str, Any]:
-    """Read a sweep from a TOML file; raises MissingPrerequisite if it cannot be read, BadSetting if it is invalid."""
-    raw = read_toml(path, "sweep file")
-    for name in ("set", "grid"):
+def read_plan(path: Path, what: str, tables: Iterable[str]) -> dict[str, Any]:
+    """Read a sweep or a study from a TOML file, its tables flattened to dotted keys.
+
+    Raises MissingPrerequisite if it cannot be read, BadSetting if it is invalid.
+    """
+    raw = read_toml(path, what)
+    for name in tables:
         if not isinstance(raw.get(name, {}), dict):
             raise BadSetting(f"{name} in {path} is a table of settings, [{name}]; found {raw[name]!r}")
     shared = {section: raw.pop(section) for section in SHARED if section in raw}  # [evaluation] is [set.evaluation]
-    raw["set"] = flat(shared) | flat(raw.get("set", {}))
-    raw["grid"] = flat(raw.get("grid", {}))
+    raw |= {name: flat(raw.get(name, {})) for name in tables}
+    raw["set"] = flat(shared) | raw["set"]
     return raw
 
 
@@ -82,34 +85,36 @@ def told(
     settings: Iterable[str], grid: Iterable[str],
 ) -> Sweep:  # fmt: skip
     """Build a sweep from a file overridden by flags; raises BadSetting if a value is invalid."""
-    raw = read_sweep(file) if file is not None else {"set": {}, "grid": {}}
-    chosen = _names(methods)
-    flags = {"methods": chosen, "tasks": _names(tasks), "seeds": seeds, "preset": preset}
+    raw = read_plan(file, "sweep file", ("set", "grid")) if file is not None else {"set": {}, "grid": {}}
+    chosen = names(methods)
+    flags = {"methods": chosen, "tasks": names(tasks), "seeds": seeds, "preset": preset}
     if chosen is not None:
-        raw |= _narrowed(raw, chosen)
+        raw |= narrowed(raw, chosen, ("set", "grid"))
     raw |= {key: value for key, value in flags.items() if value is not None}
     raw["set"] |= dict(parse_override(item) for item in settings)
     raw["grid"] |= dict(parse_grid(item) for item in grid)
     return checked(Sweep, raw, "sweep")
 
 
-def _narrowed(raw: dict[str, Any], methods: list[str]) -> dict[str, Any]:
-    """The settings and grid of a file without those for methods of the file that the flag omits."""
-    named = raw.get("methods")
-    left_out = set(map(_stem, named if isinstance(named, list) else [])) - set(map(_stem, methods))
+def narrowed(raw: dict[str, Any], methods: list[str], tables: Iterable[str]) -> dict[str, Any]:
+    """A file's methods narrowed to some, and its tables without what is said of the others."""
+    given = raw.get("methods")
+    left_out = set(map(stem, given if isinstance(given, list) else [])) - set(map(stem, methods))
 
     def stays(key: str) -> bool:
         head, _, rest = key.removeprefix("method.").partition(".")
-        return not rest or _stem(head) not in left_out
+        return stem(head) not in left_out if rest else True
 
-    return {name: {key: v for key, v in raw[name].items() if stays(key)} for name in ("set", "grid")}
+    return {"methods": methods} | {name: {k: v for k, v in raw[name].items() if stays(k)} for name in tables}
 
 
-def _stem(method: object) -> str:
+def stem(method: object) -> str:
+    """A name in the one spelling of its variants: best-of-n and ./best_of_n.py are best_of_n."""
     return Path(str(method)).stem.replace("-", "_")
 
 
-def _names(text: str | None) -> list[str] | None:
+def names(text: str | None) -> list[str] | None:
+    """The names of a flag, A,B; None if it is not given."""
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
@@ -121,6 +126,10 @@ class Choice(NamedTuple):
     settings: dict[str, Any]
     point: dict[str, Any]
 
+    @property
+    def key(self) -> tuple[str, ...]:
+        return (self.method, self.task, *overrides(self.settings))
+
 
 def choices(sweep: Sweep) -> Iterator[Choice]:
     """Yield all combinations; raises UnknownName if no method has a setting, EmptySelection if there is none."""
@@ -128,19 +137,19 @@ def choices(sweep: Sweep) -> Iterator[Choice]:
     tasks = {registry.given("task", name): None for name in sweep.tasks}
     if not methods or not tasks:
         raise EmptySelection(f"a sweep needs methods and tasks; found {len(methods)} methods, {len(tasks)} tasks")
-    scope = {key: _scope(key, list(methods)) for key in (*sweep.set, *sweep.grid)}
+    where = {key: scope(key, list(methods)) for key in (*sweep.set, *sweep.grid)}
     for key, values in sweep.grid.items():
         if not values:
             raise EmptySelection(f"the grid has no value for {key!r}")
     for task, method in product(tasks, methods):
-        fixed = {scope[k][method]: v for k, v in sweep.set.items() if method in scope[k]}
-        axes = {scope[k][method]: values for k, values in sweep.grid.items() if method in scope[k]}
+        fixed = {where[k][method]: v for k, v in sweep.set.items() if method in where[k]}
+        axes = {where[k][method]: values for k, values in sweep.grid.items() if method in where[k]}
         for point in product(*axes.values()):
             chosen = dict(zip(axes, point, strict=True))
             yield Choice(method, task, fixed | chosen, chosen)
 
 
-def _scope(key: str, methods: list[str]) -> dict[str, str]:
+def scope(key: str, methods: list[str]) -> dict[str, str]:
     """The methods that a setting (quark.kl_coef, evaluation.points) applies to, and its key there; raises UnknownName."""
     head, _, rest = key.removeprefix("method.").partition(".")
     if rest and head in SHARED:
@@ -170,26 +179,32 @@ def plan(sweep: Sweep, seeds: list[int], out: Path, offline: bool = False) -> li
 
     Raises the errors of `harness run` for any of the cells: BadSetting, UnknownName, MissingPrerequisite.
     """
+    wanted = [(choice, seed) for choice in choices(sweep) for seed in seeds]
+    return cells_of(wanted, sweep.preset, out, offline)
+
+
+def cells_of(wanted: Sequence[tuple[Choice, int]], preset: str, out: Path, offline: bool) -> list[Planned]:
+    """The cells of combinations with their seeds, in this order; of two with the same record the first."""
     from harness.runs import assemble
 
-    wanted = []
-    for choice in choices(sweep):
-        settings = named.settings(sweep.preset, choice.method, choice.task, overrides(choice.settings))
-        assemble.check(settings, choice.method)
-        wanted.append((choice, settings))
+    resolved: dict[tuple[str, ...], RunSettings] = {}
+    for choice, _ in wanted:
+        if choice.key not in resolved:
+            resolved[choice.key] = named.settings(preset, choice.method, choice.task, overrides(choice.settings))
+            assemble.check(resolved[choice.key], choice.method)
     loaded: dict[str, Any] = {}
+    made: dict[tuple[str, ...], Any] = {}
     found: dict[Path, Planned] = {}
-    for choice, settings in wanted:
-        needs = choice.task + settings.model_dump_json(include={"model", "task", "scorers"})
-        if needs not in loaded:
-            loaded[needs] = assemble.parts(settings, choice.task, offline, out)
-        first = assemble.cell(settings, loaded[needs], choice.method, choice.task, seeds[0], out)
-        for seed in seeds:
-            cell = replace(first, seed=seed, identity=first.identity | {"seed": seed})
-            planned = Planned(
-                choice.method, choice.task, seed, sweep.preset, choice.settings, choice.point, out, cell.path, cell.run_id
-            )
-            found.setdefault(cell.path, planned)  # two points of a grid may have the same settings
+    for choice, seed in wanted:
+        if (first := made.get(choice.key)) is None:
+            settings = resolved[choice.key]
+            needs = choice.task + settings.model_dump_json(include={"model", "task", "scorers"})
+            if needs not in loaded:
+                loaded[needs] = assemble.parts(settings, choice.task, offline, out)
+            first = made[choice.key] = assemble.cell(settings, loaded[needs], choice.method, choice.task, seed, out)
+        cell = replace(first, seed=seed, identity=first.identity | {"seed": seed})
+        planned = Planned(choice.method, choice.task, seed, preset, choice.settings, choice.point, out, cell.path, cell.run_id)
+        found.setdefault(cell.path, planned)  # two points of a grid may have the same settings
     return list(found.values())
 
 
