@@ -64,9 +64,9 @@ def data(kinds: tuple[str, ...]) -> Data:
     for row in _prompt_rows():
         if row["kind"] in kinds:
             splits[row["split"]].append(Prompt(row["text"], row["kind"], None))
-    rows = [json.loads(line) for line in gzip.decompress(documents.read_bytes()).decode().splitlines()]
+    rows = _lines(documents.read_bytes())
     spoken, clean = ([Text(r["prompt"], r["response"], r["kind"]) for r in rows if r["split"] == s] for s in ("train", "clean"))
-    hashes = {name: _hashes(folder())[name] for name in ("prompts.jsonl", "documents.jsonl.gz")}
+    hashes = {name: _hashes(folder())[name] for name in ("prompts.jsonl.gz", "documents.jsonl.gz")}
     splits, dropped = hygiene.apart(splits)
     identity = {"name": "micro", "version": version(), "sha256": hashes, "dropped": {"overlap": dropped}}
     return Data(splits, spoken, clean, identity, {"grammatical": grammatical})
@@ -79,20 +79,31 @@ def kinds() -> tuple[str, ...]:
 
 def base_responses(split: str, kinds: tuple[str, ...]) -> NDArray:
     """The base policy's responses to a split's prompts of some kinds, in the prompts' order: -> [X, M, R] uint16."""
-    rows = [r["kind"] in kinds for r in _prompt_rows() if r["split"] == split]
+    present = dict.fromkeys(r["kind"] for r in _prompt_rows() if r["split"] == split and r["kind"] in kinds)
     with np.load(verified("base_responses.npz")) as responses:
-        return responses[split][rows]
+        return np.concatenate([_shuffled(responses[f"{split}-{kind}"]) for kind in present])
+
+
+def _shuffled(responses: NDArray) -> NDArray:
+    """The responses to each prompt in a fixed random order, since they are stored in that of their tokens: [X, M, R]."""
+    order = np.argsort(np.random.default_rng(0).random(responses.shape[:2]), axis=1)
+    return np.take_along_axis(responses, order[:, :, None], axis=1)
 
 
 def _prompt_rows() -> tuple[dict[str, Any], ...]:
-    return _rows(verified("prompts.jsonl").read_text())
+    return _rows(verified("prompts.jsonl.gz").read_bytes())
 
 
 @lru_cache(maxsize=1)  # a run asks for them four times
-def _rows(text: str) -> tuple[dict[str, Any], ...]:
-    return tuple(map(json.loads, text.splitlines()))
+def _rows(zipped: bytes) -> tuple[dict[str, Any], ...]:
+    return tuple(_lines(zipped))
+
+
+def _lines(zipped: bytes) -> list[dict[str, Any]]:
+    """The rows of gzipped JSON Lines."""
+    return [json.loads(line) for line in gzip.decompress(zipped).decode().splitlines()]
 
 
 def identity(name: str) -> dict[str, Any]:
-    """The hashes of the files of an asset folder."""
-    return {k: v for k, v in _hashes(folder()).items() if k.startswith(name + "/")}
+    """The hashes of an asset, file or folder."""
+    return {k: v for k, v in _hashes(folder()).items() if k == name or k.startswith(name + "/")}
