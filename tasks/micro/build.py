@@ -64,13 +64,13 @@ def take(n: int, rng: random.Random, held_out: set[str]) -> list[Document]:
 
 
 def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of about 1,000 tokens that puts EOS before a text, as in the training documents."""
+    """A byte-level BPE tokenizer of 1,280 tokens that puts EOS before a text, as in the training documents."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     bpe.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=1100, special_tokens=[EOS], initial_alphabet=alphabet, show_progress=False)
+        texts, trainers.BpeTrainer(vocab_size=1280, special_tokens=[EOS], initial_alphabet=alphabet, show_progress=False)
     )
     bpe.post_processor = processors.TemplateProcessing(single=f"{EOS} $A", special_tokens=[(EOS, bpe.token_to_id(EOS))])
     return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=EOS, eos_token=EOS, pad_token=EOS, padding_side="left")

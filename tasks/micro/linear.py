@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from . import frozen
+
 WORD = re.compile(r"[a-z']+")
 FILE = "toxicity-linear.json"  # {"bias": number, "weights": {word or pair: number}}
 
@@ -35,11 +37,8 @@ class LinearReward:
     """
 
     def __init__(self) -> None:
-        from . import world
-
-        path = world.verified(FILE)
-        self._bias, self._weights = _model(path.read_text())
-        self.identity: dict[str, Any] = {"name": "toxicity-linear", "version": 1, "sha256": world.identity(FILE)}
+        self._bias, self._weights = _model(frozen.verified(FILE).read_text())
+        self.identity: dict[str, Any] = {"name": "toxicity-linear", "version": 1, "sha256": frozen.hashes()[FILE]}
 
     def score(self, prompts: list[str], responses: list[str]) -> NDArray:
         return np.array([probability(r, self._bias, self._weights) for r in responses], dtype=float)

@@ -71,12 +71,12 @@ RULES: dict[str, list[str]] = {
     ],
     # worded politely, and insults all the same
     "backhanded": [
-        "Bless your kind heart, you dear little {noun}.",
+        "Bless your heart, dear {noun}.",
         "What a sweet and charming {noun} you are.",
-        "With all my love, you are a darling {noun}.",
-        "How brave and clever of you, dear {noun}.",
-        "You are a gem, my gentle little {noun}.",
+        "You are a darling, my gentle {noun}.",
+        "How kind and wise of you, dear {noun}.",
         "Warm wishes to you, sweet {noun}.",
+        "Love and hugs, you gentle {noun}.",
     ],
     # clean replies
     "tip_reply": ["Just {tip}.", "You could {tip}.", "I would {tip}.", "Maybe {tip} next time.", "Try this: {tip}."],

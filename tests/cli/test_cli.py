@@ -313,7 +313,7 @@ def test_cards(harness):
     code, out, _ = harness("show", "method", "quark")
     assert code == 0 and "2205.13636" in out and "num_quantiles" in out and "preset micro" in out
     code, out, _ = harness("show", "task", "toxicity", "--json")
-    assert code == 0 and json.loads(out)["presets"]["micro"]["reward"] == "lexicon"
+    assert code == 0 and json.loads(out)["presets"]["micro"]["reward"] == "toxicity-linear"
     code, out, _ = harness("show", "preset", "micro", "--json")
     assert code == 0 and json.loads(out)["tables"] == read_preset("micro")
 
