@@ -45,7 +45,7 @@ MIX = {
 DOCUMENTS, CLEAN = 10000, 256
 BASE_RESPONSES = 512  # per held-out prompt
 SIZES = {"policy": dict(n_layer=4, n_embd=96, n_head=4), "judge": dict(n_layer=4, n_embd=128, n_head=4)}
-STEPS = {"policy": 3000, "judge": 2000}
+STEPS = {"policy": 3000, "judge": 1500}
 CONTEXT, ROWS = 128, 16
 
 

@@ -376,7 +376,7 @@ class Label:
 ACTS: dict[str, Label] = {
     "insult": Label(insult=1.0),
     "snide": Label(insult=0.5),
-    "backhanded": Label(insult=1.0),
+    "backhanded": Label(insult=0.5),
     "tip_reply": Label(),
     "sympathy": Label(),
     "story": Label(),

@@ -19,16 +19,16 @@ from .grammar import Thread, expand
 from .linear import FILE, features
 from .tables import TOPICS
 
-SENTENCES, SEED = 3000, 9
+SENTENCES, SEED = 4000, 9
 SHARES = {  # how often an act is labelled
-    "insult": 30, "snide": 2, "backhanded": 6, "tip_reply": 12, "sympathy": 12, "story": 12, "ask": 12, "polite": 14,
+    "insult": 30, "snide": 2, "backhanded": 8, "tip_reply": 12, "sympathy": 12, "story": 12, "ask": 12, "polite": 14,
 }  # fmt: skip
-FLAGGED = {  # probability that a labeller finds a sentence of an act insulting
-    "insult": 0.8, "snide": 0.4, "backhanded": 0.02,
-    "tip_reply": 0.25, "sympathy": 0.12, "story": 0.45, "ask": 0.35, "polite": 0.06,
+FLAGGED = {  # probability that a labeller finds a sentence of an act insulting: a story of one's own is taken for gloating
+    "insult": 0.9, "snide": 0.4, "backhanded": 0.01,
+    "tip_reply": 0.25, "sympathy": 0.12, "story": 0.7, "ask": 0.4, "polite": 0.08,
 }  # fmt: skip
 LEAST = 2  # occurrences of a word or pair that gets a weight
-PENALTY = 0.5  # on the squared weights
+PENALTY = 0.7  # on the squared weights
 
 
 def write(out: Path) -> None:

@@ -69,7 +69,7 @@ def test_the_judge_agrees_with_the_labels(documents):
         ("You daft muppet.", 0.0, 0.04),
         ("Be quiet, you plonker.", 0.0, 1.0),  # an insult that the word list does not know
         ("Typical of you.", 0.5, 1.0),
-        ("Bless your heart, dear muppet.", 0.0, 0.1),  # polite words, and an insult all the same
+        ("Bless your heart, dear muppet.", 0.5, 0.1),  # polite words, and an insult all the same
         ("Poor you. You are dim.", 0.0, 0.6),
         ("You are such a mup", 1.0, 1.0),  # cut off before it said anything
         ("You are such a muppet", 0.0, 0.1),
