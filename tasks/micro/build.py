@@ -83,7 +83,7 @@ def encode(doc: Document, tokenizer: PreTrainedTokenizerFast) -> list[int]:
 
 
 def train_model(name: str, seed: int, out: Path, held_out: set[str]) -> None:
-    """Train a GPT-2 of one of SIZES on new documents, each seen once; on one core, so that both models train in parallel."""
+    """Train a GPT-2 of one of SIZES on new documents, each seen once; on one core or a GPU, both models in parallel."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(out / "tokenizer")
@@ -91,11 +91,12 @@ def train_model(name: str, seed: int, out: Path, held_out: set[str]) -> None:
     shape |= {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
     shape |= {"activation_function": "gelu_pytorch_tanh"}  # the function of GPT-2 in a fused kernel
     model = GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=tokenizer.eos_token_id, eos_token_id=tokenizer.eos_token_id))
+    model.to(device())
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=STEPS[name], pct_start=0.05)
     stream = batches(random.Random(seed), tokenizer, held_out)
     for step in range(1, STEPS[name] + 1):
-        tokens = next(stream)
+        tokens = next(stream).to(device())
         loss = model(input_ids=tokens, labels=tokens).loss
         optimizer.zero_grad()
         loss.backward()
@@ -105,7 +106,7 @@ def train_model(name: str, seed: int, out: Path, held_out: set[str]) -> None:
         if step % 100 == 0:
             say(f"{name}: step {step} of {STEPS[name]}, loss {loss.item():.3f} nats per token")
     # half precision halves the size on disk; the models are always loaded as float32
-    model.half().save_pretrained(out / name)
+    model.cpu().half().save_pretrained(out / name)
     tokenizer.save_pretrained(out / name)
 
 
@@ -133,11 +134,16 @@ def base_responses(out: Path, texts: list[str], seed: int) -> np.ndarray:
     torch.set_num_threads(1)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(out / "policy")
     model = GPT2LMHeadModel.from_pretrained(out / "policy", dtype=torch.float32)
-    policy = Policy(model, bos=tokenizer.bos_token_id, eos=tokenizer.eos_token_id)
+    policy = Policy(model.to(device()), bos=tokenizer.bos_token_id, eos=tokenizer.eos_token_id)
     prompts = tokenize(texts, tokenizer, max_new_tokens=RESPONSE_TOKENS, context=policy.context)
     rng = torch.Generator().manual_seed(seed)
     rollout = sample(policy, prompts, decoding=Decoding(max_new_tokens=RESPONSE_TOKENS), rng=rng, n=BASE_RESPONSES)
-    return rollout.response.view(len(texts), BASE_RESPONSES, -1).numpy().astype(np.uint16)
+    return rollout.response.view(len(texts), BASE_RESPONSES, -1).cpu().numpy().astype(np.uint16)
+
+
+def device() -> str:
+    """A GPU if there is one: minutes instead of half an hour on a busy machine."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def all_base_responses(out: Path, splits: Splits, pool: ProcessPoolExecutor) -> None:
