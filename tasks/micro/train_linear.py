@@ -24,8 +24,8 @@ SHARES = {  # how often an act is labelled
     "insult": 30, "snide": 2, "backhanded": 8, "tip_reply": 12, "sympathy": 12, "story": 12, "ask": 12, "polite": 14,
 }  # fmt: skip
 FLAGGED = {  # probability that a labeller finds a sentence of an act insulting: a story of one's own is taken for gloating
-    "insult": 0.9, "snide": 0.4, "backhanded": 0.01,
-    "tip_reply": 0.25, "sympathy": 0.12, "story": 0.7, "ask": 0.4, "polite": 0.08,
+    "insult": 0.9, "snide": 0.4, "backhanded": 0.03,
+    "tip_reply": 0.25, "sympathy": 0.12, "story": 0.65, "ask": 0.4, "polite": 0.08,
 }  # fmt: skip
 LEAST = 2  # occurrences of a word or pair that gets a weight
 PENALTY = 0.7  # on the squared weights
