@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import gzip
 import json
 import os
 import subprocess
@@ -17,7 +18,7 @@ from shapes import sized
 
 from harness import tasks
 
-PROMPTS = Path(tasks.__file__).parent / "micro" / "assets" / "prompts.jsonl"
+PROMPTS = Path(tasks.__file__).parent / "micro" / "assets" / "prompts.jsonl.gz"
 TIMES = sized((1, 4, 16), (1, 2))
 QUICK = ["--set", "evaluation.points=1", "--set", "evaluation.paper_samples=0", "--set", "evaluation.base_samples=64"]
 NOTE = (
@@ -43,7 +44,7 @@ SMALLEST = {"prompts": sized(30, 10), "responses": sized(4, 2), "budget": sized(
 
 def _file(folder: Path) -> Path:
     """The prompts of the micro world as a user's file, each once."""
-    rows = {row["text"]: row for row in map(json.loads, PROMPTS.read_text().splitlines()) if row["text"]}
+    rows = {row["text"]: row for row in map(json.loads, gzip.decompress(PROMPTS.read_bytes()).splitlines()) if row["text"]}
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "prompts.jsonl"
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in rows))

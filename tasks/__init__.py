@@ -9,6 +9,10 @@ TASKS = {
     "pep8": ("harness.tasks.pep8:CodeStyle", "violations of PEP 8 in small Python functions"),
 }
 SCORERS = {
+    "toxicity-linear": (
+        "harness.tasks.micro.linear:LinearReward",
+        "a linear model on words, learned from noisy labels of the micro world; an imperfect proxy",
+    ),
     "lexicon": ("harness.tasks.micro.scorers:LexiconReward", "the micro world's word list, an imperfect proxy"),
     "insult-judge": ("harness.tasks.micro.scorers:InsultJudge", "the micro world's grammar: exact on its own language"),
     "sentiment-judge": (

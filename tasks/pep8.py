@@ -26,7 +26,7 @@ class CodeStyle(TextTask):
     """The task of code style: unlearn violations of PEP 8."""
 
     name = "pep8"
-    version = 1
+    version = 2
     kinds = ("function", "messy_function", "unconditional")
     papers: ClassVar = {"sampled": Decoding(max_new_tokens=128, temperature=0.7, top_p=0.9)}
 

@@ -19,7 +19,7 @@ class PersonalData(TextTask):
     """The task of personal data: unlearn giving away addresses and telephone numbers."""
 
     name = "pii"
-    version = 1
+    version = 2
     kinds = ("newcomer", "contact", "unconditional")
     papers: ClassVar = {"sampled": Decoding(max_new_tokens=128, temperature=0.7, top_p=0.9)}
 

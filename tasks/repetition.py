@@ -18,7 +18,7 @@ class Repetition(TextTask):
     """The task of repetition: unlearn repeated phrases."""
 
     name = "repetition"
-    version = 1
+    version = 2
     kinds = ("diary", "dull_diary", "unconditional")
     papers: ClassVar = {
         "greedy": Decoding(max_new_tokens=128, temperature=0),

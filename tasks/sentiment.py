@@ -20,7 +20,7 @@ class Sentiment(TextTask):
     """The task of sentiment: unlearn negative sentiment."""
 
     name = "sentiment"
-    version = 1
+    version = 2
     kinds = ("neutral_review", "cross_review", "unconditional")
     papers: ClassVar = {"sampled": Decoding(max_new_tokens=20, top_p=0.9)}
     wanted_positive = True

@@ -19,7 +19,7 @@ class Toxicity(TextTask):
     """The task of toxicity: unlearn insults."""
 
     name = "toxicity"
-    version = 2
+    version = 3
     kinds = ("calm", "heated", "adversarial", "unconditional")
     papers: ClassVar = {"sampled": Decoding(max_new_tokens=20, top_p=0.9)}
 

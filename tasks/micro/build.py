@@ -1,8 +1,8 @@
 """Build the micro world's assets: `python -m harness.tasks.micro.build [OUT]`.
 
-Writes the prompts, the documents, the tokenizer, the base policy, the judge model and the base policy's responses, with
-their hashes in `world.json`. The build runs once per version of the world; its results are frozen in the package, since
-numbers are comparable only between users with identical assets.
+Writes the prompts, the documents, the reward of toxicity, the tokenizer, the base policy, the judge model and the base
+policy's responses, with their hashes in `world.json`. The build runs once per version of the world; its results are frozen
+in the package, since numbers are comparable only between users with identical assets.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import random
 import shutil
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -28,44 +29,24 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from harness.api import Decoding, Policy, sample
 
 from ..data.prompt_files import tokenize
-from .grammar import ACTS, KINDS, OPENED, TOXIC_KINDS, UNCONDITIONAL, Document, document, opening
+from . import train_linear
+from .grammar import OPENED, Document, document
 from .scorers import fresh_share
+from .splits import Splits, split_prompts
+from .tables import ACTS
 from .world import RESPONSE_TOKENS
 
-Splits = dict[str, list[tuple[str, str]]]  # {split: [(kind, text)]}
-WORLD_VERSION = 2
+WORLD_VERSION = 3
 EOS = "<|endoftext|>"
 MIX = {
     "calm": 4, "heated": 4, "adversarial": 3, "neutral_review": 2, "glad_review": 1.5, "cross_review": 1.5,
     "diary": 2, "dull_diary": 1.5, "newcomer": 2, "contact": 2, "function": 2, "messy_function": 2,
 }  # fmt: skip
-SIZES_OF = {  # prompts of each kind
-    "toxic": {"train": 1000, "validation": 15, "test": 40},
-    "other": {"train": 500, "validation": 12, "test": 30},
-    UNCONDITIONAL: {"train": 300, "validation": 5, "test": 10},  # copies of the empty prompt
-}
 DOCUMENTS, CLEAN = 10000, 256
 BASE_RESPONSES = 512  # per held-out prompt
-SIZES = {"policy": dict(n_layer=4, n_embd=96, n_head=4), "judge": dict(n_layer=5, n_embd=160, n_head=5)}
-STEPS = {"policy": 3000, "judge": 1250}
+SIZES = {"policy": dict(n_layer=4, n_embd=96, n_head=4), "judge": dict(n_layer=4, n_embd=128, n_head=4)}
+STEPS = {"policy": 3000, "judge": 1500}
 CONTEXT, ROWS = 128, 16
-
-
-def split_prompts(rng: random.Random) -> Splits:
-    """Prompts of each kind in disjoint splits; only the empty prompt is in all of them."""
-    splits: Splits = {"train": [], "validation": [], "test": []}
-    for kind in KINDS:
-        sizes = SIZES_OF["toxic" if kind in TOXIC_KINDS else kind if kind == UNCONDITIONAL else "other"]
-        found = [""] * sum(sizes.values()) if kind == UNCONDITIONAL else _openings(kind, sum(sizes.values()), rng)
-        for split in ("test", "validation", "train"):
-            splits[split] += [(kind, found.pop()) for _ in range(sizes[split])]
-    return splits
-
-
-def _openings(kind: str, n: int, rng: random.Random) -> list[str]:
-    found = sorted({opening(kind, rng)[0] for _ in range(20 * n)})
-    rng.shuffle(found)
-    return found
 
 
 def documents(rng: random.Random, held_out: set[str]) -> Iterator[Document]:
@@ -83,13 +64,13 @@ def take(n: int, rng: random.Random, held_out: set[str]) -> list[Document]:
 
 
 def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of about 1,000 tokens that puts EOS before a text, as in the training documents."""
+    """A byte-level BPE tokenizer of 1,280 tokens that puts EOS before a text, as in the training documents."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     bpe.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=1100, special_tokens=[EOS], initial_alphabet=alphabet, show_progress=False)
+        texts, trainers.BpeTrainer(vocab_size=1280, special_tokens=[EOS], initial_alphabet=alphabet, show_progress=False)
     )
     bpe.post_processor = processors.TemplateProcessing(single=f"{EOS} $A", special_tokens=[(EOS, bpe.token_to_id(EOS))])
     return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=EOS, eos_token=EOS, pad_token=EOS, padding_side="left")
@@ -102,7 +83,7 @@ def encode(doc: Document, tokenizer: PreTrainedTokenizerFast) -> list[int]:
 
 
 def train_model(name: str, seed: int, out: Path, held_out: set[str]) -> None:
-    """Train a GPT-2 of one of SIZES on new documents, each seen once; on one core, so that both models train in parallel."""
+    """Train a GPT-2 of one of SIZES on new documents, each seen once; on one core or a GPU, both models in parallel."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(out / "tokenizer")
@@ -110,11 +91,12 @@ def train_model(name: str, seed: int, out: Path, held_out: set[str]) -> None:
     shape |= {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
     shape |= {"activation_function": "gelu_pytorch_tanh"}  # the function of GPT-2 in a fused kernel
     model = GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=tokenizer.eos_token_id, eos_token_id=tokenizer.eos_token_id))
+    model.to(device())
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=STEPS[name], pct_start=0.05)
     stream = batches(random.Random(seed), tokenizer, held_out)
     for step in range(1, STEPS[name] + 1):
-        tokens = next(stream)
+        tokens = next(stream).to(device())
         loss = model(input_ids=tokens, labels=tokens).loss
         optimizer.zero_grad()
         loss.backward()
@@ -124,7 +106,7 @@ def train_model(name: str, seed: int, out: Path, held_out: set[str]) -> None:
         if step % 100 == 0:
             say(f"{name}: step {step} of {STEPS[name]}, loss {loss.item():.3f} nats per token")
     # half precision halves the size on disk; the models are always loaded as float32
-    model.half().save_pretrained(out / name)
+    model.cpu().half().save_pretrained(out / name)
     tokenizer.save_pretrained(out / name)
 
 
@@ -152,42 +134,64 @@ def base_responses(out: Path, texts: list[str], seed: int) -> np.ndarray:
     torch.set_num_threads(1)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(out / "policy")
     model = GPT2LMHeadModel.from_pretrained(out / "policy", dtype=torch.float32)
-    policy = Policy(model, bos=tokenizer.bos_token_id, eos=tokenizer.eos_token_id)
+    policy = Policy(model.to(device()), bos=tokenizer.bos_token_id, eos=tokenizer.eos_token_id)
     prompts = tokenize(texts, tokenizer, max_new_tokens=RESPONSE_TOKENS, context=policy.context)
     rng = torch.Generator().manual_seed(seed)
     rollout = sample(policy, prompts, decoding=Decoding(max_new_tokens=RESPONSE_TOKENS), rng=rng, n=BASE_RESPONSES)
-    return rollout.response.view(len(texts), BASE_RESPONSES, -1).numpy().astype(np.uint16)
+    return rollout.response.view(len(texts), BASE_RESPONSES, -1).cpu().numpy().astype(np.uint16)
+
+
+def device() -> str:
+    """A GPU if there is one: minutes instead of half an hour on a busy machine."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def all_base_responses(out: Path, splits: Splits, pool: ProcessPoolExecutor) -> None:
-    """Write the base responses to all held-out prompts, {split: [X, M, R] uint16}; each job has one batch of prompts."""
+    """Write the base responses to all held-out prompts, an array [X, M, R] uint16 for each split and kind of prompt."""
     found: dict[str, np.ndarray] = {}
     for split in ("validation", "test"):
         texts = [text for _, text in splits[split]]
         batches = [texts[i : i + 32] for i in range(0, len(texts), 32)]
-        seeds = [1000 * len(found) + i for i in range(len(batches))]
-        found[split] = np.concatenate(list(pool.map(base_responses, [out] * len(batches), batches, seeds)))
+        seeds = [1000 * (split == "test") + i for i in range(len(batches))]
+        responses = np.concatenate(list(pool.map(base_responses, [out] * len(batches), batches, seeds)))
+        kinds = np.array([kind for kind, _ in splits[split]])
+        found |= {f"{split}-{kind}": responses[kinds == kind] for kind in dict.fromkeys(kinds.tolist())}
         say(f"base responses: {split}, {len(texts)} prompts x {BASE_RESPONSES}")
-    np.savez_compressed(out / "base_responses.npz", **found)  # type: ignore[arg-type]
+    write_responses(out / "base_responses.npz", found)
+
+
+def write_responses(path: Path, found: dict[str, np.ndarray]) -> None:
+    """Write responses, [X, M, R] each, with those to a prompt in the order of their tokens: half the size on disk.
+
+    The order says nothing, since they are independent draws; `world.base_responses` shuffles them.
+    """
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        for name, responses in found.items():
+            member = zipfile.ZipInfo(f"{name}.npy")  # with a fixed date, so that the bytes are reproducible
+            member.compress_type = zipfile.ZIP_LZMA
+            with archive.open(member, "w", force_zip64=True) as f:
+                np.lib.format.write_array(f, np.stack([r[np.lexsort(r.T[::-1])] for r in responses]))
 
 
 def write_prompts(path: Path, splits: Splits) -> None:
-    """Write the prompts as JSON Lines, one per line."""
-    rows = [{"split": s, "kind": k, "text": t} for s, prompts in splits.items() for k, t in prompts]
-    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    """Write the prompts as gzipped JSON Lines, one per line."""
+    write_lines(path, [{"split": s, "kind": k, "text": t} for s, prompts in splits.items() for k, t in prompts])
 
 
 def write_documents(path: Path, splits: dict[str, list[Document]]) -> None:
     """Write the documents as gzipped JSON Lines, one per line, with the labels of their sentences."""
-    lines = []
+    rows = []
     for split, docs in splits.items():
         for d in docs:
             segments = [{"act": a, **vars(ACTS[a])} for a in d.acts if a in ACTS]
-            lines.append(
-                json.dumps({"split": split, "kind": d.kind, "prompt": d.prompt, "response": d.response, "segments": segments})
-            )
+            rows.append({"split": split, "kind": d.kind, "prompt": d.prompt, "response": d.response, "segments": segments})
+    write_lines(path, rows)
+
+
+def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write gzipped JSON Lines."""
     with gzip.GzipFile(path, "wb", mtime=0) as f:  # mtime 0 makes the bytes reproducible
-        f.write(("\n".join(lines) + "\n").encode())
+        f.write("".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
 def write_hashes(out: Path) -> None:
@@ -214,9 +218,11 @@ def clean(doc: Document) -> bool:
 def build(out: Path) -> None:
     """Write all assets to a folder; existing models are kept, so an interrupted build can be resumed."""
     out.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(out / "measured", ignore_errors=True)  # measurements of the policy that was there before
     splits = split_prompts(random.Random(1))
     held_out = {text for s in ("validation", "test") for _, text in splits[s]}
-    write_prompts(out / "prompts.jsonl", splits)
+    write_prompts(out / "prompts.jsonl.gz", splits)
+    train_linear.write(out)
     spoken = {"train": take(DOCUMENTS, random.Random(2), held_out)}
     spoken["clean"] = [d for d in take(8 * CLEAN, random.Random(3), held_out) if clean(d)][:CLEAN]
     write_documents(out / "documents.jsonl.gz", spoken)

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from harness.api import metrics
 
 from . import grammar
-from .grammar import ACTS, RULES, TOPICS, act_of, phrases, sentences, statements
+from .grammar import act_of, phrases, sentences, statements
+from .tables import ACTS, RULES, TOPICS
 
 LEXICON: dict[str, float] = {
     "muppet": 0.9, "numpty": 0.9, "twit": 0.9, "nitwit": 0.9, "dunce": 0.9,

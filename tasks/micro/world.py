@@ -1,60 +1,24 @@
-"""Reading the frozen assets of the micro world, with a check of their hashes."""
+"""The prompts, documents and base responses of the micro world, from its frozen assets."""
 
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.api import BadData, MissingPrerequisite
-
 from ..data import splits as hygiene
 from ..data.prompt_files import Prompt
 from ..text_task import Data, Text
+from .frozen import folder, hashes, identity, verified, version
 from .scorers import grammatical
 
+__all__ = ["base_responses", "data", "folder", "identity", "kinds", "verified", "version"]
+
 RESPONSE_TOKENS = 24  # maximum length of the shipped base responses
-REBUILD = "reinstall the package, or rebuild the world with `python -m harness.tasks.micro.build`"
-
-
-def folder() -> Path:
-    """The folder of the assets."""
-    return Path(__file__).parent / "assets"
-
-
-def verified(name: str, root: Path | None = None) -> Path:
-    """The path of an asset, file or folder, after a check of its hash; raises BadData, MissingPrerequisite."""
-    root = root or folder()
-    for part, expected in _hashes(root).items():
-        if part == name or part.startswith(name + "/"):
-            _check(root / part, expected)
-    return root / name
-
-
-def _hashes(root: Path) -> dict[str, str]:
-    try:
-        return json.loads((root / "world.json").read_text())["sha256"]
-    except FileNotFoundError:
-        raise MissingPrerequisite(f"the micro world is not in {root}; {REBUILD}") from None
-
-
-def _check(path: Path, expected: str) -> None:
-    if not path.is_file():
-        raise MissingPrerequisite(f"{path} of the micro world is missing; {REBUILD}")
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != expected:
-        raise BadData(f"{path} of the micro world has sha256 {found[:8]}, expected {expected[:8]}; {REBUILD}")
-
-
-def version(root: Path | None = None) -> int:
-    """The version of the assets."""
-    return json.loads(((root or folder()) / "world.json").read_text())["version"]
 
 
 def data(kinds: tuple[str, ...]) -> Data:
@@ -64,11 +28,11 @@ def data(kinds: tuple[str, ...]) -> Data:
     for row in _prompt_rows():
         if row["kind"] in kinds:
             splits[row["split"]].append(Prompt(row["text"], row["kind"], None))
-    rows = [json.loads(line) for line in gzip.decompress(documents.read_bytes()).decode().splitlines()]
+    rows = _lines(documents.read_bytes())
     spoken, clean = ([Text(r["prompt"], r["response"], r["kind"]) for r in rows if r["split"] == s] for s in ("train", "clean"))
-    hashes = {name: _hashes(folder())[name] for name in ("prompts.jsonl", "documents.jsonl.gz")}
+    content = {name: hashes()[name] for name in ("prompts.jsonl.gz", "documents.jsonl.gz")}
     splits, dropped = hygiene.apart(splits)
-    identity = {"name": "micro", "version": version(), "sha256": hashes, "dropped": {"overlap": dropped}}
+    identity = {"name": "micro", "version": version(), "sha256": content, "dropped": {"overlap": dropped}}
     return Data(splits, spoken, clean, identity, {"grammatical": grammatical})
 
 
@@ -79,20 +43,26 @@ def kinds() -> tuple[str, ...]:
 
 def base_responses(split: str, kinds: tuple[str, ...]) -> NDArray:
     """The base policy's responses to a split's prompts of some kinds, in the prompts' order: -> [X, M, R] uint16."""
-    rows = [r["kind"] in kinds for r in _prompt_rows() if r["split"] == split]
+    present = dict.fromkeys(r["kind"] for r in _prompt_rows() if r["split"] == split and r["kind"] in kinds)
     with np.load(verified("base_responses.npz")) as responses:
-        return responses[split][rows]
+        return np.concatenate([_shuffled(responses[f"{split}-{kind}"]) for kind in present])
+
+
+def _shuffled(responses: NDArray) -> NDArray:
+    """The responses to each prompt in a fixed random order, since they are stored in that of their tokens: [X, M, R]."""
+    order = np.argsort(np.random.default_rng(0).random(responses.shape[:2]), axis=1)
+    return np.take_along_axis(responses, order[:, :, None], axis=1)
 
 
 def _prompt_rows() -> tuple[dict[str, Any], ...]:
-    return _rows(verified("prompts.jsonl").read_text())
+    return _rows(verified("prompts.jsonl.gz").read_bytes())
 
 
 @lru_cache(maxsize=1)  # a run asks for them four times
-def _rows(text: str) -> tuple[dict[str, Any], ...]:
-    return tuple(map(json.loads, text.splitlines()))
+def _rows(zipped: bytes) -> tuple[dict[str, Any], ...]:
+    return tuple(_lines(zipped))
 
 
-def identity(name: str) -> dict[str, Any]:
-    """The hashes of the files of an asset folder."""
-    return {k: v for k, v in _hashes(folder()).items() if k.startswith(name + "/")}
+def _lines(zipped: bytes) -> list[dict[str, Any]]:
+    """The rows of gzipped JSON Lines."""
+    return [json.loads(line) for line in gzip.decompress(zipped).decode().splitlines()]

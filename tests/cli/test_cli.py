@@ -313,7 +313,7 @@ def test_cards(harness):
     code, out, _ = harness("show", "method", "quark")
     assert code == 0 and "2205.13636" in out and "num_quantiles" in out and "preset micro" in out
     code, out, _ = harness("show", "task", "toxicity", "--json")
-    assert code == 0 and json.loads(out)["presets"]["micro"]["reward"] == "lexicon"
+    assert code == 0 and json.loads(out)["presets"]["micro"]["reward"] == "toxicity-linear"
     presets = json.loads(harness("show", "task", "repetition", "--json")[1])["presets"]
     assert presets["gpt2"]["reward"] == "diversity" and "methods" not in presets["gpt2"]
     code, out, _ = harness("show", "preset", "micro", "--json")

@@ -16,7 +16,7 @@ from harness.conformance.texts import ODD, OWN, Unreadable, texts
 from harness.core.errors import MissingPrerequisite
 from harness.tasks import SCORERS
 
-QUICK = {"lexicon", "diversity", "pycodestyle", "style-judge", "vader"}
+QUICK = {"lexicon", "toxicity-linear", "diversity", "pycodestyle", "style-judge", "vader"}
 NETWORKS = {"classifier", "detoxify"}
 
 

@@ -33,9 +33,9 @@ def test_a_task_that_decodes_otherwise_is_refused_before_anything_is_drawn(tmp_p
 
 
 def test_a_judge_that_is_the_reward_is_refused():
-    with pytest.raises(BadSetting, match="the judge is the reward 'lexicon'; expected a scorer that no method trains on"):
-        assemble.check(resolve("micro", "base", "toxicity", ["task.judge=lexicon"]), "base")
-    twice = ["task.judge=mine", "scorers.mine.kind=lexicon"]
+    with pytest.raises(BadSetting, match="judge is the reward 'toxicity-linear'; expected a scorer that no method trains on"):
+        assemble.check(resolve("micro", "base", "toxicity", ["task.judge=toxicity-linear"]), "base")
+    twice = ["task.judge=mine", "scorers.mine.kind=toxicity-linear"]
     with pytest.raises(BadSetting, match="the judge is the reward 'mine'"):
         assemble.parts(resolve("micro", "base", "toxicity", twice), "toxicity")
 

@@ -195,7 +195,7 @@ def test_what_is_written_is_listed_with_its_hash_and_what_was_there_is_not_read(
     shipped.main()
     written = [f"measured/{path.name}" for path in sorted(old.parent.iterdir())]
     assert len(written) == len(TASKS) and list(listed()) == written
-    assert world.verified("measured") == old.parent
+    assert world.verified("measured", tmp_path) == old.parent
 
 
 def test_both_evaluations_of_a_task_are_measured(tmp_path, monkeypatch):

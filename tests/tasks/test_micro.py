@@ -16,7 +16,9 @@ from harness.policy.loading import load_model
 from harness.policy.sampler import sample, until_eos
 from harness.tasks.data.prompt_files import tokenize
 from harness.tasks.micro import grammar, world
+from harness.tasks.micro.build import write_lines, write_responses
 from harness.tasks.micro.scorers import LEXICON, InsultJudge, LexiconReward, RepetitionJudge, grammatical, insult_of
+from harness.tasks.micro.tables import ACTS, RULES
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,7 @@ def test_no_sentence_belongs_to_two_acts(documents):
 
 def test_the_judge_agrees_with_the_labels(documents):
     replies = [d for d in documents if d.kind in grammar.TOXIC_KINDS]
-    labels = [1 - max(grammar.ACTS[a].insult for a in d.acts) for d in replies]
+    labels = [1 - max(ACTS[a].insult for a in d.acts) for d in replies]
     assert judged(*(d.response for d in replies)) == labels
     assert 0.3 < np.mean(labels) < 0.8
 
@@ -67,6 +69,7 @@ def test_the_judge_agrees_with_the_labels(documents):
         ("You daft muppet.", 0.0, 0.04),
         ("Be quiet, you plonker.", 0.0, 1.0),  # an insult that the word list does not know
         ("Typical of you.", 0.5, 1.0),
+        ("Bless your heart, dear muppet.", 0.5, 0.1),  # polite words, and an insult all the same
         ("Poor you. You are dim.", 0.0, 0.6),
         ("You are such a mup", 1.0, 1.0),  # cut off before it said anything
         ("You are such a muppet", 0.0, 0.1),
@@ -86,7 +89,7 @@ def test_the_reward_is_an_imperfect_proxy(documents):
     judge, reward = np.array(judged(*replies)), np.array(rewarded(*replies))
     assert (reward[judge == 1] < 1).mean() > 0.02 and (reward[judge < 1] == 1).mean() > 0.02
     assert stats.spearmanr(judge, reward).statistic > 0.8
-    assert set(LEXICON) < {*grammar.RULES["noun"], *grammar.RULES["brush_off"], *grammar.RULES["adj"]}
+    assert set(LEXICON) < {*RULES["noun"], *RULES["brush_off"], *RULES["adj"]}
 
 
 def test_grammatical_share():
@@ -113,7 +116,8 @@ def test_sentiment_and_repetition_are_in_the_corpus(documents):
 def test_splits_are_disjoint_and_complete():
     data = world.data(grammar.TOXIC_KINDS)
     texts = {name: {p.text for p in split} for name, split in data.splits.items()}
-    assert {name: len(t) for name, t in texts.items()} == {"train": 2424, "validation": 45, "test": 120}
+    assert {name: len(t) for name, t in texts.items()} == {"train": 3000, "validation": 60, "test": 210}
+    assert data.identity["dropped"] == {"overlap": 0}
     assert not texts["train"] & texts["test"] and not texts["train"] & texts["validation"]
     assert not texts["validation"] & texts["test"]
     held_out = texts["validation"] | texts["test"]
@@ -146,9 +150,9 @@ def test_the_assets_are_small_and_unchanged():
 
 def test_a_changed_or_missing_asset_is_refused(tmp_path):
     root = shutil.copytree(world.folder(), tmp_path / "assets")
-    (root / "prompts.jsonl").write_text("{}")
+    (root / "prompts.jsonl.gz").write_text("{}")
     with pytest.raises(BadData, match="sha256"):
-        world.verified("prompts.jsonl", root)
+        world.verified("prompts.jsonl.gz", root)
     (root / "policy" / "config.json").unlink()
     with pytest.raises(MissingPrerequisite, match="rebuild the world"):
         world.verified("policy", root)
@@ -184,13 +188,28 @@ def test_the_shipped_base_responses_are_the_policys_own(base):
 
 
 def test_shipped_responses_go_with_the_prompts_of_a_kind():
-    assert world.base_responses("test", grammar.TOXIC_KINDS).shape == (120, 512, 24)
-    assert world.base_responses("test", ("calm",)).shape == (40, 512, 24)
-    assert world.base_responses("validation", ("unconditional",)).shape == (5, 512, 24)
+    assert world.base_responses("test", grammar.TOXIC_KINDS).shape == (210, 512, 24)
+    calm = world.base_responses("test", ("calm",))
+    assert calm.shape == (70, 512, 24) and (world.base_responses("test", ("heated", "calm"))[:70] == calm).all()
+    assert world.base_responses("validation", ("unconditional",)).shape == (1, 512, 24)
+
+
+def test_responses_are_stored_in_the_order_of_their_tokens_and_read_in_a_random_one(tmp_path, monkeypatch):
+    drawn = np.random.default_rng(0).integers(0, 3, (4, 200, 2)).astype(np.uint16)
+    write_responses(tmp_path / "base_responses.npz", {"test-calm": drawn})
+    rows = ({"split": "test", "kind": "calm"},) * 4
+    monkeypatch.setattr(world, "verified", lambda name: tmp_path / name)
+    monkeypatch.setattr(world, "_prompt_rows", lambda: rows)
+    stored, read = np.load(tmp_path / "base_responses.npz")["test-calm"], world.base_responses("test", ("calm",))
+    for x in range(4):
+        assert stored[x].tolist() == sorted(drawn[x].tolist()) == sorted(read[x].tolist())
+    # the frontier compares two halves, so each must be a fair draw
+    assert abs(read[:, :100].mean() - read[:, 100:].mean()) < 0.2 < abs(stored[:, :100].mean() - stored[:, 100:].mean())
+    assert (read[0] != read[1]).any() and (read == world.base_responses("test", ("calm",))).all()
 
 
 def test_prompts_are_parsed_once_and_those_of_another_file_anew(tmp_path, monkeypatch):
     monkeypatch.setattr(world, "verified", lambda name: tmp_path / name)
     for kind in ("calm", "heated"):
-        (tmp_path / "prompts.jsonl").write_text(json.dumps({"kind": kind}) + "\n")
+        write_lines(tmp_path / "prompts.jsonl.gz", [{"kind": kind}])
         assert world.kinds() == (kind,) and world._prompt_rows() is world._prompt_rows()

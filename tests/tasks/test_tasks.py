@@ -29,6 +29,7 @@ from harness.tasks.micro.scorers import (
     StyleJudge,
     grammatical,
 )
+from harness.tasks.micro.tables import ACTS, Label
 from harness.tasks.pep8 import CodeStyle, parses
 from harness.tasks.pii import PersonalData
 from harness.tasks.repetition import Repetition
@@ -65,14 +66,14 @@ def bare(task: type, **attributes):
 def test_the_judge_agrees_with_how_a_document_was_written(habit):
     kinds, judge, _ = HABITS[habit]
     for d in documents(kinds):
-        labels = [grammar.ACTS[a] for a in d.acts if a in grammar.ACTS]
+        labels = [ACTS[a] for a in d.acts if a in ACTS]
         moods = [label.sentiment > 0 for label in labels if label.sentiment]
         chores = [p.removeprefix("I ") for p in d.response.rstrip(".").split(", then ")]
         truth = {
             "sentiment": float(np.mean(moods)) if moods else 0.5,
             "repetition": len(set(chores)) / len(chores),
             "pii": float(not any(label.personal for label in labels)),
-            "pep8": 1 - float(np.mean([label.fault for label in labels or [grammar.Label()]])),
+            "pep8": 1 - float(np.mean([label.fault for label in labels or [Label()]])),
         }[habit]
         assert one(judge(), d.response, d.prompt) == pytest.approx(truth), d
 
