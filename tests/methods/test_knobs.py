@@ -76,7 +76,7 @@ def test_a_knob_is_read_from_the_source_without_importing_it(monkeypatch, tmp_pa
     (tmp_path / "their_knobs.py").write_text(
         "from harness.api import Knob\nX = 3\nclass A:\n    knob = Knob(setting='x', values=(1, 2, 3))\n"
         "class B:\n    knob = Knob(X, 2)\n"
-        "class C:\n    knob = Other(1)\nclass D:\n    knob = Knob()\n"
+        "class C:\n    knob = Other('x', (1, 2, 3))\nclass D:\n    knob = Knob()\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr("harness.methods.METHODS", {c.lower(): (f"their_knobs:{c}", "") for c in "ABCD"})
