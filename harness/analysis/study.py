@@ -14,6 +14,8 @@ from harness.records.schema import Problem, Run
 from . import cells as states
 from . import groups as grouping
 from .columns import BY_KEY, Column, kind_columns
+from .curves.knobs import Curve, curves
+from .curves.table import Readings, readings
 from .groups import Entry, Estimate, Group, estimate
 from .ranking import Above, Ranked, above_frontier, ranking
 from .scalars import Trace, traces
@@ -46,6 +48,23 @@ class StudyGroup(Group):
         suspects = {id(run) for run, _ in self.above}
         sound = [entry for entry in self.entries if suspects.isdisjoint(map(id, entry.runs))]
         return ranking([(entry, self.estimate(entry, BY_KEY["removed"])) for entry in sound])
+
+    @cached_property
+    def curves(self) -> list[Curve]:
+        """The curve of each method over the values of its knob; nothing where no method has enough values."""
+        return curves(self)
+
+    @cached_property
+    def readings(self) -> Readings:
+        """The numbers along the curves, in the order of the first table."""
+        return readings(self.curves, self._prompts, self.reference)
+
+    @cached_property
+    def at_middle(self) -> StudyGroup:
+        """This group with one choice of settings a method, that at the middle value of its knob; itself without curves."""
+        if not self.curves:
+            return self
+        return StudyGroup(self.preset, self.task, [Entry(curve.name, curve.middle.runs) for curve in self.curves])
 
     @cached_property
     def world(self) -> dict[str, Any]:

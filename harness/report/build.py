@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from harness.analysis.attainment import MOST
 from harness.analysis.cells import Cell
 from harness.analysis.columns import BY_KEY
+from harness.analysis.curves.attainment import MOST
 from harness.analysis.groups import WORLD, Group
 from harness.analysis.study import Study, StudyGroup
 from harness.core.errors import EmptySelection, Unwritable

@@ -7,8 +7,8 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
-from harness.analysis.attainment import MOST, attained
 from harness.analysis.columns import BY_KEY, COLLAPSE, Column, final, of_base
+from harness.analysis.curves.attainment import MOST, attained
 from harness.analysis.groups import Entry, counted
 from harness.analysis.ranking import Ranked, share_of_area
 from harness.analysis.scalars import as_data, shown
