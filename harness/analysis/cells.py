@@ -6,7 +6,8 @@ method, task, evaluation, world or scorer than the code has now); or `missing` (
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from harness.core.hashing import canonical
 from harness.core.text import plain
 from harness.records.schema import Run
 
+from .curves.knobs import Curve, Point, curves
 from .groups import Entry, Group
 
 STATES = ("done", "degraded", "running", "partial", "failed", "stale", "missing")
@@ -41,7 +43,11 @@ def cells(groups: Sequence[Group], outdated: Mapping[Path, Sequence[str]], dead:
     `outdated`: of a run's folder, the parts older than the code (`harness.records.stale.outdated`); `dead` are the folders
     of runs that say `running` while no process holds them (`harness.records.write.held`).
     """
-    recorded = [_cell(group, i, entry, outdated, dead) for i, group in enumerate(groups) for entry in group.entries]
+    recorded = [
+        _cell(group, i, entry, seeds, outdated, dead)
+        for i, group in enumerate(groups)
+        for entry, seeds in zip(group.entries, _asked(group), strict=True)
+    ]
     return [*recorded, *_absent(groups, recorded)]
 
 
@@ -61,13 +67,31 @@ def progress(run: Run) -> float | None:
     return min(1.0, max(shares)) if shares else None
 
 
-def _cell(group: Group, number: int, entry: Entry, outdated: Mapping[Path, Sequence[str]], dead: Collection[Path]) -> Cell:
+def _asked(group: Group) -> list[set[int]]:
+    """The seeds that each entry should have: those of all entries, of a value of a knob those that this value has elsewhere."""
+    every = {run.manifest.seed for run in group.runs}
+    places = {id(point.entry): place for curve in curves(group) for place, point in _places(curve)}
+    found: dict[tuple[int, int], set[int]] = defaultdict(set)
+    for entry in group.entries:
+        if id(entry) in places:
+            found[places[id(entry)]] |= {run.manifest.seed for run in entry.runs}
+    return [found[places[id(entry)]] if id(entry) in places else every for entry in group.entries]
+
+
+def _places(curve: Curve) -> Iterator[tuple[tuple[int, int], Point]]:
+    """Each point of a curve with its place among the values of the knob; a single setting has none."""
+    if len(curve.points) > 1:
+        yield from (((len(curve.points), i), point) for i, point in enumerate(curve.points))
+
+
+def _cell(
+    group: Group, number: int, entry: Entry, asked: set[int], outdated: Mapping[Path, Sequence[str]], dead: Collection[Path]
+) -> Cell:
     by_seed: dict[int, tuple[str, str]] = {}
     for run in entry.runs:
         seed, found = run.manifest.seed, _state(run, outdated.get(run.dir, ()), run.dir in dead)
         by_seed[seed] = min(by_seed.get(seed, found), found, key=lambda pair: STATES.index(pair[0]))  # the best of doubles
-    wanted: set[int] = set() if external(entry.runs) else {run.manifest.seed for run in group.runs}
-    for seed in wanted - set(by_seed):
+    for seed in (set() if external(entry.runs) else asked) - set(by_seed):
         by_seed[seed] = ("missing", "no record, and another method of the task has this seed")
     seeds = {seed: by_seed[seed][0] for seed in sorted(by_seed)}
     reasons = {seed: by_seed[seed][1] for seed in seeds if seeds[seed] != "done"}

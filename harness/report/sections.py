@@ -17,6 +17,7 @@ from harness.analysis.study import Study, StudyGroup
 from harness.core.types import Metric
 from harness.records.schema import Run
 
+from .curves import curve_data, curve_overview
 from .figures import sheets
 from .figures.data import figure_data
 from .figures.panels import COMPUTE, JUDGE_KL, JUDGE_PPL, OVER, REWARD_KL, REWARD_PPL
@@ -29,10 +30,15 @@ REGRET = Column("regret", "Regret", "reward", "down", ".3f", final("regret"))
 OPTIMUM = (BY_KEY["efficiency"], BY_KEY["excess_kl"], REGRET, AREA, REWARD_AREA)
 
 
-def pictures(group: StudyGroup, slug: str) -> tuple[dict[str, Sheet], dict[str, Any]]:
-    """All sheets of a group by name, and their data."""
+def pictures(whole: StudyGroup, slug: str) -> tuple[dict[str, Sheet], dict[str, Any]]:
+    """All sheets of a group by name, and their data; but for curves they show the middle values of the knobs."""
+    group = whole.at_middle
     data = figure_data(group)
-    made = {
+    made = {}
+    if whole.curves:
+        data |= curve_data(whole, data)
+        made = {"curves": sheets.knobs(data, f"{slug}-curves"), "families": sheets.families(data, f"{slug}-families")}
+    made |= {
         "pareto": sheets.curves(data, (JUDGE_KL, REWARD_KL), f"{slug}-pareto"),
         "fluency": sheets.curves(data, (JUDGE_PPL, REWARD_PPL), f"{slug}-fluency"),
         "compute": sheets.curves(data, COMPUTE, f"{slug}-compute"),
@@ -88,9 +94,11 @@ def _profile(run: Run) -> dict[str, float] | None:
 
 
 def overview(study: Study) -> Table:
-    """Methods by groups: percent of the undesired score removed, and the set of ranks."""
-    placed = [{r.entry.name: r for r in group.ranks} for group in study.groups]
-    here = [{entry.name for entry in group.entries} for group in study.groups]
+    """Methods by groups: percent of the undesired score removed, and the set of ranks; of curves the least KL and the area."""
+    if all(group.curves for group in study.groups):
+        return curve_overview(study)
+    placed = [{r.entry.name: r for r in group.at_middle.ranks} for group in study.groups]
+    here = [{entry.name for entry in group.at_middle.entries} for group in study.groups]
     methods = sorted(set().union(*here))
     rows = [[m, *(_placed(by.get(m), m in known) for by, known in zip(placed, here, strict=True))] for m in methods]
     return Table(["Method", *(f"{name} (% removed)" for name in study.headings)], rows, [])
