@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..stats import Interval
-from .linear import Linear, Side, Table, linear
+from .linear import Linear, Moments, Side, Table, linear, moments
 
 CLOSE = 0.02  # of the KL cap; points closer than that are one, as the slope between them would be noise
-STEPS = 240  # of the KL axis up to the cap, for areas and for the ends of an interval of the least KL
+STEPS = 240  # of the KL axis up to the cap, for areas
+ENDS = 60  # KLs at which the ends of the interval of the least KL are looked for; straight between two of them
 
 
 class Scores(NamedTuple):
@@ -64,6 +65,17 @@ class Line:
         """Mean score of the base policy and of each point: [V + 1]."""
         return np.array([self.base, *(point.score.mean() for point in self.points)])
 
+    @cached_property
+    def slopes(self) -> NDArray[np.float64]:
+        """The slope of the line at the base policy and at each point, the mean of both sides: [V + 1]."""
+        steps = np.diff(self.score) / np.maximum(np.diff(self.kl), 1e-9)
+        return np.array([steps[0], *(steps[1:] + steps[:-1]) / 2, steps[-1]]) if len(steps) else np.zeros(1)
+
+    @cached_property
+    def moments(self) -> list[Moments]:
+        """The spread of KL and score at each point."""
+        return [_moments(point) for point in self.points]
+
     @property
     def reach(self) -> float:
         """The KL of the last point, nats; 0 for a curve without points."""
@@ -76,16 +88,14 @@ class Line:
         after = max(1, int(np.searchsorted(self.kl, kl)))
         width = self.kl[after] - self.kl[after - 1]
         share = (kl - self.kl[after - 1]) / width if width > 0 else 1.0
-        slope = (self.score[after] - self.score[after - 1]) / width if width > 0 else 0.0
         weights = np.zeros(len(self.kl))
         weights[after - 1 : after + 1] = 1 - share, share
-        return self.linear(float(weights @ self.score), weights, -slope * weights)
+        return self.linear(float(weights @ self.score), weights, -float(weights @ self.slopes) * weights)
 
     def linear(self, value: float, scores: Table, kls: Table) -> Linear:
         """A number with its derivatives to the scores and the KLs of base and points, [V + 1] each."""
-        slopes = np.gradient(self.score, np.maximum.accumulate(self.kl + 1e-9 * np.arange(len(self.kl))))
-        used = [i for i in range(1, len(self.kl)) if scores[i] or kls[i] or len(self.points[i - 1].kl) > 1]
-        sides = [_side(self.points[i - 1], scores[i], kls[i], slopes[i]) for i in used]
+        used = [i for i in range(1, len(self.kl)) if scores[i] or kls[i] or self.moments[i - 1].n > 1]
+        sides = [Side(np.array([kls[i], scores[i]]), self.moments[i - 1], self.slopes[i]) for i in used]
         fixed = None if self.base_by_prompt is None else scores[0] * self.base_by_prompt
         return linear(value, sides, fixed)
 
@@ -112,11 +122,10 @@ class Line:
 
     def _ends(self, target: float, within: tuple[float, float]) -> tuple[float, float]:
         """The first KL at which the upper, and the lower, end of the score's interval reaches a target; inf where none does."""
-        at = np.linspace(0.0, self.reach, STEPS)
-        bands = [(k, found.interval(within)) for k in at if (found := self.at(float(k))) is not None]
-        low = next((k for k, band in bands if band.high is not None and band.high >= target), inf)
-        high = next((k for k, band in bands if band.low is not None and band.low >= target), inf)
-        return float(low), float(high)
+        kls = np.unique([*np.linspace(0.0, self.reach, ENDS), *self.kl])
+        bands = [found.interval(within) for kl in kls if (found := self.at(min(float(kl), self.reach))) is not None]
+        low, high = ([inf if end is None else end for end in ends] for ends in zip(*(b[1:] for b in bands), strict=True))
+        return _reached(kls, high, target), _reached(kls, low, target)
 
     def area(self, cap: float) -> Linear:
         """The area of the best score reached within each KL over the base's, from 0 to the cap, level beyond the last point.
@@ -125,26 +134,30 @@ class Line:
         that noise adds nothing: of a method without an effect the area is 0 on average.
         """
         halves = [np.array([self.base, *(_half(point.score, side) for point in self.points)]) for side in (0, 1)]
-        both = [_best(self.kl, *pair, cap) for pair in (halves, halves[::-1])]
-        weights = np.mean([scores for _, scores in both], axis=0)
-        value = float(np.mean([value for value, _ in both]))
-        moved = np.array([self._moved(i, halves, cap) for i in range(len(self.kl))])
+        value = float(np.mean([_best(self.kl, *pair, cap)[0] for pair in (halves, halves[::-1])]))
+        weights, moved = self._under(self.kl, cap), np.zeros(len(self.kl))
+        for i in np.flatnonzero(self.kl > 0):
+            step = min(0.02 * cap, 0.5 * self.kl[i]) * np.eye(len(self.kl))[i]
+            sides = [float(self._under(self.kl + sign * step, cap) @ self.score) for sign in (1, -1)]
+            moved[i] = (sides[0] - sides[1]) / (2 * step[i])
         return self.linear(value - cap * self.base, weights - np.eye(len(self.kl))[0] * cap, moved)
+
+    def _under(self, kl: Table, cap: float) -> Table:
+        """The weights of the scores in the area under the line itself, whose error is taken for that of the best scores."""
+        return _on_line(kl, cap).sum(0) * cap / STEPS
 
     def plain_area(self, cap: float) -> float:
         """The same area without an error, each score chosen by itself."""
         return _best(self.kl, self.score, self.score, cap)[0] - cap * self.base
 
-    def _moved(self, i: int, halves: list[Table], cap: float) -> float:
-        """The derivative of the area to the KL of a point."""
-        if i == 0 or self.kl[i] <= 0:
-            return 0.0
-        step = min(0.02 * cap, 0.5 * self.kl[i])
-        areas = []
-        for sign in (1, -1):
-            kl = self.kl + sign * step * np.eye(len(self.kl))[i]
-            areas.append(np.mean([_best(kl, *pair, cap)[0] for pair in (halves, halves[::-1])]))
-        return float((areas[0] - areas[1]) / (2 * step))
+
+def _reached(kls: Table, scores: Sequence[float], target: float) -> float:
+    """The KL at which scores at ascending KLs first reach a target; inf if they do not."""
+    i = next((i for i, score in enumerate(scores) if score >= target), None)
+    if not i:
+        return inf if i is None else float(kls[0])
+    share = (target - scores[i - 1]) / (scores[i] - scores[i - 1])
+    return float(kls[i - 1] + share * (kls[i] - kls[i - 1]))
 
 
 def line(base: float, base_by_prompt: Table | None, points: Sequence[Scores], cap: float) -> Line:
@@ -163,13 +176,11 @@ def _joined(a: Scores, b: Scores) -> Scores:
     return Scores(*columns)  # type: ignore[arg-type]
 
 
-def _side(point: Scores, score: float, kl: float, slope: float) -> Side:
-    own = score * point.score + kl * point.kl
-    table = None
-    if point.score_by_prompt is not None and point.kl_by_prompt is not None:
-        table = score * point.score_by_prompt + kl * point.kl_by_prompt
-    plain = float(abs(score) * point.score_error.mean() + abs(kl) * point.kl_error.mean())
-    return Side(float(score), own, point.score - slope * point.kl, table, plain)
+def _moments(point: Scores) -> Moments:
+    tables = None
+    if point.kl_by_prompt is not None and point.score_by_prompt is not None:
+        tables = np.stack([point.kl_by_prompt, point.score_by_prompt])
+    return moments(np.stack([point.kl, point.score]), tables, np.stack([point.kl_error, point.score_error]))
 
 
 def _half(values: Table, side: int) -> float:
@@ -180,11 +191,20 @@ def _half(values: Table, side: int) -> float:
 def _best(kl: Table, chosen_by: Table, score: Table, cap: float) -> tuple[float, Table]:
     """Integral from 0 to the cap of the score where `chosen_by` is the highest within each KL, and its weights: [V + 1]."""
     v = len(kl)
-    at = (np.arange(STEPS) + 0.5) * cap / STEPS
-    order = np.argsort(kl, kind="stable")
-    on_line = np.stack([np.interp(at, kl[order], np.eye(v)[i][order]) for i in range(v)], axis=1)  # [STEPS, V + 1]
-    ways = np.concatenate([np.broadcast_to(np.eye(v), (STEPS, v, v)), on_line[:, None]], axis=1)  # a point so far, or the line
+    at = _steps(cap)
+    ways = np.concatenate([np.broadcast_to(np.eye(v), (STEPS, v, v)), _on_line(kl, cap)[:, None]], axis=1)  # a point, the line
     within = np.concatenate([kl[None] <= at[:, None], np.ones((STEPS, 1), bool)], axis=1)
     best = np.where(within, ways @ chosen_by, -np.inf).argmax(1)
     weights = ways[np.arange(STEPS), best].sum(0) * cap / STEPS
     return float(weights @ score), weights
+
+
+def _steps(cap: float) -> Table:
+    """The middles of equal steps from 0 to the cap."""
+    return (np.arange(STEPS) + 0.5) * cap / STEPS
+
+
+def _on_line(kl: Table, cap: float) -> Table:
+    """The weights of base and points in the line at each step up to the cap, level beyond the last: [STEPS, V + 1]."""
+    order = np.argsort(kl, kind="stable")
+    return np.stack([np.interp(_steps(cap), kl[order], unit[order]) for unit in np.eye(len(kl))], axis=1)

@@ -21,18 +21,45 @@ PRIOR = 3.0
 Table = NDArray[np.float64]
 
 
-class Side(NamedTuple):
-    """What the runs at one point of a curve add to a number: the weights of score and KL, and their values by seed.
+class Moments(NamedTuple):
+    """The spread of KL and score, in this order, at one point of a curve with n seeds.
 
-    rest: [n], the scores less the KL times the slope of the curve there: the spread across the curve, which points share.
-    by_prompt: [n, X], weights times terms of each prompt; None if the records do not keep them. plain: its error without.
+    seeds: [2, 2], their covariance over seeds; cells: [2, 2], that of their means by the noise of single cells of a seed and a
+    prompt; by_prompt: [2, X], their means over seeds for each prompt, None if the records do not keep them; plain: [2], their
+    standard errors over prompts, for records that do not.
     """
 
-    weight: float  # of the score
-    own: Table  # [n], weights times values of each seed
-    rest: Table  # [n]
+    n: int
+    seeds: Table
+    cells: Table
     by_prompt: Table | None
-    plain: float = 0.0  # standard error over prompts, for runs without terms
+    plain: Table
+
+
+def moments(values: Table, by_prompt: Table | None, errors: Table) -> Moments:
+    """From KL and score of each seed, [2, n], of each prompt, [2, n, X] or None, and their errors over prompts, [2, n]."""
+    n = values.shape[1]
+    seeds = np.cov(values) if n > 1 else np.zeros((2, 2))
+    means = None if by_prompt is None else by_prompt.mean(1)
+    return Moments(n, seeds, np.zeros((2, 2)) if by_prompt is None else _cells(by_prompt), means, errors.mean(1))
+
+
+def _cells(table: Table) -> Table:
+    """Covariance of the means over seeds and prompts that the noise of single cells explains: [2, n, X] -> [2, 2]."""
+    _, n, x = table.shape
+    if n < 2 or x < 2:
+        return np.zeros((2, 2))
+    left = table - table.mean(2, keepdims=True) - table.mean(1, keepdims=True) + table.mean((1, 2), keepdims=True)
+    flat = left.reshape(2, -1)
+    return flat @ flat.T / ((n - 1) * (x - 1) * n * x)
+
+
+class Side(NamedTuple):
+    """What one point of a curve adds to a number: the weights of its KL and score, [2], and the slope of the curve there."""
+
+    weights: Table
+    moments: Moments
+    slope: float
 
 
 class Linear(NamedTuple):
@@ -65,12 +92,13 @@ class Linear(NamedTuple):
 
 def linear(value: float, sides: Sequence[Side], fixed: Table | None = None) -> Linear:
     """A number from its value, the points that it depends on, and what the base policy adds to each prompt, [X]."""
-    tables = [side.by_prompt for side in sides]
-    known = [table for table in tables if table is not None]
-    whole = bool(tables) and len(known) == len(tables)
-    prompts = np.sum([t.mean(0) for t in known], axis=0) + (0.0 if fixed is None else fixed) if whole else None
-    cells = fsum(map(_cells, known)) if whole else 0.0
-    return Linear(value, _over_seeds(sides), prompts, cells, 0.0 if whole else fsum(side.plain for side in sides) ** 2)
+    known = [side.weights @ side.moments.by_prompt for side in sides if side.moments.by_prompt is not None]
+    if len(known) < len(sides) or not sides:
+        plain = fsum(float(abs(side.weights) @ side.moments.plain) for side in sides) ** 2
+        return Linear(value, _over_seeds(sides), None, 0.0, plain)
+    prompts = np.sum(known, axis=0) + (0.0 if fixed is None else fixed)
+    cells = fsum(float(side.weights @ side.moments.cells @ side.weights) for side in sides)
+    return Linear(value, _over_seeds(sides), prompts, cells, 0.0)
 
 
 def difference(a: Linear, b: Linear) -> Difference:
@@ -92,33 +120,24 @@ def _over_seeds(sides: Sequence[Side]) -> tuple[Part, ...]:
 
     Two seeds at a point have one degree of freedom, whose t is 12.7. All points of a curve together have several.
     """
-    freedom = np.array([len(side.own) - 1.0 for side in sides])
-    total = freedom.sum()
+    n = np.array([side.moments.n for side in sides], dtype=float)
+    freedom, total = n - 1, float(n.sum() - len(n))
     if total <= 0:
         return ()
     spread = np.array([_spread(side) for side in sides])
-    share = np.array([side.weight**2 / len(side.own) for side in sides])
-    lent = fsum(share * PRIOR / (PRIOR + freedom)) / total
+    share = np.array([side.weights[1] ** 2 for side in sides]) / n
+    lent = float((share * PRIOR / (PRIOR + freedom)).sum()) / total
     parts = (share / (PRIOR + freedom) + lent) * freedom * spread
     variance = float(parts.sum())
     noise = fsum(v * v / df for v, df in zip(parts, freedom, strict=True) if df > 0)
-    return ((variance, variance * variance / noise if noise > 0 else float(total)),)
+    return ((variance, variance * variance / noise if noise > 0 else total),)
 
 
 def _spread(side: Side) -> float:
-    """Variance over seeds of what one unit of the point's score adds."""
-    if len(side.own) < 2:
-        return 0.0
-    return float(side.own.var(ddof=1)) / side.weight**2 if abs(side.weight) > 1e-6 else float(side.rest.var(ddof=1))
-
-
-def _cells(table: Table) -> float:
-    """Variance of the mean over prompts of a point's terms [n, X] by the noise of single cells; zero for one seed."""
-    n, x = table.shape
-    if n < 2 or x < 2:
-        return 0.0
-    left = table - table.mean(1, keepdims=True) - table.mean(0) + table.mean()
-    return float((left**2).sum()) / (n - 1) / (x - 1) / table.size
+    """Variance over seeds of what one unit of the point's score adds, across the curve where the number does not use it."""
+    score = side.weights[1]
+    unit = side.weights / score if abs(score) > 1e-6 else np.array([-side.slope, 1.0])
+    return float(unit @ side.moments.seeds @ unit)
 
 
 def _over_prompts(terms: Table | None, cells: float, plain: float) -> list[Part]:
