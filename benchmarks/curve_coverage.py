@@ -58,16 +58,23 @@ def study(rng: Generator, shape: str, spread: float) -> tuple[dict[str, along.Li
         kl, share = runs(rng, shape, i, n, spread)
         own = taste * rng.uniform(0.85, 1.15, X) if moves else np.ones(X)  # a policy's way with each prompt
         rows: dict[str, list[np.ndarray]] = {"judge": [], "removed": [], "kl": []}
-        for k, l in zip(kl, share, strict=True):
+        for nats, part in zip(kl, share, strict=True):
             cells = rng.uniform(0.9, 1.1, X) if moves else np.ones(X)
-            p = rate * np.minimum(l * (own * cells if l < 0.999 else 1), 1.0)
-            columns = {"judge": 1 - rng.binomial(S, p) / S, "base_judge": base, "kl": k * drift * rng.gamma(2 * S, 1 / (2 * S), X)}
+            p = rate * np.minimum(part * (own * cells if part < 0.999 else 1), 1.0)
+            columns = {
+                "judge": 1 - rng.binomial(S, p) / S,
+                "base_judge": base,
+                "kl": nats * drift * rng.gamma(2 * S, 1 / (2 * S), X),
+            }
             for name, found in rows.items():
                 needed, terms = TERMS[name]
                 found.append(terms({c: columns[c] for c in needed}))
         for name, found in points.items():
             found.append(_scores(np.array(rows["kl"]), np.array(rows[name])))
-    lines = {"judge": along.line(float(base.mean()), base, points["judge"], CAP), "removed": along.line(0.0, None, points["removed"], CAP)}
+    lines = {
+        "judge": along.line(float(base.mean()), base, points["judge"], CAP),
+        "removed": along.line(0.0, None, points["removed"], CAP),
+    }
     at = (np.arange(400) + 0.5) * CAP / 400
     gone = [100 * (1 - float((rate * best_left(k) * optimum).sum() / rate.sum())) for k in at]
     return lines, float(np.mean(gone)) * CAP
@@ -82,7 +89,7 @@ def truths(shape: str, spread: float) -> dict[str, float]:
     """The numbers along the curve through the expectations at each value of the knob."""
     rng, points = np.random.default_rng(0), []
     for i in range(len(KLS)):
-        kl, share = runs(rng, shape, i, 400_000 if spread else 1, spread)
+        _, share = runs(rng, shape, i, 400_000 if spread else 1, spread)
         points.append((KLS[i], 100 * (1 - min(1.0, float(share.mean())))))
     kls, gone = np.array([0.0, *(k for k, _ in points)]), np.array([0.0, *(g for _, g in points)])
     at = (np.arange(4000) + 0.5) * CAP / 4000

@@ -48,7 +48,7 @@ class PromptTerms:
         read = {run.dir: {key: self._of(run, key) for key in keys} for run in runs}
         whole = {dir: {k: v for k, v in found.items() if v is not None} for dir, found in read.items()}
         whole = {dir: found for dir, found in whole.items() if len(found) == len(keys)}
-        ids = next(([*found.values()][0][0] for found in whole.values()), None)
+        ids = next((next(iter(found.values()))[0] for found in whole.values()), None)
         same = {dir: found for dir, found in whole.items() if all(v[0] == ids for v in found.values())}
         if not same:
             return {}

@@ -61,7 +61,9 @@ def build(study: Study, out: Path) -> BuildResult:
     """Write the report of a study; raises EmptySelection without a run, Unwritable if a file cannot be written."""
     cannot_be = sorted(p for group in study.groups for p in impossible(group))
     shown = [samples(group.at_middle) for group in study.groups]
-    unread = [problem for group in study.groups for problem in group.at_middle.traces[1]] + [p for _, found in shown for p in found]
+    unread = [problem for group in study.groups for problem in group.at_middle.traces[1]] + [
+        p for _, found in shown for p in found
+    ]
     problems = sorted({*study.problems, *cannot_be, *unread})
     if not study.runs:
         why = f"; {len(problems)} could not be read, first {_problem_text(problems[0])}" if problems else ""

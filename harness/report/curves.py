@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from math import inf, isfinite
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from harness.analysis.columns import BY_KEY
 from harness.analysis.curves.along import Line
 from harness.analysis.curves.knobs import Curve, Point
-from harness.analysis.curves.table import ALPHA, RANGES, SHARES, TARGET, Reading, Readings
+from harness.analysis.curves.table import ALPHA, SHARES, TARGET, Reading, Readings
 from harness.analysis.groups import counted
 from harness.analysis.stats import Difference, Interval
 from harness.analysis.study import Study, StudyGroup
@@ -36,23 +36,32 @@ def curve_data(group: StudyGroup, data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _curve(group: StudyGroup, curve: Curve, reading: Reading) -> dict[str, Any]:
-    reach = 1.1 * (reading.cap or inf)
-    bands = {score: _band(line, reach, RANGES[score]) for score, line in reading.lines.items() if score != "removed"}
+    bands = {score: _band(line, 1.1 * (reading.cap or inf), *onto) for score, line, onto in _gains(group, reading)}
     return {
         "name": shorten(curve.name), "knob": plain(curve.knob or ""), "points": [_point(group, curve, p) for p in curve.points],
         "bands": bands,
     }  # fmt: skip
 
 
-def _band(line: Line, reach: float, within: tuple[float, float]) -> dict[str, list[float]]:
+def _gains(group: StudyGroup, reading: Reading) -> Iterator[tuple[str, Line, tuple[float, float]]]:
+    """Judge and reward as the base's score plus a factor times a gain over it, whose error has the base's prompts paired."""
+    base = group.readings.base
+    if "removed" in reading.lines:
+        yield "judge", reading.lines["removed"], (base["judge"], (1 - base["judge"]) / 100)
+    if "gain" in reading.lines:
+        yield "reward", reading.lines["gain"], (base["reward"], 1.0)
+
+
+def _band(line: Line, reach: float, base: float, factor: float) -> dict[str, list[float]]:
     """A line with its band at its points and between them, closer near KL 0, as the axis is a root's."""
     end = min(line.reach, reach)
     at = np.unique([*np.linspace(0, end**0.5, SAMPLES) ** 2, *(kl for kl in line.kl if kl <= end)])
     found = [line.at(min(float(kl), line.reach)) for kl in at]
-    intervals = [linear.interval(within) for linear in found if linear is not None]
-    low, high = [i.low for i in intervals if i.low is not None], [i.high for i in intervals if i.high is not None]
-    whole = len(low) == len(high) == len(at) == len(intervals)
-    return {"kl": at.tolist(), "mean": [i.mean for i in intervals], "low": low if whole else [], "high": high if whole else []}
+    intervals = [linear.interval() for linear in found if linear is not None]
+    mean, low, high = ([base + factor * v for v in ends if v is not None] for ends in zip(*intervals, strict=True))
+    whole = len(low) == len(high) == len(at)
+    low, high = [max(0.0, v) for v in low], [min(1.0, v) for v in high]
+    return {"kl": at.tolist(), "mean": mean, "low": low if whole else [], "high": high if whole else []}
 
 
 def _point(group: StudyGroup, curve: Curve, point: Point) -> dict[str, Any]:
@@ -90,11 +99,11 @@ def _end(value: float, digits: str) -> str:
 
 
 def first_table(group: StudyGroup) -> Table:
-    """One row a method, first those that remove TARGET percent, by the least KL: what it takes, what it gives, what it costs."""
+    """One row a method, first those that remove TARGET percent, by the least KL: what it takes, gives and costs."""
     found = group.readings
     shares = [f"Removed at {_at(found, share)}\u00a0↑ (%)" for share in SHARES]
-    header = ["Method", LEAST, "More than the first (nats)", *shares, "Area\u00a0↑ (share of the frontier's)", "Rank (by area)",
-              "Reaches (KL)", "Cost (FLOPs a run)", "Time (s a run)", "Knob (values, seeds)"]  # fmt: skip
+    header = ["Method", LEAST, "More than the first (nats)", "Cost\u00a0↓ (FLOPs a run)", "Time\u00a0↓ (s a run)", *shares,
+              "Area\u00a0↑ (share of the frontier's)", "Rank (by area)", "Reaches (KL)", "Knob (values, seeds)"]  # fmt: skip
     rows = [_frontier_row(found), *(_row(found, reading) for reading in found.rows)]
     notes = [
         f"{MISSING} where a curve ends before that KL; ∞ where an interval does not end on the curve. "
@@ -114,7 +123,7 @@ def _frontier_row(found: Readings) -> list[str]:
         return ["frontier, judged", *[MISSING] * 11]
     least, at = line.least(TARGET).value, [line.at(share * found.cap) for share in SHARES]
     removed = [MISSING if x is None else number(x.value, ".1f") for x in at]
-    return ["frontier, judged", MISSING if least is None else number(least, ".3f"), "", *removed, "1", *[""] * 5]
+    return ["frontier, judged", MISSING if least is None else number(least, ".2f"), "", "", "", *removed, "1", *[""] * 3]
 
 
 def _row(found: Readings, reading: Reading) -> list[str]:
@@ -123,7 +132,17 @@ def _row(found: Readings, reading: Reading) -> list[str]:
     area = _text(reading.area.interval(), ".2f") if reading.area else MISSING
     reach = MISSING if reading.reach is None else number(reading.reach, ".2f")
     cost = [number(i.mean, digits) if (i := reading.cost(key)) else MISSING for key, digits in COSTS]
-    return [reading.name, _least(reading), _more(found, reading), *removed, area, _ranks(ranks), reach, *cost, _knob(reading.curve)]
+    return [
+        reading.name,
+        _least(reading),
+        _more(found, reading),
+        *cost,
+        *removed,
+        area,
+        _ranks(ranks),
+        reach,
+        _knob(reading.curve),
+    ]
 
 
 COSTS = (("flops", ".2g"), ("seconds", ".3g"))
@@ -162,7 +181,7 @@ def _ranks(ranks: tuple[int, int] | None) -> str:
 def _knob(curve: Curve) -> str:
     """The knob with its values, and the number of seeds at each."""
     seeds = [len({run.manifest.seed for run in counted(point.entry)}) for point in curve.points]
-    if not curve.knob or len(curve.points) == 1 and curve.points[0].value is None:
+    if not curve.knob or (len(curve.points) == 1 and curve.points[0].value is None):
         return f"no knob, {seeds[0]} seed{'' if seeds[0] == 1 else 's'}"
     return plain(f"{curve.knob} {', '.join(_value(p.value) for p in curve.points)}; {', '.join(map(str, seeds))} seeds")
 
@@ -259,7 +278,8 @@ def _apart(found: Readings) -> list[str]:
     told, pairs = found.pairs
     if not pairs:
         return []
-    return [f"The areas under their curves tell {told} of {pairs} pairs of methods apart, {100 * told / pairs:.0f}% (Holm over all pairs, at 5%)."]
+    share = f"{100 * told / pairs:.0f}%"
+    return [f"Areas under the curves tell {told} of {pairs} pairs of methods apart, {share} (Holm over all pairs, at 5%)."]
 
 
 def curve_overview(study: Study) -> Table:
@@ -281,8 +301,8 @@ def curves_csv(study: Study) -> str:
     """Every number along every curve, unrounded, with its interval."""
     keys = [f"{score}_at_{share:g}" for score in ("removed", "judge", "reward") for share in SHARES]
     names = ["least_kl", *keys, "area", "flops", "seconds"]
-    rows: list[list[object]] = [["preset", "task", "group", "method", "knob", "values", "seeds", "reach", "best_rank", "worst_rank",
-                                 *(f"{name}{end}" for name in names for end in ("", "_low", "_high"))]]  # fmt: skip
+    head = ["preset", "task", "group", "method", "knob", "values", "seeds", "reach", "best_rank", "worst_rank"]
+    rows: list[list[object]] = [[*head, *(f"{name}{end}" for name in names for end in ("", "_low", "_high"))]]
     for i, group in enumerate(study.groups, 1):
         rows += [_csv_row(group, i, reading) for reading in (group.readings.rows if group.curves else [])]
     return to_csv(rows)
@@ -297,8 +317,3 @@ def _csv_row(group: StudyGroup, i: int, reading: Reading) -> list[object]:
     found += [reading.area.interval() if reading.area else None, *(reading.cost(key) for key, _ in COSTS)]
     numbers = [v if v is None or isfinite(v) else None for interval in found for v in (interval or (None, None, None))]
     return [group.preset, group.task, i, reading.name, curve.knob, values, seeds, reading.reach, *ranks, *numbers]
-
-
-def ordered(group: StudyGroup, names: Sequence[str]) -> list[int]:
-    """The places of the table's rows among the methods of the group."""
-    return [names.index(reading.name) for reading in group.readings.rows]

@@ -23,10 +23,12 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> StudyGroup:
     return only_group(fake_curves.write_study(root, SOME, ("toxicity",), prompts=60))
 
 
-def write(root: Path, value: object, seed: int = 0, method: str = "quark", knob: object = "kl_coef", kl: float = 0.5, **more: object):
+def write(
+    root: Path, value: object, seed: int = 0, method: str = "quark", knob: object = "kl_coef", kl: float = 0.5, **more: object
+):
     identity = fake.identity("toxicity", method, seed)
     identity["method"]["settings"] = {"lr": 1e-4, "kl_coef": value, **more}
-    keys = {"identity": identity} | ({} if knob is ... else {"knob": knob})
+    keys = {"identity": identity, "knob": knob}
     final = {"kl": fake.point(kl, 0.01)}
     fake.write_run(root, method, seed, manifest=keys, final=final, id8=f"{abs(hash((str(value), str(more)))) % 16**8:08x}")
 
@@ -50,7 +52,10 @@ def test_seeds_that_a_value_of_the_knob_was_not_meant_to_have_are_not_missing(st
     assert {state for cell in cells for state in counts(cell)} == {"done"}
     root = fake_curves.write_study(tmp_path, ("quark", "ppo"), ("toxicity",), prompts=4)
     for dir in (root / "micro/toxicity/quark").iterdir():
-        if json.loads((dir / "manifest.json").read_text())["identity"]["method"]["settings"]["kl_coef"] == 0.01 and dir.name[-1] == "1":
+        if (
+            json.loads((dir / "manifest.json").read_text())["identity"]["method"]["settings"]["kl_coef"] == 0.01
+            and dir.name[-1] == "1"
+        ):
             (dir / "summary.json").unlink()
             (dir / "manifest.json").unlink()
     assert sum(counts(cell).get("missing", 0) for cell in Study(find_runs([root])[0]).cells) == 1
@@ -132,7 +137,14 @@ def test_a_study_without_a_finished_run_has_rows_without_numbers(tmp_path):
     for value in (1.0, 0.1, 0.01):
         identity = fake.identity("toxicity", "quark", 0)
         identity["method"]["settings"] = {"kl_coef": value}
-        fake.write_run(tmp_path, "quark", 0, status="running", manifest={"identity": identity, "knob": "kl_coef"}, id8=f"{int(value * 100):08x}")
+        fake.write_run(
+            tmp_path,
+            "quark",
+            0,
+            status="running",
+            manifest={"identity": identity, "knob": "kl_coef"},
+            id8=f"{int(value * 100):08x}",
+        )
     (row,) = only_group(tmp_path).readings.rows
     assert row.reach is row.least is row.area is row.interval("judge", 0.5) is None and row.cost("flops") is None
     assert only_group(tmp_path).readings.pairs == (0, 0)

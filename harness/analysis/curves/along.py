@@ -39,7 +39,7 @@ class Scores(NamedTuple):
 
 
 class Least(NamedTuple):
-    """The least KL at which a score is reached, None if it is not, with its interval, open (inf) if that ends beyond the curve."""
+    """The least KL at which a score is reached, None if it is not, with its interval; an end beyond the curve is inf."""
 
     value: float | None
     interval: Interval | None
@@ -100,7 +100,7 @@ class Line:
         return linear(value, sides, fixed)
 
     def least(self, target: float, within: tuple[float, float] = (-inf, inf)) -> Least:
-        """The least KL at which the score is reached, and the KLs at which its interval does: first its upper, then its lower end."""
+        """The least KL at which the score is reached; its interval is where the score's interval holds it."""
         most = float(self.score.max())
         found = self._crossing(target)
         if found is None:
@@ -128,27 +128,44 @@ class Line:
         return _reached(kls, high, target), _reached(kls, low, target)
 
     def area(self, cap: float) -> Linear:
-        """The area of the best score reached within each KL over the base's, from 0 to the cap, level beyond the last point.
+        """The area between the line and the base's score from 0 to the cap, level beyond the last point.
 
-        The point that is best is chosen by one half of the seeds and its score taken from the other half, and the reverse, so
-        that noise adds nothing: of a method without an effect the area is 0 on average.
+        A point that lies below an earlier one beyond error counts as the earlier one, at which a user of the method would stop.
+        The maximum of all points within each KL would hold their noise, and give a method without an effect an area.
         """
-        halves = [np.array([self.base, *(_half(point.score, side) for point in self.points)]) for side in (0, 1)]
-        value = float(np.mean([_best(self.kl, *pair, cap)[0] for pair in (halves, halves[::-1])]))
         weights, moved = self._under(self.kl, cap), np.zeros(len(self.kl))
         for i in np.flatnonzero(self.kl > 0):
             step = min(0.02 * cap, 0.5 * self.kl[i]) * np.eye(len(self.kl))[i]
             sides = [float(self._under(self.kl + sign * step, cap) @ self.score) for sign in (1, -1)]
             moved[i] = (sides[0] - sides[1]) / (2 * step[i])
-        return self.linear(value - cap * self.base, weights - np.eye(len(self.kl))[0] * cap, moved)
+        return self.linear(self.area_value(cap), weights - np.eye(len(self.kl))[0] * cap, moved)
+
+    def area_value(self, cap: float) -> float:
+        """The same area without its error."""
+        return float(self._under(self.kl, cap) @ self.score) - cap * self.base
 
     def _under(self, kl: Table, cap: float) -> Table:
-        """The weights of the scores in the area under the line itself, whose error is taken for that of the best scores."""
-        return _on_line(kl, cap).sum(0) * cap / STEPS
+        """The weights of the scores in the area under the line: [V + 1]."""
+        at = (np.arange(STEPS) + 0.5) * cap / STEPS
+        order = np.argsort(kl, kind="stable")
+        on_line = [np.interp(at, kl[order], unit[order]).sum() * cap / STEPS for unit in np.eye(len(kl))]
+        return np.bincount(self.counts_as, weights=on_line, minlength=len(kl))
 
-    def plain_area(self, cap: float) -> float:
-        """The same area without an error, each score chosen by itself."""
-        return _best(self.kl, self.score, self.score, cap)[0] - cap * self.base
+    @cached_property
+    def counts_as(self) -> list[int]:
+        """The place of the point that each counts as: itself, or the best one before it if it lies below that beyond error."""
+        found = [0]
+        for i in range(1, len(self.kl)):
+            best = max(found, key=lambda j: self.score[j])
+            found.append(best if self._below(i, best) else i)
+        return found
+
+    def _below(self, i: int, best: int) -> bool:
+        if self.score[i] >= self.score[best]:
+            return False
+        fall = np.eye(len(self.kl))[best] - np.eye(len(self.kl))[i]
+        low = self.linear(float(fall @ self.score), fall, np.zeros(len(self.kl))).interval().low
+        return low is not None and low > 0
 
 
 def _reached(kls: Table, scores: Sequence[float], target: float) -> float:
@@ -181,30 +198,3 @@ def _moments(point: Scores) -> Moments:
     if point.kl_by_prompt is not None and point.score_by_prompt is not None:
         tables = np.stack([point.kl_by_prompt, point.score_by_prompt])
     return moments(np.stack([point.kl, point.score]), tables, np.stack([point.kl_error, point.score_error]))
-
-
-def _half(values: Table, side: int) -> float:
-    """Mean of every second seed, of the only one where there is one."""
-    return float(values[side::2].mean()) if len(values) > 1 else float(values.mean())
-
-
-def _best(kl: Table, chosen_by: Table, score: Table, cap: float) -> tuple[float, Table]:
-    """Integral from 0 to the cap of the score where `chosen_by` is the highest within each KL, and its weights: [V + 1]."""
-    v = len(kl)
-    at = _steps(cap)
-    ways = np.concatenate([np.broadcast_to(np.eye(v), (STEPS, v, v)), _on_line(kl, cap)[:, None]], axis=1)  # a point, the line
-    within = np.concatenate([kl[None] <= at[:, None], np.ones((STEPS, 1), bool)], axis=1)
-    best = np.where(within, ways @ chosen_by, -np.inf).argmax(1)
-    weights = ways[np.arange(STEPS), best].sum(0) * cap / STEPS
-    return float(weights @ score), weights
-
-
-def _steps(cap: float) -> Table:
-    """The middles of equal steps from 0 to the cap."""
-    return (np.arange(STEPS) + 0.5) * cap / STEPS
-
-
-def _on_line(kl: Table, cap: float) -> Table:
-    """The weights of base and points in the line at each step up to the cap, level beyond the last: [STEPS, V + 1]."""
-    order = np.argsort(kl, kind="stable")
-    return np.stack([np.interp(_steps(cap), kl[order], unit[order]) for unit in np.eye(len(kl))], axis=1)

@@ -116,28 +116,35 @@ def difference(a: Linear, b: Linear) -> Difference:
 
 
 def _over_seeds(sides: Sequence[Side]) -> tuple[Part, ...]:
-    """The variance over seeds: that of each point, moderated by that of all (Smyth 2004, Stat. Appl. Genet. Mol. Biol. 3).
+    """The variance over seeds, moderated by that along the whole curve (Smyth 2004, Stat. Appl. Genet. Mol. Biol. 3).
 
-    Two seeds at a point have one degree of freedom, whose t is 12.7. All points of a curve together have several.
+    Two seeds at a point have one degree of freedom, whose t is 12.7; all points of a curve have several. They share the
+    variance over seeds as a multiple of that by the noise of cells, which is known well and differs from point to point.
     """
     n = np.array([side.moments.n for side in sides], dtype=float)
     freedom, total = n - 1, float(n.sum() - len(n))
     if total <= 0:
         return ()
-    spread = np.array([_spread(side) for side in sides])
+    spread, noise = (np.array(column) for column in zip(*map(_spread, sides), strict=True))
+    noise = np.where(freedom > 0, noise, float(noise @ freedom) / total)
+    noise = noise if noise.min() > 0 else np.ones(len(sides))
     share = np.array([side.weights[1] ** 2 for side in sides]) / n
-    lent = float((share * PRIOR / (PRIOR + freedom)).sum()) / total
-    parts = (share / (PRIOR + freedom) + lent) * freedom * spread
+    lent = float((share * noise * PRIOR / (PRIOR + freedom)).sum()) / total
+    parts = (share / (PRIOR + freedom) + lent / noise) * freedom * spread
     variance = float(parts.sum())
-    noise = fsum(v * v / df for v, df in zip(parts, freedom, strict=True) if df > 0)
-    return ((variance, variance * variance / noise if noise > 0 else total),)
+    error = fsum(v * v / df for v, df in zip(parts, freedom, strict=True) if df > 0)
+    return ((variance, variance * variance / error if error > 0 else total),)
 
 
-def _spread(side: Side) -> float:
-    """Variance over seeds of what one unit of the point's score adds, across the curve where the number does not use it."""
+def _spread(side: Side) -> tuple[float, float]:
+    """Variance over seeds of what one unit of the point's score adds, across the curve where the number does not use it.
+
+    And the part of it that is noise of single cells and their responses.
+    """
     score = side.weights[1]
     unit = side.weights / score if abs(score) > 1e-6 else np.array([-side.slope, 1.0])
-    return float(unit @ side.moments.seeds @ unit)
+    found = side.moments
+    return float(unit @ found.seeds @ unit), float(unit @ found.cells @ unit) * found.n
 
 
 def _over_prompts(terms: Table | None, cells: float, plain: float) -> list[Part]:

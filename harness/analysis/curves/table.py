@@ -27,15 +27,15 @@ SHARES = (0.25, 0.5, 1.0)
 """Of the task's KL cap, where scores are read."""
 TARGET = 80.0
 """Percent of the habit whose least KL is read."""
-SCORES = ("removed", "judge", "reward", "ppl")
-RANGES = {"removed": (-inf, 100.0), "judge": (0.0, 1.0), "reward": (0.0, 1.0), "ppl": (1.0, inf)}
+SCORES = ("removed", "judge", "reward")
+RANGES = {"removed": (-inf, 100.0), "judge": (0.0, 1.0), "reward": (0.0, 1.0)}
 TERMS = ("kl", "removed", "judge", "reward", "base_judge", "base_reward")
 ALPHA = 0.05
 
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """The numbers of one curve; lines by score, those without a value left out."""
+    """The numbers of one curve; lines by score and of the gain in reward over the base, those without a value left out."""
 
     curve: Curve
     lines: dict[str, Line]
@@ -120,7 +120,7 @@ class Readings:
 
     @cached_property
     def pairs(self) -> tuple[int, int]:
-        """How many pairs of methods differ in their area beyond error (Holm over all pairs, at 5 %), and the number of pairs."""
+        """How many pairs of methods differ in their area beyond error (Holm over all pairs, 5 %), and the number of pairs."""
         tests = self._tests
         adjusted = holm([p for _, p in tests.values()])
         return sum(p <= ALPHA for p in adjusted), len(tests)
@@ -147,7 +147,7 @@ def readings(curves: Sequence[Curve], prompts: PromptTerms, reference: Summary |
     cap = frontier.kl_cap if frontier else None
     base = _base(reference)
     optimal = _optimal(frontier, base)
-    optimum = optimal.plain_area(cap) if optimal is not None and cap else 0.0
+    optimum = optimal.area_value(cap) if optimal is not None and cap else 0.0
     rows = [Reading(curve, _lines(curve, terms, base, cap or 0.0), cap, optimum) for curve in curves]
     return Readings(sorted(rows, key=_order), frontier, base)
 
@@ -181,13 +181,27 @@ def _optimal(frontier: Frontier | None, base: dict[str, float]) -> Line | None:
 
 
 def _lines(curve: Curve, terms: dict[Path, dict[str, Terms]], base: dict[str, float], cap: float) -> dict[str, Line]:
-    """The lines of a curve by score; perplexity has no place against KL, but its points have."""
+    """The lines of a curve by score."""
     made = {}
-    for score in SCORES[:3]:
+    for score in SCORES:
         points = [p for point in curve.points if (p := _scores(counted(point.entry), score, terms)) is not None]
         if points and score in base:
             made[score] = line(base[score], _base_terms(curve, score, terms), points, cap)
+    if "reward" in made:
+        made["gain"] = _gain(made["reward"])
     return made
+
+
+def _gain(reward: Line) -> Line:
+    """The reward over that of the base policy on the same prompts."""
+    base, terms = reward.base, reward.base_by_prompt
+    paired = [
+        p._replace(score=p.score - base, score_by_prompt=p.score_by_prompt - terms)
+        if p.score_by_prompt is not None and terms is not None
+        else p._replace(score=p.score - base)
+        for p in reward.points
+    ]
+    return Line(0.0, None, paired)
 
 
 def _base_terms(curve: Curve, score: str, terms: dict[Path, dict[str, Terms]]) -> Terms | None:

@@ -1,4 +1,4 @@
-"""Curves over knob values with their bands, beside the frontier, each named at its end; drawn from the data of `report.curves`."""
+"""Curves over knob values with their bands, beside the frontier, each named at its end; from the data of `report.curves`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from .labels import shortened
-from .panels import KL_LABEL, PPL_LABEL, Note, Panel, fixed_ticks, log_ticks, draw_frontier, judged, root_scale, thin
+from .panels import KL_LABEL, PPL_LABEL, Note, Panel, draw_frontier, fixed_ticks, judged, log_ticks, root_scale, thin
 from .style import GREY, INK
 from .ticks import Ticks
 
 ROOM = 1.08  # of the KL cap, to the right edge
+LEADER = {"arrowstyle": "-", "linewidth": 0.4, "alpha": 0.55, "shrinkA": 0, "shrinkB": 2}
 SIZE, LINE = 7.0, 8.4  # points: of a label, and from one label to the next
 JUDGE, REWARD = "judge, 1 is best", "reward, 1 is best"
 KL_JUDGE = Panel("kl", "judge", "Held-out judge against KL", KL_LABEL, JUDGE, "better: up and left ↖")
@@ -25,7 +26,7 @@ PANELS = (KL_JUDGE, KL_REWARD, PPL_JUDGE, PPL_REWARD)
 
 
 def draw_curves(ax: Axes, data: dict[str, Any], panel: Panel, tag: str, family: str | None = None) -> list[Note]:
-    """Draw the curves in a panel, and return the tooltips of their points; with a family its curves alone, the others in grey."""
+    """Draw the curves in a panel and return the tooltips of their points; with a family its curves, the others in grey."""
     limits = _limits(data, panel)
     _axes(ax, data, panel, limits, small=family is not None)
     if family is None:
@@ -107,7 +108,9 @@ def _axes(ax: Axes, data: dict[str, Any], panel: Panel, limits: tuple, small: bo
     if panel.x == "kl":
         root_scale(ax, right, 0.22 if small else 0.09)
         for share in (0.25, 0.5, 1.0):
-            ax.axvline(share * data["cap"], color="#dddddd" if share < 1 else GREY, linewidth=0.7, linestyle=(0, (3, 2)), zorder=1)
+            ax.axvline(
+                share * data["cap"], color="#dddddd" if share < 1 else GREY, linewidth=0.7, linestyle=(0, (3, 2)), zorder=1
+            )
     else:
         ax.set_xscale("log")
         ticks = log_ticks(left, right)
@@ -121,7 +124,16 @@ def _axes(ax: Axes, data: dict[str, Any], panel: Panel, limits: tuple, small: bo
         _optimum(ax, data, panel, limits)
     at_x = 0.0 if panel.x == "kl" else data["base_point"][panel.x]
     if at_x is not None and data["base_point"][panel.y] is not None:
-        ax.plot([at_x], [data["base_point"][panel.y]], "*", color=INK, markersize=9, markeredgecolor="white", zorder=6, clip_on=False)
+        ax.plot(
+            [at_x],
+            [data["base_point"][panel.y]],
+            "*",
+            color=INK,
+            markersize=9,
+            markeredgecolor="white",
+            zorder=6,
+            clip_on=False,
+        )
 
 
 def _optimum(ax: Axes, data: dict[str, Any], panel: Panel, limits: tuple) -> None:
@@ -161,7 +173,7 @@ def _name(ax: Axes, ends: Sequence[tuple[int, dict[str, Any], tuple[float, float
         name = ax.annotate(
             shortened(curve["name"]), at, (edge + 8 - x, place - y), textcoords="offset points", fontsize=SIZE, va="center",
             color=curve["colour"], annotation_clip=False, gid=f"{tag}-m{i}",
-            arrowprops={"arrowstyle": "-", "color": curve["colour"], "linewidth": 0.4, "alpha": 0.55, "shrinkA": 0, "shrinkB": 2},
+            arrowprops=LEADER | {"color": curve["colour"]},
         )  # fmt: skip
         if name.arrow_patch is not None:
             name.arrow_patch.set_gid(f"{tag}-m{i}")

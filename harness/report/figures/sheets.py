@@ -22,7 +22,7 @@ from harness.analysis.scalars import Trace
 from harness.core.text import plain
 
 from .attainment import draw_attained
-from .curves import PANELS, KL_JUDGE, draw_curves
+from .curves import KL_JUDGE, PANELS, draw_curves
 from .panels import Note, Panel, draw_panel
 from .pareto import legend_entries
 from .style import GREY, INK, STYLE, save, save_small
