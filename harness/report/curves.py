@@ -253,9 +253,15 @@ def _next(found: Readings, there: list[Reading]) -> list[str]:
     sentences = [f"Not told apart from {name} ({how}): {', '.join(tied)}."] if tied else []
     if more:
         who, d = more[0]
-        ends = f" (95% interval {_plus(d.low)} to {_plus(d.high)})" if d.low is not None and d.high is not None else ""
+        ends = (
+            f" (95% interval {number(d.low, '.2f')} to {number(d.high, '.2f')})"
+            if d.low is not None and d.high is not None
+            else ""
+        )
         rest = f"; so do {len(more) - 1} others" if len(more) > 1 else ""
-        sentences.append(f"More KL beyond error{'' if tied else f' ({how})'}: {who} needs {_plus(d.mean)} nats{ends}{rest}.")
+        sentences.append(
+            f"More KL beyond error{'' if tied else f' ({how})'}: {who} needs {number(d.mean, '.2f')} nats more than {name}{ends}{rest}."
+        )
     return sentences
 
 

@@ -16,7 +16,7 @@ from .ticks import Ticks
 
 ROOM = 1.08  # of the KL cap, to the right edge
 LEADER = {"arrowstyle": "-", "linewidth": 0.4, "alpha": 0.55, "shrinkA": 0, "shrinkB": 2}
-SIZE, LINE = 7.0, 8.4  # points: of a label, and from one label to the next
+SIZE, LINE = 7.5, 8.7  # points: of a label, and from one label to the next
 JUDGE, REWARD = "judge, 1 is best", "reward, 1 is best"
 KL_JUDGE = Panel("kl", "judge", "Held-out judge against KL", KL_LABEL, JUDGE, "better: up and left ↖")
 KL_REWARD = Panel("kl", "reward", "Reward against KL", KL_LABEL, REWARD, "better: up and left ↖")

@@ -119,7 +119,7 @@ for (const box of all(".explore")) {
       button.addEventListener("click", act);
       bar.append(button);
     }
-    holder.append(bar);
+    holder.prepend(bar);
     holder.tabIndex = 0;
     holder.setAttribute("role", "group");
     holder.setAttribute("aria-label", `${title}: arrow keys read the points, plus and minus zoom`);
