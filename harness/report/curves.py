@@ -252,16 +252,11 @@ def _next(found: Readings, there: list[Reading]) -> list[str]:
     how = "t tests of the difference, Holm-corrected, at 5%"
     sentences = [f"Not told apart from {name} ({how}): {', '.join(tied)}."] if tied else []
     if more:
-        who, d = more[0]
-        ends = (
-            f" (95% interval {number(d.low, '.2f')} to {number(d.high, '.2f')})"
-            if d.low is not None and d.high is not None
-            else ""
-        )
-        rest = f"; so do {len(more) - 1} others" if len(more) > 1 else ""
-        sentences.append(
-            f"More KL beyond error{'' if tied else f' ({how})'}: {who} needs {number(d.mean, '.2f')} nats more than {name}{ends}{rest}."
-        )
+        (who, d), rest = more[0], f"; so do {len(more) - 1} others" if len(more) > 1 else ""
+        known = d.low is not None and d.high is not None
+        ends = f" (95% interval {number(d.low or 0.0, '.2f')} to {number(d.high or 0.0, '.2f')})" if known else ""
+        far = f"{who} needs {number(d.mean, '.2f')} nats more than {name}{ends}{rest}"
+        sentences.append(f"More KL beyond error{'' if tied else f' ({how})'}: {far}.")
     return sentences
 
 

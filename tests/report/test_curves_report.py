@@ -1,6 +1,5 @@
 """The report of a study with curves: its verdict, first table, figures and files, and the page of older records as it was."""
 
-import csv
 import json
 from pathlib import Path
 
@@ -92,7 +91,7 @@ def test_page_markdown_and_csv_have_the_curves(out):
     rows = {row["method"]: row for row in rows_of(out / "tables/curves.csv")}
     assert float(rows["quark"]["least_kl_low"]) < float(rows["quark"]["least_kl"]) < float(rows["quark"]["least_kl_high"])
     assert rows["base"]["least_kl"] == "" and rows["base"]["knob"] == "" and rows["quark"]["values"] == "1 0.3 0.1 0.03 0.01"
-    assert len(list(csv.reader((out / "tables/methods.csv").open()))) == 1 + 5 * 5 + 1  # every value of every knob
+    assert len(rows_of(out / "tables/methods.csv")) == 5 * 5 + 1  # every value of every knob
 
 
 def test_the_data_have_bands_about_the_lines(out):
@@ -148,4 +147,4 @@ def test_several_tasks_have_an_overview_by_the_least_kl(tmp_path, monkeypatch):
     undraw(monkeypatch)
     report(fake_curves.write_study(tmp_path / "r", ("quark", "base"), ("toxicity", "sentiment"), prompts=20), tmp_path / "out")
     text = (tmp_path / "out/report.md").read_text()
-    assert "(least KL for 80%; area)" in text and "| quark | 0." in text or "| quark | 1." in text
+    assert "(least KL for 80%; area)" in text and "| quark | " in text

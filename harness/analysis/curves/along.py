@@ -90,7 +90,8 @@ class Line:
         share = (kl - self.kl[after - 1]) / width if width > 0 else 1.0
         weights = np.zeros(len(self.kl))
         weights[after - 1 : after + 1] = 1 - share, share
-        return self.linear(float(weights @ self.score), weights, -float(weights @ self.slopes) * weights)
+        slope = (self.score[after] - self.score[after - 1]) / max(width, 1e-9)
+        return self.linear(float(weights @ self.score), weights, -slope * weights)
 
     def linear(self, value: float, scores: Table, kls: Table) -> Linear:
         """A number with its derivatives to the scores and the KLs of base and points, [V + 1] each."""

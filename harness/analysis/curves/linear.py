@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..stats import MANY, Difference, Interval, Part, difference_of, interval_of
 
-PRIOR = 3.0
+PRIOR = 4.0
 """Degrees of freedom with which the spread over seeds along the whole curve enters the spread at one point."""
 
 Table = NDArray[np.float64]
