@@ -44,7 +44,8 @@ def test_the_answer_is_on_top_and_everything_fits(browser: Browser, page: Path, 
     assert browser.said() == [] and browser.requests() == [page.as_uri()]
     assert browser.ask("document.documentElement.scrollWidth") <= width
     assert browser.ask("document.querySelector('.verdict').getBoundingClientRect().top") < 520
-    small = f"[...document.querySelectorAll('{PLOT} svg')].map(p => 7.5 * p.getBoundingClientRect().width / p.viewBox.baseVal.width)"
+    plots = f"[...document.querySelectorAll('{PLOT} svg')]"
+    small = f"{plots}.map(p => 7.5 * p.getBoundingClientRect().width / p.viewBox.baseVal.width)"
     assert min(browser.ask(small)) > 7  # pixels of the smallest letters
 
 

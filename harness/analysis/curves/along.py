@@ -150,7 +150,7 @@ class Line:
         at = (np.arange(STEPS) + 0.5) * cap / STEPS
         order = np.argsort(kl, kind="stable")
         on_line = [np.interp(at, kl[order], unit[order]).sum() * cap / STEPS for unit in np.eye(len(kl))]
-        return np.bincount(self.counts_as, weights=on_line, minlength=len(kl))
+        return np.bincount(self.counts_as, weights=on_line, minlength=len(kl)).astype(float)
 
     @cached_property
     def counts_as(self) -> list[int]:
