@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -111,10 +111,11 @@ class Readings:
     @cached_property
     def beyond(self) -> dict[str, Beyond]:
         """For each method that reaches TARGET percent, but the first, how much more KL it needs than the first."""
-        first, *others = [(r.name, r.least.linear) for r in self.rows if r.least and r.least.linear] or [("", None)]
-        if first[1] is None:
+        reached = [(r.name, r.least.linear) for r in self.rows if r.least and r.least.linear]
+        if not reached:
             return {}
-        found = {name: difference(other, first[1]) for name, other in others if other is not None}
+        (_, first), *others = reached
+        found = {name: difference(other, first) for name, other in others}
         adjusted = holm([1.0 if d.p is None else d.p for d in found.values()])
         return {name: Beyond(d, p) for (name, d), p in zip(found.items(), adjusted, strict=True)}
 
@@ -217,11 +218,13 @@ def _scores(runs: Sequence[Run], score: str, terms: dict[Path, dict[str, Terms]]
         return None
     whole = all(run.dir in terms for run, _, _ in known)
     tables = [np.array([terms[run.dir][key] for run, _, _ in known]) if whole else None for key in ("kl", score)]
-    return Scores(
-        *(_column([row[i] for row in known], lambda m: m.value) for i in (1, 2)), *tables,
-        *(_column([row[i] for row in known], lambda m: m.stderr) for i in (1, 2)),
-    )  # fmt: skip
+    kls, scores = [kl for _, kl, _ in known], [y for _, _, y in known]
+    return Scores(_values(kls), _values(scores), *tables, _errors(kls), _errors(scores))
 
 
-def _column(found: Sequence[Metric], of: Callable[[Metric], float | None]) -> Terms:
-    return np.array([of(metric) or 0.0 for metric in found], dtype=float)
+def _values(found: Sequence[Metric]) -> Terms:
+    return np.array([metric.value for metric in found], dtype=float)
+
+
+def _errors(found: Sequence[Metric]) -> Terms:
+    return np.array([metric.stderr or 0.0 for metric in found], dtype=float)

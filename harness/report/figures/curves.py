@@ -62,7 +62,7 @@ def _line(data: dict[str, Any], curve: dict[str, Any], panel: Panel) -> tuple[li
 def _draw(ax: Axes, data: dict[str, Any], curve: dict[str, Any], panel: Panel, gid: str, bold: bool) -> list[Note]:
     band, colour = curve["bands"].get(panel.y), curve["colour"]
     if panel.x == "kl" and band and band["low"]:
-        shade = {"alpha": 0.22 if bold else 0.07, "linewidth": 0, "zorder": 2.2, "gid": f"{gid}-b"}
+        shade: dict[str, Any] = {"alpha": 0.22 if bold else 0.07, "linewidth": 0, "zorder": 2.2, "gid": f"{gid}-b"}
         ax.fill_between(band["kl"], band["low"], band["high"], color=colour, **shade)
     x, y = _line(data, curve, panel)
     ax.plot(x, y, "-", color=colour, linewidth=1.4 if bold else 1.1, zorder=4, gid=gid)
