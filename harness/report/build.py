@@ -37,7 +37,7 @@ from .cards import method_cards, scorer_cards, task_card
 from .curves import curve_verdict, curves_csv, first_table, score_table
 from .figures import data as figures_data
 from .figures.style import GLYPHS
-from .sections import collapse_table, kinds_table, optimum_table, overview, pictures, time_table
+from .sections import collapse_table, kinds_table, optimum_table, overview, overview_caption, pictures, time_table
 from .verdict import impossible, unscored, verdict
 
 SCRIPT = resources("harness.report").joinpath("templates/page.js").read_text(encoding="utf-8")
@@ -80,6 +80,7 @@ def build(study: Study, out: Path) -> BuildResult:
     page: dict[str, Any] = {
         "title": _title(study.groups),
         "overview": overview(study) if several else None,
+        "overview_caption": overview_caption(study),
         "sections": parts,
         "problems": [{"path": names[p.path], "what": plain(p.what)} for p in problems],
         "unfinished": unfinished,

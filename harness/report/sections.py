@@ -104,6 +104,13 @@ def overview(study: Study) -> Table:
     return Table(["Method", *(f"{name} (% removed)" for name in study.headings)], rows, [])
 
 
+def overview_caption(study: Study) -> str:
+    """What the numbers of the overview are."""
+    if study.groups and all(group.curves for group in study.groups):
+        return "Least KL in nats that removes 80% of the habit, with its 95% interval; area as a share of the frontier's"
+    return "Percent of the base policy's undesired score removed, with the set of ranks and n seeds"
+
+
 def _placed(ranked: Ranked | None, known: bool) -> str:
     if ranked is None:
         return "not ranked" if known else "not run"
