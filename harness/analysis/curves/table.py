@@ -217,9 +217,9 @@ def _scores(runs: Sequence[Run], score: str, terms: dict[Path, dict[str, Terms]]
     if not known:
         return None
     whole = all(run.dir in terms for run, _, _ in known)
-    tables = [np.array([terms[run.dir][key] for run, _, _ in known]) if whole else None for key in ("kl", score)]
+    kl_terms, terms_of = (np.array([terms[run.dir][key] for run, _, _ in known]) if whole else None for key in ("kl", score))
     kls, scores = [kl for _, kl, _ in known], [y for _, _, y in known]
-    return Scores(_values(kls), _values(scores), *tables, _errors(kls), _errors(scores))
+    return Scores(_values(kls), _values(scores), kl_terms, terms_of, _errors(kls), _errors(scores))
 
 
 def _values(found: Sequence[Metric]) -> Terms:
