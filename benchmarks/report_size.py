@@ -1,7 +1,8 @@
-"""Time, memory and size of a report over many synthetic records: `python benchmarks/report_size.py [RUNS...]`.
+"""Time, memory and size of a report over many synthetic records: `python benchmarks/report_size.py [RUNS|curves...]`.
 
 Each size is measured in a process of its own: processor seconds, the most memory it held, the page's bytes. The records
-are invented (tests/fixtures/fake_records.py): 20 methods on 3 tasks, as many seeds as the number of runs asks for.
+are invented (tests/fixtures/fake_records.py): 20 methods on 3 tasks, as many seeds as the number of runs asks for; `curves` is
+a study of 21 methods on 3 tasks at five values of their knobs, 5 seeds at the middle one (tests/fixtures/fake_curves.py).
 """
 
 from __future__ import annotations
@@ -34,6 +35,14 @@ def write(root: Path, runs: int) -> None:
         fake.write_run(root, name, i // len(cells), task=task)
 
 
+def write_curves(root: Path) -> None:
+    """Records of a study with curves."""
+    sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "fixtures"))
+    import fake_curves
+
+    fake_curves.write_study(root, prompts=200)
+
+
 def measure(root: Path, out: Path) -> dict[str, float]:
     """Read the records and build the page, in this process."""
     from harness.analysis.study import Study
@@ -51,12 +60,12 @@ def measure(root: Path, out: Path) -> dict[str, float]:
     }  # fmt: skip
 
 
-def main(sizes: list[int]) -> None:
+def main(sizes: list[int | None]) -> None:
     print("runs  wall s  CPU s  of which reading  memory MB  page MB")
     for size in sizes:
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder) / "records"
-            write(root, size)
+            write_curves(root) if size is None else write(root, size)
             command = [sys.executable, __file__, "--one", str(root), str(Path(folder) / "report")]
             found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         keys = ("runs", "seconds", "cpu_seconds", "reading", "memory_mb", "page_mb")
@@ -67,4 +76,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--one"]:
         print(json.dumps(measure(Path(sys.argv[2]), Path(sys.argv[3]))))
     else:
-        main([int(a) for a in sys.argv[1:]] or list(SIZES))
+        main([None if a == "curves" else int(a) for a in sys.argv[1:]] or [*SIZES, None])

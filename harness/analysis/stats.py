@@ -84,7 +84,7 @@ def crossed_interval(terms: ArrayLike, within: tuple[float, float] = (-inf, inf)
     single seed has no interval. Raises ValueError on shapes or NaN.
     """
     table = _table(terms)
-    return _crossed(float(table.mean()) if mean is None else mean, _crossed_parts(table), within)
+    return interval_of(float(table.mean()) if mean is None else mean, _crossed_parts(table), within)
 
 
 def nested_interval(
@@ -98,7 +98,7 @@ def nested_interval(
     found = _values(values)
     errors = [e * e for e in stderrs if e is not None]
     parts = _over_seeds([found])
-    return _crossed(float(found.mean()), [*parts, (fsum(errors) / len(errors), MANY)] if errors and parts else parts, within)
+    return interval_of(float(found.mean()), [*parts, (fsum(errors) / len(errors), MANY)] if errors and parts else parts, within)
 
 
 def _crossed_parts(table: NDArray) -> list[Part]:
@@ -106,7 +106,8 @@ def _crossed_parts(table: NDArray) -> list[Part]:
     return seeds + _over_prompts(table.mean(0), [table]) if seeds else []
 
 
-def _crossed(mean: float, parts: list[Part], within: tuple[float, float]) -> Interval:
+def interval_of(mean: float, parts: list[Part], within: tuple[float, float] = (-inf, inf)) -> Interval:
+    """A mean with the interval of its parts of variance, cut to `within`; without any part it has none."""
     if not parts:
         return Interval(mean, None, None)
     half, (least, most) = _half(parts, 1 - CONFIDENCE), within
@@ -142,13 +143,13 @@ def paired_test(a: ArrayLike, b: ArrayLike) -> Difference:
     if len(x) != len(y):
         raise ValueError(f"pairs need as many values on both sides; found {len(x)} and {len(y)}")
     parts = [((x - y).var(ddof=1) / len(x), len(x) - 1.0)] if len(x) > 1 else []
-    return _difference((x - y).mean(), parts, _scale(x, y))
+    return difference_of((x - y).mean(), parts, _scale(x, y))
 
 
 def welch_test(a: ArrayLike, b: ArrayLike) -> Difference:
     """Welch's t test of mean(a) - mean(b), degrees of freedom by Satterthwaite (1946, Biometrics Bulletin 2)."""
     x, y = _values(a), _values(b)
-    return _difference(x.mean() - y.mean(), _over_seeds([x, y]), _scale(x, y))
+    return difference_of(x.mean() - y.mean(), _over_seeds([x, y]), _scale(x, y))
 
 
 def clustered(values: Sequence[float], clusters: Sequence[object]) -> tuple[float, float | None]:
@@ -180,7 +181,7 @@ def paired_by_prompt(a: ArrayLike, b: ArrayLike, seeds_paired: bool = False) -> 
     sides = [x - y] if seeds_paired else [x, y]
     seeds = _over_seeds([side.mean(1) for side in sides])
     parts = seeds + _over_prompts(x.mean(0) - y.mean(0), sides) if seeds else []
-    return _difference(x.mean() - y.mean(), parts, _scale(x, y))
+    return difference_of(x.mean() - y.mean(), parts, _scale(x, y))
 
 
 Part = tuple[float, float]
@@ -211,7 +212,7 @@ def _residuals(table: NDArray) -> NDArray:
     return table - table.mean(1, keepdims=True) - table.mean(0) + table.mean()
 
 
-def _difference(mean: float, parts: list[Part], scale: float) -> Difference:
+def difference_of(mean: float, parts: list[Part], scale: float) -> Difference:
     """A difference with its error; `scale` is the magnitude of the values, below whose rounding a spread is zero."""
     mean = float(mean)
     if not parts:
@@ -325,10 +326,10 @@ def rank_sets(
         found = test(a, b) if test else welch_test(values[a], values[b])
         gain, p = found.mean if higher_is_better else -found.mean, 1.0 if found.p is None else found.p
         tests[a, b], tests[b, a] = (gain, p), (-gain, p)
-    return {name: _ranks([tests[name, other] for other in values if other != name], alpha) for name in values}
+    return {name: ranks_of([tests[name, other] for other in values if other != name], alpha) for name in values}
 
 
-def _ranks(tests: list[tuple[float, float]], alpha: float) -> tuple[int, int]:
+def ranks_of(tests: list[tuple[float, float]], alpha: float) -> tuple[int, int]:
     """Best and worst rank of a name, from its mean differences to the others and their p."""
     adjusted = holm([p for _, p in tests])
     shown = [gain for (gain, _), p in zip(tests, adjusted, strict=True) if p <= alpha]

@@ -15,6 +15,8 @@ from harness.records.schema import Problem, Run
 from . import cells as states
 from . import groups as grouping
 from .columns import BY_KEY, Column, kind_columns
+from .curves.knobs import Curve, curves
+from .curves.table import Readings, readings
 from .groups import Entry, Estimate, Group, difference, estimate
 from .ranking import Above, Ranked, above_frontier, least_shown, ranking
 from .scalars import Trace, traces
@@ -61,6 +63,23 @@ class StudyGroup(Group):
         if key not in self._tests:
             self._tests[key] = difference((a, b), BY_KEY["removed"].of, "removed", self._prompts)
         return self._tests[key]
+
+    @cached_property
+    def curves(self) -> list[Curve]:
+        """The curve of each method over the values of its knob; nothing where no method has enough values."""
+        return curves(self)
+
+    @cached_property
+    def readings(self) -> Readings:
+        """The numbers along the curves, in the order of the first table."""
+        return readings(self.curves, self._prompts, self.reference)
+
+    @cached_property
+    def at_middle(self) -> StudyGroup:
+        """This group with one choice of settings a method, that at the middle value of its knob; itself without curves."""
+        if not self.curves:
+            return self
+        return StudyGroup(self.preset, self.task, [Entry(curve.name, curve.middle.runs) for curve in self.curves])
 
     @cached_property
     def world(self) -> dict[str, Any]:

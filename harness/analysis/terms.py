@@ -71,6 +71,21 @@ class PromptTerms:
         found = self._of(run, key)
         return np.empty(0) if found is None else found[1][~np.isnan(found[1])]
 
+    def aligned(self, runs: Sequence[Run], keys: Sequence[str]) -> dict[Path, dict[str, Terms]]:
+        """The terms of each run by its folder under several keys, [X] each, on the prompts that all runs have under all keys.
+
+        A run without one of them, or with other prompts than the first one that has them, is left out.
+        """
+        read = {run.dir: {key: self._of(run, key) for key in keys} for run in runs}
+        whole = {dir: {k: v for k, v in found.items() if v is not None} for dir, found in read.items()}
+        whole = {dir: found for dir, found in whole.items() if len(found) == len(keys)}
+        ids = next((next(iter(found.values()))[0] for found in whole.values()), None)
+        same = {dir: found for dir, found in whole.items() if all(v[0] == ids for v in found.values())}
+        if not same:
+            return {}
+        known = np.all([~np.isnan(v[1]) for found in same.values() for v in found.values()], axis=0)
+        return {dir: {k: v[1][known] for k, v in found.items()} for dir, found in same.items()} if known.sum() > 1 else {}
+
     def _of(self, run: Run, key: str) -> tuple[list[str], Terms] | None:
         kept = self._prompts(run)
         name, _, kind = key.partition("@")
@@ -120,6 +135,8 @@ TERMS: dict[str, tuple[tuple[str, ...], Callable[[Columns], Terms]]] = {
     "reward": (("reward",), lambda c: c["reward"]),
     "judge": (("judge",), lambda c: c["judge"]),
     "kl": (("kl",), lambda c: c["kl"]),
+    "base_reward": (("base_reward",), lambda c: c["base_reward"]),
+    "base_judge": (("base_judge",), lambda c: c["base_judge"]),
     "undesired": (("judge",), lambda c: 1 - c["judge"]),
     "removed": (("judge", "base_judge"), _removed),
     "efficiency": (("least_kl", "kl"), lambda c: ratio(c["least_kl"], c["kl"])),

@@ -132,6 +132,7 @@ class Manifest(Record):
     task: str
     method: str
     knob: str | None = None
+    """The setting that is the method's knob, a key of its settings in the identity; None for a method without one."""
     seed: int
     identity: dict[str, Any]
     error: Fault | None = None

@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from harness.analysis.attainment import MOST
 from harness.analysis.cells import Cell
 from harness.analysis.columns import BY_KEY
+from harness.analysis.curves.attainment import MOST
 from harness.analysis.groups import WORLD, Group
 from harness.analysis.study import Study, StudyGroup
 from harness.core.errors import EmptySelection, Unwritable
@@ -34,9 +34,10 @@ from harness.records.schema import Problem, Run
 from . import tables
 from .browser import entries_without, samples
 from .cards import method_cards, scorer_cards, task_card
+from .curves import curve_verdict, curves_csv, first_table, score_table
 from .figures import data as figures_data
 from .figures.style import GLYPHS
-from .sections import collapse_table, kinds_table, optimum_table, overview, pictures, time_table
+from .sections import collapse_table, kinds_table, optimum_table, overview, overview_caption, pictures, time_table
 from .verdict import impossible, unscored, verdict
 
 SCRIPT = resources("harness.report").joinpath("templates/page.js").read_text(encoding="utf-8")
@@ -59,8 +60,10 @@ class BuildResult(NamedTuple):
 def build(study: Study, out: Path) -> BuildResult:
     """Write the report of a study; raises EmptySelection without a run, Unwritable if a file cannot be written."""
     cannot_be = sorted(p for group in study.groups for p in impossible(group))
-    shown = [samples(group) for group in study.groups]
-    unread = [problem for group in study.groups for problem in group.traces[1]] + [p for _, found in shown for p in found]
+    shown = [samples(group.at_middle) for group in study.groups]
+    unread = [problem for group in study.groups for problem in group.at_middle.traces[1]] + [
+        p for _, found in shown for p in found
+    ]
     problems = sorted({*study.problems, *cannot_be, *unread})
     if not study.runs:
         why = f"; {len(problems)} could not be read, first {_problem_text(problems[0])}" if problems else ""
@@ -77,6 +80,7 @@ def build(study: Study, out: Path) -> BuildResult:
     page: dict[str, Any] = {
         "title": _title(study.groups),
         "overview": overview(study) if several else None,
+        "overview_caption": overview_caption(study),
         "sections": parts,
         "problems": [{"path": names[p.path], "what": plain(p.what)} for p in problems],
         "unfinished": unfinished,
@@ -90,28 +94,35 @@ def build(study: Study, out: Path) -> BuildResult:
         "tables/methods.csv": tables.methods_csv(study).encode("utf-8", "replace"),
         "tables/runs.csv": tables.runs_csv(study).encode("utf-8", "replace"),
         "tables/cells.csv": tables.cells_csv(study.cells).encode("utf-8", "replace"),
+        **({"tables/curves.csv": curves_csv(study).encode("utf-8", "replace")} if any(g.curves for g in study.groups) else {}),
         **{name: content for part in parts for name, content in part["files"].items()},
     }
     return BuildResult(_write(Path(out), files), problems, cannot_be, unfinished)
 
 
 def _section(
-    group: StudyGroup, slug: str, heading: str, names: dict[Path, str], cells: list[Cell], responses: dict[str, Any] | None
+    whole: StudyGroup, slug: str, heading: str, names: dict[Path, str], cells: list[Cell], responses: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """The values that the templates show of one group, and the files of its figures."""
-    sheets, data = pictures(group, slug)
+    """The values that the templates show of one group, and the files of its figures.
+
+    Of a group with curves all but the curves is of each method at the middle value of its knob.
+    """
+    group = whole.at_middle
+    sheets, data = pictures(whole, slug)
     as_json = (json.dumps(rounded(data), separators=(",", ":"), sort_keys=True, allow_nan=False) + "\n").encode()
     shown = {
         "optimum": optimum_table(group), "collapse": collapse_table(group), "kinds": kinds_table(group),
-        "time": time_table(group),
+        "time": time_table(group), "curves": first_table(whole) if whole.curves else None,
+        "scores": score_table(whole) if whole.curves else None,
     }  # fmt: skip
     return {
         "slug": slug,
         "heading": heading,
-        "verdict": [plain(sentence) for sentence in verdict(group)],
-        "cells": tables.cell_matrix(group, cells),
+        "verdict": [plain(sentence) for sentence in (curve_verdict(whole) if whole.curves else verdict(group))],
+        "curves": bool(whole.curves),
+        "cells": tables.cell_matrix(whole, cells),
         "states": [_state(cell, seed) for cell in cells for seed in cell.reasons],
-        "unscored": unscored(group),
+        "unscored": unscored(whole),
         "methods": tables.method_table(group),
         "runs": tables.run_table(group),
         "tables": shown,
@@ -120,6 +131,7 @@ def _section(
         },
         "most_attained": MOST,
         "legend": [_legend(method) for method in data["methods"]],
+        "families": _families(data["methods"]),
         "data": f"figures/data-{slug}.json",
         "json": _data_uri("application/json", as_json),
         "alt": _alt(group),
@@ -129,8 +141,8 @@ def _section(
         "task": task_card(group),
         "cards": method_cards(group),
         "scorers": scorer_cards(group),
-        "world": _world(group),
-        "provenance": [_provenance(run, names[run.dir]) for run in group.runs],
+        "world": _world(whole),
+        "provenance": [_provenance(run, names[run.dir]) for run in whole.runs],
         "files": {
             f"figures/data-{slug}.json": as_json,
             **{f"tables/{name}-{slug}.csv": _table_csv(table) for name, table in shown.items() if table},
@@ -143,6 +155,12 @@ def _section(
 def _legend(method: dict[str, Any]) -> dict[str, Any]:
     seeds = len({run["seed"] for run in method["runs"] if run["status"] == "done"})
     return {**{key: method[key] for key in ("name", "colour")}, "glyph": GLYPHS[method["marker"]], "seeds": seeds}
+
+
+def _families(methods: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The families of methods in the order of their first member, with the places of their members in the legend."""
+    names = dict.fromkeys(method["family"] for method in methods)
+    return [{"name": name, "members": [i for i, m in enumerate(methods) if m["family"] == name]} for name in names]
 
 
 def rounded(value: Any) -> Any:

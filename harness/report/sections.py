@@ -7,8 +7,8 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
-from harness.analysis.attainment import MOST, attained
 from harness.analysis.columns import BY_KEY, COLLAPSE, Column, final, of_base
+from harness.analysis.curves.attainment import MOST, attained
 from harness.analysis.groups import Entry, counted
 from harness.analysis.ranking import Ranked, share_of_area
 from harness.analysis.scalars import as_data, shown
@@ -17,6 +17,7 @@ from harness.analysis.study import Study, StudyGroup
 from harness.core.types import Metric
 from harness.records.schema import Run
 
+from .curves import curve_data, curve_overview
 from .figures import sheets
 from .figures.data import figure_data
 from .figures.panels import COMPUTE, JUDGE_KL, JUDGE_PPL, OVER, REWARD_KL, REWARD_PPL
@@ -29,10 +30,15 @@ REGRET = Column("regret", "Regret", "reward", "down", ".3f", final("regret"))
 OPTIMUM = (BY_KEY["efficiency"], BY_KEY["excess_kl"], REGRET, AREA, REWARD_AREA)
 
 
-def pictures(group: StudyGroup, slug: str) -> tuple[dict[str, Sheet], dict[str, Any]]:
-    """All sheets of a group by name, and their data."""
+def pictures(whole: StudyGroup, slug: str) -> tuple[dict[str, Sheet], dict[str, Any]]:
+    """All sheets of a group by name, and their data; but for curves they show the middle values of the knobs."""
+    group = whole.at_middle
     data = figure_data(group)
-    made = {
+    made = {}
+    if whole.curves:
+        data |= curve_data(whole, data)
+        made = {"curves": sheets.knobs(data, f"{slug}-curves"), "families": sheets.families(data, f"{slug}-families")}
+    made |= {
         "pareto": sheets.curves(data, (JUDGE_KL, REWARD_KL), f"{slug}-pareto"),
         "fluency": sheets.curves(data, (JUDGE_PPL, REWARD_PPL), f"{slug}-fluency"),
         "compute": sheets.curves(data, COMPUTE, f"{slug}-compute"),
@@ -88,12 +94,21 @@ def _profile(run: Run) -> dict[str, float] | None:
 
 
 def overview(study: Study) -> Table:
-    """Methods by groups: percent of the undesired score removed, and the set of ranks."""
-    placed = [{r.entry.name: r for r in group.ranks} for group in study.groups]
-    here = [{entry.name for entry in group.entries} for group in study.groups]
+    """Methods by groups: percent of the undesired score removed, and the set of ranks; of curves the least KL and the area."""
+    if all(group.curves for group in study.groups):
+        return curve_overview(study)
+    placed = [{r.entry.name: r for r in group.at_middle.ranks} for group in study.groups]
+    here = [{entry.name for entry in group.at_middle.entries} for group in study.groups]
     methods = sorted(set().union(*here))
     rows = [[m, *(_placed(by.get(m), m in known) for by, known in zip(placed, here, strict=True))] for m in methods]
     return Table(["Method", *(f"{name} (% removed)" for name in study.headings)], rows, [])
+
+
+def overview_caption(study: Study) -> str:
+    """What the numbers of the overview are."""
+    if study.groups and all(group.curves for group in study.groups):
+        return "Least KL in nats that removes 80% of the habit, with its 95% interval; area as a share of the frontier's"
+    return "Percent of the base policy's undesired score removed, with the set of ranks and n seeds"
 
 
 def _placed(ranked: Ranked | None, known: bool) -> str:

@@ -22,7 +22,7 @@ def verdict(group: StudyGroup) -> list[str]:
         first, *more = _leader(ranked, group)
         # in the first sentence, which may be the only one read: a leader beyond the cap does not win
         sentences = [" ".join([first, *_cap(ranked, group)]), *more, *_others(group), *_most_efficient(ranked, group)]
-    return [*sentences, *_best_of_n(group), *_left_out(group), *_suspects(group)]
+    return [*sentences, *_best_of_n(group), *left_out(group), *suspects(group)]
 
 
 def impossible(group: StudyGroup) -> list[Problem]:
@@ -180,13 +180,13 @@ def _nothing(group: StudyGroup) -> str:
     return f"No verdict: no valid run measured the share of the undesired score removed{why}."
 
 
-def _left_out(group: Group) -> list[str]:
+def left_out(group: Group) -> list[str]:
     states = [run.manifest.status for run in group.runs]
     out = [f"{states.count(s)} {s}" for s in ("degraded", "failed", "interrupted", "running") if s in states]
     return [f"Left out of means and ranking: {', '.join(out)}."] if out else []
 
 
-def _suspects(group: StudyGroup) -> list[str]:
+def suspects(group: StudyGroup) -> list[str]:
     if not group.above:
         return []
     names = ", ".join(f"{run.manifest.method} seed {run.manifest.seed}" for run, _ in group.above)

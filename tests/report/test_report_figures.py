@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.figure import Figure
 
-from harness.analysis.attainment import attained
+from harness.analysis.curves.attainment import attained
 from harness.analysis.scalars import Trace
 from harness.methods import METHODS
 from harness.records.read import read_run

@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from harness.analysis.attainment import SHARES, corner
+from harness.analysis.curves.attainment import SHARES, corner
 
 from .labels import shortened
 from .panels import draw_frontier, root_scale

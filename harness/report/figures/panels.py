@@ -166,8 +166,8 @@ def _scale(ax: Axes, panel: Panel, x: tuple[float, float], y: tuple[float, float
         root_scale(ax, x[1], 0.09)
     elif panel.x == "ppl":
         ax.set_xscale("log")
-        ticks = _log_ticks(*x)
-        _fixed(ax, thin(ticks, lambda t: log10(t / x[0]) / log10(x[1] / x[0]), 0.12))
+        ticks = log_ticks(*x)
+        fixed_ticks(ax, thin(ticks, lambda t: log10(t / x[0]) / log10(x[1] / x[0]), 0.12))
     else:
         ax.xaxis.set_major_locator(MaxNLocator(5))
         ax.xaxis.set_major_formatter(Ticks())
@@ -179,10 +179,10 @@ def _scale(ax: Axes, panel: Panel, x: tuple[float, float], y: tuple[float, float
 def root_scale(ax: Axes, right: float, gap: float) -> None:
     """Set a square-root KL axis: KL is quadratic in small changes, so the root resolves values below one nat."""
     ax.set_xscale("function", functions=(lambda v: np.sign(v) * np.sqrt(np.abs(v)), lambda v: np.sign(v) * v**2))
-    _fixed(ax, thin([t for t in KL_TICKS if t <= right], lambda t: (t / right) ** 0.5, gap))
+    fixed_ticks(ax, thin([t for t in KL_TICKS if t <= right], lambda t: (t / right) ** 0.5, gap))
 
 
-def _log_ticks(low: float, high: float) -> list[float]:
+def log_ticks(low: float, high: float) -> list[float]:
     """Set round ticks on a logarithmic axis, evenly spaced ones if the axis is too short for several."""
     decades = range(floor(log10(low)), floor(log10(high)) + 1)
     steps = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
@@ -191,7 +191,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
     return inside if len(inside) > 2 else [t for t in MaxNLocator(5).tick_values(low, high) if low <= t <= high]
 
 
-def _fixed(ax: Axes, ticks: list[float]) -> None:
+def fixed_ticks(ax: Axes, ticks: list[float]) -> None:
     ax.xaxis.set_major_locator(FixedLocator(ticks))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))

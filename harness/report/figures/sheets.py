@@ -22,6 +22,7 @@ from harness.analysis.scalars import Trace
 from harness.core.text import plain
 
 from .attainment import draw_attained
+from .curves import KL_JUDGE, PANELS, draw_curves
 from .panels import Note, Panel, draw_panel
 from .pareto import legend_entries
 from .style import GREY, INK, STYLE, save, save_small
@@ -32,6 +33,8 @@ INCH = 72.0  # points, the unit of a saved SVG
 CELL, TITLE, LEGEND_ROW = (4.7, 3.9), 0.45, 0.185  # inches
 MARGIN = (0.64, 0.54, 0.18, 0.52)  # inches: left, bottom, right, top
 SMALL, SMALL_MARGIN = (2.4, 2.15), (0.56, 0.45, 0.1, 0.26)
+WIDE, WIDE_MARGIN = (5.15, 4.0), (0.62, 0.52, 1.3, 0.55)
+FAMILY, FAMILY_MARGIN = (3.35, 2.35), (0.45, 0.32, 1.25, 0.28)
 NAME_WIDTH, DOT_ROW, DOT_MARGIN = 1.55, 0.2, (0.55, 0.5)  # inches
 
 
@@ -96,6 +99,30 @@ def bands(data: dict[str, Any], methods: Sequence[dict[str, Any]], columns: int 
             draw_attained(ax, data, method)
         _title(figure, data["title"])
     return _sheet(figure, [], [method["name"] for method in methods], columns, SMALL)
+
+
+def knobs(data: dict[str, Any], tag: str, columns: int = 2) -> Sheet:
+    """Draw the curves over knob values: judge and reward, against KL and against perplexity."""
+    with matplotlib.style.context(["default", STYLE]):
+        figure = Figure(figsize=(columns * WIDE[0], TITLE + ceil(len(PANELS) / columns) * WIDE[1]))
+        notes = []
+        for k, (panel, ax) in enumerate(zip(PANELS, _grid(figure, len(PANELS), columns, WIDE, WIDE_MARGIN), strict=True)):
+            notes += draw_curves(ax, data, panel, f"{tag}-{k}")
+        _title(figure, data["title"])
+    return _sheet(figure, notes, [panel.title for panel in PANELS], columns, WIDE)
+
+
+def families(data: dict[str, Any], tag: str, columns: int = 3) -> Sheet:
+    """Draw the judge against KL once for each family of methods, the curves of the others in grey."""
+    found = list(dict.fromkeys(curve["family"] for curve in data["curves"]))
+    columns = min(columns, len(found))
+    with matplotlib.style.context(["default", STYLE]):
+        figure = Figure(figsize=(columns * FAMILY[0], TITLE + ceil(len(found) / columns) * FAMILY[1]))
+        notes = []
+        for k, (family, ax) in enumerate(zip(found, _grid(figure, len(found), columns, FAMILY, FAMILY_MARGIN), strict=True)):
+            notes += draw_curves(ax, data, KL_JUDGE, f"{tag}-{k}", family)
+        _title(figure, data["title"])
+    return _sheet(figure, notes, found, columns, FAMILY)
 
 
 def training(title: str, found: Sequence[Trace], colours: dict[str, str], columns: int = 4) -> Sheet:
@@ -183,7 +210,12 @@ def _titled(texts: Any) -> Callable[[re.Match[str]], str]:
 
 AXES = re.compile(r'^  <g id="axes_\d+">\n.*?^  </g>$', re.MULTILINE | re.DOTALL)
 CLIPS = re.compile(r"^ <defs>\n(?:  <clipPath.*?)^ </defs>$", re.MULTILINE | re.DOTALL)
-MARK = re.compile(r'<g id="[\w-]*?-(m\d+)(?:-\w)?">')
+MARK = re.compile(r'<g id="[\w-]*?-(m\d+)(?:-(\w))?">')
+
+
+def _classed(mark: re.Match[str]) -> str:
+    """The group of a method's marks, by which the page finds them; a band is told apart."""
+    return f'<g class="m {mark[1]}{" band" if mark[2] == "b" else ""}">'
 
 
 def _cut(svg: str, titles: list[str], columns: int, cell: tuple[float, float]) -> list[str]:
@@ -193,7 +225,7 @@ def _cut(svg: str, titles: list[str], columns: int, cell: tuple[float, float]) -
     panels = []
     for k, (axes, title) in enumerate(zip(AXES.findall(svg), titles, strict=True)):
         x, y = round((k % columns) * wide, 3), round(TITLE * INCH + (k // columns) * high, 3)
-        inner = re.sub(r'<g id="[^"]*">', "<g>", MARK.sub(r'<g class="m \1">', axes + (clips if k == 0 else "")))
+        inner = re.sub(r'<g id="[^"]*">', "<g>", MARK.sub(_classed, axes + (clips if k == 0 else "")))
         inner = re.sub(r"\n\s*", "\n", inner)
         box = f'viewBox="{x:g} {y:g} {wide:g} {high:g}"'
         panels.append(f'<svg class="plot" {box} role="img" aria-label="{escape(title)}">{inner}</svg>')

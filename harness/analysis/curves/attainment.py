@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-from .stats import attainment, hypervolume
+from ..stats import attainment, hypervolume
 
 SHARES = {"every": 0.0, "half": 0.5, "one": 1.0}  # quantile 0 is the worst: attained by every seed
 MOST = 24  # panels; the data has all
