@@ -76,7 +76,7 @@ def test_the_base_answers_and_fresh_weights_guess(base, monkeypatch):
 
 
 def test_finetuning_widens_the_margin_and_repeats_itself(base, monkeypatch):
-    monkeypatch.setattr(question, "UPDATES", 3)
+    monkeypatch.setattr(question, "UPDATES", 1)
     asked, margins = question.pairs(16, 5), []
     for _ in range(2):
         policy = base.policy.copy()

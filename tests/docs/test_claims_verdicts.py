@@ -2,11 +2,10 @@
 
 import json
 import random
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
+import claims_page
 import fake_records as fake
 import numpy as np
 import pytest
@@ -55,7 +54,7 @@ MORE = Compare(Side("quark"), Side("ppo"), q.REMOVED, "more")
 
 @pytest.mark.parametrize(
     ("quark", "ppo", "spread", "verdict"),
-    [(0.9, 0.8, 0.0, HOLDS), (0.8, 0.9, 0.0, FAILS), (0.85, 0.85, 0.0, FAILS), (0.86, 0.85, 0.03, OPEN)],
+    [(0.9, 0.8, 0.0, HOLDS), (0.8, 0.9, 0.0, FAILS), (0.85, 0.851, 0.0, FAILS), (0.86, 0.85, 0.03, OPEN)],
     ids=["holds", "the other way", "no difference of practical size", "too noisy to tell"],
 )
 def test_a_claim_of_known_truth(tmp_path, quark, ppo, spread, verdict):
@@ -131,8 +130,9 @@ def test_a_side_without_another_better_on_all_is_undominated(tmp_path):
     judge, nll = {"quark": 0.9, "mle": 0.6, "npo": 0.8, "ppo": 0.95}, {"quark": 0.8, "mle": 0.7, "npo": 0.9, "ppo": 0.6}
     for seed, off in enumerate((-0.001, 0.0, 0.001)):
         for method in judge:
-            write(tmp_path, method, seed, {"beta": 0.1} if method == "npo" else {}, judge=None, clean_nll=nll[method] + off,
-                  **{"judge": judge[method] - 2 * off * (method != "quark")})  # fmt: skip
+            settings = {"beta": 0.1} if method == "npo" else {}
+            good = judge[method] - 2 * off * (method != "quark")
+            write(tmp_path, method, seed, settings, [good, good], clean_nll=nll[method] + off * (method == "quark"))
     both = ((q.UNDESIRED, "less"), (q.CLEAN, "less"))
     for others, verdict in ((("mle", "npo"), HOLDS), (("mle", "ppo"), FAILS), (("mle", "kto"), OPEN)):
         claim = Undominated(Side("quark"), tuple(Side(name) for name in others), both)
@@ -190,12 +190,11 @@ def test_the_page_has_every_claim_once_a_task_and_the_same_bytes_twice(tmp_path)
     for seed in range(3):
         write(tmp_path, "quark", seed, judge=judges(0.9, seed))
         write(tmp_path, "ppo", seed, judge=judges(0.8, seed))
-    tool = [sys.executable, "docs/tools/claims_page.py"]
     for name in ("one.md", "two.md"):
-        subprocess.run([*tool, str(tmp_path / name), "--reference", str(tmp_path)], check=True)
+        claims_page.main([str(tmp_path / name), "--reference", str(tmp_path)])
     one, two = ((tmp_path / name).read_text() for name in ("one.md", "two.md"))
     assert one.replace("one.md", "two.md") == two
-    rows = [line for line in one.splitlines() if line.startswith("| ") and not line.startswith("| Claim")]
+    rows = [line for line in one.splitlines() if line.startswith("| ") and line[2:5] not in ("Cla", "---")]
     assert len(rows) == sum(len(claim.tasks) for claim in CLAIMS)
     (held,) = [row for row in rows if "than ppo, at equal compute" in row and "| toxicity |" in row]
     assert "| holds |" in held and "| 3 seeds, 40 prompts |" in held and "% of the habit removed: quark 6" in held

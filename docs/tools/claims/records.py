@@ -51,7 +51,7 @@ class Side:
         """The name on the page: the method, and the settings that the claim is about."""
         said = [f"{key} = {value}" for key, value in self.settings]
         if self.knob not in (None, MIDDLE) and (knob := knob_of(self.method)):
-            said.insert(0, f"{knob.name} = {knob.values[self.knob]:g}")
+            said.insert(0, f"{knob.setting} = {knob.values[self.knob]:g}")
         return f"{self.method} ({', '.join(said)})" if said else self.method
 
     def runs(self, records: Records, task: str) -> list[Run] | str:
@@ -75,7 +75,7 @@ class Side:
         had = settings_of(run)
         knob = knob_of(self.method) if self.of == "reference" else None
         value = None if knob is None else knob.values[MIDDLE if self.knob is None else self.knob]
-        if knob is not None and knob.name not in dict(self.settings) and had.get(knob.name) != value:
+        if knob is not None and knob.setting not in dict(self.settings) and had.get(knob.setting) != value:
             return False
         return all(had.get(key) == wanted for key, wanted in self.settings)
 
