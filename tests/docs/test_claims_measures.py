@@ -65,6 +65,15 @@ def test_a_wrong_reply_is_of_another_topic_and_of_the_same_kind():
         assert any(not re.fullmatch(grammar.pattern(kind, t), pair.wrong) for t in own)
 
 
+def test_a_reply_that_the_thread_could_have_is_no_wrong_one(monkeypatch):
+    """Two topics share some replies: such a one is drawn again."""
+    made = iter(["right", "own", "right", "foreign"])
+    monkeypatch.setattr(grammar, "expand", lambda *_: next(made))
+    monkeypatch.setattr(grammar, "opening", lambda *_: ("> A prompt.\n", grammar.Thread("baking", "bread")))
+    monkeypatch.setattr(grammar, "pattern", lambda *_: "own|right")
+    assert question.pairs(1, seed=0) == [question.Pair("> A prompt.\n", "right", "foreign")]
+
+
 def test_the_base_answers_and_fresh_weights_guess(base, monkeypatch):
     monkeypatch.setattr(question, "PAIRS", 60)
     known = question.answered(base.policy, base.tokenizer)
