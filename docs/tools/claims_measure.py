@@ -33,6 +33,7 @@ from harness.records.schema import Run
 from harness.runs import assemble, rescore
 
 UNCONDITIONAL, RESPONSES = "unconditional", 512
+ASKED = ("mle", "conditional_pretraining")  # the methods whose policies are asked questions and searched
 DIGITS = 6
 Key = tuple[str, str]
 
@@ -44,8 +45,9 @@ def wanted(records: Records) -> Iterator[tuple[Run, str]]:
             runs = Side(method).runs(records, task)
             yield from ((run, name) for run in ([] if isinstance(runs, str) else runs) for name in ("slope", BINS))
     for run in records.varied:
-        if run.manifest.status == "done" and settings_of(run).get("start") == "scratch":
-            yield from ((run, name) for name in ON_POLICY)
+        had = settings_of(run)
+        if run.manifest.status == "done" and had.get("start") == "scratch" and not had.get("mle_share"):
+            yield from ((run, name) for name in ON_POLICY if name == UNCONDITIONAL or run.manifest.method in ASKED)
 
 
 def measured(run: Run, name: str) -> Measured | None:
@@ -64,7 +66,7 @@ def _parts(settings: str, task: str) -> assemble.Parts:
 
 def _loaded(run: Run) -> tuple[Policy, assemble.Parts]:
     """The deployed policy of a run, and its model and task."""
-    folder = run.dir / "checkpoints" / "policy"
+    folder = run.dir / "policy"
     if not (folder / "policy.json").is_file():
         raise MissingPrerequisite(f"{run.dir} has no policy to measure; give the folder of the runs, not an archive")
     settings = rescore.trusted(run, rescore.Named())
@@ -102,7 +104,7 @@ def _searched(run: Run) -> Measured:
 
 
 ON_POLICY: dict[str, Callable[[Run], Measured | None]] = {
-    "unconditional": without_prompt,
+    UNCONDITIONAL: without_prompt,
     "question": _question,
     "question_tuned": _tuned,
     "searched": _searched,

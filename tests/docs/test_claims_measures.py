@@ -125,21 +125,26 @@ def test_a_search_finds_worse_prompts(base, monkeypatch):
     assert list(one.terms) == sorted(one.terms) and one.terms[0] < one.value
 
 
+def scratch(root, method: str, seed: int, **settings) -> None:
+    identity = fake.identity("toxicity", method, seed)
+    identity["method"] = {"name": method, "version": 1, "settings": {"start": "scratch"} | settings}
+    fake.write_run(root, method, seed, manifest={"identity": identity})
+
+
 def test_only_runs_with_a_policy_are_measured(tmp_path):
-    identity = fake.identity("toxicity", "mle", 0)
-    identity["method"] = {"name": "mle", "version": 1, "settings": {"start": "scratch"}}
-    fake.write_run(tmp_path, "mle", 0, manifest={"identity": identity})
-    fake.write_run(tmp_path / "more", "mle", 1)
+    scratch(tmp_path, "mle", 0)
+    scratch(tmp_path, "awr", 1, mle_share=0.0)
+    scratch(tmp_path, "filtering", 2, mle_share=0.5)
+    fake.write_run(tmp_path / "more", "mle", 3)
     with pytest.raises(MissingPrerequisite, match="has no policy to measure"):
         claims_measure.main([str(tmp_path / "found.jsonl"), "--claims", str(tmp_path)])
     names = [(run.manifest.seed, name) for run, name in claims_measure.wanted(Records(varied=find_runs([tmp_path])[0]))]
-    assert names == [(0, name) for name in ("unconditional", "question", "question_tuned", "searched")]
+    whole = [(0, name) for name in ("unconditional", "question", "question_tuned", "searched")]
+    assert names == [(1, "unconditional"), *whole]
 
 
 def test_what_is_measured_is_kept_and_not_measured_again(tmp_path, monkeypatch):
-    identity = fake.identity("toxicity", "mle", 0)
-    identity["method"] = {"name": "mle", "version": 1, "settings": {"start": "scratch"}}
-    fake.write_run(tmp_path, "mle", 0, manifest={"identity": identity})
+    scratch(tmp_path, "mle", 0)
     calls, path = [], tmp_path / "found.jsonl"
     monkeypatch.setattr(claims_measure, "ON_POLICY", {"question": lambda run: calls.append(run) or Measured(0.5, (0.0, 1.0))})
     for _ in range(2):

@@ -199,7 +199,7 @@ def test_the_page_has_every_claim_once_a_task_and_the_same_bytes_twice(tmp_path)
     (held,) = [row for row in rows if "than ppo, at equal compute" in row and "| toxicity |" in row]
     assert "| holds |" in held and "| 3 seeds, 40 prompts |" in held and "% of the habit removed: quark 6" in held
     (absent,) = [row for row in rows if "Reward tokens" in row and "| toxicity |" in row]
-    assert "| cannot tell |" in absent and "no finished run of best\\_quantile" in absent
+    assert "| cannot tell: not run |" in absent and "no finished run of best\\_quantile" in absent
 
 
 def test_the_catalogue_covers_four_papers():
@@ -211,7 +211,7 @@ def test_the_catalogue_covers_four_papers():
 def test_a_page_of_one_claim(tmp_path):
     claim = Claim("A paper", "2", "Quark removes more", (MORE,))
     text = page(tried([claim], Records()), "a command", "picture.png")
-    assert "1 verdicts" in text and "0 hold, 0 do not hold, and of 1 the runs cannot tell" in text
+    assert "1 verdicts" in text and "0 hold, 0 do not hold, and of 1 the runs cannot tell (1 of them not run)" in text
     assert "no finished run of quark; no finished run of ppo" in text and "| – | – | – |" in text
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import chain, groupby
 from typing import NamedTuple
 
-from harness.report.tables import Table, markdown, number
+from harness.report.tables import escape_markdown, number
 
 from .catalogue import Claim
 from .records import Records
@@ -31,6 +31,9 @@ standard error that was found; *practical* is the difference of practical size. 
 at the middle value of their knob unless another is named. The models are small and the data is synthetic, so a claim
 that does not hold here may hold at the papers' scale.
 """
+
+
+NOT_RUN = "cannot tell: not run"
 
 
 class Tried(NamedTuple):
@@ -57,7 +60,7 @@ def page(found: Sequence[Tried], command: str, picture: str | None = None) -> st
     """The whole page; the picture, if given, is shown with the claims on the posterior."""
     parts = [HEAD.format(counts=_counts(found), command=command, n=len(found))]
     for paper, rows in groupby(found, key=lambda row: row.claim.paper):
-        parts.append(f"## {paper}\n\n{markdown(_table(list(rows)))}")
+        parts.append(f"## {paper}\n\n{_table(list(rows))}")
         if picture and "inference" in paper:
             parts.append(f"![Log-ratio against reward, with the slope 1 / beta of the posterior]({picture})\n")
     return "\n".join(parts)
@@ -65,20 +68,26 @@ def page(found: Sequence[Tried], command: str, picture: str | None = None) -> st
 
 def _counts(found: Sequence[Tried]) -> str:
     counts = Counter(row.verdict for row in found)
+    none = sum(all(isinstance(outcome, Missing) for outcome in row.outcomes) for row in found)
     words = f"{counts[HOLDS]} hold, {counts[FAILS]} do not hold, and of {counts[OPEN]} the runs cannot tell"
+    words += f" ({none} of them not run)" if none else ""
     return f"{len(found)} verdicts on the claims of four papers, one for each claim and task: {words}."
 
 
-def _table(rows: Sequence[Tried]) -> Table:
-    header = ["Claim", "Section", "Task", "Verdict", "Figures", "n", "Smallest", "Practical"]
-    return Table(header, [_row(row) for row in rows], [])
+COLUMNS = ("Claim", "Section", "Task", "Verdict", "Figures", "n", "Smallest", "Practical")
+ALIGNED = ("---", "---", "---", "---", "---", "---", "---:", "---:")
+
+
+def _table(rows: Sequence[Tried]) -> str:
+    lines = [COLUMNS, ALIGNED, *([escape_markdown(cell) for cell in _row(row)] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _row(row: Tried) -> list[str]:
     figures = "; ".join(figure(outcome) for outcome in row.outcomes)
     sizes = [_size(outcome) for outcome in row.outcomes if isinstance(outcome, Finding)]
     columns = ["; ".join(_same(column)) for column in _columns(sizes)]
-    return [row.claim.text, row.claim.where, row.task, row.verdict, figures, *columns]
+    return [row.claim.text, row.claim.where, row.task, row.verdict if sizes else NOT_RUN, figures, *columns]
 
 
 def _columns(sizes: Sequence[tuple[str, str, str]]) -> list[list[str]]:
