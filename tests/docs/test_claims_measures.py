@@ -157,7 +157,9 @@ def test_the_picture_has_the_same_bytes_twice(tmp_path):
     identity["method"] = {"name": "reinforce", "version": 1, "settings": {"kl_coef": 0.05}}
     fake.write_run(tmp_path, "reinforce", 0, manifest={"identity": identity})
     runs = find_runs([tmp_path])[0]
-    found = Records(runs, measured={(runs[0].manifest.run_id, plot.BINS): posterior.bins(responses(0.05))})
+    rows, run_id = responses(0.05), runs[0].manifest.run_id
+    measured = {(run_id, plot.BINS): posterior.bins(rows), (run_id, "slope"): posterior.slope(rows, 0.05)}
+    found = Records(runs, measured=measured)
     assert all(plot.draw(found, tmp_path / name) for name in ("one.png", "two.png"))
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
     assert not plot.draw(Records(runs), tmp_path / "none.png") and not (tmp_path / "none.png").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from .records import Records, Side, settings_of
 SHOWN = ("reinforce", "gdc", "ppo", "rloo")
 TASKS = ("toxicity", "sentiment")
 BINS = "log_ratio_bins"
-SIZE, DOT = (3.2, 2.6), 3.0
+SIZE, DOT = (3.6, 2.6), 3.0
 
 
 def draw(records: Records, path: Path) -> bool:
@@ -39,18 +40,26 @@ def _panels() -> list[tuple[str, str]]:
     return [(task, method) for task in TASKS for method in SHOWN]
 
 
-def _rows(records: Records, task: str, method: str) -> list[tuple[float, Table]]:
-    """Of each seed beta, and its bins: reward, log-ratio, both less the prompt's mean: -> [n bins, 2]."""
+class Seed(NamedTuple):
+    """What a panel shows of one run."""
+
+    beta: float
+    slope: float  # times beta
+    bins: Table  # reward and log-ratio, both less the prompt's mean: [n bins, 2]
+
+
+def _rows(records: Records, task: str, method: str) -> list[Seed]:
     runs = Side(method).runs(records, task)
     found = []
     for run in [] if isinstance(runs, str) else runs:
-        measured, beta = records.measured.get((run.manifest.run_id, BINS)), settings_of(run).get("kl_coef")
-        if measured is not None and beta:
-            found.append((float(beta), np.array(measured.terms).reshape(-1, 2)))
+        slope, bins = (records.measured.get((run.manifest.run_id, name)) for name in ("slope", BINS))
+        beta = settings_of(run).get("kl_coef")
+        if slope is not None and bins is not None and beta:
+            found.append(Seed(float(beta), slope.value, np.array(bins.terms).reshape(-1, 2)))
     return found
 
 
-def _figure(found: dict[tuple[str, str], list[tuple[float, Table]]]):  # type: ignore[no-untyped-def]
+def _figure(found: dict[tuple[str, str], list[Seed]]):  # type: ignore[no-untyped-def]
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -69,11 +78,11 @@ def _figure(found: dict[tuple[str, str], list[tuple[float, Table]]]):  # type: i
     return figure
 
 
-def _panel(axes, key: tuple[str, str], seeds: list[tuple[float, Table]]) -> None:  # type: ignore[no-untyped-def]
-    for beta, bins in seeds:
+def _panel(axes, key: tuple[str, str], seeds: list[Seed]) -> None:  # type: ignore[no-untyped-def]
+    for beta, _, bins in seeds:
         axes.plot(bins[:, 0], bins[:, 1], "o", markersize=DOT, color="#1b6ca8", alpha=0.7)
         ends = np.array([bins[:, 0].min(), bins[:, 0].max()])
         axes.plot(ends, ends / beta, color="#888888", linewidth=1, zorder=0)
-    axes.set_title(f"{key[1]}, {key[0]}: line 1 / beta")
+    axes.set_title(f"{key[1]}, {key[0]}: slope {np.mean([seed.slope for seed in seeds]):.2f} / beta (line: 1 / beta)")
     axes.set_xlabel("reward, less the prompt's mean")
     axes.set_ylabel("log-ratio, nats")
