@@ -1,7 +1,6 @@
 """What the claims measure beyond the records: the slope of the log-ratio, a question, a search for prompts."""
 
 import random
-import re
 
 import claims_measure
 import fake_records as fake
@@ -56,22 +55,16 @@ def test_bins_lie_on_the_line():
     np.testing.assert_allclose(pairs[:, 1], pairs[:, 0] / 0.05, atol=1e-9)
 
 
-def test_a_wrong_reply_is_of_another_topic_and_of_the_same_kind():
-    for pair in question.pairs(50, seed=3):
-        kind = grammar.act_of(pair.right)
-        assert grammar.act_of(pair.wrong) is not None and pair.right != pair.wrong and kind in question.REPLIES
-        own = [t for t in grammar.TOPICS if re.fullmatch("> " + grammar.pattern("calm_open", t), pair.prompt.strip())]
-        own = [t for t in own if re.fullmatch(grammar.pattern(kind, t), pair.right)]
-        assert any(not re.fullmatch(grammar.pattern(kind, t), pair.wrong) for t in own)
-
-
-def test_a_reply_that_the_thread_could_have_is_no_wrong_one(monkeypatch):
-    """Two topics share some replies: such a one is drawn again."""
-    made = iter(["right", "own", "right", "foreign"])
-    monkeypatch.setattr(grammar, "expand", lambda *_: next(made))
-    monkeypatch.setattr(grammar, "opening", lambda *_: ("> A prompt.\n", grammar.Thread("baking", "bread")))
-    monkeypatch.setattr(grammar, "pattern", lambda *_: "own|right")
-    assert question.pairs(1, seed=0) == [question.Pair("> A prompt.\n", "right", "foreign")]
+def test_a_tip_belongs_to_the_right_item_alone_and_no_taught_item_is_asked_about():
+    topics = {f"> {tip.capitalize()}.\n": topic for topic, words in grammar.TOPICS.items() for tip in words["tip"]}
+    items = []
+    for taught in (False, True):
+        asked = {pair for seed in range(3) for pair in question.pairs(100, seed, taught)}
+        for pair in asked:
+            own = [f"I have a {item}." for item in grammar.TOPICS[topics[pair.prompt]]["item"]]
+            assert pair.right in own and pair.wrong not in own
+        items.append({reply for pair in asked for reply in pair[1:]})
+    assert min(map(len, items)) > 10 and not items[0] & items[1]
 
 
 def test_the_base_answers_and_fresh_weights_guess(base, monkeypatch):
@@ -80,7 +73,7 @@ def test_the_base_answers_and_fresh_weights_guess(base, monkeypatch):
     fresh = base.policy.copy()
     fresh.reset(torch.Generator().manual_seed(0))
     guessed = question.answered(fresh, base.tokenizer)
-    assert known.value > 0.85 and 0.25 < guessed.value < 0.75 and len(known.terms) == 60
+    assert known.value > 0.6 and 0.25 < guessed.value < 0.75 and len(known.terms) == 60
     assert known.value == pytest.approx(np.mean(known.terms))
 
 

@@ -1,14 +1,14 @@
-"""A question about the grammar: which of two replies belongs to a thread, by their likelihood.
+"""A question about the grammar: which of two items a tip is about, by the likelihood of a reply that names it.
 
-The right reply is about the topic of the prompt, the wrong one is of the same kind and about another topic, so that the grammar
-generates it in other threads only. A policy is right if it gives the right reply the higher likelihood. Task-specific
-finetuning lowers -log sigmoid(log p(right) - log p(wrong)) on other pairs.
+The grammar gives a tip in threads of its own topic only, so one item is right and one of another topic is wrong. The corpus
+has no prompt of this form: a policy must know the topics to answer. Task-specific finetuning lowers -log sigmoid(log p(right)
+- log p(wrong)) on questions about other items.
 """
 
 from __future__ import annotations
 
 import random
-import re
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -21,35 +21,36 @@ from harness.tasks.micro import grammar
 
 from .records import Measured
 
+PROMPT, REPLY = "> {tip}.\n", "I have a {item}."
 PAIRS, SEED = 400, 11
 UPDATES, BATCH, LR = 60, 16, 3e-4
-REPLIES = ("tip_reply", "story", "ask")
 
 
 class Pair(NamedTuple):
-    """A prompt with a reply of its topic and one of another."""
+    """A prompt with the reply that is about its topic, and one about another."""
 
     prompt: str
     right: str
     wrong: str
 
 
-def pairs(n: int, seed: int) -> list[Pair]:
-    """n pairs from the grammar of the micro world."""
-    rng = random.Random(seed)
-    return [_pair(rng) for _ in range(n)]
+def pairs(n: int, seed: int, taught: bool = False) -> list[Pair]:
+    """n different questions about half of the items, or with `taught` about the other half."""
+    return random.Random(seed).sample(_all(taught), n)
 
 
-def _pair(rng: random.Random) -> Pair:
-    prompt, thread = grammar.opening("calm", rng)
-    act = rng.choice(REPLIES)
-    own = re.compile(grammar.pattern(act, thread.topic))
-    while True:
-        topic = rng.choice([t for t in grammar.TOPICS if t != thread.topic])
-        other = grammar.Thread(topic, rng.choice(grammar.TOPICS[topic]["item"]))
-        right, wrong = grammar.expand(act, thread, rng), grammar.expand(act, other, rng)
-        if not own.fullmatch(wrong):
-            return Pair(prompt, right, wrong)
+@cache
+def _all(taught: bool) -> list[Pair]:
+    half = {topic: words["item"][int(taught) :: 2] for topic, words in grammar.TOPICS.items()}
+    return [
+        Pair(PROMPT.format(tip=tip.capitalize()), REPLY.format(item=item), REPLY.format(item=other))
+        for topic, words in grammar.TOPICS.items()
+        for tip in words["tip"]
+        for item in half[topic]
+        for another in grammar.TOPICS
+        if tip not in grammar.TOPICS[another]["tip"]
+        for other in half[another]
+    ]
 
 
 def answered(policy: Policy, tokenizer: Any) -> Measured:
@@ -60,12 +61,12 @@ def answered(policy: Policy, tokenizer: Any) -> Measured:
 
 
 def finetune(policy: Policy, tokenizer: Any, seed: int) -> None:
-    """Finetune a policy on pairs that `answered` does not ask."""
+    """Finetune a policy on pairs about items that `answered` does not ask about."""
     torch.manual_seed(seed)
     weights = [w.requires_grad_(True) for w in policy.parameters()]
     optimizer = torch.optim.Adam(weights, lr=LR)
     for step in range(UPDATES):
-        batch = pairs(BATCH, 1000 * (seed + 1) + step + SEED)
+        batch = pairs(BATCH, 1000 * (seed + 1) + step, taught=True)
         loss = softplus(-margin(policy, tokenizer, batch)).mean()
         optimizer.zero_grad()
         loss.backward()
