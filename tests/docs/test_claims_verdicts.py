@@ -88,6 +88,7 @@ def test_a_ratio_is_a_difference_from_a_multiple(tmp_path):
     (thirtieth,) = Compare(Side("quark"), Side("ppo"), q.UNDESIRED, "less", scale=1 / 30).outcomes(found, "toxicity")
     assert (tenth.verdict, thirtieth.verdict) == (HOLDS, FAILS)
     assert tenth.means == pytest.approx((0.05, 0.06), abs=0.001) and tenth.names[1] == "0.1 times ppo"
+    assert tenth.margin == pytest.approx(0.1 * q.UNDESIRED.margin)  # a fiftieth would hide a tenth of a small score
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,10 @@ class Evidence(Protocol):
 
 @dataclass(frozen=True)
 class Compare:
-    """The difference of two sides; with `scale` the second side is multiplied by it, for a claim about a ratio."""
+    """The difference of two sides; with `scale` the second side is multiplied by it, for a claim about a ratio.
+
+    A scale below 1 makes the difference of practical size smaller as well.
+    """
 
     a: Side
     b: Side
@@ -57,7 +60,17 @@ class Compare:
         found, prompts = _difference(x, {seed: factor * v for seed, v in y.items()}, table, factor)
         second = self.b.name if factor == 1 else f"{factor:g} times {self.b.name}"
         means = (fmean(x.values()), factor * fmean(y.values()))
-        return Finding(q.words, (self.a.name, second), means, found, self.way, q.margin, (len(x), len(y)), prompts, q.digits)
+        return Finding(
+            q.words,
+            (self.a.name, second),
+            means,
+            found,
+            self.way,
+            q.margin * min(1.0, factor),
+            (len(x), len(y)),
+            prompts,
+            q.digits,
+        )
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,13 @@ prompts where all runs answer the same ones. A claim *holds* if the interval exc
 *does not hold* if the interval lies on the other side, or excludes any difference of practical size on the claimed
 side. Else the runs *cannot tell*. A claim that two are equal holds if the interval lies within the practical size,
 and does not if it lies beyond. A claim of several parts holds if each does. No correction for the number of claims is
-made: of {n} verdicts one or two may be wrong by chance.
+made: of forty claims without any truth one would be said to hold by chance.
 
-*Smallest* is the true difference that four in five such studies would show, by the noncentral t distribution with the
-standard error that was found; *practical* is the difference of practical size. Methods of the reference study stand
-at the middle value of their knob unless another is named. The models are small and the data is synthetic, so a claim
-that does not hold here may hold at the papers' scale.
+The habit is measured by the judge, which no method trains on. *Smallest* is the true difference that four in five
+such studies would show, by the noncentral t distribution with the standard error that was found; *practical* is the
+difference of practical size. Methods of the reference study stand at the middle value of their knob unless another is
+named; claims on pretraining are tried from scratch. The models are small and the data is synthetic, so a claim that
+does not hold here may hold at the papers' scale.
 """
 
 
@@ -58,7 +59,7 @@ def _try(claim: Claim, task: str, records: Records) -> Tried:
 
 def page(found: Sequence[Tried], command: str, picture: str | None = None) -> str:
     """The whole page; the picture, if given, is shown with the claims on the posterior."""
-    parts = [HEAD.format(counts=_counts(found), command=command, n=len(found))]
+    parts = [HEAD.format(counts=_counts(found), command=command)]
     for paper, rows in groupby(found, key=lambda row: row.claim.paper):
         parts.append(f"## {paper}\n\n{_table(list(rows))}")
         if picture and "inference" in paper:

@@ -17,6 +17,7 @@ from harness.core.text import plain, shorten
 from harness.records.schema import Run
 
 Of = Literal["reference", "varied"]
+UNSAID = (("start", "scratch"), ("mle_share", 0.0))  # settings of all sides of a claim on pretraining
 MIDDLE = 2  # the place of the middle one of a knob's five values, from weak to strong
 
 
@@ -49,7 +50,7 @@ class Side:
     @property
     def name(self) -> str:
         """The name on the page: the method, and the settings that the claim is about."""
-        said = [f"{key} = {value}" for key, value in self.settings]
+        said = [f"{key} = {value}" for key, value in self.settings if (key, value) not in UNSAID]
         if self.knob not in (None, MIDDLE) and (knob := knob_of(self.method)):
             said.insert(0, f"{knob.setting} = {knob.values[self.knob]:g}")
         return f"{self.method} ({', '.join(said)})" if said else self.method
