@@ -157,6 +157,12 @@ def test_runs_are_chosen_by_study_knob_and_settings(tmp_path):
     assert Side("ppo").runs(found, "toxicity") == "no finished run of ppo" == Side("ppo").runs(found, "pii")
 
 
+def test_trials_on_validation_prompts_are_no_evidence(tmp_path):
+    identity = fake.identity("toxicity", "mle", 0, evaluation={"n": 200, "split": "validation"})
+    fake.write_run(tmp_path, "mle", 0, manifest={"identity": identity})
+    assert Side("mle").runs(records(tmp_path), "toxicity") == "no finished run of mle"
+
+
 def test_runs_of_two_worlds_are_not_compared(tmp_path):
     for seed in range(2):
         write(tmp_path, "quark", seed, judge=judges(0.9, seed))

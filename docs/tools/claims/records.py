@@ -71,7 +71,7 @@ class Side:
 
     def _fits(self, run: Run) -> bool:
         m = run.manifest
-        if m.method != self.method or m.status != "done":
+        if m.method != self.method or m.status != "done" or not on_test_prompts(run):
             return False
         had = settings_of(run)
         knob = knob_of(self.method) if self.of == "reference" else None
@@ -90,6 +90,12 @@ def settings_of(run: Run) -> dict[str, Any]:
     """The settings of a run's method."""
     method = run.manifest.identity.get("method")
     return dict(method.get("settings", {})) if isinstance(method, dict) else {}
+
+
+def on_test_prompts(run: Run) -> bool:
+    """Whether a run was measured on the test prompts; trials that chose settings were not."""
+    evaluation = run.manifest.identity.get("evaluation")
+    return not isinstance(evaluation, dict) or evaluation.get("split", "test") == "test"
 
 
 def knob_of(method: str) -> Any:
