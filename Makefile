@@ -1,8 +1,9 @@
-.PHONY: check test test-all docs pages newest oldest shipped architectures bench reference study trials
+.PHONY: check test test-all docs pages newest oldest shipped architectures bench reference study claims trials
 RUNS ?= runs
 WORKERS ?= 2
 PYTHON ?= python3
 ENVIRONMENTS ?= .environments
+SWEEPS ?= pretraining inference repetition sequence quantiles often seldom shares causes grpo  # the first decide most claims
 
 check:  ## style, format, spelling and types
 	ruff check .
@@ -71,6 +72,15 @@ reference:  ## the committed records, tables and pages; hours on two cores; the 
 study:  ## the reference study: every method at five values of its knob; hours on two cores; the same command resumes
 	harness study results/study.toml --out $(RUNS)/study --workers $(WORKERS)
 	python -m harness.records.archive $(RUNS)/study results/study --samples 8
+
+claims:  ## the study of the papers' claims, after the reference study, and its page; two hours on two cores; the same command resumes
+	for sweep in $(SWEEPS); do \
+	    harness sweep --file results/claims_sweeps/$$sweep.toml --out $(RUNS)/claims --workers $(WORKERS) || exit; \
+	done
+	python docs/tools/claims_measure.py results/claims.jsonl --reference $(RUNS)/reference --claims $(RUNS)/claims
+	python -m harness.records.archive $(RUNS)/claims results/claims
+	python docs/tools/claims_page.py docs/results/claims.md --reference results/reference --claims results/claims \
+	    --measured results/claims.jsonl --picture docs/results/claims-log-ratio.png
 
 trials:  ## the committed trials on validation prompts, and the learning rates that they choose for the preset micro
 	harness sweep --file results/trials.toml --out $(RUNS)/trials --workers $(WORKERS)

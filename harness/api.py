@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from harness.policy.logprobs import log_nots as log_nots
     from harness.policy.logprobs import masked_mean as masked_mean
     from harness.policy.logprobs import masked_sum as masked_sum
+    from harness.policy.logprobs import said_before as said_before
     from harness.policy.logprobs import token_logprobs as token_logprobs
     from harness.policy.policy import Policy as Policy
     from harness.policy.policy import tokens_of as tokens_of
@@ -76,7 +77,7 @@ NAMES = {
     ),
     "measure.frontier": ("best_of_n_kl",),
     "policy.ensemble": ("Ensemble",),
-    "policy.logprobs": ("entropy", "kl", "log_not", "log_nots", "masked_mean", "masked_sum", "token_logprobs"),
+    "policy.logprobs": ("entropy", "kl", "log_not", "log_nots", "masked_mean", "masked_sum", "said_before", "token_logprobs"),
     "policy.policy": ("Policy", "tokens_of"),
     "policy.sampler": ("sample",),
     "training.corpus": ("CorpusSettings",),

@@ -4,6 +4,11 @@
     split the pool into K equal quantiles of reward, a reward token each                      quantize
     min over theta:  -log p(y | x, token_k) + beta * KL(reference || policy)                  learn
 
+`unlikelihood_coef` adds the unlikelihood of a response's previous tokens (Welleck et al. 2019, arXiv:1908.04319, section 4.1):
+with it Quark is the combination of the paper's experiment on repetition (section 3.3). Its weight there is not published.
+
+    + gamma * -(sum over c in {y_1 .. y_t-1} without y_t of log(1 - p(c | y_<t, token_k)))
+
 `variant` names the two forms in circulation: `paper` takes KL(reference || policy) and no entropy bonus; `code` (the
 authors' release) takes KL(policy || reference) and a bonus of 0.06 on the entropy.
 
@@ -26,7 +31,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from harness.api import Knob, Pool, Rollout, Settings, Trial, entropy, kl, masked_mean, token_logprobs
+from harness.api import Knob, Pool, Rollout, Settings, Trial, entropy, kl, log_nots, masked_mean, said_before, token_logprobs
 
 
 class QuarkSettings(Settings):
@@ -37,6 +42,7 @@ class QuarkSettings(Settings):
     num_quantiles: int = Field(5, ge=2, description="K, number of quantiles and of reward tokens, worst first")
     kl_coef: float = Field(0.05, ge=0, description="beta, weight of the KL term, per nat")
     entropy_coef: float = Field(0.06, ge=0, description="weight of the entropy bonus, per nat; only in the variant `code`")
+    unlikelihood_coef: float = Field(0.0, ge=0, description="gamma, weight of the unlikelihood of previous tokens")
     token_spread: float = Field(
         1.0, gt=0, description="initial scale of reward-token embeddings, in standard deviations of the vocabulary's"
     )
@@ -46,7 +52,7 @@ class QuarkSettings(Settings):
 
 
 class Quark:
-    version = 1
+    version = 2
     Settings = QuarkSettings
     family = "likelihood, weighted or conditioned"
     knob = Knob("kl_coef", (2.0, 0.6, 0.2, 0.06, 0.02))
@@ -85,5 +91,12 @@ class Quark:
         else:
             drift = masked_mean(kl(logits, ref_logits), mask)
             loss = nll + s.kl_coef * drift - s.entropy_coef * masked_mean(entropy(logits), mask)
+        if s.unlikelihood_coef:
+            loss = loss + s.unlikelihood_coef * masked_mean(unlikelihood(logits, batch.response), mask)
         trial.update(loss)
         return {"nll": nll.item(), "drift": drift.item()}
+
+
+def unlikelihood(logits: Tensor, response: Tensor) -> Tensor:
+    """-sum of log(1 - p) over the tokens that precede a position in its row, in nats: [B, R, V], [B, R] -> [B, R]."""
+    return -log_nots(logits).masked_fill(~said_before(response, logits.shape[-1]), 0).sum(-1)

@@ -26,7 +26,20 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from harness.api import CorpusSettings, Knob, Pool, Rollout, Trial, corpus, kl, log_not, log_nots, masked_mean, token_logprobs
+from harness.api import (
+    CorpusSettings,
+    Knob,
+    Pool,
+    Rollout,
+    Trial,
+    corpus,
+    kl,
+    log_not,
+    log_nots,
+    masked_mean,
+    said_before,
+    token_logprobs,
+)
 
 
 class UnlikelihoodSettings(CorpusSettings):
@@ -131,12 +144,6 @@ class Unlikelihood:
     def _drift(self, trial: Trial, batch: Rollout, logits: Tensor, learned: Tensor) -> Tensor:
         ref_logits = trial.reference_logits(batch)
         return masked_mean(kl(ref_logits, logits), learned)
-
-
-def said_before(response: Tensor, vocab: int) -> Tensor:
-    """Mask of the tokens that precede a position in its row, except the token at the position: [B, R] -> [B, R, V]."""
-    here = torch.nn.functional.one_hot(response, vocab)
-    return ((here.cumsum(1) - here) > 0) & (here == 0)
 
 
 def repeated(response: Tensor, mask: Tensor, n: int) -> Tensor:

@@ -15,7 +15,6 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from claims import checks, said
 from readme_tables import write
 
 from harness.analysis import ranking
@@ -131,21 +130,10 @@ def page(finals: list[Run], trials: list[Run], shapes: list[Run], command: str, 
     if absent := missing(study.groups):
         parts.append(f"Methods without records: {', '.join(absent)}.\n")
     parts.append(f"## Trials\n\nThe trials on validation prompts that chose the settings.\n\n{trials_page(Study(trials))}")
-    claims = "\n".join(f"- {sentence}" for sentence in _claims(study, shapes))
-    parts.append(f"## The papers' claims\n\n{claims}\n")
+    parts.append("## The papers' claims\n\nEach claim of the papers with a verdict from runs: [Claims](claims.md).\n")
     if shapes:
         parts.append("## Ablations\n\nRuns that vary one setting, on the test prompts.\n\n" + trials_page(Study(shapes)))
     return "\n".join([*parts, "## What each method needs\n", needs_table(finals)])
-
-
-def _claims(study: Study, shapes: list[Run]) -> list[str]:
-    """The checks of the papers' claims, separately for each task of the ablations, or for the task of the largest group."""
-    tasks = sorted({run.manifest.task for run in shapes or study.groups[0].runs})
-    of = {task: [[r for r in runs if r.manifest.task == task] for runs in (study.runs, shapes)] for task in tasks}
-    made = [(task, check) for task in tasks for check in checks(*of[task])]
-    shown = {check.claim: task for task, check in reversed(made) if check.holds is not None}
-    # A claim decided on one task is not listed as untested on another; one decided on none is listed once.
-    return [f"{task}: {said(c)}" for task, c in made if c.holds is not None or shown.get(c.claim, tasks[0]) == task]
 
 
 def untried(group: Group, trials: list[Run]) -> list[str]:

@@ -93,10 +93,7 @@ def test_the_page_is_written_by_its_command_and_says_what_is_not_there(root, tmp
 
 def test_a_page_without_runs_that_vary_a_setting_says_what_was_not_shown(root):
     text = methods_page.page(runs(root), runs(root), [], "x")
-    assert (
-        "- toxicity: Quark: more quantiles remove more and drift more (Lu et al. 2022), measured by the judge: **not tested**."
-        in text
-    )
+    assert "## The papers' claims" in text and "[Claims](claims.md)" in text
     assert "## Ablations" not in text
 
 
@@ -112,22 +109,3 @@ def test_a_task_without_trials_of_its_own_says_whose_settings_it_has(tmp_path):
 def test_no_records_is_said_in_one_line(tmp_path, capsys):
     with pytest.raises(EmptySelection, match="harness sweep"):
         methods_page.page([], [], [], "x")
-
-
-def test_checks_of_what_the_papers_say_mix_no_tasks(tmp_path):
-    """On one task filtering leaves a tenth of what mle leaves, on the other it leaves more."""
-    for task, undesired in (("toxicity", {"mle": 0.4, "filtering": 0.04}), ("sentiment", {"mle": 0.04, "filtering": 0.4})):
-        for method, left in undesired.items():
-            for seed in range(3):
-                judge = fake.point(1 - left - 0.001 * seed, 0.01)
-                fake.write_run(tmp_path, method, seed, task=task, final={"judge": judge})
-    everything = runs(tmp_path)
-    toxicity = [run for run in everything if run.manifest.task == "toxicity"]
-    (held,) = [t for t in methods_page._claims(Study(everything), toxicity) if "filtering leaves" in t]
-    assert held.startswith("toxicity: filtering leaves less") and "**holds**" in held and "0.041 against 0.401" in held
-    both = [t for t in methods_page._claims(Study(everything), everything) if "filtering leaves" in t]
-    assert ["**holds**" in t for t in both] == [False, True]
-    lacking = [t for t in methods_page._claims(Study(everything), everything) if "**not tested**" in t]
-    assert len(lacking) == 8 and all(t.startswith("sentiment: ") for t in lacking)  # once each, though neither task shows them
-    one = [run for run in everything if run.manifest.task == "toxicity" or run.manifest.method == "mle"]
-    assert len([t for t in methods_page._claims(Study(one), one) if "filtering leaves" in t]) == 1

@@ -28,6 +28,19 @@ def test_the_loss_of_quark_by_hand(variant):
     assert bench.loss.item() == pytest.approx(float(total.detach()) / 8, abs=1e-5)
 
 
+def test_quark_with_the_unlikelihood_of_previous_tokens_by_hand():
+    """In the row 2, 3, 1 the candidates are none, {2}, {2, 3}; the token itself is none."""
+    bench = Bench()
+    token = bench.policy.control_tokens(3, rng())[torch.tensor([0, 2, 1])]
+    settings = {"num_quantiles": 3, "kl_coef": 0.0, "unlikelihood_coef": 0.7}
+    Quark(QuarkSettings(**settings))._learn(bench, batch(), token)
+    ours, total = rows(bench.policy, batch(), token), 0.0
+    candidates = [[[], [2], [2, 3]], [[], [4]], [[], [10], [10, 11]]]
+    for p, y, earlier in zip(ours, picked(ours, batch()), candidates, strict=True):
+        total = total - y.log().sum() - 0.7 * sum((1 - p[t, c]).log() for t, row in enumerate(earlier) for c in row)
+    assert bench.loss.item() == pytest.approx(float(total.detach()) / 8, abs=1e-5)
+
+
 @pytest.mark.parametrize("wrong", [{"num_quantiles": 1}, {"lr": 0}, {"kl_coef": -0.1}, {"variant": "both"}, {"beta": 1}])
 def test_settings_out_of_range(wrong):
     with pytest.raises(ValidationError):

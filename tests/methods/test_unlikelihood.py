@@ -9,7 +9,8 @@ from scored_documents import WHOLE, distributions, documents, finite, known, mea
 from torch import Tensor
 
 from harness.core.types import Rollout
-from harness.methods.unlikelihood import Unlikelihood, UnlikelihoodSettings, repeated, said_before
+from harness.methods.unlikelihood import Unlikelihood, UnlikelihoodSettings, repeated
+from harness.policy.logprobs import said_before
 from harness.training import corpus
 
 

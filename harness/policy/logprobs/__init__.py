@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from .terms import KL, Entropy, TokenLogprobs, shared_by
 
@@ -46,6 +47,15 @@ def log_nots(logits: Tensor) -> Tensor:
     top = logits.argmax(-1)
     p = logits.softmax(-1).scatter(-1, top.unsqueeze(-1), 0.0)  # its log1p would be -inf, and the gradient NaN
     return (-p).log1p().scatter(-1, top.unsqueeze(-1), log_not(logits, top).unsqueeze(-1))
+
+
+def said_before(response: Tensor, vocab: int) -> Tensor:
+    """Mask of the tokens that precede a position in its row, except the token at the position: [B, R] -> [B, R, V].
+
+    The candidates of token-level unlikelihood (Welleck et al. 2019, arXiv:1908.04319, section 4.1).
+    """
+    here = one_hot(response, vocab)
+    return ((here.cumsum(1) - here) > 0) & (here == 0)
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
