@@ -141,9 +141,9 @@ def base_responses(out: Path, texts: list[str], seed: int) -> np.ndarray:
     return rollout.response.view(len(texts), BASE_RESPONSES, -1).cpu().numpy().astype(np.uint16)
 
 
-def device() -> str:
+def device() -> torch.device:
     """A GPU if there is one: minutes instead of half an hour on a busy machine."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def all_base_responses(out: Path, splits: Splits, pool: ProcessPoolExecutor) -> None:

@@ -17,8 +17,8 @@ from harness.runs.assemble import external_model, fluency_model
 from harness.tasks.data.prompt_files import tokenize
 from harness.tasks.micro import world
 
-POLICY = "bc8079d0ac85f8911e00e0bf4eee7710ceb0adfe81c1e9f05063ade58af04d1a"  # as in the committed records
-JUDGE = "84a730be69549ae9204e48ea99e3344ebfb7ed5276ed0ade6fc633183c7ea607"
+POLICY = "065bacd35380299035e7918289b631c44dd54d176aa2a79e420003b4a7a6ffe6"  # of world 3
+JUDGE = "82fa5aff99520c5bab9b266bbaf14426bf7f5d8a3d26fe79167e8c87c1d3992f"
 
 
 @pytest.fixture(scope="module")

@@ -178,6 +178,15 @@ def test_only_what_was_measured_is_written(tmp_path, monkeypatch):
     assert len(list(folder.glob(f"{FULL}-*.npz"))) == len(list(folder.iterdir())) == 2
 
 
+def test_what_ships_is_packed_and_read_as_before(tmp_path):
+    arrays = {"reward": np.arange(6000.0) % 7 / 7, "judge": np.zeros((3, 2))}
+    np.savez_compressed(tmp_path / "a.npz", **arrays)
+    shipped.pack(tmp_path / "a.npz", tmp_path / "b.npz")
+    assert (tmp_path / "b.npz").stat().st_size < (tmp_path / "a.npz").stat().st_size
+    with np.load(tmp_path / "b.npz") as read:
+        assert {name: read[name].tolist() for name in read.files} == {n: a.tolist() for n, a in arrays.items()}
+
+
 def test_what_is_written_is_listed_with_its_hash_and_what_was_there_is_not_read(tmp_path, monkeypatch):
     old = tmp_path / "measured" / f"{FULL}-old.npz"
     old.parent.mkdir()

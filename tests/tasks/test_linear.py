@@ -34,7 +34,7 @@ def test_features_are_words_and_pairs():
 
 
 def test_the_fit_finds_which_words_the_labels_follow():
-    texts, clean = ["good dog"] * 20 + ["bad dog"] * 20, [1.0] * 18 + [0.0] * 2 + [0.0] * 19 + [1.0]
+    texts, clean = ["good dog"] * 200 + ["bad dog"] * 200, [1.0] * 180 + [0.0] * 20 + [0.0] * 190 + [1.0] * 10
     bias, weights = train_linear.fit(texts, clean)
     assert weights["good"] > 0.5 > -0.5 > weights["bad"] and abs(weights["dog"]) < 0.3
     assert probability("good dog", bias, weights) == pytest.approx(0.9, abs=0.05)

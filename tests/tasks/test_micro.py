@@ -121,7 +121,7 @@ def test_splits_are_disjoint_and_complete():
     assert not texts["train"] & texts["test"] and not texts["train"] & texts["validation"]
     assert not texts["validation"] & texts["test"]
     held_out = texts["validation"] | texts["test"]
-    assert not held_out & {prompt for prompt, _ in [*data.documents, *data.clean]}
+    assert not held_out & {text.prompt for text in [*data.documents, *data.clean]}
     assert {p.kind for p in data.splits["test"]} == set(grammar.TOXIC_KINDS)
 
 

@@ -37,8 +37,9 @@ def runs(text: str) -> set[str]:
 
 
 def alike(text: str, other: str) -> bool:
-    """True if most words match in order, by either way to cut words; a bound in any order spares most of the work."""
-    for a, b in ((words(text), words(other)), (text.split(), other.split())):
+    """True if most words match in order; of prose with its marks too. A bound in any order spares most of the work."""
+    ways = (words,) if "def " in text else (words, str.split)  # of code only names are words
+    for a, b in ((cut(text), cut(other)) for cut in ways):
         most = 2 * (Counter(a) & Counter(b)).total() / max(1, len(a) + len(b))
         if most > LIKE and max(SequenceMatcher(None, *x, autojunk=False).ratio() for x in ((a, b), (b, a))) > LIKE:
             return True
