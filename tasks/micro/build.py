@@ -91,7 +91,7 @@ def train_model(name: str, seed: int, out: Path, held_out: set[str]) -> None:
     shape |= {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
     shape |= {"activation_function": "gelu_pytorch_tanh"}  # the function of GPT-2 in a fused kernel
     model = GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=tokenizer.eos_token_id, eos_token_id=tokenizer.eos_token_id))
-    model.to(device())
+    model.to(device())  # type: ignore[arg-type]
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=STEPS[name], pct_start=0.05)
     stream = batches(random.Random(seed), tokenizer, held_out)
@@ -134,7 +134,8 @@ def base_responses(out: Path, texts: list[str], seed: int) -> np.ndarray:
     torch.set_num_threads(1)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(out / "policy")
     model = GPT2LMHeadModel.from_pretrained(out / "policy", dtype=torch.float32)
-    policy = Policy(model.to(device()), bos=tokenizer.bos_token_id, eos=tokenizer.eos_token_id)
+    model.to(device())  # type: ignore[arg-type]
+    policy = Policy(model, bos=tokenizer.bos_token_id, eos=tokenizer.eos_token_id)
     prompts = tokenize(texts, tokenizer, max_new_tokens=RESPONSE_TOKENS, context=policy.context)
     rng = torch.Generator().manual_seed(seed)
     rollout = sample(policy, prompts, decoding=Decoding(max_new_tokens=RESPONSE_TOKENS), rng=rng, n=BASE_RESPONSES)
