@@ -1,4 +1,4 @@
-.PHONY: check test test-all docs pages newest oldest shipped architectures bench reference study claims trials
+.PHONY: check test test-all docs pages newest oldest shipped architectures bench reference claims tables trials
 RUNS ?= runs
 WORKERS ?= 2
 PYTHON ?= python3
@@ -50,28 +50,11 @@ bench:  ## speed: benchmarks/README.md; ONLY="quark and micro" measures some, BE
 	python -P -m pytest -n 0 benchmarks --benchmark-only --benchmark-columns=rounds --timeout 3600 $(if $(ONLY),-k "$(ONLY)")
 	python benchmarks/page.py $(if $(BENCH_SMALL),build/bench-small)
 
-reference:  ## the committed records, tables and pages; hours on two cores; the same command resumes
-	harness sweep --file results/reference.toml --out $(RUNS)/reference --workers $(WORKERS)
-	harness sweep --file results/reference.toml --out $(RUNS)/reference --workers $(WORKERS) --seeds 0 \
-	    --methods base,best_of_n,quark,unlikelihood --tasks sentiment_negative,pii,pep8
-	harness sweep --file results/shapes.toml --out $(RUNS)/shapes --workers $(WORKERS)
-	harness sweep --file results/shapes.toml --out $(RUNS)/shapes --workers $(WORKERS) --methods quark \
-	    --grid quark.num_quantiles=3 --grid quark.kl_coef=0.05,0.2,0.8
-	harness sweep --file results/shapes.toml --out $(RUNS)/shapes --workers $(WORKERS) --methods quark --tasks sentiment
-	harness sweep --file results/shapes.toml --out $(RUNS)/shapes --workers $(WORKERS) --methods grpo --tasks sentiment \
-	    --grid grpo.scale=group,none --grid grpo.kl_coef=0.05,0.2
+reference:  ## the reference study, its records and all that is written from them; hours on two cores; the same command resumes
+	harness study results/reference.toml --out $(RUNS)/reference --workers $(WORKERS)
+	harness sweep --file results/more.toml --out $(RUNS)/reference --workers $(WORKERS)
 	python -m harness.records.archive $(RUNS)/reference results/reference --samples 8
-	python -m harness.records.archive $(RUNS)/shapes results/shapes
-	harness report $(addprefix results/reference/micro/,toxicity sentiment repetition) -o reports/micro
-	harness report $(addprefix results/reference/micro/,sentiment_negative pii pep8) -o reports/micro-more
-	python docs/tools/readme_tables.py README.md results/reference --rows 10
-	python docs/tools/readme_tables.py docs/results/tasks.md results/reference
-	python docs/tools/methods_page.py docs/results/methods.md --finals results/reference --trials results/trials \
-	    --shapes results/shapes --picture reports/micro/figures/pareto-micro-toxicity.png
-
-study:  ## the reference study: every method at five values of its knob; hours on two cores; the same command resumes
-	harness study results/study.toml --out $(RUNS)/study --workers $(WORKERS)
-	python -m harness.records.archive $(RUNS)/study results/study --samples 8
+	$(MAKE) tables
 
 claims:  ## the study of the papers' claims, after the reference study, and its page; two hours on two cores; the same command resumes
 	for sweep in $(SWEEPS); do \
@@ -79,6 +62,15 @@ claims:  ## the study of the papers' claims, after the reference study, and its 
 	done
 	python docs/tools/claims_measure.py results/claims.jsonl --reference $(RUNS)/reference --claims $(RUNS)/claims
 	python -m harness.records.archive $(RUNS)/claims results/claims
+	$(MAKE) tables
+
+tables:  ## the pages, tables and figures that are written from the committed records alone, the README's too; the same bytes each time
+	harness report $(addprefix results/reference/micro/,toxicity sentiment repetition) -o reports/micro
+	harness report $(addprefix results/reference/micro/,sentiment_negative pii pep8) -o reports/micro-more
+	python docs/tools/readme_tables.py README.md results/reference --rows 10
+	python docs/tools/readme_tables.py docs/results/tasks.md results/reference
+	python docs/tools/methods_page.py docs/results/methods.md --finals results/reference --trials results/trials \
+	    --shapes results/claims --picture reports/micro/figures/pareto-micro-toxicity.png
 	python docs/tools/claims_page.py docs/results/claims.md --reference results/reference --claims results/claims \
 	    --measured results/claims.jsonl --picture docs/results/claims-log-ratio.png
 

@@ -133,7 +133,7 @@ def test_what_a_preset_sets_a_knob_to_is_among_its_values(preset, method):
 
 
 def test_the_committed_files_are_what_they_say():
-    study = read_study(ROOT / "results" / "study.toml")
+    study = read_study(ROOT / "results" / "reference.toml")
     assert set(study.methods) == set(registry.table("method")) and study.tasks == ["toxicity", "sentiment", "repetition"]
     sweep = told(ROOT / "results" / "trials.toml", None, None, None, None, [], [])
     rates = {m: sweep.grid.get(f"{m}.lr", sweep.grid["lr"]) for m in sweep.methods}
