@@ -109,7 +109,8 @@ def main(words: list[str]) -> None:
         print(escaped(f"warning: {problem.path}: {problem.what}"), file=sys.stderr)
     trials = [run for run in runs if counts(run)]
     if len(trials) < len(runs):
-        print(f"{len(runs) - len(trials)} of {len(runs)} records are no trials of learning rates: left out", file=sys.stderr)
+        others = f"{len(runs) - len(trials)} of {len(runs)} records are no trials of learning rates: left out"
+        print(escaped(others), file=sys.stderr)
     if not trials:
         raise EmptySelection("no trials of learning rates; make some with harness sweep --set evaluation.split=validation")
     study = Study(trials, problems)

@@ -12,7 +12,6 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
@@ -221,8 +220,8 @@ def cell(settings: RunSettings, shared: Parts, method: str, task: str, seed: int
     method_settings = checked(kind.Settings, settings.method, "method")
     identity = {"name": name, "version": kind.version, "settings": method_settings.model_dump()}
     identity |= named.file_identity("method", method)  # a file under development changes without a new version
-    made = _cell(settings, shared, name, task, seed, out, partial(kind, method_settings), identity)
-    return replace(made, knob=getattr(getattr(kind, "knob", None), "setting", None))
+    knob = getattr(getattr(kind, "knob", None), "setting", None)
+    return _cell(settings, shared, name, task, seed, out, partial(kind, method_settings), identity, knob)
 
 
 def named_cell(
@@ -328,8 +327,9 @@ class External:
 
 
 def _cell(
-    settings: RunSettings, shared: Parts, name: str, task: str, seed: int, out: Path, make: Any, method: dict[str, Any]
-) -> Cell:
+    settings: RunSettings, shared: Parts, name: str, task: str, seed: int, out: Path, make: Any, method: dict[str, Any],
+    knob: str | None = None,
+) -> Cell:  # fmt: skip
     settings, task = _with_precision(named.recorded(settings), shared), named.known_as("task", task)
     _check_papers(settings, shared)
     budget, optimizer = checked(Budget, settings.budget, "budget"), checked(OptimizerSettings, settings.optimizer, "optimizer")
@@ -358,7 +358,7 @@ def _cell(
 
     return Cell(
         name, task, seed, settings, identity, provenance(shared), make, shared.model.policy.copy,
-        make_evaluator, shared.task, budget, optimizer, out,
+        make_evaluator, shared.task, budget, optimizer, out, knob,
     )  # fmt: skip
 
 

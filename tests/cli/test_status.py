@@ -106,7 +106,7 @@ def test_stale_and_running_cells(tmp_path, record):
         found = status.status([tmp_path])
         said = status.text(found, tmp_path)
     assert "--seeds 0,2" in said  # of quark: stale, and missing
-    assert "0/2 >1 -1 25%" in said and "0/2 s1 -1" in said and "version 0, the code has 1" in said
+    assert "0/2 >1 -1 25%" in said and "0/2 s1 -1" in said and "version 0, the code has 2" in said
     assert all("--seeds 0 " in c + " " for cell in found.cells if cell.method == "ppo" for c in status.commands(cell, tmp_path))
 
 
@@ -205,7 +205,7 @@ def test_a_record_of_the_code_as_it_is_is_not_stale(record):
 @pytest.mark.parametrize(
     ("path", "to", "said"),
     [
-        (("identity", "method", "version"), 0, "method quark: version 0, the code has 1"),
+        (("identity", "method", "version"), 0, "method quark: version 0, the code has 2"),
         (("identity", "method", "version"), 9, "update the package"),
         (("identity", "task", "version"), 0, "task toxicity: version 0"),
         (("identity", "evaluation", "version"), 0, "the evaluation: version 0"),

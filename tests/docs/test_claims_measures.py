@@ -56,12 +56,12 @@ def test_bins_lie_on_the_line():
 
 
 def test_a_tip_belongs_to_the_right_item_alone_and_no_taught_item_is_asked_about():
-    topics = {f"> {tip.capitalize()}.\n": topic for topic, words in grammar.TOPICS.items() for tip in words["tip"]}
+    topics = {question.PROMPT.format(tip=tip): topic for topic, words in grammar.TOPICS.items() for tip in words["tip"]}
     items = []
     for taught in (False, True):
         asked = {pair for seed in range(3) for pair in question.pairs(100, seed, taught)}
         for pair in asked:
-            own = [f"I have a {item}." for item in grammar.TOPICS[topics[pair.prompt]]["item"]]
+            own = [question.REPLY.format(item=item) for item in grammar.TOPICS[topics[pair.prompt]]["item"]]
             assert pair.right in own and pair.wrong not in own
         items.append({reply for pair in asked for reply in pair[1:]})
     assert min(map(len, items)) > 10 and not items[0] & items[1]

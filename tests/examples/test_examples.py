@@ -70,7 +70,7 @@ def test_the_preset():
 
 def test_the_package(harness, tmp_path, installed):
     code, out, _ = harness("list", "methods")
-    assert code == 0 and re.search(rf"noisy-base +from {installed['name']}", out)
+    assert code == 0 and re.search(rf"noisy-base .*from {installed['name']}", out)
     words = ["--method", "noisy-base", "--task", "toxicity", "--set", "task.reward=short", "--set", "batch_size=4"]
     assert run(harness, tmp_path, *words)["method"] == "noisy-base"
     assert registry.broken("method") == registry.broken("scorer") == []

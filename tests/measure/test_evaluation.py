@@ -17,7 +17,7 @@ from harness.runs.progress import Progress
 
 pytestmark = pytest.mark.usefixtures("few_prompts")
 
-PROMPTS = 9  # of the thinned validation split
+PROMPTS = 11  # of the thinned validation split
 
 
 def rng(seed: int = 0) -> torch.Generator:

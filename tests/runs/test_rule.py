@@ -1,6 +1,7 @@
 """The rule by which a point of a run is deployed: by hand, in a run, and after a kill."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -64,15 +65,21 @@ def judged(monkeypatch):
     """Points with the judge's scores told beforehand, in the order in which they are measured."""
 
     def tell(*scores: float | None) -> None:
-        left, point = list(scores), Evaluator.point
-
-        def told(self, policy):
-            found, score = point(self, policy), left.pop(0)
-            return found._replace(metrics=found.metrics | {"judge": found.metrics["judge"]._replace(value=score)})
-
-        monkeypatch.setattr(Evaluator, "point", told)
+        left = list(scores)
+        change_points(monkeypatch, lambda metrics: metrics["judge"]._replace(value=left.pop(0)))
 
     return tell
+
+
+def change_points(monkeypatch, judge: Callable[[dict[str, Metric]], Metric]) -> None:
+    """Give every point, that of the base policy at the start too, the judge's score that a function of its metrics names."""
+    point, start = Evaluator.point, Evaluator.base_point
+
+    def changed(found):
+        return found._replace(metrics=found.metrics | {"judge": judge(found.metrics)})
+
+    monkeypatch.setattr(Evaluator, "point", lambda self, policy: changed(point(self, policy)))
+    monkeypatch.setattr(Evaluator, "base_point", lambda self: changed(start(self)))
 
 
 def test_the_point_that_is_best_on_validation_is_deployed(tmp_path, judged, monkeypatch):
@@ -170,14 +177,12 @@ PLACES = [  # one after the other in one run; calls are counted from where it we
 @pytest.fixture
 def near(monkeypatch):
     """The judge likes best what has moved a little, and least what has not moved at all: an early point is chosen."""
-    point = Evaluator.point
 
-    def told(self, policy):
-        found = point(self, policy)
-        kl = found.metrics["kl"].value
-        return found._replace(metrics=found.metrics | {"judge": Metric(1 / (1 + kl) if kl else 0.0, None, 4)})
+    def score(metrics: dict[str, Metric]) -> Metric:
+        kl = metrics["kl"].value
+        return Metric(1 / (1 + kl) if kl else 0.0, None, 4)
 
-    monkeypatch.setattr(Evaluator, "point", told)
+    change_points(monkeypatch, score)
 
 
 def test_killed_and_resumed_chooses_the_same(near, tmp_path):

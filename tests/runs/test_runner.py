@@ -19,7 +19,7 @@ from harness.runs import session
 
 pytestmark = pytest.mark.usefixtures("few_prompts", "one_thread")
 
-PROMPTS = 9  # of the thinned validation split
+PROMPTS = 11  # of the thinned validation split
 PLACES = {  # one after the other in one run; calls are counted from where it went on
     "before the first checkpoint": ("trial", "update", 1),
     "between a row and its checkpoint": ("store", "append", 3),
@@ -219,9 +219,9 @@ def test_responses_that_cannot_be_scored_are_counted_and_degrade_the_run(tmp_pat
     summary, _ = session.run(cell)
     judge = summary.final["judge"]
     assert summary.status == "degraded" and read_run(cell.path).manifest.status == "degraded"
-    assert judge.n_unscored == 6 and judge.n == 12
+    assert judge.n_unscored == 8 and judge.n == 14
     samples = pd.read_parquet(cell.path / "samples" / "final.parquet")
-    assert samples.judge.isna().sum() == 6
+    assert samples.judge.isna().sum() == 8
     by_prompt = prompt_scores(cell.path)
     assert sum(by_prompt.n_scored) == 12
     means = samples.groupby("prompt_id").judge.mean()  # NaN where neither of two responses could be scored

@@ -1,7 +1,7 @@
 """A question about the grammar: which of two items a tip is about, by the likelihood of a reply that names it.
 
-The grammar gives a tip in threads of its own topic only, so one item is right and one of another topic is wrong. The corpus
-has no prompt of this form: a policy must know the topics to answer. Task-specific finetuning lowers -log sigmoid(log p(right)
+The grammar gives a tip in threads of its own topic only, so one item is right and one of another topic is wrong, and the prompt
+names neither: a policy must know the topics to answer. Task-specific finetuning lowers -log sigmoid(log p(right)
 - log p(wrong)) on questions about other items.
 """
 
@@ -21,7 +21,7 @@ from harness.tasks.micro import grammar
 
 from .records import Measured
 
-PROMPT, REPLY = "> {tip}.\n", "I have a {item}."
+PROMPT, REPLY = "> So much for this forum. You told me to {tip}. I want an answer.\n", "Sorry about your {item}."
 PAIRS, SEED = 400, 11
 UPDATES, BATCH, LR = 60, 16, 3e-4
 
@@ -43,7 +43,7 @@ def pairs(n: int, seed: int, taught: bool = False) -> list[Pair]:
 def _all(taught: bool) -> list[Pair]:
     half = {topic: words["item"][int(taught) :: 2] for topic, words in grammar.TOPICS.items()}
     return [
-        Pair(PROMPT.format(tip=tip.capitalize()), REPLY.format(item=item), REPLY.format(item=other))
+        Pair(PROMPT.format(tip=tip), REPLY.format(item=item), REPLY.format(item=other))
         for topic, words in grammar.TOPICS.items()
         for tip in words["tip"]
         for item in half[topic]

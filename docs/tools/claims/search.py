@@ -60,9 +60,16 @@ def parents(pool: dict[str, float], rng: random.Random) -> tuple[str, str]:
 
 
 def child(one: str, two: str, rng: random.Random) -> str:
-    """A prompt of sentences of two prompts: one of the first, then one of the second."""
-    parts = [rng.choice(grammar.sentences(text.removeprefix(MARK)) or [text.strip()]) for text in (one, two)]
+    """A prompt as long as the longer of two, in sentences: some of the first, then some of the second, in their order."""
+    ours, theirs = (grammar.sentences(text.removeprefix(MARK)) or [text.strip()] for text in (one, two))
+    n = max(len(ours), len(theirs), 2)
+    cut = rng.randint(max(1, n - len(theirs)), min(n - 1, len(ours)))
+    parts = [*_some(ours, cut, rng), *_some(theirs, n - cut, rng)]
     return f"{MARK}{' '.join(dict.fromkeys(parts))}\n"
+
+
+def _some(sentences: list[str], n: int, rng: random.Random) -> list[str]:
+    return [sentences[i] for i in sorted(rng.sample(range(len(sentences)), min(n, len(sentences))))]
 
 
 def undesired(policy: Policy, tokenizer: Any, task: Any, texts: list[str], draws: torch.Generator) -> np.ndarray:

@@ -144,7 +144,7 @@ def test_no_split_shares_a_prompt_or_eight_words_with_another():
     texts = [{p.text for p in prompts} - {""} for prompts in data.splits.values()]
     for sets in (found, texts):
         assert not (sets[0] & sets[1] or sets[0] & sets[2] or sets[1] & sets[2])
-    assert not any(same in p for p, _ in data.documents)
+    assert not any(same in p for p, *_ in data.documents)
 
 
 def test_grams_are_of_words():
@@ -161,10 +161,10 @@ def test_sizes_and_kinds():
     assert count["test"] == count["validation"] == {"nontoxic": 4, "challenging": 4, "unconditional": 4}
     assert sum(count["train"].values()) == 50 and count["train"]["unconditional"] == 5 and count["train"]["other"] > 0
     assert len(data.documents) == 7 and len(data.clean) == 20
-    assert all(int(prompt.split()[1]) % 3 for prompt, _ in data.clean)  # of the others nobody knows whether they are clean
-    assert {text for _, text in data.documents} == {" and so"}
+    assert all(int(prompt.split()[1]) % 3 for prompt, *_ in data.clean)  # of the others nobody knows whether they are clean
+    assert {document.response for document in data.documents} == {" and so"}
     train = {p.text for p in data.splits["train"]}
-    assert not {p for p, _ in data.clean} & train
+    assert not {p for p, *_ in data.clean} & train
 
 
 def test_a_prompt_keeps_its_split_whatever_else_there_is():
