@@ -73,7 +73,7 @@ def test_the_matrix_says_where_each_cell_stands(tmp_path):
     assert "--seeds 3 --fresh" in whole and "--method ppo" in whole
 
 
-def test_the_worlds_of_a_task_are_numbered_and_explained(tmp_path):
+def test_every_world_of_a_task_is_numbered_and_explained(tmp_path):
     for digits in ("0a", "1b"):
         scorers = {"reward": {"name": "words"}, "judge": {"name": "mine", "version": 1, "sha256": digits * 32}}
         identity = fake.identity("toxicity", "quark", 0, scorers=scorers)

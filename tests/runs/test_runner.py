@@ -223,7 +223,7 @@ def test_responses_that_cannot_be_scored_are_counted_and_degrade_the_run(tmp_pat
     samples = pd.read_parquet(cell.path / "samples" / "final.parquet")
     assert samples.judge.isna().sum() == 8
     by_prompt = prompt_scores(cell.path)
-    assert sum(by_prompt.n_scored) == 12
+    assert sum(by_prompt.n_scored) == 14
     means = samples.groupby("prompt_id").judge.mean()  # NaN where neither of two responses could be scored
     assert [v is None for v in by_prompt.values["judge"]] == means.isna().tolist()
     assert judge.value == pytest.approx(samples.groupby("prompt_id").judge.mean().mean())
