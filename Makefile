@@ -12,7 +12,7 @@ check:  ## style, format, spelling and types
 	mypy
 	lint-imports
 
-test:  ## the test suite: offline, on a CPU, about six minutes
+test:  ## the test suite: offline, on a CPU, about seven minutes
 	pytest
 
 test-all:  ## the test suite with its slow tests: simulated studies, thousands of texts for every scorer
