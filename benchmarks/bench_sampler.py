@@ -14,6 +14,7 @@ from harness.core.types import Decoding, Prompts
 from harness.policy.sampler import sample
 
 CORES = os.cpu_count() or 1
+FEW = 3  # pairs of a job that takes minutes
 USUAL: dict[str, Any] = {
     "model": micro, "prompts": sized(64, 8), "n": 1, "steps": sized(24, 4), "log_odds": NEVER_ENDS, "top_p": 1.0,
 }  # fmt: skip
@@ -25,7 +26,7 @@ WORKLOADS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "sampler, micro, 64 x 25, top-p 0.9, ends at 5 % a token": (
         USUAL | {"n": sized(25, 2), "log_odds": ENDS_AT_5_PERCENT, "top_p": 0.9}, {"rounds": 9, "note": BOUND}
     ),
-    "sampler, SmolLM2-135M, 16 x 25, 20 tokens, top-p 0.9": (LARGE, {"warm": False, "threads": CORES}),
+    "sampler, SmolLM2-135M, 16 x 25, 20 tokens, top-p 0.9": (LARGE, {"warm": False, "threads": CORES, "rounds": FEW}),
 }  # fmt: skip
 
 
@@ -69,7 +70,7 @@ def test_sampler_in_bfloat16_against_generate_in_float32(workload):
     policy.precision = torch.bfloat16
     name = "sampler, SmolLM2-135M in bfloat16, 16 x 25, 20 tokens, top-p 0.9"
     sides = {"sample": sampler(policy, prompts, LARGE), "generate in float32": theirs}
-    workload(name, "sampling", sides, warm=False, threads=CORES)
+    workload(name, "sampling", sides, warm=False, threads=CORES, rounds=FEW)
 
 
 TOGETHER, STEPS = sized(8, 2), sized(6, 2)
@@ -93,5 +94,6 @@ def test_base_responses_of_several_prompts_at_once(workload):
     sides = {"8 prompts at once": lambda: draw(TOGETHER), "one prompt at a time": lambda: draw(1)}
     workload(
         "base responses, SmolLM2-135M, 8 prompts x 64, 6 tokens", "sampling", sides, work=work, warm=False, threads=CORES,
+        rounds=FEW,
         note="64 rows keep a processor's matrix products nearly as busy as 512; what is saved is reading the weights",
     )  # fmt: skip
