@@ -23,6 +23,11 @@ def check(name: str, options: dict[str, Any]) -> None:
         built(name, options)
 
 
+def known_options(name: str, options: dict[str, Any]) -> None:
+    """Check the names of a scorer's options without building it; raises BadSetting if one is unknown or missing."""
+    _with_options(name, options)
+
+
 def built(name: str, options: dict[str, Any]) -> Any:
     """Build a guarded scorer from its options, where `kind` names its class and `timeout` limits a call (seconds).
 
