@@ -45,9 +45,7 @@ class Trial(NamedTuple):
 
 def chosen(group: StudyGroup, entries: list[Entry]) -> Entry | None:
     """Select one of the entries of a method by the rule; None if no entry has both a judge score and a KL."""
-    frontiers = [run.summary.frontier for entry in entries for run in entry.runs if run.summary]
-    cap = min((f.kl_cap for f in frontiers if f and f.kl_cap), default=inf)
-    found = [trial for entry in entries if (trial := _trial(group, entry, cap)) is not None]
+    found = [trial for entry in entries if (trial := at_cap(group, entry, cap_of(entries))) is not None]
     if not found:
         return None
     best, prompts = max(found, key=lambda trial: trial.judge), PromptTerms()
@@ -55,7 +53,14 @@ def chosen(group: StudyGroup, entries: list[Entry]) -> Entry | None:
     return min(tied, key=lambda trial: trial.kl).entry
 
 
-def _trial(group: StudyGroup, entry: Entry, cap: float) -> Trial | None:
+def cap_of(entries: list[Entry]) -> float:
+    """The KL cap of the task that these entries are of, nats; infinity if no record has one."""
+    frontiers = [run.summary.frontier for entry in entries for run in entry.runs if run.summary]
+    return min((f.kl_cap for f in frontiers if f and f.kl_cap), default=inf)
+
+
+def at_cap(group: StudyGroup, entry: Entry, cap: float) -> Trial | None:
+    """An entry at the cap, beyond it as a mixture with the base policy; None without a judge score and a KL."""
     judge, kl = (group.estimate(entry, BY_KEY[key]).interval for key in ("judge", "kl"))
     bases = [value for run in counted(entry) if (value := measure(run, "judge", "base").value) is not None]
     if judge is None or kl is None or not bases:
