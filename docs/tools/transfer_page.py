@@ -40,7 +40,7 @@ knob. A command writes this page from the records:
 
 *Judge at the cap* is the held-out judge's score at the task's KL cap; beyond it that of a mixture with the base policy, whose
 KL is at most the cap. *Efficiency* is the least KL that any policy needs for the reward, over the KL. The correlation is
-Spearman's; its 95 % interval is over methods (Bonett and Wright 2000, Psychometrika 65), and the error of each number lowers it.
+Spearman's; its 95 % interval is over methods (Bonett and Wright 2000, Psychometrika 65). Errors of the numbers lower it.
 
 """
 FEW = f"{MISSING}: fewer than {FEWEST} methods with both numbers, or all equal.\n\n"
@@ -142,20 +142,22 @@ def pairs(toy: Study, real: Study) -> list[tuple[StudyGroup, StudyGroup]]:
 def page(found: list[tuple[StudyGroup, StudyGroup]], command: str, picture: str | None) -> str:
     """The whole page as Markdown."""
     models = sorted({str(real.world.get("model", {}).get("name") or real.preset) for _, real in found})
-    shown = [f"![The judge's score at the cap on both models, a mark a method]({picture})\n"] if picture else []
+    shown = [f"![Ranks of the methods by the judge at the cap on both models]({picture})\n"] if picture else []
     head = HEAD.format(real=plain(", ".join(models)), command=command)
     return "\n".join([head, *shown, *(section(toy, real) for toy, real in found)])
 
 
 def draw(found: list[tuple[StudyGroup, StudyGroup]], path: Path) -> None:
-    """Draw each task's methods by the judge's score at the cap on both models; raises Unwritable."""
+    """Draw each task's ranks by the judge's score at the cap on both models, a line a method; raises Unwritable."""
     import matplotlib
     from matplotlib.figure import Figure
 
+    ranked = [(toy.task, placed(QUANTITIES[0], toy, real)) for toy, real in found]
     with matplotlib.style.context(["default", STYLE]):
-        figure = Figure(figsize=(4.6 * len(found), 4.2), layout="constrained")
-        for axes, (toy, real) in zip(figure.subplots(1, len(found), squeeze=False)[0], found, strict=True):
-            _panel(axes, toy.task, placed(QUANTITIES[0], toy, real))
+        height = 0.8 + 0.2 * max(len(methods) for _, methods in ranked)
+        figure = Figure(figsize=(5.6 * len(found), height), layout="constrained")
+        for axes, (task, methods) in zip(figure.subplots(1, len(found), squeeze=False)[0], ranked, strict=True):
+            _panel(axes, task, methods)
         content = save_small(figure)
     try:
         path.write_bytes(content)
@@ -164,12 +166,17 @@ def draw(found: list[tuple[StudyGroup, StudyGroup]], path: Path) -> None:
 
 
 def _panel(axes: Any, task: str, found: list[Placed]) -> None:
-    axes.set_title(plain(task))
-    axes.set_xlabel("judge at the cap, micro world")
-    axes.set_ylabel("judge at the cap, pretrained model")
-    axes.scatter([p.toy for p in found], [p.real for p in found], s=18)
-    for p in found:
-        axes.annotate(p.method, (p.toy, p.real), xytext=(4, 3), textcoords="offset points", fontsize=7)
+    axes.set_title(f"{plain(task)}: rank by the judge at the cap")
+    axes.set(xlim=(-0.9, 1.9), ylim=(len(found) + 0.7, -0.6))
+    axes.axis("off")
+    for x, words, side in ((0, "micro world", "right"), (1, "pretrained model", "left")):
+        axes.text(x, -0.1, words, ha=side, fontsize=8, fontweight="bold")
+    for place, p in enumerate(sorted(found, key=lambda p: p.ranks[0]), 1):
+        there = sorted(found, key=lambda p: p.ranks[1]).index(p) + 1  # ties side by side, not on one line
+        strong = abs(p.apart) > len(found) / 4
+        axes.plot([0.03, 0.97], [place, there], color="C0" if strong else "0.6", lw=1.6 if strong else 0.9, marker="o", ms=3)
+        axes.text(0, place, f"{p.method}  {number(p.toy, '.3f')}", ha="right", va="center", fontsize=8)
+        axes.text(1, there, f"{number(p.real, '.3f')}  {p.method}", ha="left", va="center", fontsize=8)
 
 
 def _study(folders: list[Path]) -> Study:

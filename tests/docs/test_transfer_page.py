@@ -33,9 +33,7 @@ def test_the_correlation_of_the_ranks_by_hand(tmp_path):
     assert next(p.toy for p in found if p.method == "npo") == pytest.approx(0.725)
     rho, low, high = transfer_page.correlation(found)
     assert rho == pytest.approx(0.8)
-    assert (low, high) == pytest.approx(
-        (-0.457, 0.991), abs=0.001
-    )  # atanh .8 = 1.0986; 1.96 sqrt(1.32 / 2) = 1.592; tanh of the ends
+    assert (low, high) == pytest.approx((-0.457, 0.991), abs=0.001)  # tanh(1.0986 -+ 1.96 sqrt(1.32 / 2))
 
 
 def test_too_few_methods_or_no_spread_give_no_correlation(tmp_path):
