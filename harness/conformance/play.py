@@ -89,6 +89,10 @@ class WatchedTrial(Trial):
         self._look_at(rollout)
         return super().reward(rollout)
 
+    def gradient(self) -> Tensor:
+        """The clipped gradient of the last update: -> [number of trained weights that it reached]."""
+        return torch.cat([p.grad.flatten() for p in self._trained() if p.grad is not None])
+
     def _look_at(self, rollout: Rollout) -> None:
         self.largest_token = max(self.largest_token, int(rollout.response.max()))
 
@@ -159,7 +163,8 @@ def play(
 ) -> Outcome:
     """Run a method to its budget, killed and resumed after the given updates, inside the context `watch`.
 
-    `plain` removes padding and EOS; `setup` and `precision` say how the policy is trained. With `recorded=False` no final responses are sampled and the record is empty.
+    `plain` removes padding and EOS. `setup` and `precision` say how the policy is trained. With
+    `recorded=False` no final responses are sampled and the record is empty.
     """
     settings, budget = settings or subject.settings(), budget or Budget(updates=UPDATES)
     task, base = ToyTask(ragged=not plain), subject.base(ends=not plain)

@@ -164,12 +164,15 @@ def read(folder: Path, base: Any) -> Any:
     with refusing(f"cannot read the adapter in {folder}", "copy it again"):
         from safetensors.torch import load_file
 
-        config = read_json(folder / CONFIG)
-        attach(model, Lora(int(config["r"]), float(config["lora_alpha"])))
+        config, found = read_json(folder / CONFIG), load_file(folder / WEIGHTS)
+        ranks = {len(weight) for name, weight in found.items() if ".lora_A." in name}
+        if ranks != {config["r"]}:  # before a matrix of that size is made
+            raise BadData(f"the adapter in {folder} does not fit its base: its weights are not of rank {config['r']!r:.20}")
+        attach(model, Lora(config["r"], float(config["lora_alpha"])))
         if (folder / CONTROL).is_file():
             rows = load_file(folder / CONTROL)["control_rows"]
             append(model, rows.to(next(base.parameters()).device), frozen=True)
-        found, own = load_file(folder / WEIGHTS), _named(model)
+        own = _named(model)
     wrong = sorted(found.keys() ^ own.keys()) or [n for n in own if own[n].shape != found[n].shape]
     if wrong:
         raise BadData(f"the adapter in {folder} does not fit its base: {wrong[0]} is missing, unknown or of another shape")

@@ -84,7 +84,8 @@ def write_alpha(model: Any, folder: Path) -> None:
 def mapped(model: Any, change: Callable[[Any], Any]) -> Any:
     """A model with each of its own models changed: three of an ensemble, one of any other."""
     if isinstance(model, Ensemble):
-        return Ensemble(*(change(getattr(model, part)) for part in PARTS), model.alpha)
+        base, expert, anti_expert = (change(getattr(model, part)) for part in PARTS)
+        return Ensemble(base, expert, anti_expert, model.alpha)
     return change(model)
 
 
@@ -92,5 +93,6 @@ def read(folder: Path, one: Callable[[Path], Any]) -> Any:
     """The model that a policy's folder holds, plain or an ensemble, each model read by `one`."""
     if (folder / "ensemble.json").is_file():
         alpha = float(read_json(folder / "ensemble.json")["alpha"])
-        return Ensemble(*(one(folder / part) for part in PARTS), alpha)
+        base, expert, anti_expert = (one(folder / part) for part in PARTS)
+        return Ensemble(base, expert, anti_expert, alpha)
     return one(folder)
