@@ -153,8 +153,8 @@ class Policy(nn.Module):
     def _logits(self, states: Tensor, real: Tensor | None, shape: torch.Size) -> Tensor:
         """The logits of states at the positions of response tokens: [n, D], [n] or None for all -> [B, R, V]."""
         weight = self.model.get_output_embeddings().weight
-        if weight.dtype == self.precision == torch.float32:
-            return logits_of(states, weight, self.vocab_size, real, shape)
+        if weight.dtype == torch.float32:
+            return logits_of(states, weight, self.vocab_size, real, shape, self.precision)
         with self.computing():
             found = F.linear(states.to(weight.dtype), weight[: self.vocab_size]).float()
         return attach(unpacked(found, real, shape), Shared(real))
