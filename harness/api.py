@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from harness.core.types import Task as Task
     from harness.measure import metrics as metrics
     from harness.measure.frontier import best_of_n_kl as best_of_n_kl
-    from harness.policy.ensemble import Ensemble as Ensemble
     from harness.policy.logprobs import entropy as entropy
     from harness.policy.logprobs import kl as kl
     from harness.policy.logprobs import log_not as log_not
@@ -51,6 +50,7 @@ if TYPE_CHECKING:
     from harness.policy.logprobs import masked_sum as masked_sum
     from harness.policy.logprobs import said_before as said_before
     from harness.policy.logprobs import token_logprobs as token_logprobs
+    from harness.policy.models.ensemble import Ensemble as Ensemble
     from harness.policy.policy import Policy as Policy
     from harness.policy.policy import tokens_of as tokens_of
     from harness.policy.sampler import sample as sample
@@ -76,7 +76,7 @@ NAMES = {
         "Rollout", "Scorer", "Settings", "Task",
     ),
     "measure.frontier": ("best_of_n_kl",),
-    "policy.ensemble": ("Ensemble",),
+    "policy.models.ensemble": ("Ensemble",),
     "policy.logprobs": ("entropy", "kl", "log_not", "log_nots", "masked_mean", "masked_sum", "said_before", "token_logprobs"),
     "policy.policy": ("Policy", "tokens_of"),
     "policy.sampler": ("sample",),

@@ -18,6 +18,7 @@ from torch import Tensor
 from harness.core.errors import BadScorer, BenchError, MissingPrerequisite, RunFailed, UnknownName, one_line
 from harness.core.types import Rollout, Settings
 from harness.measure.evaluator import divergence
+from harness.policy.models.setup import Setup
 from harness.policy.policy import Policy
 from harness.policy.sampler import sample
 from harness.training import contract
@@ -88,6 +89,10 @@ class WatchedTrial(Trial):
         self._look_at(rollout)
         return super().reward(rollout)
 
+    def gradient(self) -> Tensor:
+        """The clipped gradient of the last update: -> [number of trained weights that it reached]."""
+        return torch.cat([p.grad.flatten() for p in self._trained() if p.grad is not None])
+
     def _look_at(self, rollout: Rollout) -> None:
         self.largest_token = max(self.largest_token, int(rollout.response.max()))
 
@@ -151,24 +156,30 @@ def play(
     budget: Budget | None = None,
     killed_after: tuple[int, ...] = (),
     plain: bool = False,
+    setup: Setup | None = None,
+    precision: torch.dtype = torch.float32,
     watch: Callable[[], AbstractContextManager[Any]] = nullcontext,
     recorded: bool = True,
 ) -> Outcome:
     """Run a method to its budget, killed and resumed after the given updates, inside the context `watch`.
 
-    `plain` removes padding and EOS. With `recorded=False` no final responses are sampled and the record is empty.
+    `plain` removes padding and EOS. `setup` and `precision` say how the policy is trained. With
+    `recorded=False` no final responses are sampled and the record is empty.
     """
     settings, budget = settings or subject.settings(), budget or Budget(updates=UPDATES)
     task, base = ToyTask(ragged=not plain), subject.base(ends=not plain)
+    if setup is not None:
+        base = base.copy().requires_grad_(setup.lora is None)
+        base.setup, base.precision = setup, precision
     options: dict[str, Any] = {"seed": seed, "budget": budget, "lr": getattr(settings, "lr", None)}
-    trial = WatchedTrial(base.copy(), base.frozen_copy(), task, **options)
+    trial = WatchedTrial(base.copy().requires_grad_(True), base.frozen_copy(), task, **options)
     rows: list[dict[str, float]] = []
     for stop in (*killed_after, None):
         with watch():
             rows += _drive(partial(subject.kind, settings), trial, stop, subject.name or subject.kind.__name__)
         if stop is not None:
-            policy, state = through_disk(trial)
-            trial = WatchedTrial(policy, base.frozen_copy(), task, state=state, **options)
+            policy, state = through_disk(trial, base)
+            trial = WatchedTrial(policy.like(base), base.frozen_copy(), task, state=state, **options)
     if not recorded:
         return Outcome(trial, base, len(rows), {})
     record = {f"update {i + 1}": repr(row) for i, row in enumerate(rows)}
@@ -204,12 +215,12 @@ def _drive(make: Callable[[], Any], trial: WatchedTrial, stop: int | None, name:
     return rows
 
 
-def through_disk(trial: Trial) -> tuple[Policy, dict[str, Any]]:
+def through_disk(trial: Trial, base: Policy | None = None) -> tuple[Policy, dict[str, Any]]:
     """The policy and the state of a trial after a checkpoint is written to disk and loaded again."""
     with tempfile.TemporaryDirectory() as folder:
         trial.policy.save(Path(folder))
         torch.save(trial.state_dict(), Path(folder) / "state.pt")
-        return Policy.load(Path(folder)), torch.load(Path(folder) / "state.pt", weights_only=True)
+        return Policy.load(Path(folder), base=base), torch.load(Path(folder) / "state.pt", weights_only=True)
 
 
 def digest(policy: Policy) -> str:

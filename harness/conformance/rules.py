@@ -31,6 +31,7 @@ from harness.training.trial import Budget
 
 from .play import LONG, UPDATES, Check, Subject, _disturb, _watched, applied, difference, digest, play
 from .sandbox import no_bars, no_network, own_randomness
+from .setups import every_setup
 from .toy import PROMPTS, VOCAB, ToyTask, toy_policy
 
 KILLED_AFTER = (2, 3)  # updates; at the second kill the state has already been resumed once
@@ -302,6 +303,11 @@ RULES = (  # the first is a precondition of the others
     Rule("control tokens", f"none is ever sampled: ids below {VOCAB}", control),
     Rule("resume", "a killed and resumed run equals an uninterrupted one, bit for bit", resume),
     Rule("base weights", "the reference and the base policy are unchanged", untouched),
+    Rule(
+        "setups",
+        "micro-batches give the gradient of the whole batch; LoRA, bfloat16, checkpointing train and resume",
+        every_setup,
+    ),
     Rule("base returns", f"strong regularisation: KL(policy || base) < {CLOSE} nats", base_returns),
     Rule("reward rises", "on an easy task, by over 3 standard errors and 10% of the distance to 1", reward_rises),
 )

@@ -5,12 +5,10 @@ Settings are plain data; nothing here imports torch.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from datetime import date, time
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
@@ -21,7 +19,8 @@ from pydantic_core import PydanticCustomError
 
 from . import registry
 from .errors import BadSetting, EmptySelection, MissingPrerequisite, UnknownName, cut, one_line
-from .types import Decoding, Settings
+from .text import toml
+from .types import Decoding, LoraSettings, Settings
 
 MAX_SEED = 2**32 - 1  # the largest seed that every random generator accepts
 
@@ -35,6 +34,9 @@ class ModelSettings(Settings):
         "float32", description="precision of forward passes, auto by the hardware; weights stay float32"
     )
     device: str = Field("auto", description="device: auto, cpu, cuda, mps")
+    micro_batch: int = Field(0, ge=0, description="sequences of a training pass held at once; 0 holds the whole batch")
+    checkpointing: bool = Field(False, description="gradient checkpointing: activations are recomputed layer by layer")
+    lora: LoraSettings = Field(LoraSettings(), description="low-rank adapters instead of training all weights")
 
 
 class DataSettings(Settings):
@@ -433,16 +435,3 @@ def parse_grid(item: str) -> tuple[str, list[Any]]:
 def overrides(settings: dict[str, Any]) -> list[str]:
     """Settings as arguments of `--set`, `key=value` with TOML values."""
     return [f"{k}={toml(v)}" for k, v in settings.items()]
-
-
-def toml(value: Any) -> str:
-    """A value in TOML syntax."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{toml(str(k))} = {toml(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(toml, value)) + "]"
-    if isinstance(value, date | time):
-        return value.isoformat()
-    if isinstance(value, str):  # as in JSON, but TOML has no surrogate pairs, and DEL must be escaped
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return json.dumps(value) if isinstance(value, bool) else repr(value)

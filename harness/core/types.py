@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 if TYPE_CHECKING:
     import torch
@@ -133,6 +133,20 @@ class Decoding(Settings):
     temperature: float = Field(1.0, ge=0, description="sampling temperature; 0 is greedy")
     top_k: int = Field(0, ge=0, description="tokens kept by top-k; 0 keeps all")
     top_p: float = Field(1.0, gt=0, le=1, description="probability mass kept by top-p; 1 keeps all")
+
+
+class LoraSettings(Settings):
+    """Low-rank adapters (LoRA, Hu et al. 2021, arXiv:2106.09685, section 4.1): W + alpha / rank * B A, with W frozen."""
+
+    rank: int = Field(0, ge=0, description="rank of the adapters; 0 trains all weights")
+    alpha: float | None = Field(None, gt=0, description="alpha, scale of the adapters times their rank [twice the rank]")
+    merge: bool = Field(False, description="save the final policy as whole weights, not as an adapter beside its base")
+
+    @model_validator(mode="after")
+    def _of_an_adapter(self) -> LoraSettings:
+        if not self.rank and (self.alpha is not None or self.merge):
+            raise ValueError("alpha and merge go with a rank of 1 or more")
+        return self
 
 
 class Knob(NamedTuple):

@@ -19,7 +19,7 @@ from harness.core.hashing import WEIGHTS, check_files, folder_identity, matching
 
 from .configs import text_config, vocabulary
 from .tokenizers import read_tokenizer
-from .weights import read_model
+from .weights import read_model, refuse_adapter
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +46,7 @@ def load_model(
     from .policy import Policy
 
     folder = find_model(where, offline=offline, revision=revision)
+    refuse_adapter(folder)
     _check_plain(folder)
     check_files(folder)
     tokenizer = read_tokenizer(folder)

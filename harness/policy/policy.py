@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +14,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.core.errors import RunFailed, refusing
+from harness.core.errors import BadData, BadSetting, RunFailed, refusing
 from harness.core.files import read_json
 from harness.core.types import DeployedPolicy, Prompts, Rollout
 
-from . import caches, configs, ensemble
+from . import caches, configs
 from .logprobs.blocks import STATES
 from .logprobs.families import family_of
 from .logprobs.head import logits_of
 from .logprobs.packed import Packed, packed, real_positions, unpacked
+from .logprobs.rows import after, aligned, by_length, insert, prepend
 from .logprobs.terms import Shared, attach
+from .models import adapters, ensemble
+from .models.setup import Setup, in_parts, recomputed_layers
+from .weights import read_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -30,9 +35,6 @@ if TYPE_CHECKING:
 
 
 PLAIN_HEADS = ("GPT2LMHeadModel", "LlamaForCausalLM")
-GROUP = 16  # rows that are read together at least; fewer lose more to overhead than they save in padding
-
-MOST_GROUPS = 4
 
 
 class Policy(nn.Module):
@@ -44,7 +46,8 @@ class Policy(nn.Module):
     with the weights. Any of `ends` ends a response; `eos`, the first of them, pads it.
 
     `precision` is the data type of a forward pass. If it is narrower than the weights, passes run under autocast and the
-    weights stay in float32, because a step of 1e-5 is lost in a bfloat16 weight.
+    weights stay in float32, because a step of 1e-5 is lost in a bfloat16 weight. `setup` says how it is trained: under LoRA
+    the weights are frozen and shared by all copies, and `requires_grad_` gives a copy an adapter of its own to train.
     """
 
     def __init__(
@@ -62,7 +65,7 @@ class Policy(nn.Module):
         self.model: Any = fused_activations(without_dropout(model))  # Any: nn.Module types every attribute as Tensor or Module
         self.bos, self.eos = bos, eos
         self.ends: tuple[int, ...] = (eos, *(end for end in ends if end != eos))
-        self.precision = torch.float32
+        self.precision, self.setup = torch.float32, Setup()
         self.tokenizer = tokenizer  # saved with the weights; passes read and give token ids
         self.vocab_size: int = configs.vocabulary(model) - num_control
         self.num_control, self.prefix = num_control, prefix
@@ -84,11 +87,31 @@ class Policy(nn.Module):
         """D, the size of the hidden states that the output head reads."""
         return int(self.model.get_output_embeddings().weight.shape[1])
 
-    def computing(self) -> AbstractContextManager[Any]:
-        """The context of a forward pass: autocast if the precision is narrower than the weights."""
-        if self.precision == torch.float32:
-            return nullcontext()
-        return torch.autocast(self.device.type, self.precision)
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """The context of a forward pass: autocast if the precision is narrower than the weights, layers recomputed if asked."""
+        narrow = self.precision != torch.float32
+        with (
+            torch.autocast(self.device.type, self.precision) if narrow else nullcontext(),
+            recomputed_layers(self.model) if self.setup.checkpointing and self.trains else nullcontext(),
+        ):
+            yield
+
+    @property
+    def trains(self) -> bool:
+        """Whether a pass now is one that a gradient will follow."""
+        return torch.is_grad_enabled() and any(p.requires_grad for p in self.model.parameters())
+
+    def requires_grad_(self, requires_grad: bool = True) -> Policy:
+        """Train the weights or freeze them; under LoRA those of the adapter, which a policy without one gets here."""
+        lora = self.setup.lora
+        if lora is None or not requires_grad:
+            return super().requires_grad_(requires_grad)
+        if not adapters.attached(self.model):
+            adapters.attach(self.model, lora)
+        for weight in adapters.trained(self.model):
+            weight.requires_grad_(True)
+        return self
 
     @property
     def passes(self) -> int:
@@ -130,8 +153,8 @@ class Policy(nn.Module):
     def _logits(self, states: Tensor, real: Tensor | None, shape: torch.Size) -> Tensor:
         """The logits of states at the positions of response tokens: [n, D], [n] or None for all -> [B, R, V]."""
         weight = self.model.get_output_embeddings().weight
-        if weight.dtype == self.precision == torch.float32:
-            return logits_of(states, weight, self.vocab_size, real, shape)
+        if weight.dtype == torch.float32:
+            return logits_of(states, weight, self.vocab_size, real, shape, self.precision)
         with self.computing():
             found = F.linear(states.to(weight.dtype), weight[: self.vocab_size]).float()
         return attach(unpacked(found, real, shape), Shared(real))
@@ -148,8 +171,21 @@ class Policy(nn.Module):
     def _read(self, rollout: Rollout, states: bool) -> tuple[Tensor, Tensor]:
         self.count(tokens_of(rollout) * self.passes)
         if self.plain_head:  # then only states are moved to their response token, not logits of the whole vocabulary
-            shape, (read, real) = rollout.response.shape, self._read_states(rollout)
-            return self._logits(read, real, shape), unpacked(read, real, shape) if states else read
+            shape, (found, real) = rollout.response.shape, self._read_states(rollout)
+            return self._logits(found, real, shape), unpacked(found, real, shape) if states else found
+        logits, *read = self._by_rows(partial(self._own_logits, states=states), rollout)
+        return logits, read[0] if states else logits
+
+    def _by_rows(self, read: Callable[[Rollout], tuple[Tensor, ...]], rollout: Rollout) -> tuple[Tensor, ...]:
+        """What is read of a batch, in micro-batches if a gradient will follow and the setup asks for them."""
+        size, rows = self.setup.micro_batch, torch.arange(len(rollout.response), device=rollout.response.device)
+        if not 0 < size < len(rows) or not self.trains:
+            return read(rollout)
+        parts = in_parts(lambda first, last: read(rollout.rows(rows[first:last])), len(rows), size)
+        return tuple(map(torch.cat, zip(*parts, strict=True)))
+
+    def _own_logits(self, rollout: Rollout, states: bool) -> tuple[Tensor, ...]:
+        """The logits [B, R, V], and the last hidden states if asked, by the model's own forward."""
         tokens, start = aligned(rollout)
         skipped = int(start.min())  # positions that predict no response token in any row
         keep = tokens.shape[1] - skipped
@@ -157,24 +193,30 @@ class Policy(nn.Module):
         with self.computing():
             out = caches.call(self.model, input_ids=tokens, logits_to_keep=keep, use_cache=False, **inputs)
         logits = after(out.logits[:, -keep:, : self.vocab_size], start - skipped, rollout)
-        return logits, after(out.hidden_states[-1], start, rollout) if states else logits
+        return (logits, after(out.hidden_states[-1], start, rollout)) if states else (logits,)
 
     def _states(self, rollout: Rollout) -> Tensor:
         """The last hidden states, float32, of any model: [B, R] -> [B, R, D]."""
-        return unpacked(*self._read_states(rollout), rollout.response.shape) if self.plain_head else self._own_states(rollout)
+        if not self.plain_head:
+            return self._by_rows(lambda part: (self._own_states(part),), rollout)[0]
+        return unpacked(*self._read_states(rollout), rollout.response.shape)
 
     def _read_states(self, rollout: Rollout) -> tuple[Tensor, Tensor | None]:
         """The last hidden states at the positions of response tokens, and those: [B, R] -> [n, D], [n] or None for all."""
+        (found,) = self._by_rows(lambda part: (self._states_read(part),), rollout)  # those of a row follow the row before
+        return found, self._real(rollout.response_mask)
+
+    def _states_read(self, rollout: Rollout) -> Tensor:
         if (direct := self._direct()) is not None:
-            batch = packed(rollout)
-            return direct(self.model, batch), batch.real
+            return direct(self.model, packed(rollout))
         real, states = self._real(rollout.response_mask), self._own_states(rollout).flatten(0, 1)
-        return (states if real is None else states.index_select(0, real)), real
+        return states if real is None else states.index_select(0, real)
 
     def _direct(self) -> Callable[[Any, Packed], Tensor] | None:
         """The arithmetic that reads packed tokens, None where the model's own forward is read."""
         wide = self.precision == next(self.model.parameters()).dtype == torch.float32
-        family = family_of(self.model) if wide and self.device.type == "cpu" else None
+        own = not wide or self.device.type != "cpu" or (self.setup.checkpointing and self.trains)
+        family = None if own else family_of(self.model)
         return None if family is None else STATES[family]
 
     def _own_states(self, rollout: Rollout) -> Tensor:
@@ -231,17 +273,15 @@ class Policy(nn.Module):
         if self.num_control == 0:
             self.tokenizer = naming(self.tokenizer, self.vocab_size, n)
             old = self.model.get_input_embeddings().weight.detach().clone()
-            self.model.resize_token_embeddings(self.vocab_size + n, mean_resizing=False)
-            noise = torch.randn(n, old.shape[1], generator=rng).to(old)
-            with torch.no_grad():
-                # where the tables are not tied these rows are never read: 0, for the same bytes from the same seed
-                self.model.get_output_embeddings().weight[self.vocab_size :] = 0
-                self.model.get_input_embeddings().weight[self.vocab_size :] = old.mean(0) + noise * spread * old.std(0)
+            rows = old.mean(0) + torch.randn(n, old.shape[1], generator=rng).to(old) * spread * old.std(0)
+            adapters.append(self.model, rows, frozen=adapters.attached(self.model))
             self.num_control = n
         return ids.to(self.device)
 
     def reset(self, rng: torch.Generator) -> None:
-        """Draw new weights by the model's own initialisation; the generator decides them."""
+        """Draw new weights by the model's own initialisation; the generator decides them. Raises BadSetting under LoRA."""
+        if self.setup.lora is not None:
+            raise BadSetting(adapters.FROM_SCRATCH)
         seed = int(torch.randint(2**62, (), generator=rng))
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
@@ -252,19 +292,20 @@ class Policy(nn.Module):
         """A policy with another model of the same vocabulary, whose passes are charged to the same trial."""
         same: dict[str, Any] = {"num_control": self.num_control, "prefix": self.prefix, "tokenizer": self.tokenizer}
         twin = Policy(model, bos=self.bos, eos=self.eos, ends=self.ends, **same)  # type: ignore[arg-type]
-        twin.on_forward, twin.precision = self.on_forward, self.precision
+        twin.on_forward, twin.precision, twin.setup = self.on_forward, self.precision, self.setup
         return twin
 
     def like(self, base: Policy) -> Policy:
-        """This policy with the device, the precision and the tokenizer of its base, which `load` does not know."""
-        self.precision, self.tokenizer = base.precision, naming(base.tokenizer, self.vocab_size, self.num_control)
+        """This policy with the device, the precision, the setup and the tokenizer of its base, which `load` does not know."""
+        self.precision, self.setup = base.precision, base.setup
+        self.tokenizer = naming(base.tokenizer, self.vocab_size, self.num_control)
         return self.to(base.device)
 
     def copy(self) -> Policy:
-        """A copy with its own weights, whose passes are charged to no trial."""
+        """A copy with its own weights, under LoRA with its own adapter, whose passes are charged to no trial."""
         shared = self.on_forward, self.tokenizer
         self.on_forward = self.tokenizer = None
-        twin = copy.deepcopy(self).eval()
+        twin = copy.deepcopy(self, adapters.sharing(self.model) if self.setup.lora is not None else {}).eval()
         self.on_forward, self.tokenizer = shared
         twin.tokenizer = self.tokenizer
         return twin
@@ -276,17 +317,30 @@ class Policy(nn.Module):
     def save(self, folder: Path) -> None:
         """Write a complete Hugging Face folder (one for each model of an ensemble) and `policy.json` with prefix and ends.
 
-        The tokenizer, if there is one, has the control tokens as special tokens.
+        Of a model with an adapter only that is written, and the name and sha256 of its base. The tokenizer, if there is one,
+        has the control tokens as special tokens.
         """
         parts = ensemble.folders(self.model, folder)
-        for model in parts.values():
-            model.generation_config = self._generation()
-        self.model.save_pretrained(folder)
+        adapted = any(map(adapters.attached, parts.values()))
+        if adapted:
+            adapters.save_all(parts, self.setup.base.get("name", ""))
+            ensemble.write_alpha(self.model, folder)
+        else:
+            for model in parts.values():
+                model.generation_config = self._generation()
+            self.model.save_pretrained(folder)
         for part in {folder, *parts} if self.tokenizer is not None else ():
             self.tokenizer.save_pretrained(part)
         state = {"bos": self.bos, "eos": self.eos, "num_control": self.num_control, "prefix": list(self.prefix)}
         state |= {"ends": list(self.ends)} if len(self.ends) > 1 else {}
+        state |= {"base": dict(self.setup.base)} if adapted else {}
         (folder / "policy.json").write_text(json.dumps(state))
+
+    def published(self) -> Policy:
+        """The policy as a run leaves it: itself, or with whole weights where the setup merges adapters."""
+        if self.setup.lora is None or not self.setup.lora.merge:
+            return self
+        return self.around(ensemble.mapped(self.model, adapters.merged))
 
     def _generation(self) -> Any:
         """How others draw from the saved model: as it is measured, at temperature 1 over the vocabulary alone."""
@@ -302,18 +356,25 @@ class Policy(nn.Module):
         )  # fmt: skip
 
     @classmethod
-    def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> Policy:
-        """Read what `save` wrote, but for the tokenizer (see `like`); raises BadData where it cannot be read."""
+    def load(cls, folder: Path, dtype: torch.dtype = torch.float32, base: Policy | None = None) -> Policy:
+        """Read what `save` wrote, but for the tokenizer and the setup (see `like`); an adapter is put beside its base.
+
+        Raises BadData where it cannot be read, or is an adapter of another base than the one given.
+        """
         with refusing(f"no readable policy in {folder}", "copy the policy again"):
             state = read_json(folder / "policy.json")
             state |= {"prefix": tuple(state["prefix"]), "ends": tuple(state.get("ends", ()))}
-            return cls(ensemble.read(folder, dtype), **state)
+            known = state.pop("base", None)
+            if known is None:
+                return cls(ensemble.read(folder, partial(read_model, dtype=dtype)), **state)
+            if base is None or known.get("sha256") != base.setup.base.get("sha256"):
+                raise BadData(adapters.of_another_base(folder, known, None if base is None else base.setup.base))
+            return cls(ensemble.read(folder, partial(adapters.read, base=base.model)), **state)
 
     def count(self, tokens: int) -> None:
         """Tell whoever watches of a forward pass over so many tokens."""
         if self.on_forward is not None:
-            trained = torch.is_grad_enabled() and any(p.requires_grad for p in self.model.parameters())
-            self.on_forward(tokens, trained)
+            self.on_forward(tokens, self.trains)
 
 
 def naming(tokenizer: Any, vocab_size: int, num_control: int) -> Any:
@@ -343,72 +404,9 @@ def positions(mask: Tensor) -> Tensor:
     return (mask.long().cumsum(1) - 1).clamp(min=0)
 
 
-def aligned(rollout: Rollout) -> tuple[Tensor, Tensor]:
-    """Rows that begin at their first real token, cut after the longest: -> [B, T], and where each prompt ends [B].
-
-    All padding is then at the end, where a causal model does not see it: no mask, no wasted columns, and positions that
-    are right without being told.
-    """
-    prompts, counts = rollout.prompts, rollout.response_mask
-    tokens = torch.cat([prompts.tokens, rollout.response], 1)
-    real = torch.cat([prompts.mask, counts], 1)
-    width = int((real.sum(1)).max()) - 1  # nothing is predicted from the last response token
-    first = prompts.mask.shape[1] - prompts.mask.sum(1)
-    columns = torch.arange(max(width, 1), device=tokens.device) + first[:, None]
-    return tokens.gather(1, columns.clamp(max=tokens.shape[1] - 1)), (prompts.mask.sum(1) - 1).clamp(min=0)
-
-
-def after(x: Tensor, start: Tensor, rollout: Rollout) -> Tensor:
-    """What stands at each row's start and after it, a row for each response token, in float32: [B, T, D] -> [B, R, D]."""
-    steps = torch.arange(rollout.response.shape[1], device=x.device)
-    at = (start[:, None] + steps).clamp(max=x.shape[1] - 1)
-    return x.gather(1, at[..., None].expand(-1, -1, x.shape[-1])).float()
-
-
-def by_length(rollout: Rollout) -> list[Tensor]:
-    """Rows in groups of similar length, so that little is padded: [B] -> ids of rows, a tensor a group."""
-    lengths = rollout.prompts.mask.sum(1) + rollout.response_mask.sum(1)
-    return list(lengths.argsort(stable=True).chunk(max(1, min(MOST_GROUPS, len(lengths) // GROUP))))
-
-
 def tokens_of(rollout: Rollout) -> int:
     """The number of unpadded tokens of prompts and responses, which a forward pass is charged for: [B, R] -> int."""
     return int(rollout.prompts.mask.sum() + rollout.response_mask.sum())
-
-
-def prepend(token: Tensor, prompts: Prompts, bos: int | None = None) -> Prompts:
-    """Put one token before each prompt, after its padding and after a BOS that opens it: [] or [B], [B, P] -> [B, P + 1]."""
-    first = (~prompts.mask).sum(1)  # counted, not searched for: an empty prompt has no first token
-    tokens = torch.cat([torch.zeros_like(prompts.tokens[:, :1]), prompts.tokens], 1)
-    mask = torch.cat([torch.zeros_like(prompts.mask[:, :1]), prompts.mask], 1)
-    rows = torch.arange(len(first), device=first.device)
-    mask[rows, first] = True
-    opening = (first + 1).clamp(max=prompts.mask.shape[1])
-    opened = (
-        mask[rows, opening] & (tokens[rows, opening] == bos) & (opening > first)
-        if bos is not None
-        else mask.new_zeros(len(first))
-    )
-    tokens[rows, first] = tokens[rows, opening].where(opened, token)
-    tokens[rows, opening] = torch.where(opened, token, tokens[rows, opening])
-    return Prompts(tokens, mask)
-
-
-def insert(control: Tensor, rollout: Rollout) -> tuple[Rollout, Tensor]:
-    """Put control[b, t] before response[b, t] where it is not -1: [B, R] -> rollout [B, R'], where each token went [B, R].
-
-    What is inserted is masked as the response is. Raises ValueError where a control token stands in the padding.
-    """
-    here = control >= 0
-    if (here & ~rollout.response_mask).any():
-        raise ValueError("a control token stands before the padding; expected it before a token of the response")
-    at = torch.arange(control.shape[1], device=control.device) + here.long().cumsum(1)
-    width = control.shape[1] + int(here.sum(1).max())
-    response = rollout.response.new_zeros(len(control), width).scatter(1, at, rollout.response)
-    mask = torch.zeros_like(response, dtype=torch.bool).scatter(1, at, rollout.response_mask)
-    rows, steps = here.nonzero(as_tuple=True)
-    response[rows, at[rows, steps] - 1], mask[rows, at[rows, steps] - 1] = control[rows, steps], True
-    return Rollout(rollout.prompts, response, mask), at
 
 
 def samples_itself(policy: Policy | DeployedPolicy) -> TypeIs[DeployedPolicy]:

@@ -31,6 +31,7 @@ CONSTANTS = re.compile(r"(^|\.)((attn|attention)\.(bias|masked_bias|causal_mask)
 def read_model(folder: Path, dtype: torch.dtype | None) -> Any:
     """The causal language model in a folder, in float32 unless told otherwise; raises BadData where there is none."""
     refuse_what_leads_away(folder)
+    refuse_adapter(folder)
     todo = "check its kind, or copy it again"
     with refusing(f"cannot load a causal language model from {folder}", todo), quietly():
         model, info = _from_pretrained(folder, dtype)
@@ -44,8 +45,15 @@ def refuse_what_leads_away(folder: Path) -> None:
         keys = json_keys(path) if path.is_file() else set()
         for key in LEADS_AWAY.keys() & keys:
             raise BadData(f"{path} {LEADS_AWAY[key]}")
+
+
+def refuse_adapter(folder: Path) -> None:
+    """Raise BadData where a folder holds an adapter, whose config names a base that transformers would follow."""
     if (folder / "adapter_config.json").is_file():
-        raise BadData(f"{folder} holds an adapter (adapter_config.json); expected whole weights: merge it into its base first")
+        raise BadData(
+            f"{folder} holds an adapter (adapter_config.json); expected whole weights: merge it into its base first "
+            f"(a run saves them with model.lora.merge=true)"
+        )
 
 
 def _from_pretrained(folder: Path, dtype: torch.dtype | None) -> tuple[Any, dict[str, Any]]:

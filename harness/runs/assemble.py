@@ -27,6 +27,8 @@ from harness.measure import base_responses as base_policy
 from harness.measure.evaluator import EVALUATION_VERSION, Evaluator
 from harness.measure.kept import KeptEvaluation
 from harness.policy.loading import LoadedModel, load_model
+from harness.policy.models.adapters import FROM_SCRATCH
+from harness.policy.models.setup import setup_of
 from harness.policy.policy import Policy, naming
 from harness.policy.tokenizers import read_tokenizer
 from harness.records.schema import SCHEMA_VERSION, Git, Provenance
@@ -39,7 +41,7 @@ from .progress import Progress
 from .session import Cell
 
 PACKAGES = ("torch", "transformers", "numpy", "tokenizers")
-EXTRAS = ("trl",)  # optional, but some methods compute their loss with it
+EXTRAS = ("trl", "peft")  # optional, but some methods compute their loss with the one, and adapters are the other's
 SAME_SCORER = (
     "the judge is the reward {name!r}; expected a scorer that no method trains on, or over-optimisation cannot show: choose "
     "another task.judge"
@@ -63,7 +65,9 @@ class Parts(NamedTuple):
 
 def check(settings: RunSettings, method: str) -> None:
     """Check a run's settings before anything is loaded; raises BadSetting or UnknownName if one is wrong."""
-    checked(registry.load("method", method).Settings, settings.method, "method")
+    of_method = checked(registry.load("method", method).Settings, settings.method, "method")
+    if settings.model.lora.rank and getattr(of_method, "start", "base") == "scratch":
+        raise BadSetting(FROM_SCRATCH)
     checked(Budget, settings.budget, "budget")
     checked(OptimizerSettings, settings.optimizer, "optimizer")
     used = {settings.task.reward, settings.task.judge}
@@ -91,6 +95,7 @@ def parts(settings: RunSettings, task_name: str, offline: bool = False, out: Pat
         model.policy.to(device(chosen.device))
         computed = precision(chosen.dtype, model.policy.device)
         model.policy.precision, model.policy.tokenizer = getattr(torch, computed.dtype), model.tokenizer
+        model.policy.setup = setup_of(chosen, model.policy.model, model.identity["sha256"])
         task = _task(settings, task_name, model, offline, out)
     micro = model.identity.get("name") == "policy" and settings.task.prompts == "micro"
     return Parts(model, task, micro, named.file_identity("task", task_name), computed)
@@ -252,7 +257,7 @@ def external_model(where: str, shared: Parts, offline: bool) -> tuple[Policy, di
 
     folder, base = Path(where), shared.model
     if (folder / "policy.json").is_file():
-        policy = Policy.load(folder)
+        policy = Policy.load(folder, base=base.policy)
         check_model(policy, folder)
         parts = [folder / "policy.json", *sorted(folder.glob("ensemble.json")), *sorted(folder.rglob("*.safetensors"))]
         files = [hashlib.sha256(path.read_bytes()).hexdigest() for path in parts]
@@ -340,7 +345,7 @@ def _cell(
     evaluation = settings.evaluation.model_dump(exclude={"batch_size", "select"}) | {"version": EVALUATION_VERSION}
     identity = {
         "schema": SCHEMA_VERSION, **measured, "evaluation": evaluation, "method": method, "seed": seed,
-        "budget": budget.model_dump(), "optimizer": optimizer.model_dump(),
+        "budget": budget.model_dump(), "optimizer": optimizer.model_dump(), **shared.model.policy.setup.identity(),
     }  # fmt: skip
 
     if settings.evaluation.select != checkpoint_rule.LAST:  # it decides which policy is deployed, not how it is measured

@@ -197,7 +197,7 @@ class Session:
         if self.chosen is None:
             raise RunFailed(f"evaluation.select={self.rule} found no point that the judge could score; look at the judge")
         if self.chosen.place == checkpoint_rule.KEPT:
-            return _load(self.store.kept_policy(self.chosen.update)).like(trial.reference)
+            return _load(self.store.kept_policy(self.chosen.update), trial.reference).like(trial.reference)
         return trial.deployed if self.chosen.place == checkpoint_rule.END else trial.reference
 
     def _trial(self) -> tuple[Trial, int]:
@@ -208,9 +208,9 @@ class Session:
         common: dict[str, Any] = {"seed": c.seed, "budget": c.budget, "lr": lr, "optimizer": c.optimizer}
         if not checkpoints:
             self.store.rewind(0)
-            return Trial(c.make_policy(), reference, c.task, **common), 1
+            return Trial(c.make_policy().requires_grad_(True), reference, c.task, **common), 1
         state = self.store.load_state(checkpoints[-1])
-        policy = _load(checkpoints[-1]).like(reference)
+        policy = _load(checkpoints[-1], reference).like(reference)
         try:
             trial = Trial(policy, reference, c.task, state=state["trial"], **common)
             # an older checkpoint has none
@@ -313,7 +313,7 @@ class Session:
             if rows:
                 self.store.write_samples(name, rows)
         self.store.write_prompts(self.cell.settings.evaluation.split, final.prompts)
-        self.store.finish(deployed)
+        self.store.finish(deployed.published() if isinstance(deployed, Policy) else deployed)
         status = "degraded" if self._degraded(trial, final) else "done"
         summary = self._summary(status, trial, evaluator, base, final)
         # with its summary on disk the run is done: the same command completes the rest, and nothing is removed before
@@ -378,10 +378,10 @@ def check_weights(trial: Trial) -> None:
         raise NotFinite("it leaves weights that are NaN or too large; look at how it changes them, or try a smaller lr")
 
 
-def _load(checkpoint: Path) -> Policy:
+def _load(checkpoint: Path, base: Policy) -> Policy:
     """Load the policy of a checkpoint; raises CorruptRecord if it cannot be read."""
     try:
-        return Policy.load(checkpoint)
+        return Policy.load(checkpoint, base=base)
     except BadData as e:
         raise CorruptRecord(f"{one_line(e)}; start again with --fresh") from e
 

@@ -35,6 +35,7 @@ from torch import Tensor
 
 from harness.core.errors import MissingPrerequisite
 from harness.core.types import Rollout
+from harness.policy.models.setup import in_parts, joined
 from harness.policy.policy import Policy, positions
 
 from .trial import Trial
@@ -162,13 +163,25 @@ def _shell(policy: Policy) -> Any:
 
 
 def _watch(shell: Any, policy: Policy) -> None:
-    """Give each pass through a shell its positions, count it as the policy's, and compute it in the policy's precision."""
+    """Give each pass through a shell its positions, count it as the policy's, and compute it as the policy's setup says."""
     forward = shell.forward
+
+    def computed(attention_mask: Tensor, **inputs: Any) -> Any:
+        with policy.computing():
+            return forward(attention_mask=attention_mask, position_ids=positions(attention_mask), **inputs)
 
     def counted(*, attention_mask: Tensor, **inputs: Any) -> Any:
         policy.count(int(attention_mask.sum()))
-        with policy.computing():
-            return forward(attention_mask=attention_mask, position_ids=positions(attention_mask), **inputs)
+        rows, size = len(attention_mask), policy.setup.micro_batch
+        if not 0 < size < rows or not policy.trains:
+            return computed(attention_mask, **inputs)
+        given = {name: x for name, x in inputs.items() if isinstance(x, Tensor) and x.dim() and len(x) == rows}
+
+        def read(first: int, last: int) -> Any:
+            part = {name: x[first:last] for name, x in given.items()}
+            return computed(attention_mask[first:last], **inputs | part)
+
+        return joined(in_parts(read, rows, size))
 
     shell.forward = counted
 

@@ -199,6 +199,27 @@ class CannotBeRecorded(Honest):
     Settings = LosesPrecision
 
 
+class TrainsEveryWeight(Honest):
+    """Frozen weights too, which under LoRA are the reference's."""
+
+    def _learn(self, trial, batch):
+        for weight in trial.policy.parameters():
+            weight.requires_grad_(True)
+        return super()._learn(trial, batch)
+
+
+class LearnsOtherwiseInParts(Honest):
+    def _learn(self, trial, batch):
+        return super()._learn(trial, batch.rows(torch.arange(2)) if trial.policy.setup.micro_batch else batch)
+
+
+class ForgetsUnderLoRA(Honest):
+    def train(self, trial):
+        if trial.policy.setup.lora is not None:
+            trial.keep = lambda **state: SimpleNamespace(**state)
+        yield from super().train(trial)
+
+
 class Drifts(Honest):
     claims: ClassVar = BestQuantile.claims | {"base_returns": {"lr": 1e-3, "kl_coef": 0.0}}
 
@@ -235,6 +256,9 @@ BROKEN = {
     FailsInAVariant: {"settings used"},
     TakesAnyKey: {"settings"},
     CannotBeRecorded: {"settings"},
+    TrainsEveryWeight: {"setups"},
+    LearnsOtherwiseInParts: {"setups"},
+    ForgetsUnderLoRA: {"setups"},
     Drifts: {"base returns"},
     StandsStill: {"base returns"},
     LearnsTheWorst: {"reward rises"},

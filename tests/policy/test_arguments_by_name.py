@@ -13,9 +13,9 @@ from transformers import GPT2LMHeadModel
 
 from harness.core.types import Decoding, Rollout
 from harness.policy import caches
-from harness.policy.ensemble import Ensemble
 from harness.policy.load_check import check_model
 from harness.policy.logprobs import token_logprobs
+from harness.policy.models.ensemble import Ensemble
 from harness.policy.policy import Policy
 from harness.policy.sampler import sample
 

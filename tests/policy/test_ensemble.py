@@ -15,8 +15,8 @@ from trials import new_trial
 from harness.core.errors import BadData
 from harness.core.types import Decoding, Rollout
 from harness.measure.evaluator import divergence
-from harness.policy.ensemble import Ensemble
 from harness.policy.logprobs import token_logprobs
+from harness.policy.models.ensemble import Ensemble
 from harness.policy.policy import Policy
 from harness.policy.sampler import sample
 

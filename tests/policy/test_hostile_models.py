@@ -15,8 +15,8 @@ from folders import edit_json
 from safetensors.torch import load_file, save_file
 
 from harness.core.errors import BadData, Interrupted, refusing
-from harness.policy.ensemble import Ensemble
 from harness.policy.loading import load_model
+from harness.policy.models.ensemble import Ensemble
 from harness.policy.policy import Policy
 from harness.policy.tokenizers import GROWTH, PROBE, read_tokenizer
 from harness.policy.weights import read_model

@@ -14,8 +14,8 @@ from tiny import EOS, TINY, steered, tiny_gpt2, tiny_llama
 from harness.core.errors import BadData
 from harness.policy import caches, load_check, sampler
 from harness.policy.decoding import OwnForward
-from harness.policy.ensemble import Ensemble
 from harness.policy.load_check import check_model
+from harness.policy.models.ensemble import Ensemble
 from harness.policy.policy import Policy
 
 HALVES = [torch.bfloat16, torch.float16]

@@ -14,8 +14,8 @@ from tiny import left_padded
 
 from harness.core.errors import BadData, RunFailed
 from harness.core.types import Rollout
-from harness.policy.ensemble import PARTS, Ensemble
 from harness.policy.loading import load_model
+from harness.policy.models.ensemble import PARTS, Ensemble
 from harness.policy.policy import Policy, naming
 
 TEXT = "the cat sat on the mat"

@@ -19,8 +19,8 @@ from harness.core.errors import BadData, PromptTooLong
 from harness.core.settings import RunSettings, resolve
 from harness.core.types import Decoding, Prompts, Rollout
 from harness.measure.evaluator import Evaluator
-from harness.policy.ensemble import Ensemble
 from harness.policy.loading import load_model
+from harness.policy.models.ensemble import Ensemble
 from harness.policy.policy import Policy
 from harness.policy.sampler import sample, until_eos
 from harness.runs import assemble

@@ -20,7 +20,7 @@ from harness.methods.ppo import PPO
 from harness.methods.quark import Quark
 from harness.methods.reinforce import Reinforce
 from harness.methods.rloo import RLOO
-from harness.policy.ensemble import Ensemble
+from harness.policy.models.ensemble import Ensemble
 from harness.policy.policy import Policy
 from harness.policy.sampler import sample
 from harness.records.write import RunStore

@@ -7,17 +7,15 @@ product of experts in which a token that the anti-expert likes loses what the ex
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from harness.core.files import read_json
-
-from . import caches as caching
-from .weights import read_model
+from harness.policy import caches as caching
 
 PARTS = ("base", "expert", "anti_expert")
 
@@ -55,7 +53,7 @@ class Ensemble(nn.Module):
         """Write a Hugging Face folder for each model, and alpha in `ensemble.json`."""
         for part in PARTS:
             getattr(self, part).save_pretrained(folder / part)
-        (folder / "ensemble.json").write_text(json.dumps({"alpha": self.alpha}))
+        write_alpha(self, folder)
 
 
 class Caches:
@@ -77,10 +75,24 @@ def combined(base: Tensor, expert: Tensor, anti_expert: Tensor, alpha: float) ->
     return base + alpha * (expert - anti_expert)
 
 
-def read(folder: Path, dtype: torch.dtype) -> Any:
-    """The model that a policy's folder holds, plain or an ensemble; raises BadData where it cannot be used."""
+def write_alpha(model: Any, folder: Path) -> None:
+    """Write alpha in `ensemble.json` if a model is an ensemble."""
+    if isinstance(model, Ensemble):
+        (folder / "ensemble.json").write_text(json.dumps({"alpha": model.alpha}))
+
+
+def mapped(model: Any, change: Callable[[Any], Any]) -> Any:
+    """A model with each of its own models changed: three of an ensemble, one of any other."""
+    if isinstance(model, Ensemble):
+        base, expert, anti_expert = (change(getattr(model, part)) for part in PARTS)
+        return Ensemble(base, expert, anti_expert, model.alpha)
+    return change(model)
+
+
+def read(folder: Path, one: Callable[[Path], Any]) -> Any:
+    """The model that a policy's folder holds, plain or an ensemble, each model read by `one`."""
     if (folder / "ensemble.json").is_file():
         alpha = float(read_json(folder / "ensemble.json")["alpha"])
-        base, expert, anti_expert = (read(folder / part, dtype) for part in PARTS)
+        base, expert, anti_expert = (one(folder / part) for part in PARTS)
         return Ensemble(base, expert, anti_expert, alpha)
-    return read_model(folder, dtype)
+    return one(folder)
