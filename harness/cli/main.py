@@ -20,6 +20,8 @@ from harness.core.process import explain, flush_output, prepare, readable, watch
 from harness.core.settings import parse_seeds
 from harness.core.text import escaped, escaped_lines
 
+from .fetch import fetch
+
 
 class Commands(TyperGroup):
     """The commands, with Ctrl-C as an error of ours: typer itself turns it into a silent exit code before `main` sees it."""
@@ -46,7 +48,7 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="setting, repeatable: kl_coef=0.1, task.reward=./my_scorer.py"),
 ]
-Model = Annotated[str | None, typer.Option(help="base policy: a Hugging Face folder or a hub id")]
+Model = Annotated[str | None, typer.Option(help="base policy: a Hugging Face folder, a .gguf file, a hub id, or smollm2")]
 PromptFile = Annotated[
     str | None,
     typer.Option(
@@ -327,6 +329,9 @@ def compare(
     from .records import compare_command
 
     raise typer.Exit(compare_command(a, b, metric or [], regress_if or [], out, as_json))
+
+
+app.command()(fetch)
 
 
 @app.command("list")

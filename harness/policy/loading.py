@@ -1,6 +1,6 @@
-"""Load a causal language model from a local folder or from the hub, and say exactly which bytes it was.
+"""Load a causal language model from a local folder, a .gguf file or the hub, and say exactly which bytes it was.
 
-A hub id is first made a local folder (the hub's own cache), so both ways share every check. Code that a model brings
+A hub id is first made a local folder (the hub's own cache), so all ways share every check. Code that a model brings
 along is never run. A model that loads but would give wrong numbers in silence is refused: weights that do not fit the
 config (`weights`), a tokenizer without a vocabulary or with ids that the model does not have, an architecture that
 samples other than it reads (`load_check`).
@@ -13,9 +13,10 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from harness.core import hub
 from harness.core.errors import BadData, BadSetting, MissingPrerequisite, one_line
 from harness.core.files import read_json
-from harness.core.hashing import WEIGHTS, check_files, folder_identity, matching
+from harness.core.hashing import WEIGHTS, check_files, folder_identity, is_gguf, matching
 
 from .configs import text_config, vocabulary
 from .tokenizers import read_tokenizer
@@ -38,7 +39,7 @@ class LoadedModel(NamedTuple):
 def load_model(
     where: str, *, dtype: torch.dtype | None = None, offline: bool = False, revision: str | None = None
 ) -> LoadedModel:
-    """The model in a local folder or of a hub id, as a policy without dropout; in float32 unless told otherwise.
+    """The model in a folder, in a .gguf file or of a hub id, as a policy without dropout; in float32 unless told otherwise.
 
     Raises MissingPrerequisite where there is no such model, BadData where it is there but cannot be used.
     """
@@ -46,8 +47,9 @@ def load_model(
     from .policy import Policy
 
     folder = find_model(where, offline=offline, revision=revision)
-    _check_plain(folder)
-    check_files(folder)
+    if not is_gguf(folder):
+        _check_plain(folder)
+        check_files(folder)
     tokenizer = read_tokenizer(folder)
     model = read_model(folder, dtype)
     bos, eos = _ends(folder, tokenizer, model)
@@ -58,17 +60,30 @@ def load_model(
 
 
 def find_model(where: str, *, offline: bool = False, revision: str | None = None) -> Path:
-    """The local folder of a model, downloaded first if it is a hub id; raises MissingPrerequisite where there is none.
+    """The local folder or .gguf file of a model, downloaded first if it is a hub id.
 
-    What looks like a path is never looked up on the hub. A local folder has no revisions: naming one is a BadSetting.
+    What looks like a path is never looked up on the hub, and the name of a fetched model means nothing else. Raises
+    MissingPrerequisite where there is no such model, BadData for another file, BadSetting for the revision of a local model,
+    which has none.
     """
-    path = Path(os.path.expanduser(where))
-    if _is_folder(where):
+    if where in hub.PACKAGED:
         if revision is not None:
-            raise BadSetting(f"{where} is a folder, which has no revision {revision!r}; leave it out, or give a hub id")
+            raise BadSetting(f"model {where!r} has no revision {revision!r}; leave it out, or give a hub id")
+        return hub.fetched(where)
+    path = Path(os.path.expanduser(where))
+    if _is_folder(where) or (is_gguf(path) and os.path.exists(path)):
+        if revision is not None:
+            kind = "folder" if _is_folder(where) else "file"
+            raise BadSetting(f"{where} is a {kind}, which has no revision {revision!r}; leave it out, or give a hub id")
         return path
     if where and os.path.exists(path):
-        raise BadData(f"{where} is a file; expected the folder that holds config.json, the weights and the tokenizer")
+        raise BadData(
+            f"{where} is a file; expected the folder that holds config.json, the weights and the tokenizer, or a .gguf file"
+        )
+    if is_gguf(path):
+        raise MissingPrerequisite(
+            f"no model file at {where!r} (looked in {str(path.absolute())!r}); give a .gguf file that exists"
+        )
     # `models/gpt` beside a folder `models` is a path with a slip in it; `someone/gpt` without such a folder is a hub id
     if not HUB_ID.fullmatch(where) or ("/" in where and _is_folder(path.parts[0])):
         raise MissingPrerequisite(

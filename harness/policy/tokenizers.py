@@ -16,8 +16,9 @@ from typing import Any
 
 from harness.core.errors import BadData, refusing
 from harness.core.files import read_json
+from harness.core.hashing import is_gguf
 
-from .weights import quietly, refuse_what_leads_away
+from .weights import alone, quietly, refuse_what_leads_away
 
 GROWTH = 100
 """The most characters, or tokens, that a tokenizer may make of one."""
@@ -26,19 +27,25 @@ PROBE = string.printable + "é漢😀" + "".join(x * 40 for x in "aA0 .!-_\n")
 
 
 def read_tokenizer(folder: Path) -> Any:
-    """The tokenizer in a folder; raises BadData where there is none, or none that can read a short text."""
+    """The tokenizer in a folder or a .gguf file; raises BadData where there is none, or none that can read a short text."""
+    if is_gguf(folder):
+        with alone(folder) as source, _without_panics():
+            todo = "copy the file again, or choose one with a tokenizer"
+            return _splitting(folder, _checked(folder, source.folder, todo, gguf_file=source.name))
     refuse_what_leads_away(folder)
     with _without_panics():
-        return _read(folder)
+        _check_growth(folder / "tokenizer.json")
+        return _checked(folder, folder, "copy tokenizer.json and tokenizer_config.json beside the weights")
 
 
-def _read(folder: Path) -> Any:
-    from transformers import AutoTokenizer
+def _checked(folder: Path, source: Path, todo: str, **more: Any) -> Any:
+    """The tokenizer that transformers reads from `source`, called `folder` in errors."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    _check_growth(folder / "tokenizer.json")
-    todo = "copy tokenizer.json and tokenizer_config.json beside the weights"
+    # a .gguf file names no class of its tokenizer, and AutoTokenizer would parse the whole file once more to find that out
+    kind = PreTrainedTokenizerFast if more else AutoTokenizer
     with refusing(f"no readable tokenizer in {folder}", todo), quietly():
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = kind.from_pretrained(source, local_files_only=True, trust_remote_code=False, **more)
     # without its files a tokenizer loads all the same, and knows its special tokens only
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         raise BadData(f"no tokenizer in {folder}, only its special tokens; {todo}")
@@ -47,6 +54,20 @@ def _read(folder: Path) -> Any:
         text = tokenizer.decode(tokens)
     if max(len(tokens), len(text)) > GROWTH * len(PROBE):
         raise BadData(_grows(folder))
+    return tokenizer
+
+
+def _splitting(path: Path, tokenizer: Any) -> Any:
+    """The tokenizer of a .gguf file with its own way to split a text, where transformers takes GPT-2's in its place.
+
+    SmolLM's splits off each digit first, so that line ends before a number stay together.
+    """
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+    from transformers.integrations.gguf.reader import read_gguf_metadata
+
+    if read_gguf_metadata(str(path))[0].get("tokenizer.ggml.pre") == "smollm":
+        split = Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
+        tokenizer.backend_tokenizer.pre_tokenizer = split
     return tokenizer
 
 

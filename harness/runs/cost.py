@@ -185,9 +185,9 @@ def needs(settings: RunSettings) -> list[Any]:
     from harness.core import hub
 
     t = settings.task
-    found = [] if settings.model.id == "micro" else [hub.model(settings.model.id, settings.model.revision)]
+    found = [] if settings.model.id == "micro" else hub.models(settings.model.id, settings.model.revision)
     if t.fluency not in (None, "none", "micro"):
-        found.append(hub.model(t.fluency))
+        found += hub.models(t.fluency)
     found += sources.needs(t.prompts, t.data)
     for name in dict.fromkeys((t.reward, t.judge)):
         kind = registry.load("scorer", settings.scorer_kind(name))
