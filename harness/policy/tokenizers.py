@@ -25,13 +25,16 @@ GROWTH = 100
 PROBE = string.printable + "é漢😀" + "".join(x * 40 for x in "aA0 .!-_\n")
 """A text with what the patterns of tokenizers tell apart, and with runs, which a pattern that backtracks fails on."""
 
+SPECIAL = (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"))
+"""Special tokens by their names in transformers and in a .gguf file."""
+
 
 def read_tokenizer(folder: Path) -> Any:
     """The tokenizer in a folder or a .gguf file; raises BadData where there is none, or none that can read a short text."""
     if is_gguf(folder):
         with alone(folder) as source, _without_panics():
             todo = "copy the file again, or choose one with a tokenizer"
-            return _splitting(folder, _checked(folder, source.folder, todo, gguf_file=source.name))
+            return _as_in_file(folder, _checked(folder, source.folder, todo, gguf_file=source.name))
     refuse_what_leads_away(folder)
     with _without_panics():
         _check_growth(folder / "tokenizer.json")
@@ -57,17 +60,24 @@ def _checked(folder: Path, source: Path, todo: str, **more: Any) -> Any:
     return tokenizer
 
 
-def _splitting(path: Path, tokenizer: Any) -> Any:
-    """The tokenizer of a .gguf file with its own way to split a text, where transformers takes GPT-2's in its place.
+def _as_in_file(path: Path, tokenizer: Any) -> Any:
+    """The tokenizer of a .gguf file with what some releases of transformers do not take from the file.
 
-    SmolLM's splits off each digit first, so that line ends before a number stay together.
+    That is its special tokens, its chat template and how SmolLM's splits a text: each digit alone, where GPT-2's would also
+    part the line ends before a number.
     """
     from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
     from transformers.integrations.gguf.reader import read_gguf_metadata
 
-    if read_gguf_metadata(str(path))[0].get("tokenizer.ggml.pre") == "smollm":
-        split = Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
-        tokenizer.backend_tokenizer.pre_tokenizer = split
+    said = read_gguf_metadata(str(path))[0]
+    for ours, theirs in SPECIAL:
+        if (token := said.get(f"tokenizer.ggml.{theirs}_token_id")) is not None:
+            setattr(tokenizer, f"{ours}_token", tokenizer.convert_ids_to_tokens(token))
+    tokenizer.chat_template = said.get("tokenizer.chat_template")
+    if said.get("tokenizer.ggml.pre") == "smollm":
+        tokenizer.backend_tokenizer.pre_tokenizer = Sequence(
+            [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
+        )
     return tokenizer
 
 

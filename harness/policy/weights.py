@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -87,9 +86,9 @@ def alone(path: Path) -> Iterator[Source]:
 
 def _check_numbers(path: Path, model: Any) -> None:
     """Raise BadData if the file has more weights than the model: transformers leaves out what it has no name for."""
-    from transformers.integrations.gguf.reader import GgufHeader
+    from gguf import GGUFReader
 
-    there = sum(prod(tensor.shape) for tensor in GgufHeader.from_file(str(path)).tensors)
+    there = sum(int(tensor.n_elements) for tensor in GGUFReader(path).tensors)
     expected = sum(weight.numel() for weight in model.parameters())
     if there != expected:
         raise BadData(
