@@ -86,6 +86,7 @@ class TaskSettings(Settings):
     )
     kl_cap: float = Field(gt=0, allow_inf_nan=False, description="KL at which normalised scores are read, nats per response")
     decoding: PolicyDecoding
+    chat: bool = Field(False, description="each prompt is a message of the user in the chat template of the model")
     paper_tokens: int | None = Field(None, ge=1, description="response length in tokens under the papers' decoding [theirs]")
 
 

@@ -56,7 +56,8 @@ def load_model(
     _check_ids(folder, tokenizer, model)
     policy = Policy(model, bos=bos, eos=eos, ends=_further_ends(model))
     check_model(policy, folder)
-    return LoadedModel(policy, tokenizer, folder_identity(folder))
+    identity = folder_identity(folder)
+    return LoadedModel(policy, tokenizer, identity if is_gguf(folder) else _with_ends(identity, policy))
 
 
 def find_model(where: str, *, offline: bool = False, revision: str | None = None) -> Path:
@@ -131,9 +132,21 @@ def _check_plain(folder: Path) -> None:
 
 
 def _further_ends(model: Any) -> tuple[int, ...]:
-    """The ends that a config lists where it lists several: all of them end a response, such as the end of a turn."""
-    listed = getattr(text_config(model), "eos_token_id", None)
-    return tuple(i for i in listed if i < vocabulary(model)) if isinstance(listed, list) else ()
+    """The ends beside the first, such as the end of a turn: all that the config or the generation config lists."""
+    configured = getattr(text_config(model), "eos_token_id", None)
+    listed = configured if isinstance(configured, list) else []
+    said = model.generation_config
+    if said is not None and not getattr(said, "_from_model_config", False):  # else the config says the same, or its default
+        listed = [*listed, *(said.eos_token_id if isinstance(said.eos_token_id, list) else [said.eos_token_id])]
+    return tuple(dict.fromkeys(i for i in listed if type(i) is int and 0 <= i < vocabulary(model)))
+
+
+def _with_ends(identity: dict[str, str], policy: Policy) -> dict[str, str]:
+    """The identity with the ends that only generation_config.json names, which is none of the files that are hashed."""
+    configured = getattr(text_config(policy.model), "eos_token_id", None)
+    known = {policy.eos, *(configured if isinstance(configured, list) else [])}
+    further = [str(end) for end in policy.ends if end not in known]
+    return identity | ({"further_ends": ", ".join(further)} if further else {})
 
 
 def _ends(folder: Path, tokenizer: Any, model: Any) -> tuple[int, int]:

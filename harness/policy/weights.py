@@ -61,6 +61,18 @@ def _read_gguf(path: Path, dtype: torch.dtype | None) -> Any:
             model, info = _from_pretrained(source.folder, dtype, gguf_file=source.name, quantization_config=dense)
         _check_weights(path, model, info)
         _check_numbers(path, model)
+    return _with_turn_ends(path, model)
+
+
+def _with_turn_ends(path: Path, model: Any) -> Any:
+    """The model with all ends that a .gguf file names, those of a turn and of a message too, in its generation config."""
+    from transformers import GenerationConfig
+    from transformers.integrations.gguf.reader import read_gguf_metadata
+
+    said = read_gguf_metadata(str(path))[0]
+    ends = [said[key] for kind in ("eos", "eot", "eom") if (key := f"tokenizer.ggml.{kind}_token_id") in said]
+    if len(set(ends)) > 1:
+        model.generation_config = GenerationConfig(eos_token_id=ends)
     return model
 
 

@@ -141,6 +141,8 @@ def device(name: str) -> str:
 def _task(settings: RunSettings, name: str, model: LoadedModel, offline: bool, out: Path | None) -> Any:
     kind, t = registry.load("task", name), settings.task
     context = model.policy.context
+    if t.chat and not getattr(kind, "chats", False):
+        raise BadSetting(f"task {name!r} has no task.chat; leave it out, or derive the task from TextTask")
     if t.decoding.max_new_tokens >= context:
         raise PromptTooLong(f"max_new_tokens {t.decoding.max_new_tokens} leaves no prompt in a context of {context} tokens")
     reward, judge = _scorer(settings, t.reward, out), _scorer(settings, t.judge, out)
@@ -157,6 +159,7 @@ def _task(settings: RunSettings, name: str, model: LoadedModel, offline: bool, o
         paper_tokens=t.paper_tokens,
         bos=model.policy.bos,
         eos=model.policy.eos,
+        **({"chat": True} if t.chat else {}),
     )
 
 
