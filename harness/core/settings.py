@@ -350,7 +350,9 @@ def _put(raw: dict[str, Any], key: str, value: Any) -> None:
     at[path[-1]] = value
     for section, name, its_own in SWAPPED:
         if path == [section, name]:
-            raw[section].pop(its_own, None)
+            dropped = raw[section].pop(its_own, None)
+            if its_own == "data" and isinstance(dropped, dict) and "held_out" in dropped and value != "micro":
+                raw[section][its_own] = {"held_out": dropped["held_out"]}  # a size of the evaluation, whatever the source
 
 
 def checked(kind: type[S], raw: dict[str, Any], where: str = "") -> S:

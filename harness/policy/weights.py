@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -98,15 +99,23 @@ def alone(path: Path) -> Iterator[Source]:
 
 def _check_numbers(path: Path, model: Any) -> None:
     """Raise BadData if the file has more weights than the model: transformers leaves out what it has no name for."""
-    from gguf import GGUFReader
-
-    there = sum(int(tensor.n_elements) for tensor in GGUFReader(path).tensors)
+    there = _stored_numbers(path)
     expected = sum(weight.numel() for weight in model.parameters())
     if there != expected:
         raise BadData(
             f"{path} has {there:,} weights and a {type(model).__name__} with its config {expected:,}; transformers does not "
             f"read this file in full: expected an architecture that it knows"
         )
+
+
+def _stored_numbers(path: Path) -> int:
+    from gguf import GGUFReader
+    from transformers.integrations.gguf.reader import GgufHeader
+
+    try:
+        return sum(prod(tensor.shape) for tensor in GgufHeader.from_file(str(path)).tensors)
+    except ValueError:  # older releases have fewer quantised types there; the package itself has all, and takes seconds
+        return sum(int(tensor.n_elements) for tensor in GGUFReader(path).tensors)
 
 
 def refuse_what_leads_away(folder: Path) -> None:

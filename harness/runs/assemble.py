@@ -84,6 +84,7 @@ def parts(settings: RunSettings, task_name: str, offline: bool = False, out: Pat
     """
     import torch
 
+    scorers.check_given(settings)
     chosen = settings.model
     with hub_offline(offline):
         model = _known(load_model(_where(chosen.id), offline=offline, revision=chosen.revision))
@@ -153,7 +154,7 @@ def _task(settings: RunSettings, name: str, model: LoadedModel, offline: bool, o
         model.tokenizer,
         reward=reward,
         judge=judge,
-        fluency=fluency_model(t.fluency, settings, offline),
+        fluency=fluency_model(t.fluency, settings, offline, model),
         decoding=t.decoding,
         context=context,
         paper_tokens=t.paper_tokens,
@@ -205,13 +206,20 @@ def _scorer(settings: RunSettings, name: str, out: Path | None) -> Any:
     return CachedScorer(built, out / ".cache")
 
 
-def fluency_model(where: str | None, settings: RunSettings, offline: bool) -> Any:
+def fluency_model(where: str | None, settings: RunSettings, offline: bool, base: LoadedModel | None = None) -> Any:
+    """The language model that judges fluency; the weights of the base policy are not loaded twice if it is that."""
+    import torch
+
     from harness.tasks.micro import world
     from harness.tasks.scorers.fluency import JudgeModel
 
     if where is None or where == "none":
         return None
-    model = _known(load_model(str(world.verified("judge")) if where == "micro" else where, offline=offline))
+    if base is not None and where == settings.model.id != "micro" and settings.model.revision is None:
+        model = base._replace(policy=base.policy.around(base.policy.model))
+        model.policy.precision = torch.float32  # as if it were loaded on its own
+    else:
+        model = _known(load_model(str(world.verified("judge")) if where == "micro" else where, offline=offline))
     model.policy.to(device(settings.model.device))
     return JudgeModel(model.policy, model.tokenizer, model.identity, settings.evaluation.batch_size)
 

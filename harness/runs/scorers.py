@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.core import registry
 from harness.core.errors import BadScorer, BadSetting, BenchError, one_line
-from harness.core.settings import stem_of
+from harness.core.settings import RunSettings, stem_of
 from harness.tasks.scorers import guard
 
 from . import named
@@ -21,6 +21,13 @@ def check(name: str, options: dict[str, Any]) -> None:
         guard.seconds(stem_of(name), options.get("timeout"))
     else:
         built(name, options)
+
+
+def check_given(settings: RunSettings) -> None:
+    """Raise MissingPrerequisite if the preset leaves the reward or the judge to the user, who gave none."""
+    for name in (settings.task.reward, settings.task.judge):
+        if getattr(registry.load("scorer", settings.scorer_kind(name)), "missing", False):
+            built(name, settings.scorer_options(name))
 
 
 def built(name: str, options: dict[str, Any]) -> Any:
