@@ -201,8 +201,11 @@ def study(
 
 @app.command("eval")
 def evaluate(
-    policy: Annotated[str, typer.Option(help="policy trained elsewhere: a folder or a hub id")],
+    policy: Annotated[str, typer.Option(help="policy trained elsewhere: a folder, a .gguf file, or a hub id")],
     task: TaskName,
+    prefix: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="text that the policy reads before each prompt: its control tokens")
+    ] = None,
     preset: Preset = "micro",
     settings: Set = None,
     model: Model = None,
@@ -217,12 +220,8 @@ def evaluate(
     """Measure a policy that was trained elsewhere and plot it against the optimal frontier."""
     from .run import eval_command
 
-    flags = {"model__id": model, "task__prompts": prompts}
-    raise typer.Exit(
-        eval_command(
-            policy, task, preset, settings or [], flags, out, fresh=fresh, offline=offline, as_json=as_json, unmask=unmask
-        )
-    )
+    flags, same = {"model__id": model, "task__prompts": prompts}, {"fresh": fresh, "offline": offline, "as_json": as_json}
+    raise typer.Exit(eval_command(policy, task, preset, settings or [], flags, out, prefix=prefix, unmask=unmask, **same))
 
 
 @app.command()

@@ -94,6 +94,32 @@ def find_model(where: str, *, offline: bool = False, revision: str | None = None
     return _from_hub(where, offline, revision)
 
 
+def with_prefix(loaded: LoadedModel, text: str, vocab_size: int) -> Policy:
+    """The policy of a model whose rows beyond the base's V ids are control tokens, deployed with a text before each prompt.
+
+    The names of control tokens are those in its tokenizer, else `<|control_ID|>`. Raises BadSetting if the text names none of
+    them, BadData if the model has fewer rows than the base.
+    """
+    from .policy import Policy, naming
+
+    policy, control = loaded.policy, loaded.policy.vocab_size - vocab_size
+    if control < 0:
+        raise BadData(f"the policy has {policy.vocab_size} ids and the base policy {vocab_size}; expected as many or more")
+    tokenizer = loaded.tokenizer
+    if len(tokenizer) <= vocab_size:  # it is the base's
+        tokenizer = naming(tokenizer, vocab_size, control)
+    prefix = tuple(tokenizer(text, add_special_tokens=False).input_ids)
+    if control and text and max(prefix, default=0) < vocab_size:
+        names = [name for name, i in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]) if i >= vocab_size]
+        raise BadSetting(
+            f"--prefix {text!r} has none of the policy's {control} control tokens; expected one such as {names[0]!r} to "
+            f"{names[-1]!r}, or '' for none"
+        )
+    ends = tuple(end for end in policy.ends if end < vocab_size)
+    more: dict[str, Any] = {"ends": ends, "num_control": control, "prefix": prefix}
+    return Policy(policy.model, bos=policy.bos, eos=policy.eos, **more)
+
+
 def _is_folder(where: str) -> bool:
     return os.path.isdir(os.path.expanduser(where))  # unlike Path's, false for the empty string and for any odd name
 
