@@ -10,7 +10,6 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from datetime import date, time
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
@@ -21,6 +20,7 @@ from pydantic_core import PydanticCustomError
 
 from . import registry
 from .errors import BadSetting, EmptySelection, MissingPrerequisite, UnknownName, cut, one_line
+from .text import toml
 from .types import Decoding, Settings
 
 MAX_SEED = 2**32 - 1  # the largest seed that every random generator accepts
@@ -438,16 +438,3 @@ def parse_grid(item: str) -> tuple[str, list[Any]]:
 def overrides(settings: dict[str, Any]) -> list[str]:
     """Settings as arguments of `--set`, `key=value` with TOML values."""
     return [f"{k}={toml(v)}" for k, v in settings.items()]
-
-
-def toml(value: Any) -> str:
-    """A value in TOML syntax."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{toml(str(k))} = {toml(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(toml, value)) + "]"
-    if isinstance(value, date | time):
-        return value.isoformat()
-    if isinstance(value, str):  # as in JSON, but TOML has no surrogate pairs, and DEL must be escaped
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return json.dumps(value) if isinstance(value, bool) else repr(value)

@@ -1,8 +1,11 @@
-"""Safe display of untrusted text: generated text is masked by default, and control characters are escaped."""
+"""Safe display of untrusted text: generated text is masked by default, and control characters are escaped; values as TOML."""
 
 from __future__ import annotations
 
+import json
+from datetime import date, time
 from textwrap import wrap
+from typing import Any
 from unicodedata import category
 
 
@@ -56,3 +59,16 @@ def shorten(text: object, width: int = LABEL_WIDTH) -> str:
     """Escaped text cut to at most `width` characters, for labels and legends."""
     text = plain(text)
     return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def toml(value: Any) -> str:
+    """A value in TOML syntax."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{toml(str(k))} = {toml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    if isinstance(value, date | time):
+        return value.isoformat()
+    if isinstance(value, str):  # as in JSON, but TOML has no surrogate pairs, and DEL must be escaped
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return json.dumps(value) if isinstance(value, bool) else repr(value)
