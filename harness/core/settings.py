@@ -5,7 +5,6 @@ Settings are plain data; nothing here imports torch.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tomllib
