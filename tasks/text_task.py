@@ -27,6 +27,7 @@ from harness.api import (
 
 from .data import in_context
 from .data import splits as hygiene
+from .data.chat import Chat
 from .data.prompt_files import NO_PLACES, Prompt, opening, tokenize
 
 SEGMENT = re.compile(r".+?(?:[.?!]+[\"')\]]*(?=\s|$)(?:[^\S\n]*\n+)?(?:\s+$)?|\n+(?:\s+$)?|$)", re.DOTALL)
@@ -74,6 +75,7 @@ class TextTask:
     papers: ClassVar[Mapping[str, Decoding]] = {}  # decodings of the papers, by name
     like: ClassVar[str | None] = None
     settings: ClassVar[Mapping[str, Any] | None] = None
+    chats: ClassVar[bool] = True  # whether `task.chat` applies
 
     def __init__(
         self,
@@ -88,13 +90,19 @@ class TextTask:
         paper_tokens: int | None = None,
         bos: int | None = None,
         eos: int | None = None,
+        chat: bool = False,
     ) -> None:
-        """Tokenize the prompts; `bos` and `eos` are token ids of the policy, by default those of the tokenizer."""
+        """Tokenize the prompts; `bos` and `eos` are token ids of the policy, by default those of the tokenizer.
+
+        With `chat` each prompt is a message of the user in the tokenizer's chat template; scorers read the message alone.
+        Raises BadSetting if there is no template.
+        """
         shorter = {} if paper_tokens is None else {"max_new_tokens": paper_tokens}
         self.paper_decodings = {name: d.model_copy(update=shorter) for name, d in self.papers.items()}
         self._data, self._tokenizer, self._reward, self._judge = data, tokenizer, reward, judge
         self.fluency, self.decoding, self._context = fluency, decoding, context
         self._bos, self._eos = bos, tokenizer.eos_token_id if eos is None else eos
+        self._chat = Chat(tokenizer) if chat else None
         self.hygiene = hygiene.check(data.splits) | ({"origin": dict(data.origin)} if data.origin else {})
         self._train = self._tokenize([p.text for p in self._split("train")])
 
@@ -107,6 +115,7 @@ class TextTask:
             "scorers": {"reward": self._reward.identity, "judge": self._judge.identity},
             "fluency": None if self.fluency is None else self.fluency.identity,
             "decoding": {"kl": self.decoding.model_dump(), "papers": papers},
+            **({"chat": self._chat.identity} if self._chat is not None else {}),
         }
 
     def train_prompts(self, n: int, rng: torch.Generator) -> Prompts:
@@ -177,6 +186,8 @@ class TextTask:
         """The prompts as text; each distinct prompt is decoded once."""
         rows = list(map(tuple, self._prompt_rows(rollout)))
         text = {row: self._tokenizer.decode(list(row), skip_special_tokens=True) for row in set(rows)}
+        if self._chat is not None:
+            text = {row: self._chat.within(found) for row, found in text.items()}
         return [text[row] for row in rows]
 
     @staticmethod
@@ -191,8 +202,17 @@ class TextTask:
         return self._data.splits[split]
 
     def _tokenize(self, texts: list[str]) -> Prompts:
-        room, context = self.decoding.max_new_tokens, self._context
-        return tokenize(texts, self._tokenizer, max_new_tokens=room, context=context, bos=self._bos, places=self._data.places)
+        limits: dict[str, Any] = {"max_new_tokens": self.decoding.max_new_tokens, "context": self._context, "bos": self._bos}
+        places = self._data.places
+        if self._chat is None:
+            return tokenize(texts, self._tokenizer, places=places, **limits)
+        asked = {text: self._chat.around(text) for text in texts}
+        places = {asked[text]: place for text, place in places.items() if text in asked}
+        return tokenize([asked[text] for text in texts], self._tokenizer, places=places, opened=False, **limits)
+
+    def _asked(self, prompt: str) -> str:
+        """The text that the policy reads for a prompt, but for its opening special tokens."""
+        return prompt if self._chat is None else self._chat.around(prompt)
 
     @cached_property
     def _corpus(self) -> Documents:
@@ -229,10 +249,10 @@ class TextTask:
         """
         if not self._tokenizer.is_fast:
             raise BadData("the tokenizer gives no character offsets; use a fast one, with a tokenizer.json")
-        prompts = [text.prompt for text in texts]
-        found = in_context.encoded(self._tokenizer, prompts, [text.response for text in texts], offsets=True)
-        lengths = self._prompt_lengths(prompts)
-        return [self._cut(*x, segments(text.response), lengths[text.prompt]) for text, x in zip(texts, found, strict=True)]
+        asked = [self._asked(text.prompt) for text in texts]
+        found = in_context.encoded(self._tokenizer, asked, [text.response for text in texts], offsets=True)
+        lengths, parts = self._prompt_lengths(asked), [segments(text.response) for text in texts]
+        return [self._cut(*x, part, lengths[prompt]) for x, part, prompt in zip(found, parts, asked, strict=True)]
 
     def _cut(self, ids: list[int], starts: list[int], parts: list[str], prompt: int) -> tuple[list[int], list[int]]:
         """A response cut at the context after a prompt of this many tokens."""

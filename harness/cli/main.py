@@ -20,6 +20,8 @@ from harness.core.process import explain, flush_output, prepare, readable, watch
 from harness.core.settings import parse_seeds
 from harness.core.text import escaped, escaped_lines
 
+from .fetch import fetch
+
 
 class Commands(TyperGroup):
     """The commands, with Ctrl-C as an error of ours: typer itself turns it into a silent exit code before `main` sees it."""
@@ -46,7 +48,7 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="setting, repeatable: kl_coef=0.1, task.reward=./my_scorer.py"),
 ]
-Model = Annotated[str | None, typer.Option(help="base policy: a Hugging Face folder or a hub id")]
+Model = Annotated[str | None, typer.Option(help="base policy: a Hugging Face folder, a .gguf file, a hub id, or smollm2")]
 PromptFile = Annotated[
     str | None,
     typer.Option(
@@ -199,8 +201,11 @@ def study(
 
 @app.command("eval")
 def evaluate(
-    policy: Annotated[str, typer.Option(help="policy trained elsewhere: a folder or a hub id")],
+    policy: Annotated[str, typer.Option(help="policy trained elsewhere: a folder, a .gguf file, or a hub id")],
     task: TaskName,
+    prefix: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="text that the policy reads before each prompt: its control tokens")
+    ] = None,
     preset: Preset = "micro",
     settings: Set = None,
     model: Model = None,
@@ -215,12 +220,8 @@ def evaluate(
     """Measure a policy that was trained elsewhere and plot it against the optimal frontier."""
     from .run import eval_command
 
-    flags = {"model__id": model, "task__prompts": prompts}
-    raise typer.Exit(
-        eval_command(
-            policy, task, preset, settings or [], flags, out, fresh=fresh, offline=offline, as_json=as_json, unmask=unmask
-        )
-    )
+    flags, same = {"model__id": model, "task__prompts": prompts}, {"fresh": fresh, "offline": offline, "as_json": as_json}
+    raise typer.Exit(eval_command(policy, task, preset, settings or [], flags, out, prefix=prefix, unmask=unmask, **same))
 
 
 @app.command()
@@ -327,6 +328,9 @@ def compare(
     from .records import compare_command
 
     raise typer.Exit(compare_command(a, b, metric or [], regress_if or [], out, as_json))
+
+
+app.command()(fetch)
 
 
 @app.command("list")

@@ -58,9 +58,9 @@ def _lost(need: dict[str, Any]) -> str:
 
 def eval_command(
     policy: str, task: str, preset: str, overrides: list[str], flags: dict[str, Any], out: Path,
-    *, fresh: bool, offline: bool, as_json: bool, unmask: bool,
+    *, prefix: str | None, fresh: bool, offline: bool, as_json: bool, unmask: bool,
 ) -> int:  # fmt: skip
-    """Measure a policy that was trained elsewhere."""
+    """Measure a policy that was trained elsewhere; it reads `prefix` before each prompt."""
     from harness.core import registry
 
     task = registry.given("task", task)
@@ -69,7 +69,7 @@ def eval_command(
     from harness.runs import assemble
 
     shared = assemble.parts(settings, task, offline, out)
-    cell = assemble.external_cell(settings, shared, policy, task, out, offline)
+    cell = assemble.external_cell(settings, shared, policy, task, out, offline, prefix)
     return _run_cell(cell, fresh, progress, as_json, unmask)
 
 

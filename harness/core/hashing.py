@@ -15,8 +15,19 @@ WEIGHTS = ("*.safetensors", "pytorch_model*.bin")  # the first format present in
 TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "spiece.model")
 
 
+def is_gguf(path: Path) -> bool:
+    """Whether a path names a .gguf file, which holds a whole model: config, tokenizer and weights."""
+    return path.suffix == ".gguf" and not path.is_dir()
+
+
 def folder_identity(folder: Path) -> dict[str, str]:
-    """The hashes that identify a model folder in records, without loading the model; raises BadData as `load_model` does."""
+    """The hashes that identify a model folder in records, without loading the model; raises BadData as `load_model` does.
+
+    A .gguf file is known by the hash of its bytes alone.
+    """
+    if is_gguf(folder):
+        whole = content_hash(folder)
+        return {"sha256": whole, "tokenizer_sha256": whole}
     config, weights = check_files(folder)
     return {"sha256": _digest([config, *weights]), "tokenizer_sha256": _digest(matching(folder, *TOKENIZER))}
 

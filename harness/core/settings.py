@@ -28,7 +28,7 @@ MAX_SEED = 2**32 - 1  # the largest seed that every random generator accepts
 class ModelSettings(Settings):
     """The base policy."""
 
-    id: str = Field("micro", description="micro, a Hugging Face folder, or a hub id")
+    id: str = Field("micro", description="micro, smollm2, a Hugging Face folder, a .gguf file, or a hub id")
     revision: str | None = Field(None, description="commit, tag or branch of a hub id [main branch]")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "float32", description="precision of forward passes, auto by the hardware; weights stay float32"
@@ -83,9 +83,12 @@ class TaskSettings(Settings):
     data: DataSettings = Field(DataSettings(), description="options of prompts other than micro")
     reward: str = Field(description="scorer that methods train on")
     judge: str = Field(description="held-out scorer, of another family than the reward")
-    fluency: str | None = Field("micro", description="language model that judges fluency: micro, a folder, a hub id")
+    fluency: str | None = Field(
+        "micro", description="language model that judges fluency: micro, smollm2, a folder, a .gguf file, a hub id"
+    )
     kl_cap: float = Field(gt=0, allow_inf_nan=False, description="KL at which normalised scores are read, nats per response")
     decoding: PolicyDecoding
+    chat: bool = Field(False, description="each prompt is a message of the user in the chat template of the model")
     paper_tokens: int | None = Field(None, ge=1, description="response length in tokens under the papers' decoding [theirs]")
 
 
@@ -349,7 +352,9 @@ def _put(raw: dict[str, Any], key: str, value: Any) -> None:
     at[path[-1]] = value
     for section, name, its_own in SWAPPED:
         if path == [section, name]:
-            raw[section].pop(its_own, None)
+            dropped = raw[section].pop(its_own, None)
+            if its_own == "data" and isinstance(dropped, dict) and "held_out" in dropped and value != "micro":
+                raw[section][its_own] = {"held_out": dropped["held_out"]}  # a size of the evaluation, whatever the source
 
 
 def checked(kind: type[S], raw: dict[str, Any], where: str = "") -> S:

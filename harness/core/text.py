@@ -1,4 +1,4 @@
-"""Safe display of untrusted text: generated text is masked by default, and control characters are escaped."""
+"""Safe display of untrusted text: generated text is masked by default, and control characters are escaped; values as TOML."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class Readings(NamedTuple):
 def check_model(policy: Policy, where: Path | str) -> None:
     """Raise BadData where a model does not sample what it reads: to 1e-3 nats a token in float32."""
     prompts, response = _texts(policy)
-    rollout = Rollout(Prompts(*(x.repeat_interleave(COPIES, 0) for x in prompts)), response, until_eos(response, policy.eos))
+    rollout = Rollout(Prompts(*(x.repeat_interleave(COPIES, 0) for x in prompts)), response, until_eos(response, policy.ends))
     what = f"the model in {where} does not run as a causal language model"
     with refusing(what, "check its kind"), _narrowed(policy.model):
         alone = _alone(policy, rollout)

@@ -16,29 +16,39 @@ from typing import Any
 
 from harness.core.errors import BadData, refusing
 from harness.core.files import read_json
+from harness.core.hashing import is_gguf
 
-from .weights import quietly, refuse_what_leads_away
+from .weights import alone, quietly, refuse_what_leads_away
 
 GROWTH = 100
 """The most characters, or tokens, that a tokenizer may make of one."""
 PROBE = string.printable + "é漢😀" + "".join(x * 40 for x in "aA0 .!-_\n")
 """A text with what the patterns of tokenizers tell apart, and with runs, which a pattern that backtracks fails on."""
 
+SPECIAL = (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"))
+"""Special tokens by their names in transformers and in a .gguf file."""
+
 
 def read_tokenizer(folder: Path) -> Any:
-    """The tokenizer in a folder; raises BadData where there is none, or none that can read a short text."""
+    """The tokenizer in a folder or a .gguf file; raises BadData where there is none, or none that can read a short text."""
+    if is_gguf(folder):
+        with alone(folder) as source, _without_panics():
+            todo = "copy the file again, or choose one with a tokenizer"
+            return _as_in_file(folder, _checked(folder, source.folder, todo, gguf_file=source.name))
     refuse_what_leads_away(folder)
     with _without_panics():
-        return _read(folder)
+        _check_growth(folder / "tokenizer.json")
+        return _checked(folder, folder, "copy tokenizer.json and tokenizer_config.json beside the weights")
 
 
-def _read(folder: Path) -> Any:
-    from transformers import AutoTokenizer
+def _checked(folder: Path, source: Path, todo: str, **more: Any) -> Any:
+    """The tokenizer that transformers reads from `source`, called `folder` in errors."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    _check_growth(folder / "tokenizer.json")
-    todo = "copy tokenizer.json and tokenizer_config.json beside the weights"
+    # a .gguf file names no class of its tokenizer, and AutoTokenizer would parse the whole file once more to find that out
+    kind = PreTrainedTokenizerFast if more else AutoTokenizer
     with refusing(f"no readable tokenizer in {folder}", todo), quietly():
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = kind.from_pretrained(source, local_files_only=True, trust_remote_code=False, **more)
     # without its files a tokenizer loads all the same, and knows its special tokens only
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         raise BadData(f"no tokenizer in {folder}, only its special tokens; {todo}")
@@ -47,6 +57,27 @@ def _read(folder: Path) -> Any:
         text = tokenizer.decode(tokens)
     if max(len(tokens), len(text)) > GROWTH * len(PROBE):
         raise BadData(_grows(folder))
+    return tokenizer
+
+
+def _as_in_file(path: Path, tokenizer: Any) -> Any:
+    """The tokenizer of a .gguf file with what some releases of transformers do not take from the file.
+
+    That is its special tokens, its chat template and how SmolLM's splits a text: each digit alone, where GPT-2's would also
+    part the line ends before a number.
+    """
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+    from transformers.integrations.gguf.reader import read_gguf_metadata
+
+    said = read_gguf_metadata(str(path))[0]
+    for ours, theirs in SPECIAL:
+        if (token := said.get(f"tokenizer.ggml.{theirs}_token_id")) is not None:
+            setattr(tokenizer, f"{ours}_token", tokenizer.convert_ids_to_tokens(token))
+    tokenizer.chat_template = said.get("tokenizer.chat_template")
+    if said.get("tokenizer.ggml.pre") == "smollm":
+        tokenizer.backend_tokenizer.pre_tokenizer = Sequence(
+            [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
+        )
     return tokenizer
 
 

@@ -1,20 +1,27 @@
-"""The one place where a causal language model is read from a folder, and nothing but weights is read there.
+"""The one place where a causal language model is read from a folder or a .gguf file, and nothing but weights is read there.
 
 A folder is data: no code that it brings is run, nobody is asked whether to run it, no other place that it names is
 looked at. Weights that do not fit the config are refused, whether they are too few, too many or of another shape:
 transformers would start the missing at random and leave the others out, in silence.
+
+A .gguf file (llama.cpp's format) holds config, tokenizer and weights, mostly quantised; transformers de-quantises them.
 """
 
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
+from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from harness.core import hub
 from harness.core.errors import BadData, refusing
 from harness.core.files import json_keys
+from harness.core.hashing import is_gguf
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +36,12 @@ CONSTANTS = re.compile(r"(^|\.)((attn|attention)\.(bias|masked_bias|causal_mask)
 
 
 def read_model(folder: Path, dtype: torch.dtype | None) -> Any:
-    """The causal language model in a folder, in float32 unless told otherwise; raises BadData where there is none."""
+    """The causal language model in a folder or a .gguf file, in float32 unless told otherwise.
+
+    Raises BadData where there is none, MissingPrerequisite where a .gguf file cannot be read for want of a package.
+    """
+    if is_gguf(folder):
+        return _read_gguf(folder, dtype)
     refuse_what_leads_away(folder)
     refuse_adapter(folder)
     todo = "check its kind, or copy it again"
@@ -37,6 +49,74 @@ def read_model(folder: Path, dtype: torch.dtype | None) -> Any:
         model, info = _from_pretrained(folder, dtype)
     _check_weights(folder, model, info)
     return model
+
+
+def _read_gguf(path: Path, dtype: torch.dtype | None) -> Any:
+    """The model of a .gguf file as any other: every weight dense, so that it can be trained and saved."""
+    from transformers import GgufConfig
+
+    with alone(path) as source:
+        todo = "check its kind, or copy it again"
+        # the bar over its tensors is none of transformers' own, which `quietly` turns off
+        with refusing(f"cannot load a causal language model from {path}", todo), quietly(), redirect_stderr(StringIO()):
+            dense = GgufConfig(dequantize=True)  # packed weights, as some GPUs would keep them, are neither trained nor saved
+            model, info = _from_pretrained(source.folder, dtype, gguf_file=source.name, quantization_config=dense)
+        _check_weights(path, model, info)
+        _check_numbers(path, model)
+    return _with_turn_ends(path, model)
+
+
+def _with_turn_ends(path: Path, model: Any) -> Any:
+    """The model with all ends that a .gguf file names, those of a turn and of a message too, in its generation config."""
+    from transformers import GenerationConfig
+    from transformers.integrations.gguf.reader import read_gguf_metadata
+
+    said = read_gguf_metadata(str(path))[0]
+    ends = [said[key] for kind in ("eos", "eot", "eom") if (key := f"tokenizer.ggml.{kind}_token_id") in said]
+    if len(set(ends)) > 1:
+        model.generation_config = GenerationConfig(eos_token_id=ends)
+    return model
+
+
+class Source(NamedTuple):
+    """A .gguf file alone in a folder, as transformers asks for it."""
+
+    folder: Path
+    name: str
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[Source]:
+    """A folder that holds nothing but a link to a .gguf file: transformers would read configs that lie beside it.
+
+    Raises MissingPrerequisite if a package that reads it is missing.
+    """
+    for module in hub.GGUF_READERS:
+        hub.require(module, "small", f"to read {path}")
+    with tempfile.TemporaryDirectory() as made:
+        (link := Path(made) / "model.gguf").symlink_to(path.absolute())
+        yield Source(Path(made), link.name)
+
+
+def _check_numbers(path: Path, model: Any) -> None:
+    """Raise BadData if the file has more weights than the model: transformers leaves out what it has no name for."""
+    there = _stored_numbers(path)
+    expected = sum(weight.numel() for weight in model.parameters())
+    if there != expected:
+        raise BadData(
+            f"{path} has {there:,} weights and a {type(model).__name__} with its config {expected:,}; transformers does not "
+            f"read this file in full: expected an architecture that it knows"
+        )
+
+
+def _stored_numbers(path: Path) -> int:
+    from gguf import GGUFReader
+    from transformers.integrations.gguf.reader import GgufHeader
+
+    try:
+        return sum(prod(tensor.shape) for tensor in GgufHeader.from_file(str(path)).tensors)
+    except ValueError:  # older releases have fewer quantised types there; the package itself has all, and takes seconds
+        return sum(int(tensor.n_elements) for tensor in GGUFReader(path).tensors)
 
 
 def refuse_what_leads_away(folder: Path) -> None:
@@ -56,12 +136,12 @@ def refuse_adapter(folder: Path) -> None:
         )
 
 
-def _from_pretrained(folder: Path, dtype: torch.dtype | None) -> tuple[Any, dict[str, Any]]:
+def _from_pretrained(folder: Path, dtype: torch.dtype | None, **more: Any) -> tuple[Any, dict[str, Any]]:
     import torch
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
 
     common: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    config = AutoConfig.from_pretrained(folder, **common)
+    config = AutoConfig.from_pretrained(folder, gguf_file=more.get("gguf_file"), **common)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:  # transformers would import every model there is to say so
         raise ValueError(f"transformers has none for a {type(config).__name__}")
     loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -75,6 +155,7 @@ def _from_pretrained(folder: Path, dtype: torch.dtype | None) -> tuple[Any, dict
         ignore_mismatched_sizes=True,  # refused by name, as the missing are
         output_loading_info=True,
         **common,
+        **more,
     )
     model, info = loaded
     return model, info

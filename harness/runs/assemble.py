@@ -26,7 +26,7 @@ from harness.core.types import Settings
 from harness.measure import base_responses as base_policy
 from harness.measure.evaluator import EVALUATION_VERSION, Evaluator
 from harness.measure.kept import KeptEvaluation
-from harness.policy.loading import LoadedModel, load_model
+from harness.policy.loading import LoadedModel, load_model, with_prefix
 from harness.policy.models.adapters import FROM_SCRATCH
 from harness.policy.models.setup import setup_of
 from harness.policy.policy import Policy, naming
@@ -89,6 +89,7 @@ def parts(settings: RunSettings, task_name: str, offline: bool = False, out: Pat
     """
     import torch
 
+    scorers.check_given(settings)
     chosen = settings.model
     with hub_offline(offline):
         model = _known(load_model(_where(chosen.id), offline=offline, revision=chosen.revision))
@@ -147,6 +148,8 @@ def device(name: str) -> str:
 def _task(settings: RunSettings, name: str, model: LoadedModel, offline: bool, out: Path | None) -> Any:
     kind, t = registry.load("task", name), settings.task
     context = model.policy.context
+    if t.chat and not getattr(kind, "chats", False):
+        raise BadSetting(f"task {name!r} has no task.chat; leave it out, or derive the task from TextTask")
     if t.decoding.max_new_tokens >= context:
         raise PromptTooLong(f"max_new_tokens {t.decoding.max_new_tokens} leaves no prompt in a context of {context} tokens")
     reward, judge = _scorer(settings, t.reward, out), _scorer(settings, t.judge, out)
@@ -157,12 +160,13 @@ def _task(settings: RunSettings, name: str, model: LoadedModel, offline: bool, o
         model.tokenizer,
         reward=reward,
         judge=judge,
-        fluency=fluency_model(t.fluency, settings, offline),
+        fluency=fluency_model(t.fluency, settings, offline, model),
         decoding=t.decoding,
         context=context,
         paper_tokens=t.paper_tokens,
         bos=model.policy.bos,
         eos=model.policy.eos,
+        **({"chat": True} if t.chat else {}),
     )
 
 
@@ -208,13 +212,20 @@ def _scorer(settings: RunSettings, name: str, out: Path | None) -> Any:
     return CachedScorer(built, out / ".cache")
 
 
-def fluency_model(where: str | None, settings: RunSettings, offline: bool) -> Any:
+def fluency_model(where: str | None, settings: RunSettings, offline: bool, base: LoadedModel | None = None) -> Any:
+    """The language model that judges fluency; the weights of the base policy are not loaded twice if it is that."""
+    import torch
+
     from harness.tasks.micro import world
     from harness.tasks.scorers.fluency import JudgeModel
 
     if where is None or where == "none":
         return None
-    model = _known(load_model(str(world.verified("judge")) if where == "micro" else where, offline=offline))
+    if base is not None and where == settings.model.id != "micro" and settings.model.revision is None:
+        model = base._replace(policy=base.policy.around(base.policy.model))
+        model.policy.precision = torch.float32  # as if it were loaded on its own
+    else:
+        model = _known(load_model(str(world.verified("judge")) if where == "micro" else where, offline=offline))
     model.policy.to(device(settings.model.device))
     return JudgeModel(model.policy, model.tokenizer, model.identity, settings.evaluation.batch_size)
 
@@ -241,9 +252,11 @@ def named_cell(
     return cell(settings, parts(settings, task, offline, out), method, task, check_seed(seed), out)
 
 
-def external_cell(settings: RunSettings, shared: Parts, policy: str, task: str, out: Path, offline: bool) -> Cell:
+def external_cell(
+    settings: RunSettings, shared: Parts, policy: str, task: str, out: Path, offline: bool, prefix: str | None = None
+) -> Cell:
     """A cell that evaluates a policy trained elsewhere; raises BadData if its vocabulary is not the base policy's."""
-    external, identity = external_model(policy, shared, offline)
+    external, identity = external_model(policy, shared, offline, prefix)
     _check_context(policy, external, settings, shared.task)
     name = f"eval-{Path(policy).resolve().name if os.path.exists(policy) else policy.replace('/', '--')}"
     name = file_name(name)
@@ -251,12 +264,17 @@ def external_cell(settings: RunSettings, shared: Parts, policy: str, task: str, 
     return _cell(settings, shared, name, task, 0, out, make, {"name": "eval", "version": 1, "policy": identity})
 
 
-def external_model(where: str, shared: Parts, offline: bool) -> tuple[Policy, dict[str, Any]]:
-    """Load the policy of a run (with its prefix) or any model, with its identity; raises BadData on another vocabulary."""
+def external_model(where: str, shared: Parts, offline: bool, prefix: str | None = None) -> tuple[Policy, dict[str, Any]]:
+    """Load the policy of a run (with its prefix) or any model (with the one given), with its identity.
+
+    Raises BadData on another vocabulary, BadSetting if a run's policy, which has a prefix of its own, is given one.
+    """
     from harness.policy.load_check import check_model
 
     folder, base = Path(where), shared.model
     if (folder / "policy.json").is_file():
+        if prefix is not None:
+            raise BadSetting(f"{where} is the policy of a run, which has its own prefix; leave out --prefix")
         policy = Policy.load(folder, base=base.policy)
         check_model(policy, folder)
         parts = [folder / "policy.json", *sorted(folder.glob("ensemble.json")), *sorted(folder.rglob("*.safetensors"))]
@@ -265,22 +283,32 @@ def external_model(where: str, shared: Parts, offline: bool) -> tuple[Policy, di
         # a policy of an older run has no tokenizer, so only the size of its vocabulary can be compared
         tokenizer = read_tokenizer(folder) if (folder / "tokenizer_config.json").is_file() else None
     else:
-        policy, tokenizer, found = load_model(where, offline=offline)
+        loaded = load_model(where, offline=offline)
+        policy, tokenizer, found = loaded
         identity = dict(found)
-    _check_vocabulary(where, policy, tokenizer, base)
+        if prefix is not None:
+            policy = with_prefix(loaded, prefix, base.policy.vocab_size)
+            identity |= {"prefix": list(policy.prefix)} if policy.prefix else {}
+    _check_vocabulary(where, policy, tokenizer, base, any_names=prefix is not None)
     return policy.like(base.policy), identity
 
 
-def _check_vocabulary(where: str, policy: Policy, tokenizer: Any, base: LoadedModel) -> None:
-    """Raise BadData if the token ids of a policy differ from the base policy's: KL is a sum over token ids."""
-    expected = naming(base.tokenizer, policy.vocab_size, policy.num_control)
-    if tokenizer is not None and tokenizer.get_vocab() != expected.get_vocab():
+def _check_vocabulary(where: str, policy: Policy, tokenizer: Any, base: LoadedModel, *, any_names: bool = False) -> None:
+    """Raise BadData if the token ids of a policy differ from the base policy's: KL is a sum over token ids.
+
+    With `any_names` control tokens may have any names, or none.
+    """
+    control = {t: i for t, i in tokenizer.get_vocab().items() if i >= policy.vocab_size} if tokenizer and any_names else {}
+    expected = naming(base.tokenizer, policy.vocab_size, policy.num_control).get_vocab()
+    if tokenizer is not None and tokenizer.get_vocab() not in (expected, base.tokenizer.get_vocab() | control):
         raise BadData(f"policy {where} has another vocabulary than the base policy; KL needs one: choose its base with --model")
     ours, theirs = policy.vocab_size, base.policy.vocab_size
     if ours != theirs:
+        control_tokens = "name its prefix (--prefix) if the ids beyond are control tokens, " if ours > theirs else ""
         raise BadData(
-            f"policy {where} predicts {ours} ids and the base policy {theirs}; KL needs the same: choose its base with "
-            f"--model, or cut the larger embedding table (model.resize_token_embeddings({min(ours, theirs)})) and save it again"
+            f"policy {where} predicts {ours} ids and the base policy {theirs}; KL needs the same: {control_tokens}choose its "
+            f"base with --model, or cut the larger embedding table (model.resize_token_embeddings({min(ours, theirs)})) and "
+            f"save it again"
         )
 
 

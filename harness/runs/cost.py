@@ -26,12 +26,15 @@ SHAPES = {
     "codeparrot/codeparrot-small": (32768, 1024, 768, 12),
     "codeparrot/codeparrot": (32768, 1024, 1600, 48),
 }
+PARAMETERS = {"smollm2": 134_515_008, "HuggingFaceTB/SmolLM2-135M": 134_515_008}
+"""Parameters of models that are no GPT-2."""
 # MB to download: weights of models and checkpoints (listed on the hub, or 4 bytes per parameter), files of data sets
 DOWNLOADS = {
     "facebook/roberta-hate-speech-dynabench-r4-target": 499,
     "distilbert/distilbert-base-uncased-finetuned-sst-2-english": 268,
     "nlptown/bert-base-multilingual-uncased-sentiment": 669,
     "detoxify unbiased": 499,
+    "smollm2": 98,
     "scored-pile": 173,
     "scored-code": 179,  # 11,452 MB in 64 parts, of which one is read
 }
@@ -44,6 +47,8 @@ def gpt2_parameters(vocabulary: int, positions: int, width: int, layers: int) ->
 
 def parameters(model: str) -> int | None:
     """The number of parameters of a model, from its config if available locally; None if unknown."""
+    if model in PARAMETERS:
+        return PARAMETERS[model]
     config = _config(model)
     if config and config.get("model_type") == "gpt2":
         return gpt2_parameters(*(config[k] for k in ("vocab_size", "n_positions", "n_embd", "n_layer")))
@@ -185,12 +190,12 @@ def needs(settings: RunSettings) -> list[Any]:
     from harness.core import hub
 
     t = settings.task
-    found = [] if settings.model.id == "micro" else [hub.model(settings.model.id, settings.model.revision)]
+    found = [] if settings.model.id == "micro" else hub.models(settings.model.id, settings.model.revision)
     if t.fluency not in (None, "none", "micro"):
-        found.append(hub.model(t.fluency))
+        found += hub.models(t.fluency)
     found += sources.needs(t.prompts, t.data)
     for name in dict.fromkeys((t.reward, t.judge)):
         kind = registry.load("scorer", settings.scorer_kind(name))
         if hasattr(kind, "needs"):
             found += kind.needs(settings.scorer_options(name))
-    return found
+    return list(dict.fromkeys(found))  # the judge of fluency may be the base policy

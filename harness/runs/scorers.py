@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.core import registry
 from harness.core.errors import BadScorer, BadSetting, BenchError, one_line
-from harness.core.settings import stem_of
+from harness.core.settings import RunSettings, stem_of
 from harness.tasks.scorers import guard
 
 from . import named
@@ -26,6 +26,13 @@ def check(name: str, options: dict[str, Any]) -> None:
 def known_options(name: str, options: dict[str, Any]) -> None:
     """Check the names of a scorer's options without building it; raises BadSetting if one is unknown or missing."""
     _with_options(name, options)
+
+
+def check_given(settings: RunSettings) -> None:
+    """Raise MissingPrerequisite if the preset leaves the reward or the judge to the user, who gave none."""
+    for name in (settings.task.reward, settings.task.judge):
+        if getattr(registry.load("scorer", settings.scorer_kind(name)), "missing", False):
+            built(name, settings.scorer_options(name))
 
 
 def built(name: str, options: dict[str, Any]) -> Any:

@@ -210,8 +210,9 @@ def tokenize(
     context: int,
     bos: int | None = None,
     places: Mapping[str, str] = NO_PLACES,
+    opened: bool = True,
 ) -> Prompts:
-    """Tokenize prompts with the tokenizer's opening special tokens (BOS for Llama), left-padded: -> [B, P].
+    """Tokenize prompts with the tokenizer's opening special tokens (BOS for Llama) if `opened`, left-padded: -> [B, P].
 
     No special token follows a prompt, since the response continues it; a prompt without tokens becomes `bos`, the policy's,
     or else the tokenizer's. Raises PromptTooLong, with the location of the prompt, if prompt and response exceed the
@@ -221,7 +222,7 @@ def tokenize(
 
     if not prompts:
         raise EmptySelection("no prompts to tokenize; choose a split or a filter with prompts")
-    first = opening(tokenizer)
+    first = opening(tokenizer) if opened else []
     with refusing("the tokenizer fails on the prompts", "remove the prompt that it cannot read, or use another tokenizer"):
         bare = tokenizer(prompts, add_special_tokens=False)["input_ids"]
     rows = [first + ids or [_bos(tokenizer) if bos is None else bos] for ids in bare]

@@ -23,7 +23,7 @@ class JudgeModel:
 
     def __init__(self, policy: Policy, tokenizer: Any, identity: dict[str, Any], batch_size: int = 256) -> None:
         self.policy, self.tokenizer, self.identity, self.batch_size = (
-            policy.requires_grad_(False),
+            policy,  # left as it is: it may be the base policy, of which a run makes the one that it trains
             tokenizer,
             identity,
             batch_size,

@@ -12,6 +12,7 @@ from harness.tasks import SCORERS
 from harness.tasks.pep8 import is_code, parses
 from harness.tasks.scorers.guard import GuardedScorer
 
+SCORING = sorted(set(SCORERS) - {"yours"})  # which stands for one that is missing
 NETWORKS = {"classifier", "detoxify"}
 UNSCORED = {"parso": 0.2, "classifier": 0.1, "detoxify": 0.1, "scrubadub": 0.01}  # at most, of these texts; by others none
 
@@ -45,13 +46,13 @@ def check(name: str, options: dict[str, dict], n: int, alone: int) -> None:
     np.testing.assert_allclose(single, found[::alone], rtol=0, atol=1e-5 if name in NETWORKS else 0)
 
 
-@pytest.mark.parametrize("name", sorted(SCORERS))
+@pytest.mark.parametrize("name", SCORING)
 def test_a_few_hundred_odd_texts(name, options):
     check(name, options, 240, alone=1)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(SCORERS))
+@pytest.mark.parametrize("name", SCORING)
 def test_thousands_of_odd_texts(name, options):
     check(name, options, *((4_000, 16) if name in NETWORKS else (10_000, 3)))
 
