@@ -20,6 +20,8 @@ from harness.core.process import explain, flush_output, prepare, readable, watch
 from harness.core.settings import parse_seeds
 from harness.core.text import escaped, escaped_lines
 
+from .train_scorer import train_scorer
+
 
 class Commands(TyperGroup):
     """The commands, with Ctrl-C as an error of ours: typer itself turns it into a silent exit code before `main` sees it."""
@@ -371,6 +373,9 @@ def check(
     from .check import check_command
 
     raise typer.Exit(check_command(what, name, as_json, settings or []))
+
+
+app.command("train-scorer")(train_scorer)
 
 
 @app.command()
