@@ -96,8 +96,8 @@ class EvaluateScorer:
         if isinstance(found, (list, tuple, np.ndarray)):
             if len(found) != len(responses):
                 raise BadScorer(
-                    f"{self._key!r} of module {self._module.name} has {len(found)} numbers for {len(responses)} texts; choose a key "
-                    f"with one for each, or with one for all"
+                    f"{self._key!r} of module {self._module.name} has {len(found)} numbers for {len(responses)} texts; "
+                    f"choose a key with one for each, or with one for all"
                 )
             return np.array([math.nan if value is None else float(value) for value in found])
         if not (found is None or isinstance(found, Real)):

@@ -59,6 +59,12 @@ def test_the_same_command_finds_it_and_fresh_gives_the_same_bytes(train, data, t
     assert after == before | {"notes.txt": b"mine"} and not list(tmp_path.glob(".*"))
 
 
+def test_it_holds_the_rules_of_scorers(train, harness, tmp_path):
+    train()
+    code, out, _ = harness("check", "scorer", tmp_path / "reward")
+    assert code == 0 and "FAILS" not in out, out
+
+
 def test_json(train):
     code, out, _ = train("--json")
     assert code == 0 and json.loads(out.splitlines()[-1])["test"]["auc"] == 1.0

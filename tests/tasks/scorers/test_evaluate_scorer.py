@@ -8,6 +8,7 @@ from pathlib import Path
 
 import folders
 import numpy as np
+import own_modules
 import pytest
 from folders import SENTENCES
 from places import ROOT
@@ -21,66 +22,15 @@ from harness.tasks.scorers.evaluate_module import EvaluateScorer
 
 evaluate = pytest.importorskip("evaluate")
 PROMPTS = [f"prompt {i}" for i in range(len(SENTENCES))]
-TOXICITY = '''
-"""A measurement with a classifier in its configuration, as toxicity of the hub has it."""
-
-import datasets
-import evaluate
-from transformers import pipeline
-
-
-class Tone(evaluate.Measurement):
-    def _info(self):
-        features = datasets.Features({"predictions": datasets.Value("string", id="sequence")})
-        return evaluate.MeasurementInfo(
-            module_type="measurement", description="", citation="", inputs_description="", features=features
-        )
-
-    def _download_and_prepare(self, dl_manager):
-        self.classifier = pipeline("text-classification", model=self.config_name, top_k=2, truncation=True, device="cpu")
-
-    def _compute(self, predictions, aggregation="all", toxic_label="hate"):
-        tables = self.classifier([str(text) for text in predictions])
-        found = [next(row["score"] for row in rows if row["label"] == toxic_label) for rows in tables]
-        return {"max_toxicity": max(found)} if aggregation == "maximum" else {"toxicity": found}
-'''
-LENGTHS = '''
-"""Numbers of two inputs: a table of means, a list, one number, and others that are none."""
-
-import datasets
-import evaluate
-
-
-class Lengths(evaluate.Metric):
-    def _info(self):
-        features = {"data": datasets.Value("string"), "references": datasets.Value("string")}
-        return evaluate.MetricInfo(
-            description="", citation="", inputs_description="", features=datasets.Features(features)
-        )
-
-    def _compute(self, data, references, factor=1.0):
-        differences = [factor * (len(a) - len(b)) for a, b in zip(data, references)]
-        missing = [None if "tea" in text else 1.0 for text in data]
-        mean = sum(differences) / len(differences)
-        return {"mean": {"long": mean}, "all": differences, "a.b": mean, "missing": missing, "few": [1.0] * 2, "word": "long"}
-'''
 
 
 @pytest.fixture(scope="module")
 def modules(tmp_path_factory):
     """The two modules, each in a folder of its name, and a classifier."""
     root = tmp_path_factory.mktemp("modules")
-    for name, code in (("tone", TOXICITY), ("lengths", LENGTHS)):
-        (root / name).mkdir()
-        (root / name / f"{name}.py").write_text(code)
+    own_modules.write(root)
     folders.classifier_folder(root / "model", "Roberta", ("nothate", "hate"))
     return root
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    """The library's copies of modules, outside the user's cache."""
-    monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", str(tmp_path_factory.getbasetemp() / "copies"))
 
 
 def lengths(modules, key="all", **options) -> EvaluateScorer:
@@ -123,11 +73,11 @@ def test_the_identity_follows_code_options_and_models_and_no_path(modules, tmp_p
     assert str(modules) not in json.dumps(first) and first["module"] == "tone" and len(first["sha256"]) == 64
     assert identity(low=-1.0) != first != identity(arguments={"toxic_label": "hate"})
     (tmp_path / "tone").mkdir()
-    (tmp_path / "tone" / "tone.py").write_text(TOXICITY)
+    (tmp_path / "tone" / "tone.py").write_text(own_modules.TOXICITY)
     assert identity(tmp_path / "tone") == first
     other = folders.classifier_folder(tmp_path / "model", "Roberta", ("nothate", "hate", "other"))
     assert identity(config=other)["config"] != first["config"]
-    (tmp_path / "tone" / "tone.py").write_text(TOXICITY + "\nMORE = 1\n")
+    (tmp_path / "tone" / "tone.py").write_text(own_modules.TOXICITY + "\nMORE = 1\n")
     assert identity(tmp_path / "tone")["sha256"] != first["sha256"]
 
 
