@@ -23,7 +23,7 @@ UNSCORED = {
     "parso": 0.2,
     "classifier": 0.1,
     "detoxify": 0.1,
-    "evaluate": 0.1,
+    "evaluate": 0.25,
     "scrubadub": 0.01,
 }  # at most, of these texts; by others none
 
