@@ -47,6 +47,14 @@ SCORERS = {
     "scrubadub": ("harness.tasks.scorers.rules:ScrubadubScorer", "no personal data by scrubadub (option: locale)"),
     "parso": ("harness.tasks.scorers.style:ParsoScorer", "share of lines of code without a violation of PEP 8, by parso"),
     "phrases": ("harness.tasks.scorers.rules:PhraseScorer", "share of phrases that do not repeat an earlier one"),
+    "evaluate": (
+        "harness.tasks.scorers.evaluate_module:EvaluateScorer",
+        "a number of a local module of the evaluate library (options: module, key, invert, ...)",
+    ),
+    "trained": (
+        "harness.tasks.labels.scorer:TrainedScorer",
+        "a scorer of harness train-scorer (option: folder); its folder is a name too: task.reward=DIR",
+    ),
     "yours": ("harness.tasks.scorers.yours:YourScorer", "the place of a scorer of your own: task.reward=DIR (option: setting)"),
     "classifier": (
         "harness.tasks.scorers.classifier:ClassifierScorer",

@@ -21,6 +21,7 @@ from harness.core.settings import parse_seeds
 from harness.core.text import escaped, escaped_lines
 
 from .fetch import fetch
+from .train_scorer import train_scorer
 
 
 class Commands(TyperGroup):
@@ -375,6 +376,9 @@ def check(
     from .check import check_command
 
     raise typer.Exit(check_command(what, name, as_json, settings or []))
+
+
+app.command("train-scorer")(train_scorer)
 
 
 @app.command()

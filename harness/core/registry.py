@@ -24,6 +24,9 @@ HINTS = {kind: f"harness list {kind}s" for kind in PACKAGES}
 IN_FILES = {"method": "train", "task": "train_prompts", "scorer": "score"}
 """The kinds of plug-in that may be given as a file, and the method that identifies the plug-in's class in it."""
 
+TRAINED = "scorer.json"
+"""The file that describes a trained scorer in its folder."""
+
 
 class Offer(NamedTuple):
     """A plug-in of another package: its name, the target "module:attribute", the package, and a fault of the name, if any."""
@@ -125,12 +128,35 @@ def is_file(kind: str, name: str) -> bool:
     return kind in IN_FILES and name.endswith(".py")
 
 
+def is_folder(kind: str, name: str) -> bool:
+    """True if a name on the command line is that of a folder with a trained scorer."""
+    if kind != "scorer" or name.endswith(".py"):
+        return False
+    return os.sep in name or (os.path.isdir(name) and _key(name) not in map(_key, table(kind)))
+
+
+def _trained(name: str) -> str:
+    """The folder of a trained scorer unchanged; raises MissingPrerequisite, BadData if it holds none."""
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise MissingPrerequisite(f"no scorer folder {name}; expected one that harness train-scorer wrote")
+    if not (folder / TRAINED).is_file():
+        raise BadData(
+            f"no {TRAINED} in {name}; expected a folder that harness train-scorer wrote (any other sequence classifier: "
+            f"scorers.NAME.kind=classifier, scorers.NAME.model={name})"
+        )
+    return name
+
+
 def given(kind: str, name: str) -> str:
     """The argument for `load` from a name on the command line: its registered spelling, or a path unchanged.
 
     Use it for names from the user only; names in records go through `canonical`, which accepts no paths. Raises UnknownName,
-    MissingPrerequisite if there is no such file, BadSetting if the file has the name of a plug-in of the same kind.
+    MissingPrerequisite if there is no such file or folder, BadData if a folder holds no trained scorer, BadSetting if the file
+    has the name of a plug-in of the same kind.
     """
+    if is_folder(kind, name):
+        return _trained(name)
     if not is_file(kind, name):
         return canonical(kind, name)
     if not os.path.isfile(name):
@@ -143,8 +169,11 @@ def given(kind: str, name: str) -> str:
 def load(kind: str, name: str) -> Any:
     """Load the class behind a name or in a file: `./my_method.py` must hold one class with a method `train`.
 
+    The class of a folder with a trained scorer is that of all of them, which takes the folder as an option.
+
     Raises UnknownName, MissingPrerequisite if it cannot be imported, BadData if it violates the interface of its kind.
     """
+    name = "trained" if is_folder(kind, name) else name
     if is_file(kind, name):
         return plugins.CHECKS[kind](_from_file(kind, Path(name)), Path(name).stem)
     target = table(kind)[canonical(kind, name)][0]

@@ -71,12 +71,13 @@ def check(settings: RunSettings, method: str) -> None:
     checked(Budget, settings.budget, "budget")
     checked(OptimizerSettings, settings.optimizer, "optimizer")
     used = {settings.task.reward, settings.task.judge}
-    of_files = {stem_of(name) for name in used if registry.is_file("scorer", name)}  # their options are named by the stem
+    of_files = {stem_of(name) for name in used if scorers.is_path(name)}  # their options are named by the stem
     for name in used | set(settings.scorers) - of_files:
         registry.given("scorer", settings.scorer_kind(name))
         scorers.known_options(name, settings.scorer_options(name))  # also of a scorer that this task does not use
     if settings.task.reward == settings.task.judge:
         raise BadSetting(SAME_SCORER.format(name=settings.task.judge))
+    scorers.check_apart(settings)
     sources.check(settings.task.prompts, settings.task.data)
     for name in used:
         scorers.check(name, settings.scorer_options(name))
@@ -152,6 +153,7 @@ def _task(settings: RunSettings, name: str, model: LoadedModel, offline: bool, o
         raise BadSetting(f"task {name!r} has no task.chat; leave it out, or derive the task from TextTask")
     if t.decoding.max_new_tokens >= context:
         raise PromptTooLong(f"max_new_tokens {t.decoding.max_new_tokens} leaves no prompt in a context of {context} tokens")
+    scorers.check_apart(settings)
     reward, judge = _scorer(settings, t.reward, out), _scorer(settings, t.judge, out)
     if reward.identity == judge.identity:  # one scorer by two names
         raise BadSetting(SAME_SCORER.format(name=t.judge))

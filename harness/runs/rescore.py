@@ -150,7 +150,7 @@ def _refuse_unnamed(run: Run, record: RunSettings, found: RunSettings, given: di
 def _refuse_inside(run: Run, settings: RunSettings) -> None:
     """Raise MissingPrerequisite if anything to load lies inside or beside a record, whoever names it."""
     for key, value in _named(settings).items():
-        scorer = key in ("task.reward", "task.judge") and not registry.is_file("scorer", str(value))
+        scorer = key in ("task.reward", "task.judge") and not scorers.is_path(str(value))
         if not (value in ("micro", "none") or scorer):
             _refuse_place(run, key, value)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import logging
+from pathlib import Path
 from typing import Any
 
 from harness.core import registry
@@ -12,12 +14,51 @@ from harness.tasks.scorers import guard
 
 from . import named
 
+log = logging.getLogger(__name__)
+SAME_ROWS = 0.01  # largest share of the smaller set of texts that two trained scorers may have in common
+
+
+def is_path(name: str) -> bool:
+    """True if a name is that of a file with a scorer or of a folder with a trained one."""
+    return registry.is_file("scorer", name) or registry.is_folder("scorer", name)
+
+
+def check_apart(settings: RunSettings) -> None:
+    """Check that a trained judge is of another kind than a trained reward, on other texts; raises BadSetting, BadData."""
+    from harness.tasks.labels import card
+
+    folders = [_trained_folder(settings, name) for name in (settings.task.reward, settings.task.judge)]
+    if folders[0] is None or folders[1] is None:
+        return
+    reward, judge = (card.read(folder) for folder in folders if folder is not None)
+    if reward.card.kind == judge.card.kind:
+        raise BadSetting(
+            f"reward and judge are both {judge.card.kind} scorers of harness train-scorer; expected a judge of another family "
+            f"than the reward; train one of them with another --kind"
+        )
+    shared, least = card.shared_rows(reward, judge), min(len(reward.rows()), len(judge.rows()))
+    if shared > SAME_ROWS * least:
+        raise BadSetting(
+            f"the judge {judge.folder.name} was trained on {shared:,} texts of the reward {reward.folder.name}, so it cannot "
+            f"show over-optimisation; train it on other texts"
+        )
+    if shared:
+        log.warning("reward and judge were trained on %d texts in common, of %d", shared, least)
+
+
+def _trained_folder(settings: RunSettings, name: str) -> Path | None:
+    """The folder of a trained scorer, by whatever option a scorer names it; None if it is none."""
+    where, options = settings.scorer_kind(name), settings.scorer_options(name)
+    named = where if registry.is_folder("scorer", where) else options.get("folder", options.get("model"))
+    folder = Path(str(named)).expanduser()
+    return folder if named is not None and (folder / registry.TRAINED).is_file() else None
+
 
 def check(name: str, options: dict[str, Any]) -> None:
     """Check the options of a scorer, by building it if it is one of ours that loads nothing; raises BadSetting."""
     kind, _ = _with_options(name, options)
     loads = getattr(kind, "slow", False) or hasattr(kind, "needs")
-    if loads or registry.is_file("scorer", options.get("kind", name)):
+    if loads or is_path(options.get("kind", name)):
         guard.seconds(stem_of(name), options.get("timeout"))
     else:
         built(name, options)
@@ -53,6 +94,8 @@ def _with_options(name: str, options: dict[str, Any]) -> tuple[Any, dict[str, An
     """The class of a scorer and the arguments of its constructor; raises BadSetting if an option is unknown or missing."""
     where, name = options.get("kind", name), stem_of(name)
     kind = registry.load("scorer", where)
+    if registry.is_folder("scorer", where):
+        options = {**options, "folder": where}
     signature = inspect.signature(kind)
     own = {key: value for key, value in options.items() if key not in ("kind", "timeout") or key in signature.parameters}
     open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())

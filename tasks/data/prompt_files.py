@@ -93,7 +93,7 @@ def gathered(rows: Iterable[tuple[str, Any]], source: str, columns: Columns, *, 
 def _prompt(row: Any, columns: Columns, spelled: bool) -> Prompt:
     """Parse a row; raises ValueError with the fault of the row."""
     if not isinstance(row, dict):
-        raise ValueError(f"expected an object, found {_kind(row)}")
+        raise ValueError(f"expected an object, found {kind_of(row)}")
     inner = row.get("prompt", row) if columns.text is None else row
     fields = inner if isinstance(inner, dict) else row | {"text": inner}
     text, score = _text(fields, columns.text), _score(fields, columns.score, spelled)
@@ -105,10 +105,14 @@ def _prompt(row: Any, columns: Columns, spelled: bool) -> Prompt:
 def _text(fields: dict[str, Any], column: str | None) -> str:
     if (column or "text") not in fields:
         wanted = '"text" or "prompt"' if column is None else f"column {shown(column)}"
-        raise ValueError(f"no {wanted}; found the keys {_names(fields)}; name one with --set task.data.text=COLUMN")
-    text = fields[column or "text"]
+        raise ValueError(f"no {wanted}; found the keys {names_of(fields)}; name one with --set task.data.text=COLUMN")
+    return sound_text(fields[column or "text"])
+
+
+def sound_text(text: Any) -> str:
+    """A text unchanged; raises ValueError if it is no string, empty, too long, or if no tokenizer can read it."""
     if not isinstance(text, str):
-        raise ValueError(f"expected a text that is a string, found {_kind(text)}")
+        raise ValueError(f"expected a text that is a string, found {kind_of(text)}")
     if not text.strip():
         raise ValueError("the text is empty; remove the row")
     if len(text) > LONGEST:
@@ -123,15 +127,19 @@ def _text(fields: dict[str, Any], column: str | None) -> str:
 def _score(fields: dict[str, Any], column: str | None, spelled: bool) -> float | None:
     if column is not None and column not in fields:
         raise ValueError(
-            f"no column {shown(column)}; found the keys {_names(fields)}; name one with --set task.data.score=COLUMN"
+            f"no column {shown(column)}; found the keys {names_of(fields)}; name one with --set task.data.score=COLUMN"
         )
-    score = fields.get("toxicity", fields.get("score")) if column is None else fields[column]
+    return sound_score(fields.get("toxicity", fields.get("score")) if column is None else fields[column], spelled)
+
+
+def sound_score(score: Any, spelled: bool) -> float | None:
+    """A score as a number, None for null or a blank; raises ValueError for any other; `spelled` numbers may be text."""
     if spelled and isinstance(score, str):
         score = _number(score)
     if score is None:
         return None
     if isinstance(score, bool) or not isinstance(score, int | float) or not isfinite(score):
-        found = score if isinstance(score, float) else _kind(score)
+        found = score if isinstance(score, float) else kind_of(score)
         raise ValueError(f"expected a score that is a finite number or null, found {found}")
     return float(score)
 
@@ -144,13 +152,14 @@ def _number(spelled: str) -> float | str | None:
         return spelled
 
 
-def _names(fields: dict[str, Any]) -> str:
+def names_of(fields: dict[str, Any]) -> str:
     """The first 20 keys of a row, for an error message."""
     names = [shown(name) for name in fields]
     return ", ".join(names[:20] + ["..."] * (len(names) > 20)) or "none"
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """The type of a value of a row in words, for an error message."""
     names = {dict: "an object", list: "a list", str: "a string", bool: "a truth value", type(None): "null", bytes: "bytes"}
     return names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
 

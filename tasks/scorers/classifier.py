@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -181,32 +183,41 @@ def _checked(folder: Path, pinned: str | None) -> tuple[str, str]:
     return name, digest
 
 
-def _read(folder: Path, weights: str) -> tuple[Any, Any]:
-    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Context manager that hides the warnings and progress bars of transformers."""
     from transformers.utils import logging as verbose
 
     level, bars = verbose.get_verbosity(), verbose.is_progress_bar_enabled()
     verbose.set_verbosity_error()
     verbose.disable_progress_bar()
     try:
-        common: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-        tokenizer = AutoTokenizer.from_pretrained(folder, **common)
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            folder,
-            config=AutoConfig.from_pretrained(folder, **common),
-            attn_implementation=None,  # the default: a config may name a kernel, which is code from the hub
-            use_safetensors=weights == SAFE,
-            output_loading_info=True,
-            **common,
-        )
-    except Exception as e:  # transformers, safetensors and pickle raise many types
-        raise BadData(
-            f"cannot load a sequence classifier from {folder} ({one_line(e)}); check its type, or copy it again"
-        ) from e
+        yield
     finally:
         verbose.set_verbosity(level)
         if bars:
             verbose.enable_progress_bar()
+
+
+def _read(folder: Path, weights: str) -> tuple[Any, Any]:
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+    common: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(folder, **common)
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                folder,
+                config=AutoConfig.from_pretrained(folder, **common),
+                attn_implementation=None,  # the default: a config may name a kernel, which is code from the hub
+                use_safetensors=weights == SAFE,
+                output_loading_info=True,
+                **common,
+            )
+    except Exception as e:  # transformers, safetensors and pickle raise many types
+        raise BadData(
+            f"cannot load a sequence classifier from {folder} ({one_line(e)}); check its type, or copy it again"
+        ) from e
     if missing := sorted(info["missing_keys"]):
         raise BadData(f"the weights in {folder} lack {len(missing)} of a {type(model).__name__}, such as {missing[0]}")
     return tokenizer, model.float().eval()

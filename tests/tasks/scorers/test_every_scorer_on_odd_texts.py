@@ -3,27 +3,44 @@
 from pathlib import Path
 
 import folders
+import labelled
 import numpy as np
+import own_modules
 import pytest
 from odd_texts import texts
 
 from harness.runs import scorers
 from harness.tasks import SCORERS
+from harness.tasks.labels import train
+from harness.tasks.labels.linear import LinearSettings
+from harness.tasks.labels.rows import Source
 from harness.tasks.pep8 import is_code, parses
 from harness.tasks.scorers.guard import GuardedScorer
 
 SCORING = sorted(set(SCORERS) - {"yours"})  # which stands for one that is missing
 NETWORKS = {"classifier", "detoxify"}
-UNSCORED = {"parso": 0.2, "classifier": 0.1, "detoxify": 0.1, "scrubadub": 0.01}  # at most, of these texts; by others none
+# at most, of these texts; by others none
+UNSCORED = {
+    "parso": 0.2,
+    "classifier": 0.1,
+    "detoxify": 0.1,
+    "evaluate": 0.25,
+    "scrubadub": 0.01,
+}  # at most, of these texts; by others none
 
 
 @pytest.fixture(scope="module")
 def options(tmp_path_factory) -> dict[str, dict]:
     root: Path = tmp_path_factory.mktemp("models")
     classifier = folders.classifier_folder(root / "classifier", "Roberta", ("no", "yes"))
+    modules = own_modules.write(root / "modules")
+    rows = Source(data=str(labelled.write(root / "a.jsonl", labelled.sentences(150))), text=("text",), score=("score",))
+    train.train(train.Asked(rows, LinearSettings()), root / "trained")
     checkpoint, config = folders.detoxify_checkpoint(root / "detoxify")
     return {
         "classifier": {"model": str(classifier), "label": "yes", "device": "cpu"},
+        "evaluate": {"module": str(modules / "lengths"), "key": "all", "low": -500.0, "high": 500.0},
+        "trained": {"folder": str(root / "trained")},
         "detoxify": {"checkpoint": str(checkpoint), "config": str(config), "device": "cpu"},
     }
 

@@ -1,0 +1,1 @@
+"""Scorers trained on the user's own labelled texts: `harness train-scorer`."""
