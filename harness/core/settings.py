@@ -138,9 +138,8 @@ class RunSettings(Settings):
 
 def stem_of(name: str) -> str:
     """What records call a plug-in: its name, of a file (.py, .toml) the stem, of a folder its name without the path."""
-    if name.endswith((".py", ".toml")):
-        return Path(name).stem
-    return os.path.basename(os.path.abspath(name)) if os.sep in name else name
+    folder = os.path.basename(os.path.abspath(name)) if os.sep in name else name
+    return Path(name).stem if name.endswith((".py", ".toml")) else folder
 
 
 S = TypeVar("S", bound=Settings)

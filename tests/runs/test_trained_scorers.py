@@ -114,7 +114,8 @@ def test_loading_refuses_the_pair_too(folders, tmp_path):
 
 def test_a_run_with_both_is_verified_from_the_command_line(harness, folders, tmp_path):
     words = ["--set", f"task.reward={folders / 'reward'}", "--set", f"task.judge={folders / 'judge'}"]
-    small = [w for key, value in quick.settings("base").items() for w in ("--set", f"{key}={value}")]
+    least = {"evaluation.paper_samples": 0, "evaluation.points": 0, "evaluation.base_samples": 50, "task.fluency": "none"}
+    small = [w for key, value in (quick.settings("base") | least).items() for w in ("--set", f"{key}={value}")]
     code, _, err = harness("run", "-m", "base", "-t", "toxicity", "--out", tmp_path, *words, *small)
     assert code == 0, err
     run = next(tmp_path.rglob("manifest.json")).parent
