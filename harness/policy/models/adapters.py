@@ -77,10 +77,10 @@ def attach(model: Any, lora: Lora) -> None:
     import peft
 
     layers = targets(model)
+    scale: Any = lora.alpha  # peft calls it a whole number, and divides by the rank
     config = peft.LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, target_modules=list(layers), fan_in_fan_out="c_attn" in layers,
-        task_type="CAUSAL_LM",
-    )  # fmt: skip
+        r=lora.rank, lora_alpha=scale, target_modules=list(layers), fan_in_fan_out="c_attn" in layers, task_type="CAUSAL_LM"
+    )
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         torch.manual_seed(SEED)
         peft.inject_adapter_in_model(config, model.requires_grad_(False), NAME)
