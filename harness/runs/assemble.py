@@ -27,7 +27,7 @@ from harness.measure import base_responses as base_policy
 from harness.measure.evaluator import EVALUATION_VERSION, Evaluator
 from harness.measure.kept import KeptEvaluation
 from harness.policy.loading import LoadedModel, load_model, with_prefix
-from harness.policy.models.adapters import FROM_SCRATCH
+from harness.policy.models import adapters
 from harness.policy.models.setup import setup_of
 from harness.policy.policy import Policy, naming
 from harness.policy.tokenizers import read_tokenizer
@@ -64,10 +64,12 @@ class Parts(NamedTuple):
 
 
 def check(settings: RunSettings, method: str) -> None:
-    """Check a run's settings before anything is loaded; raises BadSetting or UnknownName if one is wrong."""
+    """Check a run's settings before anything is loaded; raises BadSetting, UnknownName, or MissingPrerequisite without peft."""
     of_method = checked(registry.load("method", method).Settings, settings.method, "method")
-    if settings.model.lora.rank and getattr(of_method, "start", "base") == "scratch":
-        raise BadSetting(FROM_SCRATCH)
+    if settings.model.lora.rank:
+        adapters.required()
+        if getattr(of_method, "start", "base") == "scratch":
+            raise BadSetting(adapters.FROM_SCRATCH)
     checked(Budget, settings.budget, "budget")
     checked(OptimizerSettings, settings.optimizer, "optimizer")
     used = {settings.task.reward, settings.task.judge}

@@ -241,9 +241,9 @@ class LearnsTheWorst(Honest):
 
 BROKEN = {
     HasOneSeed: {"seed"},
-    DrawsFromElsewhere: {"seed", "resume"},  # what is not of the trial is not kept either
+    DrawsFromElsewhere: {"seed", "resume", "setups"},  # what is not of the trial is not kept either
     UpdatesTheReference: {"base weights"},
-    ForgetsItsState: {"resume"},
+    ForgetsItsState: {"resume", "setups"},  # under LoRA too
     CallsHome: {"network"},
     YieldsEveryOtherUpdate: {"budget"},
     YieldsLateWhereFlopsCount: {"budget"},

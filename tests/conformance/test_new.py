@@ -71,7 +71,7 @@ def test_each_fault_of_a_broken_method_is_one_line(harness, tmp_path):
     code, out, err = harness("check", "method", path)
     faults = {line.split("  ")[1].strip() for line in out.splitlines() if line.startswith("FAILS")}
     assert code == 5 and faults == {"settings used", "budget", "control tokens", "base weights"}
-    assert err.splitlines()[-1].startswith("error: ") and "does not hold 4 of 14 rules" in err
+    assert err.splitlines()[-1].startswith("error: ") and "does not hold 4 of 15 rules" in err
 
 
 def test_the_scaffold_imports_the_door_only():
@@ -131,5 +131,5 @@ def test_what_can_be_started_and_checked(harness, tmp_path):
 def test_a_check_as_a_table(harness):
     code, out, _ = harness("check", "method", "base")
     lines = out.splitlines()
-    assert code == 0 and len(lines) == 15 and "expected" in lines[0]
+    assert code == 0 and len(lines) == 16 and "expected" in lines[0]
     assert any(line.startswith("-") and "does not apply" in line for line in lines)

@@ -162,6 +162,8 @@ def test_without_peft_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(MissingPrerequisite, match=r"pip install 'unlearning-harness\[lora\]'"):
         setup_of(ModelSettings(lora={"rank": 2}), tiny_gpt2().model, "")
+    with pytest.raises(MissingPrerequisite, match="needs the package peft"):
+        assemble.check(resolve("micro", "quark", "toxicity", ["model.lora.rank=2"]), "quark")
 
 
 def test_weights_are_not_drawn_anew_beside_an_adapter(base):

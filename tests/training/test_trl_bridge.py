@@ -16,15 +16,31 @@ from tiny import steered, tiny_gpt2
 from toy_task import toy_policy
 from trials import make_quick, pair_trial, run
 
+from harness.conformance.play import Subject, play
 from harness.core.errors import MissingPrerequisite
 from harness.methods.dpo import DPO
 from harness.methods.grpo import GRPO
 from harness.methods.kto import KTO
 from harness.methods.rloo import RLOO
 from harness.policy.logprobs import masked_sum, token_logprobs
+from harness.policy.models import setup
 from harness.training import trl_bridge as ours
+from harness.training.trial import Budget
 
 BY_TRL = [DPO, KTO, RLOO, GRPO]
+
+
+@pytest.mark.parametrize("method", BY_TRL)
+def test_its_passes_are_split_into_micro_batches(method, monkeypatch):
+    parts, whole = [], setup.checkpoint
+
+    def seen(read, first, last, **options):
+        parts.append((first, last))
+        return whole(read, first, last, **options)
+
+    monkeypatch.setattr(setup, "checkpoint", seen)
+    play(Subject(method, ""), budget=Budget(updates=1), recorded=False, setup=setup.Setup(micro_batch=2))
+    assert parts[:2] == [(0, 2), (2, 4)]
 
 
 @pytest.mark.parametrize("method", BY_TRL)

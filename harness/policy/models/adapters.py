@@ -11,6 +11,7 @@ import copy
 import json
 import warnings
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,15 +58,12 @@ def targets(model: Any) -> tuple[str, ...]:
     return TARGETS[kind]
 
 
-def required() -> Any:
-    """The package peft; raises MissingPrerequisite without it."""
-    try:
-        import peft
-    except ImportError:
+def required() -> None:
+    """Raise MissingPrerequisite unless peft is installed; it is not imported, which takes seconds."""
+    if find_spec("peft") is None:
         raise MissingPrerequisite(
             "model.lora.rank needs the package peft, which is not installed; pip install 'unlearning-harness[lora]'"
-        ) from None
-    return peft
+        )
 
 
 def attached(model: Any) -> bool:
@@ -75,11 +73,14 @@ def attached(model: Any) -> bool:
 
 def attach(model: Any, lora: Lora) -> None:
     """Give a model an adapter that changes nothing yet, and freeze all but it; raises BadSetting, MissingPrerequisite."""
-    peft, layers = required(), targets(model)
+    required()
+    import peft
+
+    layers = targets(model)
+    scale: Any = lora.alpha  # peft calls it a whole number, and divides by the rank
     config = peft.LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, target_modules=list(layers), fan_in_fan_out="c_attn" in layers,
-        task_type="CAUSAL_LM",
-    )  # fmt: skip
+        r=lora.rank, lora_alpha=scale, target_modules=list(layers), fan_in_fan_out="c_attn" in layers, task_type="CAUSAL_LM"
+    )
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         torch.manual_seed(SEED)
         peft.inject_adapter_in_model(config, model.requires_grad_(False), NAME)

@@ -49,8 +49,8 @@ def setup_of(settings: ModelSettings, model: Any, sha256: str) -> Setup:
     lora, asked = None, settings.lora
     if asked.rank:
         lora = Lora(asked.rank, asked.alpha or 2.0 * asked.rank, asked.merge)
-        adapters.targets(model)
         adapters.required()
+        adapters.targets(model)
     if settings.checkpointing:
         checkpointed_layers(model)
     return Setup(settings.micro_batch, settings.checkpointing, lora, {"name": settings.id, "sha256": sha256})
