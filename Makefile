@@ -70,7 +70,7 @@ tables:  ## the pages, tables and figures that are written from the committed re
 	python docs/tools/readme_tables.py README.md results/reference --rows 10
 	python docs/tools/readme_tables.py docs/results/tasks.md results/reference
 	python docs/tools/methods_page.py docs/results/methods.md --finals results/reference --trials results/trials \
-	    --shapes results/claims --picture reports/micro/figures/pareto-micro-toxicity.png
+	    --shapes results/claims --picture reports/micro/figures/curves-micro-toxicity.png
 	python docs/tools/claims_page.py docs/results/claims.md --reference results/reference --claims results/claims \
 	    --measured results/claims.jsonl --picture docs/results/claims-log-ratio.png
 

@@ -45,7 +45,7 @@ class GRPO:
     version = 1
     Settings = GRPOSettings
     family = "policy gradients"
-    knob = Knob("kl_coef", (0.5, 0.15, 0.05, 0.015, 0.005))
+    knob = Knob("kl_coef", (5.0, 1.5, 0.5, 0.15, 0.05))
     quick: ClassVar[dict[str, Any]] = {"lr": 1e-3, "explore_every": 2, "group_size": 4, "batch_size": 16}
     claims: ClassVar[dict[str, dict[str, Any]]] = {"base_returns": {"kl_coef": 100.0}, "reward_rises": {}}
 

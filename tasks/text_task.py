@@ -137,17 +137,8 @@ class TextTask:
 
         Raises EmptySelection if the task has no documents.
         """
-        rows = torch.randint(len(self._corpus), (n,), generator=rng)
-        chosen = [self._corpus[i] for i in rows.tolist()]
-        rollout = self._padded([d.prompt for d in chosen], [d.response for d in chosen])
-        segment = torch.full(rollout.response.shape, -1)
-        reward = torch.full(rollout.response.shape, torch.nan)
-        for row, d in enumerate(chosen):
-            segment[row, : len(d.segment)] = torch.tensor(d.segment)
-            reward[row, : len(d.segment)] = torch.tensor([d.reward[i] if i >= 0 else torch.nan for i in d.segment])
-        kinds = [self._data.documents[i].kind for i in rows.tolist()]
-        own = None if None in kinds else torch.tensor([kind in getattr(self, "kinds", ()) for kind in kinds])
-        return Documents(rollout, segment, reward, own)
+        rows = torch.randint(len(self._corpus.segment), (n,), generator=rng)
+        return _drawn(self._corpus, rows)
 
     def clean_documents(self) -> Rollout | None:
         """Held-out text without the undesired behaviour, D documents: -> [D, R]; None if the data has none."""
@@ -158,7 +149,7 @@ class TextTask:
         """The clean documents tokenized; computed once, since every evaluation reads them."""
         if not self._data.clean:
             return None
-        ids = [self._response_ids(text)[0] for text in self._data.clean]
+        ids = [ids for ids, _ in self._response_ids(self._data.clean)]
         return self._padded([text.prompt for text in self._data.clean], ids)
 
     def texts(self, rollout: Rollout) -> list[str]:
@@ -224,34 +215,59 @@ class TextTask:
         return prompt if self._chat is None else self._chat.around(prompt)
 
     @cached_property
-    def _corpus(self) -> list[Labelled]:
-        """All documents tokenized, with the rewards of their segments; computed once."""
+    def _corpus(self) -> Documents:
+        """All D documents tokenized, with the rewards of their segments: [D, R]; computed once, for draws by index."""
+        found = self._labelled()
+        rollout = self._padded([d.prompt for d in found], [d.response for d in found])
+        segment = torch.full(rollout.response.shape, -1)
+        segment[rollout.response_mask] = torch.tensor([i for d in found for i in d.segment])
+        reward = torch.full(rollout.response.shape, torch.nan)
+        each = [d.reward[i] if i >= 0 else torch.nan for d in found for i in d.segment]
+        reward[rollout.response_mask] = torch.tensor(each)
+        kinds = [text.kind for text in self._data.documents]
+        own = None if None in kinds else torch.tensor([kind in getattr(self, "kinds", ()) for kind in kinds])
+        return Documents(rollout, segment, reward, own)
+
+    def _labelled(self) -> list[Labelled]:
+        """All documents tokenized, with the rewards of their segments."""
         if not self._data.documents:
             raise EmptySelection(f"task {self.name!r} has no labelled documents on these prompts; choose an online method")
         parts = [segments(text.response) for text in self._data.documents]
         prompts = [text.prompt for text, found in zip(self._data.documents, parts, strict=True) for _ in found]
         rewards = iter(self._reward.score(prompts, [segment for found in parts for segment in found]).tolist())
+        tokens = self._response_ids(self._data.documents)
         return [
-            Labelled(text.prompt, *self._response_ids(text), [next(rewards) for _ in found])
-            for text, found in zip(self._data.documents, parts, strict=True)
+            Labelled(text.prompt, *found, [next(rewards) for _ in part])
+            for text, found, part in zip(self._data.documents, tokens, parts, strict=True)
         ]
 
-    def _response_ids(self, text: Text) -> tuple[list[int], list[int]]:
-        """The tokens of a response with EOS, cut at the context, and the index of the segment in which each token begins.
+    def _response_ids(self, texts: list[Text]) -> list[tuple[list[int], list[int]]]:
+        """The tokens of each response with EOS, cut at the context, and the index of the segment in which each token begins.
 
         Prompt and response are tokenized together, as the base policy was trained; a token that crosses the end of a
         segment is not split. Room is left for a control token before each segment and before the document.
         """
         if not self._tokenizer.is_fast:
             raise BadData("the tokenizer gives no character offsets; use a fast one, with a tokenizer.json")
-        asked = self._asked(text.prompt)
-        ids, starts = in_context.encoded(self._tokenizer, asked, text.response, offsets=True)
-        ends = np.cumsum([len(part) for part in segments(text.response)])
+        prompts = [self._asked(text.prompt) for text in texts]
+        found = in_context.encoded(self._tokenizer, prompts, [text.response for text in texts], offsets=True)
+        lengths = self._prompt_lengths(prompts)
+        each = zip(texts, prompts, found, strict=True)
+        return [self._cut(*x, segments(text.response), lengths[prompt]) for text, prompt, x in each]
+
+    def _cut(self, ids: list[int], starts: list[int], parts: list[str], prompt: int) -> tuple[list[int], list[int]]:
+        """A response cut at the context after a prompt of this many tokens."""
+        ends = np.cumsum([len(part) for part in parts])
         segment = np.searchsorted(ends, starts, side="right").tolist()
-        prompt = self._opening + self._tokenizer(asked, add_special_tokens=False).input_ids
-        room = self._context - len(prompt) - len(ends) - 3
+        room = self._context - prompt - len(ends) - 3
         last = segment[:room][-1] if segment[:room] else -1
         return [*ids[:room], self._eos], [*segment[:room], last]
+
+    def _prompt_lengths(self, prompts: list[str]) -> dict[str, int]:
+        """The number of tokens of each distinct prompt with the tokenizer's opening."""
+        distinct = list(dict.fromkeys(prompts))
+        found = self._tokenizer(distinct, add_special_tokens=False)["input_ids"] if distinct else []
+        return {text: len(self._opening) + len(ids) for text, ids in zip(distinct, found, strict=True)}
 
     @cached_property
     def _opening(self) -> list[int]:
@@ -263,6 +279,16 @@ class TextTask:
         response = torch.tensor([row + [eos] * (width - len(row)) for row in ids])
         mask = torch.arange(width) < torch.tensor([[len(row)] for row in ids])
         return Rollout(self._tokenize(prompts), response, mask)
+
+
+def _drawn(corpus: Documents, rows: Tensor) -> Documents:
+    """Some documents of a corpus, padded to the longest prompt and the longest response among them: [D, R] -> [n, R]."""
+    found = corpus.rollout.rows(rows)
+    width, length = (int(mask.sum(1).max()) for mask in (found.prompts.mask, found.response_mask))
+    prompts = Prompts(*(x[:, -width:] for x in found.prompts))
+    rollout = Rollout(prompts, found.response[:, :length], found.response_mask[:, :length])
+    own = None if corpus.own is None else corpus.own[rows]
+    return Documents(rollout, corpus.segment[rows, :length], corpus.reward[rows, :length], own)
 
 
 def segments(text: str) -> list[str]:

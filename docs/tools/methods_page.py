@@ -33,9 +33,10 @@ from harness.report.verdict import impossible
 
 HEAD = """# Results by method
 
-On each task every method has the same prompts, the same reward and the same compute budget. One rule chose the settings of each
-method from short trials on validation prompts; `harness/core/presets/micro.toml` names the exceptions. The algorithms are
-described in [Papers](../papers.md). A command writes this page from the records:
+On each task every method has the same prompts, the same reward and the same compute budget. One rule chose the learning rate
+of each method on each task from four trials at the whole budget on validation prompts; `harness/core/presets/micro.toml` says
+where its other settings come from. The algorithms are described in [Papers](../papers.md). A command writes this page from the
+records:
 
     {command}
 
@@ -46,6 +47,7 @@ NEEDS = (
     ("document_tokens", "reads the scored corpus"),
     ("beside_flops", "trains a value network"),
 )
+MIDDLE = "Each method at the middle value of its knob; [Results by task](tasks.md) has the numbers along the whole curve."
 BESIDE = Column("beside", "Gain over best-of-n", "reward at equal KL", "up", "+.3f", ranking.beside)
 _ORDER = (
     "reward", "judge", "removed", "kl", "efficiency", "beside", "ppl", "distinct_2", "flops", "sampled_tokens", "scorer_calls",
@@ -125,7 +127,7 @@ def page(finals: list[Run], trials: list[Run], shapes: list[Run], command: str, 
     study = Study(finals)
     if not study.groups:
         raise EmptySelection("no records of finished runs for the page of methods; run harness sweep first")
-    shown = [f"![Judge and reward against KL, a mark a method, with the frontier]({picture})\n"] if picture else []
+    shown = [f"![Judge and reward of each method against KL and perplexity, with the frontier]({picture})\n"] if picture else []
     parts = [HEAD.format(command=command), *shown, *(_results(group, trials) for group in study.groups)]
     if absent := missing(study.groups):
         parts.append(f"Methods without records: {', '.join(absent)}.\n")
@@ -145,8 +147,11 @@ def untried(group: Group, trials: list[Run]) -> list[str]:
 
 
 def _results(group: StudyGroup, trials: list[Run]) -> str:
-    said = "\n".join(f"- {sentence}" for sentence in [*beside(group), above(group), *untried(group, trials)])
-    return f"## {plain(group.task)}, preset {plain(group.preset)}\n\n{markdown(finals_table(group))}\n\n{said}\n"
+    """The section of a task; of a study with curves it shows each method at the middle value of its knob."""
+    middle = group.at_middle
+    said = "\n".join(f"- {sentence}" for sentence in [*beside(middle), above(group), *untried(group, trials)])
+    where = f"{MIDDLE}\n\n" if group.curves else ""
+    return f"## {plain(group.task)}, preset {plain(group.preset)}\n\n{where}{markdown(finals_table(middle))}\n\n{said}\n"
 
 
 def _read(folders: list[Path]) -> list[Run]:

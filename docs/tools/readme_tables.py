@@ -3,9 +3,10 @@
     python docs/tools/readme_tables.py README.md results/reference --rows 10
     python docs/tools/readme_tables.py docs/results/tasks.md results/reference
 
-A table stands between `<!-- table: TASK -->` and `<!-- end of table -->`; the rest of the page stays as it is. The most
-efficient method comes first. With `--rows` a table holds the base policy and the best methods among those that remove at
-least 80 % of the undesired score; a line below it names the others.
+A table stands between `<!-- table: TASK -->` and `<!-- end of table -->`; the rest of the page stays as it is. Of a study with
+several values of each knob it is the first table of the report, the least KL that removes 80 % first; else the most efficient
+method comes first. With `--rows` a table holds the best methods among those that remove at least 80 % of the undesired score,
+below the frontier or the base policy; a line below it names the others.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from harness.analysis.study import Study, StudyGroup
 from harness.core.errors import BadData, BenchError, EmptySelection, MissingPrerequisite, Unwritable
 from harness.core.text import escaped
 from harness.records.read import find_runs
+from harness.report.curves import first_table
 from harness.report.tables import Table, entry_table, escape_markdown, markdown
 
 SHOWN = ("Undesired", "Removed", "Reward", "KL", "Efficiency", "Perplexity", "Grammatical", "Time")
 BRIEF = ("Undesired", "Removed", "KL", "Efficiency", "Perplexity", "Grammatical")  # of a table with few rows
 PLACE = r"(<!-- table: {task} -->\n).*?(<!-- end of table -->)"
+MAIN = ("Method", "Least KL", "Removed at", "Area", "Rank", "Time")  # of a table of curves with few rows
 LEAST_REMOVED = 80.0  # percent of the base policy's undesired score
 
 
@@ -42,6 +45,8 @@ def ordered(group: StudyGroup) -> list[Entry]:
 
 def short_table(group: StudyGroup, rows: int | None = None) -> str:
     """The main columns of the method table as Markdown, with at most `rows` rows."""
+    if group.curves:
+        return curve_table(group, rows)
     entries = ordered(group)
     good = entries if rows is None else [entry for entry in entries if mean(group, entry, "removed") >= LEAST_REMOVED]
     kept = good if rows is None else good[: rows - 1]  # one row is the base policy's
@@ -50,6 +55,25 @@ def short_table(group: StudyGroup, rows: int | None = None) -> str:
     shown = whole.rows if kept else whole.rows[:1]
     table = markdown(Table(whole.header[:-1], [row[:-1] for row in shown], whole.notes if kept else []))
     return table + others(good[len(kept) :], [entry for entry in entries if entry not in good])
+
+
+def curve_table(group: StudyGroup, rows: int | None = None) -> str:
+    """The first table of the report as Markdown; with `rows` its main columns and at most so many rows."""
+    whole = first_table(group)
+    if rows is None:
+        return markdown(whole)
+    there = [reading.name for reading in group.readings.rows if reading.least and reading.least.value is not None]
+    kept, far = there[: rows - 1], there[rows - 1 :]  # one row is the frontier's
+    columns = [x for x, name in enumerate(whole.header) if name.startswith(MAIN)]
+    shown = [[row[x] for x in columns] for row in whole.rows if row[0] in kept or row is whole.rows[0]]
+    never = [row[0] for row in whole.rows[1:] if row[0] not in there]
+    said = [f"Need more KL: {_words(far)}."] if far else []
+    said += [f"Never remove 80 %: {_words(never)}."] if never else []
+    return markdown(Table([whole.header[x] for x in columns], shown, [])) + "".join(f"\n{line}\n" for line in said)
+
+
+def _words(names: list[str]) -> str:
+    return ", ".join(map(escape_markdown, names))
 
 
 def others(less_efficient: list[Entry], too_little: list[Entry]) -> str:
@@ -63,7 +87,7 @@ def others(less_efficient: list[Entry], too_little: list[Entry]) -> str:
 
 
 def _names(entries: list[Entry]) -> str:
-    return ", ".join(escape_markdown(entry.name) for entry in entries)
+    return _words([entry.name for entry in entries])
 
 
 def rewrite(text: str, found: list[StudyGroup], rows: int | None = None) -> str:

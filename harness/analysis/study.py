@@ -15,6 +15,7 @@ from harness.records.schema import Problem, Run
 from . import cells as states
 from . import groups as grouping
 from .columns import BY_KEY, Column, kind_columns
+from .curves.falls import Fall, falls
 from .curves.knobs import Curve, curves
 from .curves.table import Readings, readings
 from .groups import Entry, Estimate, Group, difference, estimate
@@ -73,6 +74,11 @@ class StudyGroup(Group):
     def readings(self) -> Readings:
         """The numbers along the curves, in the order of the first table."""
         return readings(self.curves, self._prompts, self.reference)
+
+    @cached_property
+    def falls(self) -> list[Fall]:
+        """Where a method's judge falls as its reward rises along its knob, first those beyond error."""
+        return falls(self.curves, self._prompts)
 
     @cached_property
     def at_middle(self) -> StudyGroup:

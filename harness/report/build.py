@@ -34,7 +34,7 @@ from harness.records.schema import Problem, Run
 from . import tables
 from .browser import entries_without, samples
 from .cards import method_cards, scorer_cards, task_card
-from .curves import curve_verdict, curves_csv, first_table, score_table
+from .curves import curve_verdict, curves_csv, falls_table, first_table, over_optimised, score_table
 from .figures import data as figures_data
 from .figures.style import GLYPHS
 from .sections import collapse_table, kinds_table, optimum_table, overview, overview_caption, pictures, time_table
@@ -113,13 +113,14 @@ def _section(
     shown = {
         "optimum": optimum_table(group), "collapse": collapse_table(group), "kinds": kinds_table(group),
         "time": time_table(group), "curves": first_table(whole) if whole.curves else None,
-        "scores": score_table(whole) if whole.curves else None,
+        "scores": score_table(whole) if whole.curves else None, "falls": falls_table(whole),
     }  # fmt: skip
     return {
         "slug": slug,
         "heading": heading,
         "verdict": [plain(sentence) for sentence in (curve_verdict(whole) if whole.curves else verdict(group))],
         "curves": bool(whole.curves),
+        "falls": plain(over_optimised(whole)),
         "cells": tables.cell_matrix(whole, cells),
         "states": [_state(cell, seed) for cell in cells for seed in cell.reasons],
         "unscored": unscored(whole),

@@ -202,7 +202,32 @@ def curve_verdict(group: StudyGroup) -> list[str]:
     if not any(r.reach is not None for r in found.rows):
         return ["No verdict: no run is done, or none measured the share of the undesired score removed.", *left_out(group)]
     sentences = [*_first(found, there), *_next(found, there), *_trained(there), *_missing(found, there), *_apart(found)]
-    return [*sentences, *left_out(group), *suspects(group)]
+    return [*sentences, over_optimised(group), *left_out(group), *suspects(group)]
+
+
+def over_optimised(group: StudyGroup) -> str:
+    """A sentence that names the methods whose judge falls while their reward rises along the knob, beyond error."""
+    shown = [fall for fall in group.falls if fall.shown]
+    how = "from some value of the knob to its weakest"
+    if not shown:
+        return f"No judge score falls beyond error while the reward rises {how}." if group.curves else ""
+    names = ", ".join(f"{f.name} ({f.knob} {_value(f.value)} to {_value(f.weakest)})" for f in shown)
+    return f"Over-optimised, the judge falling beyond error while the reward rises {how}: {names}."
+
+
+def falls_table(group: StudyGroup) -> Table | None:
+    """How reward and judge change along the knobs where the reward rises and the judge falls; None if they do nowhere."""
+    header = ["Method", "Knob", "Reward (change)", "Judge (change)", "p (of both, Holm)"]
+    rows = [
+        [f.name, f"{f.knob} {_value(f.value)} to {_value(f.weakest)}", _change(f.reward), _change(f.judge), number(f.p, ".2g")]
+        for f in group.falls
+    ]
+    return Table(header, rows, []) if rows else None
+
+
+def _change(d: Difference) -> str:
+    ends = "" if d.low is None or d.high is None else f" [{number(d.low, '+.3f')}, {number(d.high, '+.3f')}]"
+    return f"{number(d.mean, '+.3f')}{ends}"
 
 
 def _first(found: Readings, there: list[Reading]) -> list[str]:

@@ -23,54 +23,65 @@ from harness.records.read import find_runs
 
 from .tables import Table, interval, markdown
 
-RULE = """The rule: the highest judge with a KL within the task's cap; of the trials within one standard error of that judge,
-the one of lowest KL; if none is within the cap, the one of lowest KL. The standard error is that of the difference, with
-prompts paired.
+RULE = """The rule: the highest judge at the task's KL cap; of the trials within one standard error of that judge, the one of
+lowest KL. A trial beyond the cap counts with the judge of a mixture: the base policy answers a prompt in place of the policy so
+often that the KL of the two together is at most the cap. The standard error is that of the difference, with prompts paired.
 
 """
 SHOWN = (BY_KEY["reward"], JUDGE, BY_KEY["kl"], BY_KEY["efficiency"])
 
 
 class Trial(NamedTuple):
-    """One choice of settings with its mean judge score and its mean KL in nats."""
+    """One choice of settings: its judge score at the cap, its KL in nats, and the share of responses it gives there.
+
+    KL is convex, so the policy that answers with probability `share` in place of the base has at most `share` times its KL.
+    """
 
     entry: Entry
     judge: float
     kl: float
+    share: float
 
 
 def chosen(group: StudyGroup, entries: list[Entry]) -> Entry | None:
     """Select one of the entries of a method by the rule; None if no entry has both a judge score and a KL."""
-    found = [trial for entry in entries if (trial := _trial(group, entry)) is not None]
+    found = [trial for entry in entries if (trial := at_cap(group, entry, cap_of(entries))) is not None]
     if not found:
         return None
-    frontiers = [run.summary.frontier for entry in entries for run in entry.runs if run.summary]
-    cap = min((f.kl_cap for f in frontiers if f and f.kl_cap), default=inf)
-    within = [trial for trial in found if trial.kl <= cap]
-    if not within:
-        return min(found, key=lambda trial: trial.kl).entry
-    best, prompts = max(within, key=lambda trial: trial.judge), PromptTerms()
-    tied = [trial for trial in within if best.judge - trial.judge <= difference_error(best.entry, trial.entry, prompts)]
+    best, prompts = max(found, key=lambda trial: trial.judge), PromptTerms()
+    tied = [trial for trial in found if best.judge - trial.judge <= difference_error(best, trial, prompts)]
     return min(tied, key=lambda trial: trial.kl).entry
 
 
-def _trial(group: StudyGroup, entry: Entry) -> Trial | None:
+def cap_of(entries: list[Entry]) -> float:
+    """The KL cap of the task that these entries are of, nats; infinity if no record has one."""
+    frontiers = [run.summary.frontier for entry in entries for run in entry.runs if run.summary]
+    return min((f.kl_cap for f in frontiers if f and f.kl_cap), default=inf)
+
+
+def at_cap(group: StudyGroup, entry: Entry, cap: float) -> Trial | None:
+    """An entry at the cap, beyond it as a mixture with the base policy; None without a judge score and a KL."""
     judge, kl = (group.estimate(entry, BY_KEY[key]).interval for key in ("judge", "kl"))
-    return Trial(entry, judge.mean, kl.mean) if judge and kl else None
+    bases = [value for run in counted(entry) if (value := measure(run, "judge", "base").value) is not None]
+    if judge is None or kl is None or not bases:
+        return None
+    share, base = min(1.0, cap / kl.mean) if kl.mean > 0 else 1.0, fmean(bases)
+    return Trial(entry, base + share * (judge.mean - base), kl.mean, share)
 
 
-def difference_error(a: Entry, b: Entry, prompts: PromptTerms) -> float:
-    """Standard error of the difference of two entries' judge scores, over prompts paired.
+def difference_error(a: Trial, b: Trial, prompts: PromptTerms) -> float:
+    """Standard error of the difference of two trials' judge scores at the cap, over prompts paired.
 
     Without scores of each prompt it is that of two independent means, from the error recorded with each; an unknown one is 0.
     """
     if a is b:
         return 0.0
-    rows = prompts.table([counted(a), counted(b)], "judge")
-    if rows is not None:
-        differences = rows[0] - rows[1]
-        return float(differences.std(ddof=1)) / sqrt(len(differences))
-    return hypot(*(fmean([measure(run, "judge").stderr or 0.0 for run in counted(entry)]) for entry in (a, b)))
+    runs = [counted(a.entry), counted(b.entry)]
+    judge, base = prompts.table(runs, "judge"), prompts.table(runs, "base_judge")
+    if judge is not None and base is not None:
+        one, two = (base[i] + trial.share * (judge[i] - base[i]) for i, trial in enumerate((a, b)))
+        return float((one - two).std(ddof=1)) / sqrt(len(one))
+    return hypot(*(t.share * fmean([measure(run, "judge").stderr or 0.0 for run in counted(t.entry)]) for t in (a, b)))
 
 
 def trials_table(group: StudyGroup, rule: bool = False) -> Table:

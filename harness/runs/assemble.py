@@ -70,6 +70,7 @@ def check(settings: RunSettings, method: str) -> None:
     of_files = {stem_of(name) for name in used if registry.is_file("scorer", name)}  # their options are named by the stem
     for name in used | set(settings.scorers) - of_files:
         registry.given("scorer", settings.scorer_kind(name))
+        scorers.known_options(name, settings.scorer_options(name))  # also of a scorer that this task does not use
     if settings.task.reward == settings.task.judge:
         raise BadSetting(SAME_SCORER.format(name=settings.task.judge))
     sources.check(settings.task.prompts, settings.task.data)

@@ -30,6 +30,11 @@ def check_given(settings: RunSettings) -> None:
             built(name, settings.scorer_options(name))
 
 
+def known_options(name: str, options: dict[str, Any]) -> None:
+    """Check the names of a scorer's options without building it; raises BadSetting if one is unknown or missing."""
+    _with_options(name, options)
+
+
 def built(name: str, options: dict[str, Any]) -> Any:
     """Build a guarded scorer from its options, where `kind` names its class and `timeout` limits a call (seconds).
 

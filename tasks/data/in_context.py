@@ -33,26 +33,29 @@ def _shared(head: str, whole: str) -> int:
     return next((i for i, (a, b) in enumerate(zip(head, whole, strict=False)) if a != b), min(len(head), len(whole)))
 
 
-def encoded(tokenizer: Any, prompt: str, response: str, offsets: bool = False) -> tuple[list[int], list[int]]:
-    """The tokens of a response after its prompt and, with `offsets`, the character at which each begins.
+def encoded(
+    tokenizer: Any, prompts: list[str], responses: list[str], offsets: bool = False
+) -> list[tuple[list[int], list[int]]]:
+    """The tokens of each response after its prompt and, with `offsets`, the character at which each begins.
 
-    If a token would cross from the prompt into the response, the response is encoded alone.
+    If a token would cross from the prompt into the response, the response is encoded alone. Where that holds for every
+    response, one call encodes them all.
     """
-    alone = tokenizer(response, add_special_tokens=False, return_offsets_mapping=offsets)
-    if stands_alone(tokenizer):
-        return _parts(alone, 0, 0)
+    if not stands_alone(tokenizer):
+        return [_in_context(tokenizer, p, r, offsets) for p, r in zip(prompts, responses, strict=True)]
+    if not responses:
+        return []
+    found = tokenizer(responses, add_special_tokens=False, return_offsets_mapping=offsets)
+    places = found["offset_mapping"] if offsets else [[]] * len(responses)
+    return [(ids, [start for start, _ in place]) for ids, place in zip(found["input_ids"], places, strict=True)]
+
+
+def _in_context(tokenizer: Any, prompt: str, response: str, offsets: bool) -> tuple[list[int], list[int]]:
     head = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     whole = tokenizer(prompt + response, add_special_tokens=False, return_offsets_mapping=offsets)
     if whole["input_ids"][: len(head)] != head:
-        return _parts(alone, 0, 0)
+        return _parts(tokenizer(response, add_special_tokens=False, return_offsets_mapping=offsets), 0, 0)
     return _parts(whole, len(head), len(prompt))
-
-
-def encoded_rows(tokenizer: Any, prompts: list[str], responses: list[str]) -> list[list[int]]:
-    """The tokens of each response after its prompt, as by `encoded`, in one call where a response is encoded alone."""
-    if responses and stands_alone(tokenizer):
-        return tokenizer(responses, add_special_tokens=False)["input_ids"]
-    return [encoded(tokenizer, p, r)[0] for p, r in zip(prompts, responses, strict=True)]
 
 
 def _parts(found: Any, tokens: int, characters: int) -> tuple[list[int], list[int]]:

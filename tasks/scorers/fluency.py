@@ -46,7 +46,7 @@ class JudgeModel:
         texts, said = ([pair[i] for pair in pairs] for i in (0, 1))
         heads = {p: self._opening + self.tokenizer(p, add_special_tokens=False).input_ids for p in dict.fromkeys(texts)}
         prompts = [heads[p] for p in texts]
-        responses = in_context.encoded_rows(self.tokenizer, texts, said)
+        responses = [ids for ids, _ in in_context.encoded(self.tokenizer, texts, said)]
         tokens = np.array([len(r) for r in responses], dtype=float)
         fits = tokens < self.policy.context
         rollout = self._rollout(prompts, [r if fit else [] for r, fit in zip(responses, fits, strict=True)])

@@ -199,6 +199,7 @@ def test_a_method_in_a_file(harness, tmp_path):
         ([*QUARK, "--set", "model.id.x=1"], 2, "to be a section; it is a value"),
         ([*QUARK, "--set", "task.reward=lexikon"], 2, "did you mean 'lexicon'"),
         ([*QUARK, "--set", "scorers.toxicity-linear.x=1"], 2, "has no option 'x'"),
+        ([*QUARK, "--set", "scorers.lexicon.x=1"], 2, "scorer 'lexicon' has no option 'x'"),  # a scorer of other tasks
         ([*QUARK, "--set", "task.decoding.max_new_tokens=128"], 2, "leaves no prompt"),
         ([*QUARK, "--set", "task.decoding.max_new_tokens=120"], 2, "lower task.decoding.max_new_tokens"),
         ([*QUARK, "--set", "model.device=tpu0"], 2, "not usable here"),

@@ -3,6 +3,7 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
+import fake_curves
 import fake_records as fake
 import methods_page
 import pytest
@@ -109,3 +110,13 @@ def test_a_task_without_trials_of_its_own_says_whose_settings_it_has(tmp_path):
 def test_no_records_is_said_in_one_line(tmp_path, capsys):
     with pytest.raises(EmptySelection, match="harness sweep"):
         methods_page.page([], [], [], "x")
+
+
+def test_of_a_study_with_curves_a_method_has_one_row_at_the_middle_of_its_knob(tmp_path):
+    found = runs(fake_curves.write_study(tmp_path, ("quark", "ppo"), ("toxicity",), prompts=20))
+    text = methods_page._results(Study(found).groups[0], [])
+    rows = [line.split("|")[1:3] for line in text.splitlines() if line.startswith(("| ppo", "| quark"))]
+    assert sorted(name.strip() for name, _ in rows) == ["ppo", "quark"] and {seeds.strip() for _, seeds in rows} == {
+        "0, 1, 2, 3, 4"
+    }
+    assert methods_page.MIDDLE in text

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import fake_curves
 import fake_records as fake
 import pytest
 import readme_tables
 
 from harness.analysis.study import Study, StudyGroup
 from harness.records.read import find_runs
+from harness.report.tables import escape_markdown
 
 PLACES = {"ppo": (0.95, 0.8), "quark": (0.94, 0.5), "dpo": (0.99, 0.2), "mle": (0.3, 0.9)}  # judge, efficiency
 
@@ -40,6 +42,16 @@ def test_no_method_removes_enough(group):
     weak = StudyGroup(group.preset, group.task, [entry for entry in group.entries if entry.name == "mle"])
     table = readme_tables.short_table(weak, 10)
     assert names(table) == ["base (untrained)"] and "Less efficient" not in table and "Remove less than 80 %: mle." in table
+
+
+def test_of_a_study_with_curves_the_least_kl_comes_first(tmp_path):
+    some = ("base", "best_of_n", "quark", "ppo", "filtering")
+    (group,) = Study(*find_runs([fake_curves.write_study(tmp_path, some, ("toxicity",), prompts=40)])).groups
+    whole, short = readme_tables.short_table(group), readme_tables.short_table(group, 3)
+    first = [reading.name for reading in group.readings.rows]
+    assert names(whole) == ["frontier, judged", *map(escape_markdown, first)] and "Knob" in whole
+    assert names(short) == ["frontier, judged", *map(escape_markdown, first[:2])] and "Knob" not in short
+    assert f"Need more KL: {escape_markdown(first[2])}.\n" in short and "Never remove 80 %: filtering, base.\n" in short
 
 
 def test_the_readme_is_short_and_its_table_has_ten_rows():

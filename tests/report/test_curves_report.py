@@ -9,7 +9,7 @@ import pytest
 from fake_reports import HOSTILE, Page, contents, only_group, report, rows_of, undraw
 
 from harness.analysis.study import StudyGroup
-from harness.report.curves import curve_data, curve_verdict, first_table, score_table
+from harness.report.curves import curve_data, curve_verdict, first_table, over_optimised, score_table
 from harness.report.figures import sheets
 from harness.report.figures.curves import spread
 from harness.report.figures.data import figure_data
@@ -44,6 +44,12 @@ def test_the_first_sentence_answers_the_question(group):
     assert any("Not told apart from quark" in s or "more than quark" in s for s in more)
     assert any(s.startswith("3 of 6 methods remove 80%") and "base (" in s and "filtering (" in s for s in more)
     assert any("of 15 pairs of methods apart" in s for s in more)
+
+
+def test_the_page_says_which_method_is_over_optimised(group, out):
+    said = over_optimised(group)
+    assert said in curve_verdict(group) and "knob to its weakest" in said
+    assert said in (out / "report.md").read_text() and said in (out / "index.html").read_text()
 
 
 def test_a_leader_without_training_is_followed_by_one_that_trains(tmp_path):

@@ -38,30 +38,40 @@ def test_trials_of_two_choices_of_a_setting(tmp_path):
     assert "### toxicity, preset micro, validation prompts" in text and "Trials: ppo 1, quark 2." in text
 
 
-def test_the_rule_takes_the_highest_judge_within_the_cap(tmp_path):
-    """The cap of the invented task is 1.5 nats; the highest judge of ppo lies beyond it, and of quark's two best the first
-    is taken; no trial of grpo is within it."""
+def test_the_rule_takes_the_highest_judge_at_the_cap(tmp_path):
+    """The cap of the invented task is 1.5 nats, the base's judge 0.5. Beyond the cap a share of responses is the policy's: of
+    ppo 0.5 + 0.45 x 1.5 / 1.6 = 0.922 beats 0.9, of grpo 0.5 + 0.4 x 1.5 / 2 = 0.8 beats 0.5 + 0.3 x 1.5 / 1.9 = 0.737, of awr
+    0.5 + 0.49 x 1.5 / 7 = 0.605 loses to 0.7; of quark's two best the first is taken.
+    """
 
     def record(method: str, lr: float, judge: float, kl: float, split: str) -> None:
         identity = fake_records.identity(
             "toxicity", method, 0, method={"name": method, "version": 1, "settings": {"lr": lr}}, evaluation={"split": split}
         )
         final = {"judge": fake_records.point(judge), "kl": fake_records.point(kl)}
-        fake_records.write_run(tmp_path, method, 0, final=final, manifest={"identity": identity}, id8=f"{int(lr):08d}")
+        told = {"manifest": {"identity": identity}, "summary": half(), "id8": f"{int(lr):08d}"}
+        fake_records.write_run(tmp_path, method, 0, final=final, **told)
 
     for split in ("validation", "test"):
         for method, lr, judge, kl in [("ppo", 1, 0.9, 1.4), ("ppo", 2, 0.95, 1.6), ("ppo", 3, 0.8, 0.1)]:
             record(method, lr, judge, kl, split)
+        for lr, judge, kl in [(1, 0.7, 0.2), (2, 0.99, 7.0)]:
+            record("awr", lr, judge, kl, split)
         for lr, judge, kl in [(1, 0.9, 2.0), (2, 0.8, 1.9)]:
             record("grpo", lr, judge, kl, split)
         for lr, judge in [(1, 0.7), (2, 0.8), (3, 0.8)]:
             record("quark", lr, judge, 1.5, split)
         (group,) = Study(*find_runs([tmp_path])).groups
         found = [(row[0], row[1]) for row in trials.trials_table(group, rule=True).rows if row[-1] == "chosen"]
-        assert found == [("grpo", "lr=2"), ("ppo", "lr=1"), ("quark", "lr=2")]
+        assert found == [("awr", "lr=1"), ("grpo", "lr=1"), ("ppo", "lr=2"), ("quark", "lr=2")]
         shutil.rmtree(tmp_path / "micro")
     text = trials.page(Study(group.runs))
     assert "test prompts" in text and "rule" not in text.lower()  # nothing is chosen there
+
+
+def half():
+    """The summary's base policy with a judge of 0.5."""
+    return {"base": fake_records.BASE | {"judge": fake_records.point(0.5)}}
 
 
 def tried(root, rows, prompts=None):
@@ -70,10 +80,12 @@ def tried(root, rows, prompts=None):
         method = {"name": "quark", "version": 1, "settings": {"lr": i}}
         identity = fake_records.identity("toxicity", "quark", 0, method=method, evaluation={"split": "validation"})
         final = {"judge": fake_records.point(judge, stderr), "kl": fake_records.point(kl, 0.01)}
-        folder = fake_records.write_run(root, "quark", 0, final=final, manifest={"identity": identity}, id8=f"{i:08d}")
+        told = {"manifest": {"identity": identity}, "summary": half(), "id8": f"{i:08d}"}
+        folder = fake_records.write_run(root, "quark", 0, final=final, **told)
         if prompts:
             columns = {"id": ["a", "b", "c", "d"], "kind": ["heated"] * 4, "n_scored": [16] * 4, "judge": prompts[i - 1]}
             columns |= {key: prompts[i - 1] for key in ("reward", "kl", "nll_per_token")}
+            columns |= {key: [0.5] * 4 for key in ("base_reward", "base_judge")}
             fake_records.dump(folder / "prompts.json", {"schema_version": 1, "split": "validation", **columns})
     (group,) = Study(*find_runs([root])).groups
     best = trials.chosen(group, group.entries)
@@ -93,6 +105,15 @@ def test_the_error_of_the_difference_pairs_prompts(tmp_path):
     one, two = [0.99, 0.79, 0.59, 0.39], [0.95, 0.73, 0.55, 0.33]
     rows = [(sum(one) / 4, 0.13, 1.0), (sum(two) / 4, 0.13, 0.5)]
     assert tried(tmp_path / "a", rows) == 2 and tried(tmp_path / "b", rows, [one, two]) == 1
+
+
+def test_beyond_the_cap_the_error_is_that_of_the_mixtures(tmp_path):
+    """At 3 nats half of the responses are the policy's: a mean judge of 0.8 counts as 0.65, prompt by prompt 0.02 more than the
+    second trial's 0.63 though the policies differ by 0.26 to 0.12. As independent means of error 0.05 and 0.1 they tie."""
+    far, near = [0.98, 0.82, 0.70, 0.70], [0.72, 0.64, 0.58, 0.58]
+    rows = [(sum(far) / 4, 0.1, 3.0), (sum(near) / 4, 0.1, 1.0)]
+    assert tried(tmp_path / "a", rows, [far, near]) == 1
+    assert tried(tmp_path / "b", rows) == 2
 
 
 def test_trials_without_records(tmp_path):

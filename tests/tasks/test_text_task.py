@@ -102,8 +102,9 @@ def test_segments_end_at_the_end_of_a_token(tokenizer, data, task):
 
     In code a token may reach over the end of a line, so functions are left out here.
     """
-    assert len(data.documents) >= 4000 and len(task._corpus) >= 1000
-    for text, found in zip(data.documents[::4], task._corpus, strict=True):
+    labelled = task._labelled()
+    assert len(data.documents) >= 4000 and len(labelled) >= 1000
+    for text, found in zip(data.documents[::4], labelled, strict=True):
         if "\n" in text.response:
             assert found.response[:-1] == tokenizer(text.response, add_special_tokens=False).input_ids
             continue

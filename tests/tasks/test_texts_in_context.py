@@ -98,7 +98,7 @@ def test_what_a_byte_level_tokenizer_says_is_decoded_alone_as_ever(gpt2):
     assert in_context.stands_alone(gpt2)
     assert in_context.decoded(gpt2, prompts, responses) == gpt2.batch_decode(responses, skip_special_tokens=True)
     for text in ("", " on the mat", "\n    x = 1\n", "é"):
-        assert in_context.encoded(gpt2, "the cat", text)[0] == gpt2(text, add_special_tokens=False)["input_ids"]
+        assert in_context.encoded(gpt2, ["the cat"], [text])[0][0] == gpt2(text, add_special_tokens=False)["input_ids"]
 
 
 def test_a_prompt_that_ends_in_half_a_character_gives_the_whole_one_to_its_response(llama2):
@@ -112,12 +112,12 @@ def test_a_prompt_that_ends_in_half_a_character_gives_the_whole_one_to_its_respo
 def test_a_document_is_read_behind_its_prompt(llama2):
     """No second space before it; what begins inside a word of the prompt is read alone."""
     made = task(llama2, Text("the cat", " sat on the mat"))
-    ids, segment = made._response_ids(Text("the cat", " sat on. the mat"))
+    ((ids, segment),) = made._response_ids([Text("the cat", " sat on. the mat")])
     whole = llama2("the cat sat on. the mat")["input_ids"]
     assert llama2("the cat")["input_ids"] + ids[:-1] == whole and ids[-1] == llama2.eos_token_id
     first = len(llama2("the cat sat on.")["input_ids"]) - len(llama2("the cat")["input_ids"])
     assert segment == [0] * first + [1] * (len(ids) - first)
-    assert in_context.encoded(llama2, "the ca", "t sat")[0] == llama2("t sat", add_special_tokens=False)["input_ids"]
+    assert in_context.encoded(llama2, ["the ca"], ["t sat"])[0][0] == llama2("t sat", add_special_tokens=False)["input_ids"]
 
 
 def judge(tokenizer, **more) -> JudgeModel:
@@ -152,7 +152,7 @@ def test_fluency_reads_no_end_of_text_between_prompt_and_response(gpt2):
     for found, expected in zip(judge(closing).nll(prompts, responses), plain.nll(prompts, responses), strict=True):
         np.testing.assert_array_equal(found, expected)
     for response in (" and", " and" * 99):  # the latter is cut at the context, which the end of a prompt would shorten
-        assert task(closing)._response_ids(Text("tea", response)) == task(gpt2)._response_ids(Text("tea", response))
+        assert task(closing)._response_ids([Text("tea", response)]) == task(gpt2)._response_ids([Text("tea", response)])
 
 
 def test_a_response_longer_than_the_context_of_the_judge_is_unscored_and_counted(gpt2):
@@ -173,6 +173,6 @@ def test_a_response_longer_than_the_context_of_the_judge_is_unscored_and_counted
 def test_many_responses_are_encoded_as_each_alone_is(name, request):
     tokenizer = request.getfixturevalue(name)
     prompts, responses = ["the cat", "the cat", "", "the"], [" sat on the mat", "ting", " cat", ""]
-    each = [in_context.encoded(tokenizer, p, r)[0] for p, r in zip(prompts, responses, strict=True)]
-    assert in_context.encoded_rows(tokenizer, prompts, responses) == each
-    assert in_context.encoded_rows(tokenizer, [], []) == []
+    each = [in_context.encoded(tokenizer, [p], [r], offsets=True)[0] for p, r in zip(prompts, responses, strict=True)]
+    assert in_context.encoded(tokenizer, prompts, responses, offsets=True) == each
+    assert in_context.encoded(tokenizer, [], []) == []

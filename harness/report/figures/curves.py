@@ -167,7 +167,8 @@ def _name(ax: Axes, ends: Sequence[tuple[int, dict[str, Any], tuple[float, float
     edge, bottom, top = frame.x1 * to_points, frame.y0 * to_points, frame.y1 * to_points
     ordered = sorted(ends, key=lambda end: end[2][1])
     heights = [float(ax.transData.transform(at)[1]) * to_points for _, _, at in ordered]
-    places = spread(heights, LINE, bottom - 6, top + 16)
+    room = bottom - 6 + LINE * (len(heights) - 1)  # beside the title only where the axes are too low for all names
+    places = spread(heights, LINE, bottom - 6, max(top - 2, min(room, top + 16)))
     for (i, curve, at), place in zip(ordered, places, strict=True):
         x, y = ax.transData.transform(at) * to_points
         name = ax.annotate(
