@@ -47,8 +47,8 @@ def load_model(
     from .policy import Policy
 
     folder = find_model(where, offline=offline, revision=revision)
+    refuse_adapter(folder)
     if not is_gguf(folder):
-        refuse_adapter(folder)
         _check_plain(folder)
         check_files(folder)
     tokenizer = read_tokenizer(folder)

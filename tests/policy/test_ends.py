@@ -79,6 +79,11 @@ def test_what_is_no_id_of_the_model_ends_nothing(chain, tmp_path, told):
     assert load(chain, tmp_path, eos_token_id=told).ends == (0,)
 
 
+def test_a_model_with_many_ends_passes_its_check(chain, tmp_path):
+    """The check's own responses, of random tokens, hold some of them."""
+    assert len(load(chain, tmp_path, eos_token_id=[*range(100, 250)]).ends) == 151
+
+
 def test_an_end_that_transformers_made_of_the_config_is_none(chain, tmp_path):
     """Without the file the generation config repeats the config's, which may be a default of the architecture."""
     assert load(chain, tmp_path, eos_token_id=7, _from_model_config=True).ends == (0,)

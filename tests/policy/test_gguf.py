@@ -100,6 +100,8 @@ def test_the_tokenizer_reads_as_the_one_that_was_written(loaded, file, tmp_path)
     ids = loaded.tokenizer(ODD).input_ids
     assert ids == written.encode(ODD).ids and loaded.tokenizer.decode(ids) == ODD
     assert (loaded.tokenizer.bos_token_id, loaded.tokenizer.eos_token_id) == (1, 2)
+    pieces = [piece for piece, _ in loaded.tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str("a\n\n12  3")]
+    assert pieces == ["a", "ĊĊ", "1", "2", "ĠĠ", "3"]  # GPT-2's way parts the line ends and keeps the digits together
     loaded.tokenizer.save_pretrained(tmp_path)
     assert transformers.AutoTokenizer.from_pretrained(tmp_path)(ODD).input_ids == ids
 

@@ -13,6 +13,7 @@ pytest.importorskip("accelerate")
 
 import gguf_files
 import numpy as np
+import torch
 
 from harness.core import hub
 from harness.core.errors import BadSetting
@@ -108,6 +109,12 @@ def test_the_judge_of_fluency_shares_the_weights_of_the_base_policy(prompts, tin
     np.testing.assert_array_equal(fluency.nll(*asked)[0], alone.nll(*asked)[0])
     fluency.nll(*asked)
     assert all(weight.requires_grad for weight in shared.model.policy.copy().parameters())
+
+
+def test_the_judge_of_fluency_reads_in_float32_whatever_the_policy_does(prompts):
+    told = resolve("small", "base", "toxicity", SHORT_TASK | MINE | {"model.dtype": "bfloat16"}, task__prompts=str(prompts))
+    shared = assemble.parts(told, "toxicity", offline=True)
+    assert (shared.model.policy.precision, shared.task.fluency.policy.precision) == (torch.bfloat16, torch.float32)
 
 
 SHORT_TASK = {key: value for key, value in SHORT.items() if key.startswith("task.")}

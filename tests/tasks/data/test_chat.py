@@ -73,6 +73,15 @@ def test_prompts_are_read_as_the_template_writes_them(tokenizer):
     assert task(tokenizer).prompts("test").texts == TEXTS
 
 
+def test_a_template_opens_the_text_itself(tmp_path):
+    """A tokenizer that puts <s> before a text puts none before what its template has opened."""
+    llama = transformers.AutoTokenizer.from_pretrained(folders.llama_folder(tmp_path))
+    llama.chat_template = "<s>{{ messages[0]['content'] }}</s>"
+    found = rows(task(llama, bos=0, eos=1).prompts("test").prompts)
+    assert [row.count(0) for row in found] == [1, 1, 1] == [row.count(1) for row in found]
+    assert [row.count(0) for row in rows(task(llama, chat=False, bos=0, eos=1).prompts("test").prompts)] == [1, 1, 1]
+
+
 def test_scorers_read_the_message_alone_with_a_control_token_before_it_too(tokenizer):
     mine = task(naming(tokenizer, len(tokenizer), 2))
     prompts = mine.prompts("test").prompts
