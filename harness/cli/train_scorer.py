@@ -56,7 +56,7 @@ def _command(
     from harness.runs.progress import loading
 
     progress = loading(f"{kind} scorer from {source['data']}")
-    from harness.runs.assemble import hub_offline
+    from harness.core.hub import hub_offline
     from harness.tasks.labels import rows, train
 
     settings = train.SETTINGS.get(kind)

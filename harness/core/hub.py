@@ -6,7 +6,8 @@ Nothing here imports torch, so that a plan can list missing prerequisites before
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
@@ -163,3 +164,16 @@ def _cached(name: str, path: str, kind: str, revision: str | None) -> Need:
     where = Path(constants.HF_HUB_CACHE) / f"{kind}s--{name.replace('/', '--')}"
     how = f"hf download {name}" + (" --repo-type dataset" if kind == "dataset" else "")
     return Need(name, str(where), isinstance(found, str), how)
+
+
+@contextmanager
+def hub_offline(on: bool) -> Iterator[None]:
+    """Disable look-ups on the hub within the context if `on` is true."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or on
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before

@@ -10,8 +10,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from functools import partial
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
@@ -21,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 from harness.core import registry
 from harness.core.errors import BadData, BadSetting, PromptTooLong
 from harness.core.hashing import folder_identity
+from harness.core.hub import hub_offline
 from harness.core.settings import RunSettings, TaskSettings, check_seed, checked, stem_of
 from harness.core.types import Settings
 from harness.measure import base_responses as base_policy
@@ -114,19 +114,6 @@ def _known(model: LoadedModel) -> LoadedModel:
         if folder.is_dir() and folder_identity(folder) == model.identity:
             return model._replace(identity={"name": name, **model.identity})
     return model
-
-
-@contextmanager
-def hub_offline(on: bool) -> Iterator[None]:
-    """Disable look-ups on the hub within the context if `on` is true."""
-    from huggingface_hub import constants
-
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or on
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
 
 
 def _where(model_id: str) -> str:
