@@ -114,7 +114,8 @@ class TableRecord:
         columns = found.drop_columns(["run"]).to_pydict()
         if any(str(found[name].type) == "float" for name in SCORES):
             columns |= {name: [v if v is None else short(v) for v in columns[name]] for name in SCORES}
-        return {**rest, **columns}
+        whole = {**rest, **columns}
+        return {name: whole[name] for name in Prompts.model_fields if name in whole} | whole  # in the order of the file
 
     def scalars(self) -> list[Scalars]:
         """The scalars of the method at the kept updates, one row per update."""

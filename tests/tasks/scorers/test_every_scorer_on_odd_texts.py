@@ -19,7 +19,7 @@ from harness.tasks.scorers.guard import GuardedScorer
 
 SCORING = sorted(set(SCORERS) - {"yours"})  # which stands for one that is missing
 NETWORKS = {"classifier", "detoxify"}
-# at most, of these texts; by others none
+SLOW = NETWORKS | {"evaluate"}  # whose every call costs
 UNSCORED = {
     "parso": 0.2,
     "classifier": 0.1,
@@ -71,7 +71,7 @@ def test_a_few_hundred_odd_texts(name, options):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SCORING)
 def test_thousands_of_odd_texts(name, options):
-    check(name, options, *((4_000, 16) if name in NETWORKS else (10_000, 3)))
+    check(name, options, *((4_000, 16) if name in SLOW else (10_000, 3)))
 
 
 def test_what_is_counted_in_odd_texts_and_whether_they_parse_raises_nothing(recwarn):
