@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -22,10 +21,10 @@ from claims.plot import BINS, SHOWN, TASKS
 from claims.records import Measured, Records, Side, read_measured, settings_of
 
 from harness.api import Policy, Prompts, sample
-from harness.core.errors import BenchError, MissingPrerequisite
+from harness.core.errors import MissingPrerequisite
 from harness.core.files import replace
+from harness.core.process import script
 from harness.core.settings import RunSettings
-from harness.core.text import escaped
 from harness.measure.evaluator import stream_seed
 from harness.records.read import find_runs
 from harness.records.samples import read
@@ -138,8 +137,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except BenchError as e:
-        print(escaped(f"error: {e}"), file=sys.stderr)
-        sys.exit(e.exit_code)
+    script(main)

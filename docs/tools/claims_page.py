@@ -10,26 +10,16 @@ r"""Write the page of the papers' claims from records.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from claims.catalogue import CLAIMS
 from claims.page import page, tried
 from claims.plot import draw
 from claims.records import Records, read_measured
-from readme_tables import write
+from readme_tables import runs_below, write
 
-from harness.core.errors import BenchError, EmptySelection
-from harness.core.text import escaped
-from harness.records.read import find_runs
-from harness.records.schema import Run
-
-
-def _read(folders: list[Path]) -> list[Run]:
-    runs, problems = find_runs(folders)
-    for problem in problems:
-        print(escaped(f"warning: {problem.path}: {problem.what}"), file=sys.stderr)
-    return runs
+from harness.core.errors import EmptySelection
+from harness.core.process import script
 
 
 def main(arguments: list[str]) -> None:
@@ -41,7 +31,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--measured", type=Path, help="quantities measured on saved policies")
     parser.add_argument("--picture", type=Path, help="picture of log-ratio against reward, which is drawn anew")
     args = parser.parse_args(arguments)
-    records = Records(_read(args.reference), _read(args.claims), read_measured(args.measured))
+    records = Records(runs_below(args.reference), runs_below(args.claims), read_measured(args.measured))
     if not records.reference and not records.varied:
         raise EmptySelection("no records for the page of claims; run make claims first")
     drawn = args.picture is not None and draw(records, args.picture)
@@ -50,8 +40,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except BenchError as e:
-        print(escaped(f"error: {e}"), file=sys.stderr)
-        sys.exit(e.exit_code)
+    script(main)

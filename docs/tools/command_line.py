@@ -6,7 +6,6 @@ The page has the texts of `--help`, parsed into tables.
 from __future__ import annotations
 
 import re
-import sys
 from html import escape
 from pathlib import Path
 
@@ -14,8 +13,7 @@ from readme_tables import write
 from typer.testing import CliRunner
 
 from harness.cli.main import app
-from harness.core.errors import BenchError
-from harness.core.text import escaped
+from harness.core.process import script
 
 HEAD = """# Command line
 
@@ -115,8 +113,4 @@ def _plain(text: str) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        write(Path(sys.argv[1]), page())
-    except BenchError as e:
-        print(escaped(f"error: {e}"), file=sys.stderr)
-        sys.exit(e.exit_code)
+    script(lambda words: write(Path(words[0]), page()))

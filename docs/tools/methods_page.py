@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from readme_tables import write
+from readme_tables import runs_below, write
 
 from harness.analysis import ranking
 from harness.analysis.columns import ARROWS, BY_KEY, Column, title
@@ -23,12 +22,14 @@ from harness.analysis.groups import Entry, Group, counted
 from harness.analysis.stats import Interval
 from harness.analysis.study import Study, StudyGroup
 from harness.core import registry
-from harness.core.errors import BenchError, EmptySelection, MissingPrerequisite
-from harness.core.text import escaped, plain
-from harness.records.read import find_runs
+from harness.core.errors import EmptySelection, MissingPrerequisite
+from harness.core.process import script
+from harness.core.text import plain
 from harness.records.schema import Run
+from harness.report.learning_rates import counts, on_validation
 from harness.report.tables import Table, escape_markdown, interval, markdown, number
 from harness.report.trials import page as trials_page
+from harness.report.trials import trials_table
 from harness.report.verdict import impossible
 
 HEAD = """# Results by method
@@ -131,7 +132,11 @@ def page(finals: list[Run], trials: list[Run], shapes: list[Run], command: str, 
     parts = [HEAD.format(command=command), *shown, *(_results(group, trials) for group in study.groups)]
     if absent := missing(study.groups):
         parts.append(f"Methods without records: {', '.join(absent)}.\n")
-    parts.append(f"## Trials\n\nThe trials on validation prompts that chose the settings.\n\n{trials_page(Study(trials))}")
+    other = [run for run in trials if on_validation(run) and not counts(run)]
+    chose = [run for run in trials if run not in other]
+    parts.append(f"## Trials\n\nThe trials on validation prompts that chose the settings.\n\n{trials_page(Study(chose))}")
+    if other:
+        parts.append(f"### At other settings than the preset's\n\nThese chose nothing.\n\n{plain_trials(other)}")
     parts.append("## The papers' claims\n\nEach claim of the papers with a verdict from runs: [Claims](claims.md).\n")
     if shapes:
         parts.append("## Ablations\n\nRuns that vary one setting, on the test prompts.\n\n" + trials_page(Study(shapes)))
@@ -146,19 +151,17 @@ def untried(group: Group, trials: list[Run]) -> list[str]:
     return [f"No trials were run on this task; its settings were chosen on {', '.join(tried)}."]
 
 
+def plain_trials(runs: list[Run]) -> str:
+    """The trials of each task without a mark."""
+    return "\n".join(f"{plain(group.task)}:\n\n{markdown(trials_table(group))}" for group in Study(runs).groups)
+
+
 def _results(group: StudyGroup, trials: list[Run]) -> str:
     """The section of a task; of a study with curves it shows each method at the middle value of its knob."""
     middle = group.at_middle
     said = "\n".join(f"- {sentence}" for sentence in [*beside(middle), above(group), *untried(group, trials)])
     where = f"{MIDDLE}\n\n" if group.curves else ""
     return f"## {plain(group.task)}, preset {plain(group.preset)}\n\n{where}{markdown(finals_table(middle))}\n\n{said}\n"
-
-
-def _read(folders: list[Path]) -> list[Run]:
-    runs, problems = find_runs(folders)
-    for problem in problems:
-        print(escaped(f"warning: {problem.path}: {problem.what}"), file=sys.stderr)
-    return runs
 
 
 def main(arguments: list[str]) -> None:
@@ -172,15 +175,13 @@ def main(arguments: list[str]) -> None:
     if args.picture and not args.picture.is_file():
         raise MissingPrerequisite(f"no picture {args.picture}; draw it with harness report, or leave out --picture")
     command = "python docs/tools/methods_page.py " + " ".join(arguments)
-    text = page(_read(args.finals), _read(args.trials), _read(args.shapes), command, args.picture and args.picture.name)
+    text = page(
+        runs_below(args.finals), runs_below(args.trials), runs_below(args.shapes), command, args.picture and args.picture.name
+    )
     write(args.page, text)
     if args.picture and args.picture.parent != args.page.parent:  # the site includes only pictures in the folder of the page
         shutil.copyfile(args.picture, args.page.parent / args.picture.name)
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except BenchError as e:
-        print(escaped(f"error: {e}"), file=sys.stderr)
-        sys.exit(e.exit_code)
+    script(main)

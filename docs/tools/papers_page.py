@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import ast
 import re
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from readme_tables import write
 
 from harness.core import registry
-from harness.core.errors import BadData, BenchError
-from harness.core.text import escaped
+from harness.core.errors import BadData
+from harness.core.process import script
 from harness.report.tables import escape_markdown
 
 ROOT = Path(__file__).parents[2]
@@ -103,8 +102,4 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    try:
-        write(Path(sys.argv[1]), page())
-    except BenchError as e:
-        print(escaped(f"error: {e}"), file=sys.stderr)
-        sys.exit(e.exit_code)
+    script(lambda words: write(Path(words[0]), page()))

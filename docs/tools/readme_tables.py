@@ -19,9 +19,11 @@ from pathlib import Path
 from harness.analysis.columns import BY_KEY, COLUMNS
 from harness.analysis.groups import Entry
 from harness.analysis.study import Study, StudyGroup
-from harness.core.errors import BadData, BenchError, EmptySelection, MissingPrerequisite, Unwritable
+from harness.core.errors import BadData, EmptySelection, MissingPrerequisite, Unwritable
+from harness.core.process import script
 from harness.core.text import escaped
 from harness.records.read import find_runs
+from harness.records.schema import Run
 from harness.report.curves import first_table
 from harness.report.tables import Table, entry_table, escape_markdown, markdown
 
@@ -101,11 +103,17 @@ def rewrite(text: str, found: list[StudyGroup], rows: int | None = None) -> str:
     return text
 
 
-def main(readme: Path, records: list[Path], rows: int | None = None) -> None:
-    """Rewrite the tables of one page; raises EmptySelection if there are no records."""
-    runs, problems = find_runs(records)
+def runs_below(folders: list[Path]) -> list[Run]:
+    """The runs below some folders; what cannot be read is warned of."""
+    runs, problems = find_runs(folders)
     for problem in problems:
         print(escaped(f"warning: {problem.path}: {problem.what}"), file=sys.stderr)
+    return runs
+
+
+def main(readme: Path, records: list[Path], rows: int | None = None) -> None:
+    """Rewrite the tables of one page; raises EmptySelection if there are no records."""
+    runs = runs_below(records)
     if not runs:
         raise EmptySelection(f"no records below {', '.join(map(str, records))}; the tables of {readme} are left as they were")
     write(readme, rewrite(read(readme), Study(runs).groups, rows))
@@ -137,9 +145,5 @@ def arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    try:
-        args = arguments()
-        main(args.page, args.records, args.rows)
-    except BenchError as e:
-        print(escaped(f"error: {e}"), file=sys.stderr)
-        sys.exit(e.exit_code)
+    args = arguments()
+    script(lambda _: main(args.page, args.records, args.rows))

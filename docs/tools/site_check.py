@@ -5,14 +5,12 @@ It checks that every public name of `harness.api` has an entry with text, and th
 
 from __future__ import annotations
 
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import NoReturn
 
 from harness import api
-from harness.core.errors import BenchError, Mismatch, MissingPrerequisite
-from harness.core.text import escaped
+from harness.core.errors import Mismatch, MissingPrerequisite
+from harness.core.process import script
 
 LOADS = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href"}
 HARMLESS = ("canonical", "prev", "next")  # links that a browser does not load
@@ -66,15 +64,5 @@ def check(site: Path) -> None:
             raise Mismatch(f"{path} loads {urls[0]} from another host; the site must work without network")
 
 
-def main(arguments: list[str]) -> NoReturn:
-    """Check one site; the exit code is that of the error."""
-    try:
-        check(Path(arguments[0]))
-    except BenchError as e:
-        print(escaped(f"error: {e}"), file=sys.stderr)
-        sys.exit(e.exit_code)
-    sys.exit(0)
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    script(lambda words: check(Path(words[0])))

@@ -10,22 +10,21 @@ place in both. A method counts at the middle value of its knob; a method that on
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from math import atanh, sqrt, tanh
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from readme_tables import write
+from readme_tables import runs_below, write
 from scipy.stats import rankdata, spearmanr
 
 from harness.analysis.columns import BY_KEY
 from harness.analysis.groups import Entry
 from harness.analysis.stats import Z95
 from harness.analysis.study import Study, StudyGroup
-from harness.core.errors import BenchError, EmptySelection, Unwritable
-from harness.core.text import escaped, plain
-from harness.records.read import find_runs
+from harness.core.errors import EmptySelection, Unwritable
+from harness.core.process import script
+from harness.core.text import plain
 from harness.report.figures.style import STYLE, save_small
 from harness.report.tables import MISSING, Table, markdown, number
 from harness.report.trials import at_cap, cap_of
@@ -179,13 +178,6 @@ def _panel(axes: Any, task: str, found: list[Placed]) -> None:
         axes.text(1, there, f"{number(p.real, '.3f')}  {p.method}", ha="left", va="center", fontsize=8)
 
 
-def _study(folders: list[Path]) -> Study:
-    runs, problems = find_runs(folders)
-    for problem in problems:
-        print(escaped(f"warning: {problem.path}: {problem.what}"), file=sys.stderr)
-    return Study(runs)
-
-
 def main(arguments: list[str]) -> None:
     """Write the page and its picture; raises EmptySelection if the studies share no task."""
     parser = argparse.ArgumentParser(prog="python docs/tools/transfer_page.py", allow_abbrev=False)
@@ -194,7 +186,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--real", type=Path, nargs="+", required=True, help="folders of records on a pretrained model")
     parser.add_argument("--picture", type=Path, help="picture of both judges' scores, which is drawn anew")
     args = parser.parse_args(arguments)
-    found = pairs(_study(args.toy), _study(args.real))
+    found = pairs(*(Study(runs_below(folders)) for folders in (args.toy, args.real)))
     if args.picture:
         draw(found, args.picture)
     command = "python docs/tools/transfer_page.py " + " ".join(arguments)
@@ -202,8 +194,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except BenchError as e:
-        print(escaped(f"error: {e}"), file=sys.stderr)
-        sys.exit(e.exit_code)
+    script(main)

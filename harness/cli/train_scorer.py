@@ -26,7 +26,7 @@ def train_scorer(
         str | None, typer.Option("--from", metavar="MODEL", help="encoder to fine-tune, a folder or a hub id [from scratch]")
     ] = None,
     higher_is: Annotated[str, typer.Option(metavar="worse|better", help="meaning of a high score in the data")] = "worse",
-    seed: Annotated[int, typer.Option(min=0, help="random seed of the training")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="random seed of the training of an encoder")] = 0,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -51,7 +51,7 @@ def _command(
     *, fresh: bool, offline: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Train a scorer, or find the one of the same command, and print how it does on held-out texts."""
-    from harness.core.errors import UnknownKind
+    from harness.core.errors import Interrupted, UnknownKind
     from harness.core.settings import check_seed, checked, parse_override
     from harness.runs.progress import loading
 
@@ -70,6 +70,8 @@ def _command(
     try:
         with hub_offline(offline):
             found, there = train.train(asked, out, fresh=fresh, hooks=hooks)
+    except KeyboardInterrupt:  # a scorer is written whole at the end
+        raise Interrupted("interrupted; nothing was written; the same command begins anew") from None
     finally:
         progress.stop()
     progress.say(f"already trained: {out} (--fresh trains it again)" if there else f"trained: {out}")

@@ -47,13 +47,13 @@ def discard(path: Path, bin: Path) -> None:
     shutil.rmtree(bin, ignore_errors=True)
 
 
-def writable(folder: Path) -> None:
-    """Create a folder for records; raises Unwritable if it cannot be created or written to."""
+def writable(folder: Path, told_by: str = "--out") -> None:
+    """Create a folder for what a command writes; raises Unwritable if it cannot be created or written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as e:
-        raise Unwritable(f"cannot write to {folder}: {e.strerror}; choose another folder with --out") from None
+        raise Unwritable(f"cannot write to {folder}: {e.strerror}; choose another folder with {told_by}") from None
 
 
 @contextmanager

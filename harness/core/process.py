@@ -13,10 +13,10 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from .errors import BenchError, CannotWrite, Interrupted, RunFailed, Unprintable, UsageError, one_line
 from .text import escaped
@@ -167,6 +167,15 @@ def explain(error: BaseException) -> int:
     if isinstance(error, MemoryError):
         return _say("out of memory; reduce evaluation.batch_size or --workers", 1)
     raise error
+
+
+def script(main: Callable[[list[str]], int | None]) -> NoReturn:
+    """Run the `main` of a module with the words of its command line; an error of ours is one line and its exit code."""
+    try:
+        code = main(sys.argv[1:])
+    except BenchError as error:
+        code = explain(error)
+    sys.exit(code)
 
 
 def _traced(error: BaseException) -> int:

@@ -19,9 +19,10 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from harness.core.errors import BenchError, CorruptRecord, EmptySelection, MissingPrerequisite, Unwritable
+from harness.core.errors import CorruptRecord, EmptySelection, MissingPrerequisite, Unwritable
 from harness.core.files import replace
 from harness.core.hashing import canonical
+from harness.core.process import script
 from harness.core.text import escaped
 
 from .dedup import digest, file_name, reference
@@ -282,8 +283,4 @@ def main(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except BenchError as error:
-        print(escaped(f"error: {error}"), file=sys.stderr)
-        sys.exit(error.exit_code)
+    script(main)

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from harness.analysis.study import Study
 from harness.core import registry
-from harness.core.errors import BadData, BenchError, EmptySelection, MissingPrerequisite
+from harness.core.errors import BadData, EmptySelection, MissingPrerequisite
 from harness.core.files import replace
+from harness.core.process import script
 from harness.core.settings import preset_names, read_preset, resolve
 from harness.core.text import escaped, escaped_lines
 from harness.records.read import find_runs
@@ -28,10 +29,15 @@ END = "# End of the learning rates by task."
 Rates = dict[str, dict[str, float]]
 
 
+def on_validation(run: Run) -> bool:
+    """Whether a record is measured on validation prompts, on which settings are chosen."""
+    return bool(run.manifest.identity.get("evaluation", {}).get("split") == "validation")
+
+
 def counts(run: Run) -> bool:
     """Whether a record is a trial of its preset: the preset's settings but for the learning rate, the whole budget."""
-    m, split = run.manifest, run.manifest.identity.get("evaluation", {}).get("split")
-    if split != "validation" or "lr" not in m.identity.get("method", {}).get("settings", {}):
+    m = run.manifest
+    if not on_validation(run) or "lr" not in m.identity.get("method", {}).get("settings", {}):
         return False
     if m.settings is None or m.preset not in preset_names() or m.task not in read_preset(m.preset)["tasks"]:
         return True  # a preset or a task of the user's own, which a record does not hold
@@ -127,8 +133,4 @@ def _write(path: Path, rates: Rates) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except BenchError as e:
-        print(escaped(f"error: {e}"), file=sys.stderr)
-        sys.exit(e.exit_code)
+    script(main)

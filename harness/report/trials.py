@@ -18,6 +18,7 @@ from harness.analysis.groups import Entry, Group, apart, counted, measure
 from harness.analysis.study import Study, StudyGroup
 from harness.analysis.terms import PromptTerms
 from harness.core.errors import EmptySelection
+from harness.core.process import script
 from harness.core.text import escaped, escaped_lines
 from harness.records.read import find_runs
 
@@ -126,15 +127,12 @@ def _section(group: StudyGroup) -> str:
 
 
 def main(folders: list[Path]) -> None:
+    """Print the trials of some folders; raises EmptySelection if there are none."""
     runs, problems = find_runs(folders)
     for problem in problems:
         print(escaped(f"warning: {problem.path}: {problem.what}"), file=sys.stderr)
-    try:
-        print(escaped_lines(page(Study(runs, problems))))
-    except EmptySelection as e:
-        print(escaped(f"error: {e}"), file=sys.stderr)
-        sys.exit(e.exit_code)
+    print(escaped_lines(page(Study(runs, problems))))
 
 
 if __name__ == "__main__":
-    main([Path(a) for a in sys.argv[1:]] or [Path("results")])
+    script(lambda words: main([Path(word) for word in words] or [Path("results")]))

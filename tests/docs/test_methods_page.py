@@ -11,6 +11,7 @@ import pytest
 from harness.analysis import ranking
 from harness.analysis.study import Study
 from harness.core.errors import EmptySelection, MissingPrerequisite
+from harness.core.settings import resolve
 from harness.records.read import find_runs
 
 
@@ -120,3 +121,19 @@ def test_of_a_study_with_curves_a_method_has_one_row_at_the_middle_of_its_knob(t
         "0, 1, 2, 3, 4"
     }
     assert methods_page.MIDDLE in text
+
+
+def test_trials_at_other_settings_than_the_presets_are_shown_and_choose_nothing(tmp_path):
+    """Of the two trials of quark, at the same learning rate, the one at another kl_coef has the higher judge."""
+    preset = resolve("micro", "quark", "toxicity").model_dump()
+    for i, (coef, judge) in enumerate([(preset["method"]["kl_coef"], 0.8), (9.0, 0.9)]):
+        method = {"name": "quark", "version": 1, "settings": preset["method"] | {"kl_coef": coef}}
+        identity = fake.identity("toxicity", "quark", 0, method=method, evaluation={"split": "validation"})
+        settings = preset | {"method": preset["method"] | {"kl_coef": coef}}
+        told = {"final": {"judge": fake.point(judge)}, "manifest": {"identity": identity, "settings": settings}}
+        fake.write_run(tmp_path / "trials", "quark", 0, id8=f"{i:08d}", **told)
+    fake.write_run(tmp_path / "finals", "quark", 0)
+    text = methods_page.page(runs(tmp_path / "finals"), runs(tmp_path / "trials"), [], "make tables")
+    chose, other = text[text.index("## Trials") :].split("### At other settings")
+    assert "Trials: quark 1." in chose and "| 0.800 |" in chose and "| 0.900 |" not in chose
+    assert "| 0.900 |" in other.partition("## The papers")[0] and "chosen" not in other.partition("## The papers")[0]

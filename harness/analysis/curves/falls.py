@@ -12,8 +12,7 @@ from ..groups import Entry, difference
 from ..stats import Difference, holm
 from ..terms import PromptTerms
 from .knobs import Curve
-
-ALPHA = 0.05
+from .table import ALPHA
 
 
 class Fall(NamedTuple):

@@ -86,6 +86,8 @@ def test_encoders_that_cannot_be_fine_tuned(tmp_path):
         train.train(asked(tmp_path, start=str(code)), tmp_path / "out")
     with pytest.raises(BadSetting, match="a linear scorer starts from nothing"):
         train.train(asked(tmp_path, train.LinearSettings(), start=str(start)), tmp_path / "out")
+    with pytest.raises(BadSetting, match=r"draws nothing at random; leave out --seed 3"):
+        train.train(asked(tmp_path, train.LinearSettings())._replace(seed=3), tmp_path / "out")
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".*.part"))
 
 

@@ -73,7 +73,7 @@ def test_json(train):
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (("--seed", "1"), 2, "holds a scorer of another request (seed 0, not 1)"),
+        (("--seed", "1"), 2, "draws nothing at random; leave out --seed 1"),
         (("--set", "strength=1"), 2, "holds a scorer of another request (strength 10.0, not 1.0)"),
         (("--higher-is", "better"), 2, "holds a scorer of another request (higher_is worse, not better)"),
         (("--higher-is", "higher"), 2, "higher_is"),
@@ -122,3 +122,13 @@ def test_several_columns_are_measured_each(harness, tmp_path):
     columns = ("--text", "a.text", "--score", "a.score", "--text", "b.text", "--score", "b.score")
     code, out, _ = harness("train-scorer", "--data", file, *columns, "--kind", "linear", "--out", tmp_path / "out")
     assert code == 0 and ", 1.000 in a.text, 1.000 in b.text" in out
+
+
+def test_ctrl_c_writes_nothing_and_says_so(train, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("harness.tasks.labels.train._linear", interrupted)
+    code, _, err = train()
+    assert code == 130 and err.splitlines()[-1] == "error: interrupted; nothing was written; the same command begins anew"
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
