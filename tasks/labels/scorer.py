@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.api import BadSetting
+
 from . import card, linear
 
 UNDESIRED = "undesired"  # the only label of an encoder
@@ -17,16 +19,18 @@ class TrainedScorer:
     """1 - how undesired a response is, by a scorer that harness train-scorer trained on labelled texts.
 
     folder      the folder that harness train-scorer wrote
-    batch_size  texts in one forward pass of an encoder
-    device      cpu, cuda or another device of torch; auto is CUDA if available
+    batch_size  texts in one forward pass of an encoder [64]
+    device      cpu, cuda or another device of torch, of an encoder [CUDA if available]
     """
 
     slow = True  # nothing is built to check the options; only an encoder's scores are cached
 
-    def __init__(self, folder: str, *, batch_size: int = 64, device: str = "auto") -> None:
+    def __init__(self, folder: str, *, batch_size: int | None = None, device: str | None = None) -> None:
         found = card.read(Path(folder).expanduser())
         self.slow = found.card.kind == "encoder"
-        self._score = _encoder(found.folder, batch_size, device) if self.slow else _linear(found.folder)
+        if not self.slow and (batch_size, device) != (None, None):
+            raise BadSetting(f"{folder} holds a linear scorer, which has no batch_size and no device; leave them out")
+        self._score = _encoder(found.folder, batch_size or 64, device or "auto") if self.slow else _linear(found.folder)
         self.identity: dict[str, Any] = {"name": f"trained-{found.card.kind}", "version": 1, "sha256": found.sha256}
 
     def score(self, prompts: list[str], responses: list[str]) -> NDArray:

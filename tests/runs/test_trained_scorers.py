@@ -69,6 +69,13 @@ def test_names_that_are_no_trained_scorer(folders, tmp_path):
         scorers.check(str(folders / "reward"), {"label": "x"})
 
 
+@pytest.mark.parametrize("options", [{"batch_size": 16}, {"device": "cpu"}])
+def test_a_linear_scorer_has_no_options_of_an_encoder(folders, options):
+    with pytest.raises(BadSetting, match="holds a linear scorer, which has no batch_size and no device"):
+        scorers.built(str(folders / "reward"), options)
+    assert scorers.built(str(folders / "judge"), options).identity["name"] == "trained-encoder"
+
+
 def test_a_run_records_the_hash_of_the_folder_and_not_its_path(folders, tmp_path):
     pair = [f"task.reward={folders / 'reward'}", f"task.judge={folders / 'judge'}", "scorers.judge.batch_size=16"]
     cell = assemble.named_cell("base", "toxicity", "micro", 0, [*quick.overrides("base"), *pair], {}, tmp_path, True)
