@@ -2,11 +2,15 @@
 
 import gc
 import os
+import signal
 import sys
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for the commands that tests start
 
 import pytest
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as of a shell's background jobs, whose commands would not hear Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish():
