@@ -30,6 +30,16 @@ class DExpertsSettings(Settings):
     quantile: float = Field(0.5, gt=0, lt=1, description="quantile of segment rewards; segments below it train the anti-expert")
     batch_size: int = Field(64, ge=1, description="documents per update")
 
+    @property
+    def networks(self) -> int:
+        """Networks of the policy's size that are trained, for estimates of memory."""
+        return 2
+
+    @property
+    def on_documents(self) -> bool:
+        """Whether updates read documents, for estimates of memory."""
+        return True
+
 
 class DExperts:
     version = 1

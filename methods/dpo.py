@@ -35,6 +35,11 @@ class DPOSettings(Settings):
     explore_prompts: int = Field(4096, ge=1, description="prompts per exploration")
     batch_size: int = Field(64, ge=1, description="pairs per update")
 
+    @property
+    def sequences(self) -> int:
+        """Sequences that an update reads at once, for estimates of memory."""
+        return 2 * self.batch_size
+
 
 class DPO:
     version = 1

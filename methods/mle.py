@@ -21,6 +21,11 @@ class MLESettings(Settings):
     start: Literal["base", "scratch"] = Field("base", description="initial weights: the base policy's, or fresh ones")
     batch_size: int = Field(64, ge=1, description="documents per update")
 
+    @property
+    def on_documents(self) -> bool:
+        """Whether updates read documents, for estimates of memory."""
+        return True
+
 
 class MLE:
     version = 1

@@ -47,6 +47,16 @@ class PPOSettings(Settings):
     epochs: int = Field(4, ge=1, description="passes over each rollout")
     minibatches: int = Field(4, ge=1, description="updates per pass")
 
+    @property
+    def sequences(self) -> int:
+        """Sequences that an update reads at once, for estimates of memory."""
+        return -(-self.explore_prompts // self.minibatches)
+
+    @property
+    def networks(self) -> int:
+        """Networks of the policy's size that are trained, for estimates of memory."""
+        return 2 if self.value_trunk == "own" else 1
+
 
 class Value(nn.Module):
     """Value network: V(x, y_<t) by a linear head on the last hidden states of its trunk, or of the policy if trunk is None."""

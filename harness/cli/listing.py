@@ -75,7 +75,7 @@ def card(what: str, name: str, out: Path) -> tuple[str, Any]:
     if what == "task":
         return task_card(name)
     if what == "preset":
-        from harness.runs.cost import preset_card
+        from harness.runs.cost.estimate import preset_card
 
         return preset_card(name)
     if what == "run":

@@ -93,7 +93,7 @@ def run(
     prompts: PromptFile = None,
     out: Out = Path("results"),
     fresh: Annotated[bool, typer.Option(help="discard the existing record and start again")] = False,
-    dry_run: Annotated[bool, typer.Option(help="print what would be loaded and its estimated cost, run nothing")] = False,
+    dry_run: Annotated[bool, typer.Option(help="print what would be loaded, what it takes and what fits")] = False,
     offline: Offline = False,
     profile: Annotated[bool, typer.Option(help="record and print where the time goes, by activity")] = False,
     as_json: Json = False,

@@ -34,7 +34,7 @@ def run_command(
 
     assemble.check(settings, method)
     if dry_run:
-        from harness.runs.cost import plan
+        from harness.runs.cost.estimate import plan
 
         planned = plan(settings, method, task, seeds, out)
         print(json.dumps(planned, indent=1))

@@ -35,6 +35,11 @@ class CorpusSettings(Settings):
     mle_share: float = Field(0.0, ge=0, le=1, description="share of the budget spent first on plain maximum likelihood")
     batch_size: int = Field(64, ge=1, description="documents per update")
 
+    @property
+    def on_documents(self) -> bool:
+        """Whether updates read documents, for estimates of memory."""
+        return getattr(self, "source", "corpus") == "corpus"
+
 
 def begin(trial: Trial, start: str) -> None:
     """Where training starts from: the base policy as it is, or weights drawn anew; before control tokens are made."""

@@ -11,7 +11,7 @@ from harness.conformance.play import Subject
 from harness.conformance.rules import knob
 from harness.core import registry
 from harness.report.figures import style
-from harness.runs import cost
+from harness.runs.cost import estimate
 
 FAMILIES = {  # in this order their members take shades and markers, so figures stay as they were
     "controls": ["base", "mle", "random_reward", "best_quantile"],
@@ -42,7 +42,7 @@ def test_a_method_that_is_not_installed_or_names_no_family_is_another(monkeypatc
 
 
 def test_what_trains_nothing_says_so():
-    assert cost.untrained() == ["base", "best_of_n"]
+    assert estimate.untrained() == ["base", "best_of_n"]
 
 
 @pytest.mark.parametrize("name", sorted(registry.table("method")))

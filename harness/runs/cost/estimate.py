@@ -6,28 +6,16 @@ FLOPs per second that the preset assumes.
 
 from __future__ import annotations
 
-import json
-import os
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from harness.core import registry
 from harness.core.settings import RunSettings, assembled, preset_tables
+from harness.runs import sources
 
-from . import sources
+from .memory import memory
+from .shapes import SHAPES, parameters
 
-# vocabulary, positions, width, layers, from each model's config.json
-SHAPES = {
-    "gpt2": (50257, 1024, 768, 12),
-    "gpt2-medium": (50257, 1024, 1024, 24),
-    "gpt2-large": (50257, 1024, 1280, 36),
-    "gpt2-xl": (50257, 1024, 1600, 48),
-    "codeparrot/codeparrot-small": (32768, 1024, 768, 12),
-    "codeparrot/codeparrot": (32768, 1024, 1600, 48),
-}
-PARAMETERS = {"smollm2": 134_515_008, "HuggingFaceTB/SmolLM2-135M": 134_515_008}
-"""Parameters of models that are no GPT-2."""
 # MB to download: weights of models and checkpoints (listed on the hub, or 4 bytes per parameter), files of data sets
 DOWNLOADS = {
     "facebook/roberta-hate-speech-dynabench-r4-target": 499,
@@ -40,42 +28,11 @@ DOWNLOADS = {
 }
 
 
-def gpt2_parameters(vocabulary: int, positions: int, width: int, layers: int) -> int:
-    """The number of parameters of a GPT-2, whose head shares the token embeddings."""
-    return (vocabulary + positions) * width + layers * (12 * width + 13) * width + 2 * width
-
-
-def parameters(model: str) -> int | None:
-    """The number of parameters of a model, from its config if available locally; None if unknown."""
-    if model in PARAMETERS:
-        return PARAMETERS[model]
-    config = _config(model)
-    if config and config.get("model_type") == "gpt2":
-        return gpt2_parameters(*(config[k] for k in ("vocab_size", "n_positions", "n_embd", "n_layer")))
-    return gpt2_parameters(*SHAPES[model]) if model in SHAPES and config is None else None
-
-
-def _config(model: str) -> dict[str, Any] | None:
-    if model == "micro":
-        return json.loads((resources.files("harness.tasks.micro") / "assets" / "policy" / "config.json").read_text())
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    if os.path.isdir(model):
-        found: Any = str(Path(model) / "config.json")
-    else:
-        try:
-            found = try_to_load_from_cache(model, "config.json")
-        except HFValidationError:  # neither a folder nor a hub id
-            return None
-    return json.loads(Path(found).read_text()) if isinstance(found, str) and Path(found).is_file() else None
-
-
 def download(name: str) -> int | None:
     """Estimated download of a model or a data set in MB; None if unknown."""
-    if name in SHAPES:
-        return round(4 * gpt2_parameters(*SHAPES[name]) / 1e6)
-    return DOWNLOADS.get(name)
+    if name in DOWNLOADS:
+        return DOWNLOADS[name]
+    return round(4 * SHAPES[name].parameters / 1e6) if name in SHAPES else None
 
 
 def cost(settings: RunSettings, method: str, flops_per_second: float) -> dict[str, float | None]:
@@ -182,7 +139,14 @@ def plan(settings: RunSettings, method: str, task: str, seeds: list[int], out: P
         "method": method, "task": task, "seeds": seeds, "out": str(out), "settings": settings.model_dump(),
         "needs": [need._asdict() for need in needs(settings)],
         "cost": cost(settings, method, rate) if rate else None,
+        "memory": memory(settings, method, _classifiers(settings)),
     }  # fmt: skip
+
+
+def _classifiers(settings: RunSettings) -> float:
+    """The size of the reward's and the judge's models in GB, as far as it is known."""
+    own = {settings.model.id, settings.task.prompts, settings.task.fluency}
+    return sum(download(name) or 0 for name in {*_downloads(settings)} - own) / 1e3
 
 
 def needs(settings: RunSettings) -> list[Any]:
