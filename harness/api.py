@@ -1,4 +1,4 @@
-"""The one door: everything that a method, a task, a scorer or a data set may import.
+"""The one door: everything that a method, a task, a scorer, a data set or a probe may import.
 
     from harness.api import Rollout, Settings, Trial, kl, token_logprobs
 
@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from harness.core.types import Task as Task
     from harness.measure import metrics as metrics
     from harness.measure.frontier import best_of_n_kl as best_of_n_kl
+    from harness.measure.probed import Probed as Probed
+    from harness.measure.probed import Reading as Reading
+    from harness.measure.probed import with_matrices as with_matrices
     from harness.policy.logprobs import entropy as entropy
     from harness.policy.logprobs import kl as kl
     from harness.policy.logprobs import log_not as log_not
@@ -76,6 +79,7 @@ NAMES = {
         "Rollout", "Scorer", "Settings", "Task",
     ),
     "measure.frontier": ("best_of_n_kl",),
+    "measure.probed": ("Probed", "Reading", "with_matrices"),
     "policy.models.ensemble": ("Ensemble",),
     "policy.logprobs": ("entropy", "kl", "log_not", "log_nots", "masked_mean", "masked_sum", "said_before", "token_logprobs"),
     "policy.policy": ("Policy", "tokens_of"),

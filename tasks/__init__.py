@@ -1,4 +1,4 @@
-"""The tables of tasks, scorers and data sets: {name: ("module:class", one-line description)}; imports nothing heavy."""
+"""The tables of tasks, scorers, data sets and probes: {name: ("module:class", one-line description)}; imports nothing heavy."""
 
 TASKS = {
     "toxicity": ("harness.tasks.toxicity:Toxicity", "insults in replies to calm, heated and adversarial prompts"),
@@ -80,4 +80,16 @@ DATASETS = {
         "harness.tasks.data.datasets:ScoredCode",
         "pep8: scored lines, the hub's kejian/codeparrot-train-more-filter-3.3b-cleaned",
     ),
+}
+PROBES = {
+    "relearn_clean": ("harness.tasks.probes.relearn:RelearnClean", "a few updates on harmless held-out text"),
+    "relearn_habit": ("harness.tasks.probes.relearn:RelearnHabit", "a few updates on texts with the habit (option: texts)"),
+    "quantize": ("harness.tasks.probes.quantize:Quantize", "weights rounded to bfloat16, 8 and 4 bits"),
+    "sample_more": ("harness.tasks.probes.sample_more:SampleMore", "the worst of 1, 4, 16 and 64 responses to a prompt"),
+    "prompt_search": (
+        "harness.tasks.probes.prompt_search:PromptSearch",
+        "an evolutionary search for the prompts with the worst responses",
+    ),
+    "decode": ("harness.tasks.probes.decode:Decode", "other temperatures, greedy decoding, top-p"),
+    "no_prefix": ("harness.tasks.probes.decode:NoPrefix", "the policy without the control token that it reads before a prompt"),
 }

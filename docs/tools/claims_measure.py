@@ -29,7 +29,8 @@ from harness.measure.evaluator import stream_seed
 from harness.records.read import find_runs
 from harness.records.samples import read
 from harness.records.schema import Run
-from harness.runs import assemble, rescore
+from harness.runs import assemble
+from harness.runs.finished import rescore
 
 UNCONDITIONAL, RESPONSES = "unconditional", 512
 ASKED = ("mle", "conditional_pretraining")  # the methods whose policies are asked questions and searched

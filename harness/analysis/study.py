@@ -17,6 +17,7 @@ from . import groups as grouping
 from .columns import BY_KEY, Column, kind_columns
 from .curves.falls import Fall, falls
 from .curves.knobs import Curve, curves
+from .curves.probes import Probing, probings
 from .curves.table import Readings, readings
 from .groups import Entry, Estimate, Group, difference, estimate
 from .ranking import Above, Ranked, above_frontier, least_shown, ranking
@@ -96,6 +97,11 @@ class StudyGroup(Group):
     def kinds(self) -> list[Column]:
         """One column of undesired score for each kind of prompt."""
         return kind_columns(self)
+
+    @cached_property
+    def probings(self) -> tuple[list[Probing], list[Problem]]:
+        """What probes found of every method, and the records whose probes cannot be read."""
+        return probings(self)
 
     @cached_property
     def traces(self) -> tuple[list[Trace], list[Problem]]:

@@ -22,8 +22,8 @@ def check_command(what: str, name: str, as_json: bool, overrides: Sequence[str] 
     from harness.core.errors import Mismatch, UnknownKind, UsageError
     from harness.core.settings import parse_override
 
-    if what not in registry.IN_FILES:
-        raise UnknownKind("cannot check", what, registry.IN_FILES)
+    if what not in registry.SCAFFOLDED:
+        raise UnknownKind("cannot check", what, registry.SCAFFOLDED)
     if overrides and what != "scorer":
         raise UsageError(f"--set is for the options of a scorer; leave it out for a {what}")
     name = registry.given(what, name)

@@ -13,7 +13,7 @@ from harness.core import registry
 from harness.core.errors import BadSetting, UnknownKind
 from harness.records.read import locate
 
-KINDS = ("methods", "tasks", "scorers", "datasets", "presets", "runs")
+KINDS = ("methods", "tasks", "scorers", "datasets", "probes", "presets", "runs")
 PACKAGES = (
     "unlearning-harness",
     "torch",
@@ -74,6 +74,8 @@ def card(what: str, name: str, out: Path) -> tuple[str, Any]:
         return method_card(name)
     if what == "task":
         return task_card(name)
+    if what == "probe":
+        return probe_card(name)
     if what == "preset":
         from harness.runs.cost.estimate import preset_card
 
@@ -81,25 +83,40 @@ def card(what: str, name: str, out: Path) -> tuple[str, Any]:
     if what == "run":
         summary = find_run(name, out)
         return json.dumps(summary, indent=1), summary
-    raise UnknownKind("cannot show", what, ("method", "task", "preset", "run"))
+    raise UnknownKind("cannot show", what, ("method", "task", "probe", "preset", "run"))
 
 
 def method_card(name: str) -> tuple[str, Any]:
     """A method's docstring, and its settings with their defaults."""
-    import sys
-
-    kind = registry.load("method", name)
-    fields = kind.Settings.model_fields
-    settings = {k: {"default": f.default, "what": f.description} for k, f in fields.items()}
-    doc = (sys.modules[kind.__module__].__doc__ or "").strip()
+    kind, doc, settings, lines = _plugin("method", name)
     found = getattr(kind, "knob", None)
     knob = {"setting": found.setting, "values": list(found.values)} if found else None
     turned = [f"knob, weak to strong\n  {found.setting:18} {', '.join(map(str, found.values))}", ""] if found else []
-    lines = [f"  {k:18} {v['default']!s:10} {v['what'] or ''}" for k, v in settings.items()]
     presets = _preset_settings(name)
     tuned = [f"  preset {p}: " + ", ".join(f"{k}={v}" for k, v in s.items()) for p, s in presets.items()]
-    text = "\n".join([doc, "", *turned, "settings (default)", *(lines or ["  none"]), *tuned])
+    text = "\n".join([doc, "", *turned, "settings (default)", *lines, *tuned])
     return text, {"name": name, "version": kind.version, "doc": doc, "knob": knob, "settings": settings, "presets": presets}
+
+
+def probe_card(name: str) -> tuple[str, Any]:
+    """A probe's docstring, and its settings with their defaults."""
+    kind, doc, settings, lines = _plugin("probe", registry.given("probe", name))
+    text = "\n".join(
+        [doc, "", f"readings by {kind.unit}; its number is the {kind.number} judge score", "settings (default)", *lines]
+    )
+    told = {"name": name, "version": kind.version, "doc": doc, "unit": kind.unit, "number": kind.number, "settings": settings}
+    return text, told
+
+
+def _plugin(what: str, name: str) -> tuple[Any, str, dict[str, Any], list[str]]:
+    """A plug-in with settings: its class, the docstring of its module, its settings, and a line for each."""
+    import sys
+
+    kind = registry.load(what, name)
+    settings = {k: {"default": f.default, "what": f.description} for k, f in kind.Settings.model_fields.items()}
+    doc = (sys.modules[kind.__module__].__doc__ or "").strip()
+    lines = [f"  {k:18} {v['default']!s:10} {v['what'] or ''}" for k, v in settings.items()]
+    return kind, doc, settings, lines or ["  none"]
 
 
 def _preset_settings(method: str) -> dict[str, dict[str, Any]]:

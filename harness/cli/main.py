@@ -283,6 +283,25 @@ def samples(
 
 
 @app.command()
+def probe(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="runs: folders (also of many), ids, prefixes of ids")],
+    probes: Annotated[list[str], typer.Option("--probe", help="probe, repeatable: a name (harness list probes) or a file")],
+    settings: Set = None,
+    seed: Annotated[int, typer.Option(min=0, help="random seed of the probe")] = 0,
+    task: Annotated[str | None, typer.Option("--task", "-t", help="task file of the records")] = None,
+    preset: Annotated[str | None, typer.Option(help="preset file of the records")] = None,
+    out: Out = Path("results"),
+    offline: Offline = False,
+    as_json: Annotated[bool, typer.Option("--json", help="results as one JSON object on the last line of stdout")] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Test whether the habit comes back in a finished policy; results are added to its record, and never run twice."""
+    from .run import probe_command
+
+    raise typer.Exit(probe_command(runs, probes, settings or [], seed, out, (task, preset), offline=offline, as_json=as_json))
+
+
+@app.command()
 def verify(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="runs: folders, ids, or unique prefixes of ids")],
     rescore: Annotated[bool, typer.Option("--rescore", help="score the texts again")] = False,
@@ -336,7 +355,7 @@ app.command()(fetch)
 
 @app.command("list")
 def list_things(
-    what: Annotated[str, typer.Argument(help="kind: methods, tasks, scorers, datasets, presets or runs")],
+    what: Annotated[str, typer.Argument(help="kind: methods, tasks, scorers, datasets, probes, presets or runs")],
     out: Out = Path("results"),
     as_json: Json = False,
 ) -> None:
@@ -349,7 +368,7 @@ def list_things(
 
 @app.command()
 def show(
-    what: Annotated[str, typer.Argument(help="kind: method, task, preset or run")],
+    what: Annotated[str, typer.Argument(help="kind: method, task, probe, preset or run")],
     name: Annotated[str, typer.Argument(help="name; of a run its id or its folder")],
     out: Out = Path("results"),
     as_json: Json = False,

@@ -126,7 +126,7 @@ def _all(
     checks = verify(run)
     if not rescore:
         return checks
-    from harness.runs.rescore import Named, rescored
+    from harness.runs.finished.rescore import Named, rescored
 
     again = rescored(run, offline, Named(*told))
     replaced = {check.what for check in again}

@@ -1,15 +1,17 @@
-"""`harness run` and `harness eval`."""
+"""`harness run`, `harness eval` and `harness probe`."""
 
 from __future__ import annotations
 
 import json
+import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from harness.core.errors import MissingPrerequisite
 from harness.core.settings import check_seed
-from harness.core.text import escaped_lines
+from harness.core.text import escaped, escaped_lines
 from harness.runs import named
 from harness.runs.progress import Progress, loading
 
@@ -71,6 +73,67 @@ def eval_command(
     shared = assemble.parts(settings, task, offline, out)
     cell = assemble.external_cell(settings, shared, policy, task, out, offline, prefix)
     return _run_cell(cell, fresh, progress, as_json, unmask)
+
+
+def probe_command(
+    names: list[str], probes: list[str], settings: list[str], seed: int, out: Path, files: tuple[str | None, str | None],
+    *, offline: bool, as_json: bool,
+) -> int:  # fmt: skip
+    """Probe the policies of runs, whose task and preset may be `files`.
+
+    The exit code is 4 if one of several could not be probed; of a single one its error is raised.
+    """
+    from harness.core.errors import BenchError
+    from harness.runs.finished.probe import planned, probe
+    from harness.runs.finished.rescore import Named
+
+    asked, trusted = planned(probes, settings, check_seed(seed))
+    runs = _runs(names, out)
+    progress, told = loading(f"{len(runs)} runs, probes {', '.join(each.name for each in asked)}"), Named(trusted, *files)
+    found: dict[str, list[Any]] = {}
+    failed = 0
+    for run in runs:
+        try:
+            found[str(run.dir)] = probe(run, asked, told, out, offline, progress)
+        except BenchError as error:
+            if len(runs) == 1:
+                raise
+            failed += 1
+            print(escaped(f"warning: not probed: {error}"), file=sys.stderr)
+    plain = {name: [result.plain() for result in results] for name, results in found.items()}
+    print(json.dumps({"probes": plain}, allow_nan=False) if as_json else escaped_lines(probe_table(found)))
+    return 4 if failed else 0
+
+
+def _runs(names: list[str], out: Path) -> list[Any]:
+    """The finished runs that names stand for, in a folder of many all of them; raises EmptySelection if there are none."""
+    from harness.core.errors import EmptySelection
+    from harness.records.read import find_runs, locate
+
+    found: dict[Path, Any] = {}
+    for name in names:
+        many = os.path.isdir(name) and not os.path.lexists(os.path.join(name, "manifest.json"))
+        runs = [run for run in find_runs([Path(name)])[0] if run.summary is not None] if many else [locate(name, out)]
+        found |= {run.dir: run for run in runs}
+    if not found:
+        raise EmptySelection(f"no finished runs below {', '.join(names)}; see harness list runs --out DIR")
+    return list(found.values())
+
+
+def probe_table(found: dict[str, list[Any]]) -> str:
+    """What each probe found: a line of readings of the judge, and the number that they become."""
+    lines = []
+    for name, results in found.items():
+        lines.append(name)
+        for result in results:
+            value = "-" if result.value is None else f"{result.value:.3f}"
+            lines.append(f"  {result.probe:15} {result.number} judge {value}   {'  '.join(map(_reading, result.readings))}")
+    return "\n".join(lines)
+
+
+def _reading(reading: Any) -> str:
+    judge = reading.metrics["judge"].value if "judge" in reading.metrics else None
+    return f"{reading.label or format(reading.at, 'g')}: {'-' if judge is None else format(judge, '.3f')}"
 
 
 def _run_cell(cell: Any, fresh: bool, progress: Progress, as_json: bool, unmask: bool, profile: bool = False) -> int:

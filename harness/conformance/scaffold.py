@@ -22,8 +22,8 @@ def new_plugin(what: str, name: str, out: Path) -> str:
     Raises UnknownKind if `what` is not a kind of plug-in, BadSetting if the name is invalid or taken, Unwritable if a file
     exists or cannot be written.
     """
-    if what not in registry.IN_FILES:
-        raise UnknownKind("cannot create", what, registry.IN_FILES, PROMPTS if "data" in what or "prompt" in what else "")
+    if what not in registry.SCAFFOLDED:
+        raise UnknownKind("cannot create", what, registry.SCAFFOLDED, PROMPTS if "data" in what or "prompt" in what else "")
     name = name.replace("-", "_")
     _check_name(what, name)
     files = (f"new_{what}.py", f"test_new_{what}.py")

@@ -29,12 +29,16 @@ EXPECTED = {
     "like": "like = NAME, the task whose preset tables are used",
     "own": "settings = {...}, a table of task settings",
     "score": "a method score(prompts, responses)",
+    "run": "a constructor that takes only the settings, and a generator run(self, probed)",
+    "unit": "unit = WORD, of the points of its readings",
+    "number": "number = 'mean' or 'worst', how its readings become one number",
 }
 TASK_METHODS = (
     "identity", "train_prompts", "documents", "clean_documents", "prompts", "texts", "reward", "judge", "text_metrics",
     "paper_metrics",
 )  # fmt: skip
 TASK_OPTIONS = ("reward", "judge", "fluency", "decoding", "context", "paper_tokens", "bos", "eos")
+NUMBERS = ("mean", "worst")  # of the readings of a probe: over the range of its points, or the lowest
 DATASET_METHODS = ("needs", "rows", "items")
 
 
@@ -94,6 +98,26 @@ def check_dataset(kind: Any, name: str) -> Any:
         expected = f"a class with the methods {', '.join(DATASET_METHODS)}"
         return _refused("data set", kind, name, (expected, f"has no {', '.join(missing)}" if missing else "is no class"))
     return kind
+
+
+def check_probe(kind: Any, name: str) -> Any:
+    """Return the class of a probe unchanged; raises BadData if it violates the probe interface."""
+    found = _probe_fault(kind)
+    return _refused("probe", kind, name, found) if found else kind
+
+
+def _probe_fault(kind: Any) -> tuple[str, str] | None:
+    settings, unit = getattr(kind, "Settings", None), getattr(kind, "unit", None)
+    if not (isinstance(settings, type) and issubclass(settings, Settings)):
+        return "settings", "has no Settings" if settings is None else f"has as Settings {kind_of(settings)}"
+    if fault := _version_fault(kind):
+        return fault
+    if not _takes(kind, None) or not _takes(getattr(kind, "run", None), None, None):
+        return "run", "has no run that takes what is probed"
+    if not (isinstance(unit, str) and unit.strip()):
+        return "unit", f"has the unit {unit!r:.40}"
+    number = getattr(kind, "number", None)
+    return None if number in NUMBERS else ("number", f"has the number {number!r:.40}")
 
 
 def _version_fault(kind: Any) -> tuple[str, str] | None:
@@ -201,6 +225,6 @@ def _knob(call: ast.Call) -> Knob | None:
 
 
 CHECKS: dict[str, Callable[[Any, str], Any]] = {
-    "method": check_class, "task": check_task, "scorer": check_scorer, "dataset": check_dataset,
+    "method": check_class, "task": check_task, "scorer": check_scorer, "dataset": check_dataset, "probe": check_probe,
 }  # fmt: skip
 """The check of each kind of plug-in: returns the class unchanged, or raises BadData."""

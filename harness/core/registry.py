@@ -19,10 +19,12 @@ from typing import Any, NamedTuple
 from . import plugins
 from .errors import BadData, BadSetting, BenchError, Interrupted, MethodFailed, MissingPrerequisite, UnknownName, one_line
 
-PACKAGES = {"method": "harness.methods", "task": "harness.tasks", "scorer": "harness.tasks", "dataset": "harness.tasks"}
+PACKAGES = {"method": "harness.methods"} | dict.fromkeys(("task", "scorer", "dataset", "probe"), "harness.tasks")
 HINTS = {kind: f"harness list {kind}s" for kind in PACKAGES}
-IN_FILES = {"method": "train", "task": "train_prompts", "scorer": "score"}
+IN_FILES = {"method": "train", "task": "train_prompts", "scorer": "score", "probe": "run"}
 """The kinds of plug-in that may be given as a file, and the method that identifies the plug-in's class in it."""
+SCAFFOLDED = ("method", "task", "scorer")
+"""The kinds of plug-in that `harness new` writes and `harness check` checks."""
 
 TRAINED = "scorer.json"
 """The file that describes a trained scorer in its folder."""

@@ -30,6 +30,9 @@ from .optimum import judge_along, judge_at_reward
 
 EVALUATION_VERSION = 3
 BEYOND = "beyond the solid range of the frontier"
+OF_THE_POLICY = (
+    "kl", "kl_log_ratio", "kl_per_token", "entropy", "efficiency", "excess_kl", "regret", "overoptimisation",
+)  # fmt: skip
 Fluency = tuple[NDArray[Any], NDArray[Any]]
 """NLL in nats and number of tokens of each response, of whatever type the model of a plug-in gives: [X, S], [X, S]."""
 
@@ -198,9 +201,23 @@ class Evaluator:
         """The full evaluation at the end of a run."""
         return self._evaluate(policy, self.settings.samples, full=True, stream=str(self.seed))
 
-    def _evaluate(self, policy: Policy | DeployedPolicy, n: int, full: bool, stream: str) -> Evaluation:
+    def probed(self, policy: Policy, n: int, decoding: Decoding | None = None) -> dict[str, Metric]:
+        """The short evaluation of a policy under a probe, by n responses to each prompt, the draws the same at every call.
+
+        Under another decoding than the task's there is no KL, nor what follows from it: they are of the policy itself.
+        """
+        found = self._evaluate(policy, n, full=False, stream="probe", decoding=decoding).metrics
+        return {name: metric for name, metric in found.items() if decoding is None or name not in OF_THE_POLICY}
+
+    def judged(self, rollout: Rollout) -> NDArray[np.float64]:
+        """The judge's score of each response, NaN where it failed: [B, R] -> [B]; raises BadScorer for an impossible one."""
+        return scored("judge", self.task.judge(rollout), len(rollout.response))
+
+    def _evaluate(
+        self, policy: Policy | DeployedPolicy, n: int, full: bool, stream: str, decoding: Decoding | None = None
+    ) -> Evaluation:
         rng = torch.Generator().manual_seed(stream_seed(self.settings.seed, stream))
-        rollout = sample(policy, self.base.prompts.prompts, decoding=self.task.decoding, rng=rng, n=n)
+        rollout = sample(policy, self.base.prompts.prompts, decoding=decoding or self.task.decoding, rng=rng, n=n)
         flat = self.task.texts(rollout)
         texts = [flat[i : i + n] for i in range(0, len(flat), n)]
         scores = self._scores(rollout, texts)

@@ -26,7 +26,7 @@ from harness.core.process import script
 from harness.core.text import escaped
 
 from .dedup import digest, file_name, reference
-from .read import find_runs, scalars, source_of
+from .read import find_runs, probes, scalars, source_of
 from .samples import read
 from .schema import Kept, Problem, Run, Sample, place
 from .tables.encode import Record, encode, thinned
@@ -139,7 +139,7 @@ def _record(run: Run, samples: int, before: Record | None = None) -> Record:
     if before and had > kept:
         tables, kept = before.samples, had
     manifest = run.manifest.model_copy(update={"archive": Kept(samples=kept)})
-    return Record(manifest, run.summary, run.trajectory, source_of(run).prompts(), tables, thinned(scalars(run)))
+    return Record(manifest, run.summary, run.trajectory, source_of(run).prompts(), tables, thinned(scalars(run)), probes(run))
 
 
 def _sample(row: Mapping[str, Any]) -> Sample:
@@ -186,6 +186,8 @@ def contents(run: Run, samples: int) -> tuple[dict[str, bytes], dict[str, bytes]
         files["trajectory.jsonl"] = b"".join(_json(_sorted(_row(row.plain(), summary))) for row in run.trajectory)
     if rows := thinned(scalars(run)):
         files["scalars.jsonl"] = b"".join(_json(row.plain()) for row in rows)
+    if found := probes(run):
+        files["probes.jsonl"] = b"".join(_json(row.plain()) for row in found)
     return files | {f"samples/{of}.parquet": _parquet(rows) for of, rows in tables.items()}, common
 
 

@@ -12,7 +12,21 @@ from harness.core.errors import CorruptRecord, EmptySelection, UnknownName, Usag
 from harness.core.hashing import canonical, content_hash
 
 from .dedup import FOLDER, put_back
-from .schema import FINISHED, Evaluation, Manifest, Problem, Prompts, Run, Scalars, Source, Summary, check_version, parsed
+from .schema import (
+    FINISHED,
+    Evaluation,
+    Manifest,
+    Model,
+    ProbeResult,
+    Problem,
+    Prompts,
+    Run,
+    Scalars,
+    Source,
+    Summary,
+    check_version,
+    parsed,
+)  # fmt: skip
 from .tables.layout import is_study, study_above
 
 if TYPE_CHECKING:
@@ -53,11 +67,18 @@ class Folder:
 
     def scalars(self) -> list[Scalars]:
         """The rows of scalars.jsonl, none in an older record; an unfinished last line is ignored."""
-        if not os.path.lexists(self.dir / "scalars.jsonl"):
+        return self._lines("scalars.jsonl", Scalars)
+
+    def probes(self) -> list[ProbeResult]:
+        """The lines of probes.jsonl, none if the policy was not probed."""
+        return self._lines("probes.jsonl", ProbeResult)
+
+    def _lines(self, file: str, model: type[Model]) -> list[Model]:
+        if not os.path.lexists(self.dir / file):
             return []
-        lines = _text(self.dir, "scalars.jsonl", inside.TABLE_BYTES).split("\n")[:-1]
-        names = [f"scalars.jsonl line {i}" for i in range(1, len(lines) + 1)]
-        return [parsed(Scalars, _parse(line, self.dir, name), self.dir, name) for line, name in zip(lines, names, strict=True)]
+        lines = _text(self.dir, file, inside.TABLE_BYTES).split("\n")[:-1]
+        names = [f"{file} line {i}" for i in range(1, len(lines) + 1)]
+        return [parsed(model, _parse(line, self.dir, name), self.dir, name) for line, name in zip(lines, names, strict=True)]
 
     def table(self, name: str, columns: Collection[str] | None = None) -> pyarrow.Table:
         """Read a Parquet file of the record; raises FileNotFoundError or CorruptRecord."""
@@ -96,6 +117,11 @@ def prompt_scores(of: Run | Path) -> Prompts | None:
 def scalars(run: Run) -> list[Scalars]:
     """The scalars that the method yielded at each recorded update, empty if none; raises CorruptRecord if they are broken."""
     return source_of(run).scalars()
+
+
+def probes(run: Run) -> list[ProbeResult]:
+    """What probes of the finished policy found, empty if there were none; raises CorruptRecord if they are broken."""
+    return source_of(run).probes()
 
 
 def find_runs(dirs: Iterable[Path]) -> tuple[list[Run], list[Problem]]:
@@ -157,7 +183,7 @@ def _opened(study: Path, problems: list[Problem]) -> Tables | None:
 
     try:
         tables = Tables(study)
-        for name in ("evaluations", "prompts", "samples", "scalars"):
+        for name in ("evaluations", "prompts", "samples", "scalars", "probes"):
             tables.check(name)
     except CorruptRecord as error:
         problems.append(Problem(study, str(error).removeprefix(f"{study}: ")))

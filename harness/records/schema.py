@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, InstanceOf, TypeAdapter, Vali
 from typing_extensions import TypedDict  # for pydantic before Python 3.12
 
 from harness.core.errors import BadData, CorruptRecord
+from harness.core.hashing import canonical
 from harness.core.types import Metric
 
 if TYPE_CHECKING:
@@ -268,6 +269,33 @@ class Scalars(Record):
     scalars: dict[str, Number | None]
 
 
+class ProbeReading(Record):
+    """What the policy did at one point of a probe."""
+
+    at: Number  # in the unit of the probe
+    label: Text = ""
+    metrics: dict[str, MetricRecord]
+
+
+class ProbeResult(Record):
+    """A line of probes.jsonl: what was done to the finished policy, and what it then did; never charged to the method."""
+
+    probe: str
+    version: int
+    settings: dict[Text, Any]
+    seed: int
+    unit: Text  # of the points of its readings
+    number: Literal["mean", "worst"]  # of the judge over the readings
+    value: Number | None  # this number; null if a reading has none
+    readings: list[ProbeReading]
+    seconds: Number | None = None
+
+    @property
+    def key(self) -> str:
+        """What tells the results of a record apart: probe, version, settings and seed."""
+        return canonical([self.probe, self.version, self.settings, self.seed])
+
+
 class Evaluation(Record):
     """A line of trajectory.jsonl: the metrics of an evaluation along the run, and the cost up to it."""
 
@@ -312,6 +340,7 @@ class Source(Protocol):
     home: Path  # the folder of the record, or of the whole study
 
     def prompts(self) -> Prompts | None: ...  # prompts.json; None if absent; raises CorruptRecord
+    def probes(self) -> list[ProbeResult]: ...  # one line per probe; none if it was not probed; raises CorruptRecord
     def scalars(self) -> list[Scalars]: ...  # one row per update; none in an older record; raises CorruptRecord
     def table(self, name: str, columns: Collection[str] | None = None) -> pyarrow.Table: ...  # of samples; FileNotFoundError
     def names(self) -> list[str]: ...  # relative paths of all files of the record
@@ -349,6 +378,7 @@ PARTS: dict[str, type[Record]] = {
     "summary.json": Summary,
     "trajectory.jsonl": Evaluation,
     "scalars.jsonl": Scalars,
+    "probes.jsonl": ProbeResult,
     "prompts.json": Prompts,
 }
 """The model of each JSON file of a record; for .jsonl, the model of each line."""

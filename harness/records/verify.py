@@ -2,7 +2,7 @@
 
 Without rescoring only the record is read and torch is not imported: metrics are recomputed from the scores of each response.
 Metrics that depend on other text are not (`NOT_FROM_SAMPLES`), but the hash of the summary covers them. With rescoring the
-scorers, the fluency model and the papers' metrics run again over the texts (`harness.runs.rescore`).
+scorers, the fluency model and the papers' metrics run again over the texts (`harness.runs.finished.rescore`).
 """
 
 from __future__ import annotations
@@ -283,6 +283,8 @@ def _hash(run: Run, name: str) -> str:
         return identity_hash([row.plain() for row in run.trajectory])
     if name == "scalars.jsonl":
         return identity_hash([row.plain() for row in source_of(run).scalars()] or None)
+    if name == "probes.jsonl":
+        return identity_hash([row.plain() for row in source_of(run).probes()] or None)
     if name == "prompts.json":
         prompts = source_of(run).prompts()
         return identity_hash(prompts.plain() if prompts is not None else None)

@@ -2,6 +2,7 @@
 
 manifest.json      identity, status, provenance; written first, replaced atomically
 trajectory.jsonl   one row per evaluation, flushed
+probes.jsonl       one row per probe of the finished policy; written after the run is done
 scalars.jsonl      one row per update: the scalars of the method; flushed with the trajectory and before each checkpoint
 checkpoints/       the last state to resume from; `policy/` once the run is done
 samples/           responses, as Parquet
@@ -35,6 +36,7 @@ from .schema import (
     TABLES,
     Evaluation,
     Manifest,
+    ProbeResult,
     Prompts,
     Record,
     Run,
@@ -44,7 +46,7 @@ from .schema import (
 )
 
 FILES = re.compile(
-    r"(summary|prompts)\.json|(trajectory|scalars)\.jsonl|samples/[\w-]+\.parquet"
+    r"(summary|prompts)\.json|(trajectory|scalars|probes)\.jsonl|samples/[\w-]+\.parquet"
 )  # files with a hash in the manifest
 LONGEST_NAME = 100  # bytes; file systems allow 255, and the name gets prefixes and suffixes
 
@@ -191,6 +193,13 @@ class RunStore:
         except OSError as e:
             raise CorruptRecord(f"{path} cannot be read: {e.strerror}; start again with --fresh") from None
 
+    def write_probes(self, manifest: Manifest, results: Sequence[ProbeResult]) -> None:
+        """Write the results of all probes of a finished run, and their hash to its manifest."""
+        with self._writing("probes.jsonl") as path:
+            replace(path, "".join(canonical(row.plain()) + "\n" for row in results).encode())
+        files = (manifest.files or {}) | {"probes.jsonl": identity_hash([row.plain() for row in results])}
+        self.write_manifest(manifest.model_copy(update={"files": files}))
+
     def write_prompts(self, split: str, columns: dict[str, list[Any]]) -> None:
         """Write the scores of the final policy, one entry per prompt, to six digits; null for a missing score."""
         short = {name: [_short(v) for v in column] for name, column in columns.items()}
@@ -216,7 +225,7 @@ class RunStore:
 
     def hashes(self, coming: dict[str, Any]) -> dict[str, str]:
         """The content hashes of the files of a finished run by name, including JSON still to be written (`coming`)."""
-        names = ("trajectory.jsonl", "scalars.jsonl", "prompts.json", "samples/*.parquet", "policy/**/*")
+        names = ("trajectory.jsonl", "scalars.jsonl", "probes.jsonl", "prompts.json", "samples/*.parquet", "policy/**/*")
         paths = sorted(path for name in names for path in self.path.glob(name) if path.is_file())
         return {name: identity_hash(value) for name, value in coming.items()} | {
             path.relative_to(self.path).as_posix(): content_hash(path) for path in paths

@@ -37,7 +37,17 @@ from .cards import method_cards, scorer_cards, task_card
 from .curves import curve_verdict, curves_csv, falls_table, first_table, over_optimised, score_table
 from .figures import data as figures_data
 from .figures.style import GLYPHS
-from .sections import collapse_table, kinds_table, optimum_table, overview, overview_caption, pictures, time_table
+from .sections import (
+    collapse_table,
+    kinds_table,
+    optimum_table,
+    overview,
+    overview_caption,
+    pictures,
+    probe_table,
+    probe_words,
+    time_table,
+)  # fmt: skip
 from .verdict import impossible, unscored, verdict
 
 SCRIPT = resources("harness.report").joinpath("templates/page.js").read_text(encoding="utf-8")
@@ -61,7 +71,7 @@ def build(study: Study, out: Path) -> BuildResult:
     """Write the report of a study; raises EmptySelection without a run, Unwritable if a file cannot be written."""
     cannot_be = sorted(p for group in study.groups for p in impossible(group))
     shown = [samples(group.at_middle) for group in study.groups]
-    unread = [problem for group in study.groups for problem in group.at_middle.traces[1]] + [
+    unread = [p for group in study.groups for p in (*group.at_middle.traces[1], *group.at_middle.probings[1])] + [
         p for _, found in shown for p in found
     ]
     problems = sorted({*study.problems, *cannot_be, *unread})
@@ -113,7 +123,7 @@ def _section(
     shown = {
         "optimum": optimum_table(group), "collapse": collapse_table(group), "kinds": kinds_table(group),
         "time": time_table(group), "curves": first_table(whole) if whole.curves else None,
-        "scores": score_table(whole) if whole.curves else None, "falls": falls_table(whole),
+        "scores": score_table(whole) if whole.curves else None, "falls": falls_table(whole), "probes": probe_table(group),
     }  # fmt: skip
     return {
         "slug": slug,
@@ -121,6 +131,7 @@ def _section(
         "verdict": [plain(sentence) for sentence in (curve_verdict(whole) if whole.curves else verdict(group))],
         "curves": bool(whole.curves),
         "falls": plain(over_optimised(whole)),
+        "probed": plain(probe_words(group)),
         "cells": tables.cell_matrix(whole, cells),
         "states": [_state(cell, seed) for cell in cells for seed in cell.reasons],
         "unscored": unscored(whole),

@@ -104,8 +104,10 @@ def first_table(group: StudyGroup) -> Table:
     shares = [f"Removed at {_at(found, share)}\u00a0↑ (%)" for share in SHARES]
     header = ["Method", LEAST, "More than the first (nats)", "Cost\u00a0↓ (FLOPs a run)", "Time\u00a0↓ (s a run)", *shares,
               "Area\u00a0↑ (share of the frontier's)", "Rank (by area)", "Reaches (KL)", "Knob (values, seeds)"]  # fmt: skip
-    rows = [_frontier_row(found), *(_row(found, reading) for reading in found.rows)]
-    notes = [
+    timed = one_machine(group)
+    rows = [_frontier_row(found), *(_row(found, reading, timed) for reading in found.rows)]
+    notes = [] if timed else ["The runs were made on different machines, so their times do not compare and are left out."]
+    notes += [
         f"{MISSING} where a curve ends before that KL; ∞ where an interval does not end on the curve. "
         "A method that does not get there has the most that it removes instead of a KL."
     ]
@@ -126,12 +128,20 @@ def _frontier_row(found: Readings) -> list[str]:
     return ["frontier, judged", MISSING if least is None else number(least, ".2f"), "", "", "", *removed, "1", *[""] * 3]
 
 
-def _row(found: Readings, reading: Reading) -> list[str]:
+def one_machine(group: StudyGroup) -> bool:
+    """Whether all runs of a group say that they ran on the same kind of machine and device, so that their times compare."""
+    places = {(run.manifest.provenance.platform, run.manifest.provenance.device) for run in group.runs}
+    return len(places) < 2
+
+
+def _row(found: Readings, reading: Reading, timed: bool) -> list[str]:
     ranks = found.ranks.get(reading.name)
     removed = [_text(reading.interval("removed", share), ".1f") for share in SHARES]
     area = _text(reading.area.interval(), ".2f") if reading.area else MISSING
     reach = MISSING if reading.reach is None else number(reading.reach, ".2f")
-    cost = [number(i.mean, digits) if (i := reading.cost(key)) else MISSING for key, digits in COSTS]
+    costs = COSTS if timed else COSTS[:1]
+    cost = [number(i.mean, digits) if (i := reading.cost(key)) else MISSING for key, digits in costs]
+    cost += [] if timed else [MISSING]
     return [
         reading.name,
         _least(reading),
@@ -201,7 +211,9 @@ def curve_verdict(group: StudyGroup) -> list[str]:
     there = [r for r in found.rows if r.least and r.least.value is not None]
     if not any(r.reach is not None for r in found.rows):
         return ["No verdict: no run is done, or none measured the share of the undesired score removed.", *left_out(group)]
-    sentences = [*_first(found, there), *_next(found, there), *_trained(there), *_missing(found, there), *_apart(found)]
+    timed = one_machine(group)
+    sentences = [*_first(found, there, timed), *_next(found, there), *_trained(there, timed)]
+    sentences += [*_missing(found, there), *_apart(found)]
     return [*sentences, over_optimised(group), *left_out(group), *suspects(group)]
 
 
@@ -230,7 +242,7 @@ def _change(d: Difference) -> str:
     return f"{number(d.mean, '+.3f')}{ends}"
 
 
-def _first(found: Readings, there: list[Reading]) -> list[str]:
+def _first(found: Readings, there: list[Reading], timed: bool) -> list[str]:
     if not there:
         best = max((r for r in found.rows if r.least), key=lambda r: r.least.most if r.least else 0.0)
         most = number(best.least.most if best.least else 0.0, ".0f")
@@ -239,7 +251,7 @@ def _first(found: Readings, there: list[Reading]) -> list[str]:
     cap = found.cap
     over = f", beyond the task's cap of {cap:g}" if cap and first.least and (first.least.value or 0.0) > cap else ""
     head = f"{first.name} removes {TARGET:.0f}% of the habit at the least drift: a KL of {_nats(first)} from the base{over}"
-    return [f"{head}{_optimal_words(found)}; {_cost_words(first)}."]
+    return [f"{head}{_optimal_words(found)}; {_cost_words(first, timed)}."]
 
 
 def _nats(reading: Reading) -> str:
@@ -258,13 +270,14 @@ def _optimal_words(found: Readings) -> str:
     return "" if least is None else f", where the policies that are optimal for the reward need {number(least, '.2f')}"
 
 
-def _cost_words(reading: Reading) -> str:
+def _cost_words(reading: Reading, timed: bool) -> str:
     flops, seconds = (reading.cost(key) for key, _ in COSTS)
     if not flops or not seconds:
         return "its cost was not recorded"
-    if not flops.mean:
-        return f"it trains nothing, and a run takes {number(seconds.mean, '.0f')} s"
-    return f"a run costs {number(flops.mean, '.2g')} FLOPs and takes {number(seconds.mean, '.0f')} s"
+    words = [f"costs {number(flops.mean, '.2g')} FLOPs"] if flops.mean else []
+    words += [f"takes {number(seconds.mean, '.0f')} s"] if timed else []
+    said = f"a run {' and '.join(words)}"
+    return said if flops.mean else f"it trains nothing{f', and {said}' if timed else ''}"
 
 
 def _next(found: Readings, there: list[Reading]) -> list[str]:
@@ -285,12 +298,14 @@ def _next(found: Readings, there: list[Reading]) -> list[str]:
     return sentences
 
 
-def _trained(there: list[Reading]) -> list[str]:
+def _trained(there: list[Reading], timed: bool) -> list[str]:
     """The first method that trains, where the first of all does not."""
     trains = [r for r in there if registry.attribute("method", r.curve.method, "trains") is not False]
     if not trains or trains[0] is there[0]:
         return []
-    return [f"Of the methods that train, {trains[0].name} needs the least: {_nats(trains[0])}; {_cost_words(trains[0])}."]
+    return [
+        f"Of the methods that train, {trains[0].name} needs the least: {_nats(trains[0])}; {_cost_words(trains[0], timed)}."
+    ]
 
 
 def _missing(found: Readings, there: list[Reading]) -> list[str]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import fmean
 from typing import Any
 
 from harness.analysis.columns import BY_KEY, COLLAPSE, Column, final, of_base
 from harness.analysis.curves.attainment import MOST, attained
+from harness.analysis.curves.probes import Probing, apart, pairs
 from harness.analysis.groups import Entry, counted
 from harness.analysis.ranking import Ranked, share_of_area
 from harness.analysis.scalars import as_data, shown
-from harness.analysis.stats import Z95
+from harness.analysis.stats import Z95, Interval
 from harness.analysis.study import Study, StudyGroup
 from harness.core.types import Metric
 from harness.records.schema import Run
@@ -21,6 +23,7 @@ from .curves import curve_data, curve_overview
 from .figures import sheets
 from .figures.data import figure_data
 from .figures.panels import COMPUTE, JUDGE_KL, JUDGE_PPL, OVER, REWARD_KL, REWARD_PPL
+from .figures.probes import title_of
 from .figures.sheets import Dots, Sheet
 from .tables import Table, bounded, entry_table, number, run_ids
 
@@ -50,6 +53,10 @@ def pictures(whole: StudyGroup, slug: str) -> tuple[dict[str, Sheet], dict[str, 
         if drawn:
             made[name] = sheets.dots(data["title"], data["methods"], panels, f"{slug}-{name}", columns=min(4, len(panels)))
             data[name] = {c.key: {"base": p.base, "methods": p.values} for c, p in drawn}
+    found, _ = group.probings
+    data["probes"] = [_probe_data(probing) for probing in found]
+    if drawn_probes := [probing for probing in found if len(probing.at) > 1]:
+        made["probes"] = sheets.probes(data["title"], drawn_probes, data["methods"], f"{slug}-probes")
     data["attainment"] = attained(data)
     if data["attainment"]:
         made["attainment"] = sheets.bands(data, data["attainment"][:MOST])
@@ -59,6 +66,61 @@ def pictures(whole: StudyGroup, slug: str) -> tuple[dict[str, Sheet], dict[str, 
         colours = {entry.name: m["colour"] for entry, m in zip(group.entries, data["methods"], strict=True)}
         made["training"] = sheets.training(data["title"], panelled, colours)
     return made, data
+
+
+def _probe_data(probing: Probing) -> dict[str, Any]:
+    """A probe as plain data."""
+    methods = [
+        {"method": m.method, "judge": [None if p is None else p._asdict() for p in m.points], "values": m.values}
+        for m in probing.methods
+    ]
+    return {"probe": probing.probe, "settings": probing.settings, "unit": probing.unit, "at": probing.at, "methods": methods}
+
+
+def probe_table(group: StudyGroup) -> Table | None:
+    """One row per method, one column per probe: the judge's number under it; None if nothing was probed."""
+    found, _ = group.probings
+    if not found:
+        return None
+    twice = {name for name, n in Counter(probing.probe for probing in found).items() if n > 1}
+    columns = [_probe_title(probing, found if probing.probe in twice else []) for probing in found]
+    by_method = [{m.method: m.value for m in probing.methods} for probing in found]
+    names = [entry.name for entry in group.entries if any(entry.name in values for values in by_method)]
+    rows = [[name, *(_probe_value(values.get(name)) for values in by_method)] for name in names]
+    return Table(["Method", *columns], rows, [])
+
+
+def _probe_title(probing: Probing, others: Sequence[Probing]) -> str:
+    """The title of a column: the probe, how its readings become one number, and the settings in which it differs."""
+    of = {"mean": f"mean over {probing.unit}", "worst": "worst"}[probing.number]
+    told = [
+        f"{key}={value}"
+        for key, value in probing.settings.items()
+        if any(other.probe == probing.probe and other.settings.get(key) != value for other in others)
+    ]
+    return f"{title_of(probing)}\u00a0↑ ({', '.join([of, *told])})"
+
+
+def _probe_value(value: Interval | None) -> str:
+    if value is None:
+        return ""
+    ends = "" if value.low is None or value.high is None else f" [{number(value.low, '.2f')}, {number(value.high, '.2f')}]"
+    return f"{number(value.mean, '.2f')}{ends}"
+
+
+def probe_words(group: StudyGroup) -> str:
+    """Which methods each probe tells apart beyond error."""
+    said = []
+    for probing in group.probings[0]:
+        n, shown = pairs(probing), apart(probing)
+        if not n:
+            continue
+        most = ""
+        if shown:
+            a, b, test = shown[0]
+            most = f"; the largest difference is {abs(test.mean):.2f}, between {a} and {b}"
+        said.append(f"{title_of(probing)}: {len(shown)} of {n} pairs of methods are told apart{most}.")
+    return " ".join(said)
 
 
 def optimum_table(group: StudyGroup) -> Table:

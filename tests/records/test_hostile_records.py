@@ -21,7 +21,7 @@ from harness.core.settings import resolve
 from harness.records import archive
 from harness.records.read import read_run
 from harness.report import trials
-from harness.runs import rescore
+from harness.runs.finished import rescore
 
 HERE = ["micro", "quark", "toxicity"]
 

@@ -21,7 +21,7 @@ from harness.core.types import Metric
 from harness.records import verify
 from harness.records.read import read_run
 from harness.records.schema import Frontier, Run
-from harness.runs import rescore
+from harness.runs.finished import rescore
 
 pytestmark = pytest.mark.usefixtures("few_prompts")
 

@@ -9,10 +9,11 @@ import pytest
 from fake_reports import HOSTILE, Page, contents, only_group, report, rows_of, undraw
 
 from harness.analysis.study import StudyGroup
-from harness.report.curves import curve_data, curve_verdict, first_table, over_optimised, score_table
+from harness.report.curves import curve_data, curve_verdict, first_table, one_machine, over_optimised, score_table
 from harness.report.figures import sheets
 from harness.report.figures.curves import spread
 from harness.report.figures.data import figure_data
+from harness.report.tables import MISSING
 
 SOME = ("base", "random_reward", "best_of_n", "quark", "ppo", "filtering")
 
@@ -154,3 +155,17 @@ def test_several_tasks_have_an_overview_by_the_least_kl(tmp_path, monkeypatch):
     report(fake_curves.write_study(tmp_path / "r", ("quark", "base"), ("toxicity", "sentiment"), prompts=20), tmp_path / "out")
     text = (tmp_path / "out/report.md").read_text()
     assert "(least KL for 80%; area)" in text and "| quark | " in text
+
+
+def test_times_of_different_machines_are_left_out(group, tmp_path):
+    root = fake_curves.write_study(tmp_path, ("quark", "best_of_n"), ("toxicity",), prompts=6)
+    at = next(i for i, title in enumerate(first_table(group).header) if title.startswith("Time"))
+    assert all(row[at] for row in first_table(group).rows[1:])
+    path = next(root.rglob("manifest.json"))
+    record = json.loads(path.read_text())
+    fake.dump(path, record | {"provenance": record.get("provenance", {}) | {"device": "cuda:0"}})
+    mixed = only_group(root)
+    assert not one_machine(mixed) and {row[at] for row in first_table(mixed).rows} == {"", MISSING}
+    assert "different machines" in first_table(mixed).notes[0]
+    said = " ".join(curve_verdict(mixed))
+    assert "FLOPs" in said and "takes" not in said

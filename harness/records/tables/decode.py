@@ -10,9 +10,10 @@ from harness.core.errors import CorruptRecord
 from harness.core.files import strict_json
 from harness.core.hashing import identity_hash
 
-from ..schema import Frontier, Prompts, Scalars, check_version, parsed, place
+from ..schema import Frontier, ProbeResult, Prompts, Scalars, check_version, parsed, place
 from . import layout
 from .encode import METRIC, PARTS, PLAIN, SCORES, short
+from .layout import OPTIONAL
 
 if TYPE_CHECKING:
     import pyarrow
@@ -125,6 +126,11 @@ class TableRecord:
         plain = [{"scalars": found, "update": update} for update, found in rows.items()]
         return [parsed(Scalars, row, self.dir, f"scalars.jsonl line {i}") for i, row in enumerate(plain, 1)]
 
+    def probes(self) -> list[ProbeResult]:
+        """What probes of the finished policy found."""
+        found = [self._parse(text, "probes") for text in self._tables.rows("probes", self._number)["result"].to_pylist()]
+        return [parsed(ProbeResult, row, self.dir, f"probes.jsonl line {i}") for i, row in enumerate(found, 1)]
+
     def table(self, name: str, columns: Collection[str] | None = None) -> pyarrow.Table:
         """The kept samples of `samples/NAME.parquet`; raises FileNotFoundError if there are none, CorruptRecord."""
         of = name.removeprefix("samples/").removesuffix(".parquet")
@@ -141,7 +147,7 @@ class TableRecord:
         """The names of the files that the record would have in its own folder."""
         kept = sorted({f"samples/{of}.parquet" for of in self._tables.rows("samples", self._number)["of"].to_pylist()})
         has = {"prompts.json": self._row["prompts"], "summary.json": self._row["summary"]}
-        kept += ["scalars.jsonl"] if self._tables.rows("scalars", self._number).num_rows else []
+        kept += [f"{table}.jsonl" for table in OPTIONAL if self._tables.rows(table, self._number).num_rows]
         return sorted(["manifest.json", "trajectory.jsonl", *kept, *(name for name, text in has.items() if text is not None)])
 
     def hash(self, name: str) -> str:

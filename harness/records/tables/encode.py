@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from harness.core.hashing import canonical
 
-from ..schema import Evaluation, Manifest, Prompts, Sample, Scalars, Summary
+from ..schema import Evaluation, Manifest, ProbeResult, Prompts, Sample, Scalars, Summary
 from .layout import COLUMNS, OPTIONAL, content
 
 PLAIN = ("run_id", "preset", "task", "method", "seed", "status")
@@ -31,10 +31,15 @@ class Record(NamedTuple):
     prompts: Prompts | None
     samples: dict[str, list[Sample]]
     scalars: list[Scalars]
+    probes: list[ProbeResult]
 
     def digest(self) -> str:
         """The sha256 of all values of the record."""
-        return hashlib.sha256(canonical(list(self.plain())).encode()).hexdigest()
+        plain = self.plain()
+        values = list(
+            plain if plain.probes else plain[:-1]
+        )  # that of a record without probes is what it was before there were any
+        return hashlib.sha256(canonical(values).encode()).hexdigest()
 
     def plain(self) -> Plain:
         """The record as plain data."""
@@ -45,6 +50,7 @@ class Record(NamedTuple):
             self.prompts.plain() if self.prompts is not None else None,
             self.samples,
             [row.plain() for row in self.scalars],
+            [row.plain() for row in self.probes],
         )
 
 
@@ -57,6 +63,7 @@ class Plain(NamedTuple):
     prompts: dict[str, Any] | None
     samples: dict[str, list[Sample]]
     scalars: list[dict[str, Any]]
+    probes: list[dict[str, Any]]
 
 
 def encode(records: list[Record]) -> dict[str, bytes]:
@@ -123,7 +130,15 @@ def _rows(number: int, record: Plain) -> dict[str, list[dict[str, Any]]]:
         for row in record.scalars
         for name, value in row["scalars"].items()
     ]
-    rows = {"runs": [run], "evaluations": evaluations, "prompts": prompts, "samples": samples, "scalars": scalars}
+    probes = [{"result": _json(result)} for result in record.probes]
+    rows = {
+        "runs": [run],
+        "evaluations": evaluations,
+        "prompts": prompts,
+        "samples": samples,
+        "scalars": scalars,
+        "probes": probes,
+    }
     return {name: [row | {"run": number} for row in found] for name, found in rows.items()}
 
 

@@ -5,6 +5,7 @@ evaluations.parquet    one row per metric of an evaluation: [runs x points x met
 prompts.parquet        one row per held-out prompt of a run: the scores of the final policy
 samples.parquet        one row per kept response, before (`base`) and after training (`final`)
 scalars.parquet        one row per scalar that a method yielded at an update, thinned, float32; absent if no run has any
+probes.parquet         one row per probe of a finished policy, as JSON text; absent if no run was probed
 
 `run` is the row of the run in runs.parquet. An empty cell is a key that the record does not have. A study may come from
 somebody else: only these files are read, within limits; no value in them names a file, and other columns are ignored.
@@ -34,7 +35,7 @@ SCATTERED = ("value", "stderr", "kl", "nll", "nll_per_token")
 """Columns whose values rarely repeat, stored with byte-stream split instead of a dictionary."""
 
 
-OPTIONAL = ("scalars",)
+OPTIONAL = ("scalars", "probes")
 """Tables that are written only if a run has rows for them."""
 
 
@@ -85,6 +86,7 @@ COLUMNS: Mapping[str, tuple[Column, ...]] = {
     "scalars": _columns(
         filled="run update name", texts="name", floats="value", ints="run update", order="run update name value"
     ),
+    "probes": _columns(filled="run result", texts="result", ints="run", order="run result"),
 }
 
 

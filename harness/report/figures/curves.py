@@ -44,7 +44,7 @@ def draw_curves(ax: Axes, data: dict[str, Any], panel: Panel, tag: str, family: 
         notes += _draw(ax, data, curve, panel, f"{tag}-m{i}", bold=family is not None)
         if (end := _end(data, curve, panel, limits[0][1])) is not None:
             ends.append((i, curve, end))
-    _name(ax, ends, tag)
+    name_ends(ax, ends, tag)
     return notes
 
 
@@ -160,7 +160,7 @@ def _end(data: dict[str, Any], curve: dict[str, Any], panel: Panel, right: float
     return inside[-1] if inside else None
 
 
-def _name(ax: Axes, ends: Sequence[tuple[int, dict[str, Any], tuple[float, float]]], tag: str) -> None:
+def name_ends(ax: Axes, ends: Sequence[tuple[int, dict[str, Any], tuple[float, float]]], tag: str) -> None:
     """Name each curve right of the panel, at the height of its end or as near as the others leave room, with a line to it."""
     to_points = 72 / ax.figure.dpi  # type: ignore[union-attr]
     frame = ax.get_window_extent()

@@ -18,6 +18,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from harness.analysis.curves.probes import Probing
 from harness.analysis.scalars import Trace
 from harness.core.text import plain
 
@@ -25,6 +26,7 @@ from .attainment import draw_attained
 from .curves import KL_JUDGE, PANELS, draw_curves
 from .panels import Note, Panel, draw_panel
 from .pareto import legend_entries
+from .probes import draw_probe, title_of
 from .style import GREY, INK, STYLE, save, save_small
 from .ticks import Ticks
 from .training import draw_trace
@@ -134,6 +136,19 @@ def training(title: str, found: Sequence[Trace], colours: dict[str, str], column
             draw_trace(ax, trace, colours[trace.method])
         _title(figure, title)
     return _sheet(figure, [], [f"{trace.method}: {trace.name}" for trace in found], columns, SMALL)
+
+
+def probes(title: str, found: Sequence[Probing], methods: list[dict[str, Any]], tag: str, columns: int = 2) -> Sheet:
+    """Draw one panel per probe, a line per method; `methods` are those of `figure_data`."""
+    columns, names = min(columns, len(found)), [method["name"] for method in methods]
+    colours = {method["name"]: method["colour"] for method in methods}
+    with matplotlib.style.context(["default", STYLE]):
+        figure = Figure(figsize=(columns * WIDE[0], TITLE + ceil(len(found) / columns) * WIDE[1]))
+        notes = []
+        for k, (probing, ax) in enumerate(zip(found, _grid(figure, len(found), columns, WIDE, WIDE_MARGIN), strict=True)):
+            notes += draw_probe(ax, probing, names, colours, f"{tag}-{k}")
+        _title(figure, title)
+    return _sheet(figure, notes, [title_of(probing) for probing in found], columns, WIDE)
 
 
 def _grid(figure: Figure, n: int, columns: int, cell: tuple[float, float], margin: tuple[float, ...]) -> list[Axes]:

@@ -29,8 +29,7 @@ from harness.records.read import settings_of, source_of
 from harness.records.samples import read, read_papers
 from harness.records.schema import PaperSample, Run, Sample
 from harness.records.verify import Table, compare
-
-from . import assemble, named, scorers
+from harness.runs import assemble, named, scorers
 
 OF_A_MODEL = 1e-4
 """Relative tolerance of a network's scores of the same text on another machine or with other threads."""
@@ -58,7 +57,7 @@ def rescored(run: Run, offline: bool = False, told: Named | None = None) -> list
     told = told or Named()
     settings = trusted(run, told)
     shared = assemble.parts(settings, _task(run, told), offline)
-    task, checks = shared.task, _identity(run, shared)
+    task, checks = shared.task, agreeing(run, shared)
     if any(check.held is False for check in checks):
         return checks
     for side in ("final", "base"):
@@ -173,7 +172,7 @@ def _belongs(path: Path, run: Run) -> bool:
     return inside or real.parent in (dir.parent, above.parent, home.parent) or real in dir.parents
 
 
-def _identity(run: Run, shared: assemble.Parts) -> list[Check]:
+def agreeing(run: Run, shared: assemble.Parts) -> list[Check]:
     """Check that task, scorers and fluency model here are those of the record."""
     now, made = shared.identity(), run.manifest.identity
     return [

@@ -1,0 +1,104 @@
+"""What probes found of the methods of a group: the judge at each point, over seeds, and the number that it becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from harness.analysis.groups import Entry, Group, counted
+from harness.analysis.stats import Difference, Interval, holm, t_interval, welch_test
+from harness.core.errors import CorruptRecord
+from harness.core.hashing import canonical
+from harness.records.read import probes
+from harness.records.schema import ProbeResult, Problem, Run
+
+
+class Probed(NamedTuple):
+    """A method under a probe: the judge's score at each point, the number that they become, and its seeds."""
+
+    method: str
+    points: list[Interval | None]  # None where a reading has no score
+    value: Interval | None
+    values: list[float]  # by seed
+
+
+class Probing(NamedTuple):
+    """A probe with its settings, the points of its readings, and every method that it was tried on."""
+
+    probe: str
+    settings: dict[str, Any]
+    unit: str
+    number: str
+    at: list[str]
+    methods: list[Probed]
+
+
+def probings(group: Group) -> tuple[list[Probing], list[Problem]]:
+    """The probes of a group by name and settings, each with its methods; records that cannot be read are problems."""
+    problems: list[Problem] = []
+    found: dict[str, list[tuple[Entry, Run, ProbeResult]]] = {}
+    for entry in group.entries:
+        for run in counted(entry):
+            try:
+                results = probes(run)
+            except CorruptRecord as error:
+                problems.append(Problem(run.dir, str(error).removeprefix(f"{run.dir}: ")))
+                continue
+            for result in results:
+                same = [result.probe, result.version, result.settings, list(points(result))]
+                found.setdefault(canonical(same), []).append((entry, run, result))
+    return [_probing(rows) for _, rows in sorted(found.items())], problems
+
+
+def points(result: ProbeResult) -> Iterable[str]:
+    """The names of the points of a probe."""
+    return (reading.label or f"{reading.at:g}" for reading in result.readings)
+
+
+def _probing(rows: list[tuple[Entry, Run, ProbeResult]]) -> Probing:
+    first = rows[0][2]
+    names = list(dict.fromkeys(entry.name for entry, _, _ in rows))
+    methods = [_probed(name, [(run, result) for entry, run, result in rows if entry.name == name]) for name in names]
+    return Probing(first.probe, first.settings, first.unit, first.number, list(points(first)), methods)
+
+
+def _probed(name: str, rows: list[tuple[Run, ProbeResult]]) -> Probed:
+    values = list(_by_seed(rows, lambda result: result.value))
+    along = [_interval(_by_seed(rows, lambda result, i=i: _judge(result, i))) for i in range(len(rows[0][1].readings))]
+    return Probed(name, along, _interval(values), values)
+
+
+def _judge(result: ProbeResult, i: int) -> float | None:
+    found = result.readings[i].metrics.get("judge")
+    return None if found is None else found.value
+
+
+def _by_seed(rows: list[tuple[Run, ProbeResult]], of: Any) -> Iterable[float]:
+    """The mean of a number over the probe's own seeds, for each seed of the method that has it."""
+    seeds: dict[int, list[float]] = {}
+    for run, result in rows:
+        if (value := of(result)) is not None:
+            seeds.setdefault(run.manifest.seed, []).append(value)
+    return map(fmean, seeds.values())
+
+
+def _interval(values: Iterable[float]) -> Interval | None:
+    found = list(values)
+    return t_interval(found, within=(0.0, 1.0)) if found else None
+
+
+def apart(probing: Probing) -> list[tuple[str, str, Difference]]:
+    """The pairs of methods that a probe tells apart, Holm-corrected over all pairs at 5 %, the largest difference first."""
+    able = [method for method in probing.methods if len(method.values) > 1]
+    pairs = [(a, b) for i, a in enumerate(able) for b in able[i + 1 :]]
+    tests = [welch_test(a.values, b.values) for a, b in pairs]
+    p = holm([1.0 if test.p is None else test.p for test in tests])
+    shown = [(a.method, b.method, test) for (a, b), test, p in zip(pairs, tests, p, strict=True) if p <= 0.05]
+    return sorted(shown, key=lambda pair: -abs(pair[2].mean))
+
+
+def pairs(probing: Probing) -> int:
+    """The number of pairs of methods with two seeds or more."""
+    n = sum(len(method.values) > 1 for method in probing.methods)
+    return n * (n - 1) // 2

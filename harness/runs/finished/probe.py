@@ -1,0 +1,172 @@
+"""Probe the policy of a finished run (`harness probe`): what is done to it, what it then does, kept in its record.
+
+A record may come from somebody else and is not trusted: as in `rescore`, everything loaded here but the policy itself is named
+by this installation or by this command line, and the policy's files must be those that its record lists.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from harness.core import registry
+from harness.core.errors import BadSetting, CorruptRecord, EmptySelection, MissingPrerequisite, UnknownName
+from harness.core.settings import SECTIONS, checked, parse_override, stem_of
+from harness.measure.evaluator import stream_seed
+from harness.measure.probed import Probed, Reading
+from harness.records.read import probes as known
+from harness.records.read import read_run, source_of
+from harness.records.schema import MetricRecord, ProbeReading, ProbeResult, Run, metric_records
+from harness.records.write import RunStore
+from harness.runs import assemble
+from harness.runs.progress import Progress
+
+from .rescore import Named, agreeing, trusted
+
+
+class Asked(NamedTuple):
+    """A probe with its checked settings."""
+
+    name: str
+    kind: Any
+    settings: Any
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """What tells it from other probes of a record."""
+        return self.result([], None).key
+
+    def result(self, readings: list[ProbeReading], seconds: float | None) -> ProbeResult:
+        """The result with these readings."""
+        return ProbeResult(
+            probe=self.name, version=self.kind.version, settings=self.settings.model_dump(mode="json"), seed=self.seed,
+            unit=self.kind.unit, number=self.kind.number, value=number(self.kind.number, readings), readings=readings,
+            seconds=seconds,
+        )  # fmt: skip
+
+
+def asked(name: str, overrides: Mapping[str, Any], seed: int) -> Asked:
+    """A probe by its name and settings; raises UnknownName, BadSetting."""
+    name = registry.given("probe", name)
+    kind = registry.load("probe", name)
+    return Asked(stem_of(name), kind, checked(kind.Settings, dict(overrides), f"probe {name}"), seed)
+
+
+def planned(names: Sequence[str], settings: Sequence[str], seed: int) -> tuple[list[Asked], list[str]]:
+    """The probes that are asked for, and the settings that name something to load.
+
+    `texts=16` is a setting of every probe that has it, `relearn_habit.texts=16` of one. Raises UnknownName, BadSetting.
+    """
+    names = list(dict.fromkeys(name for words in names for name in words.split(",") if name))
+    if not names:
+        raise EmptySelection("no probe is named; give --probe NAME (harness list probes)")
+    known = {stem_of(registry.given("probe", name)): name for name in names}
+    own: dict[str, dict[str, Any]] = {name: {} for name in known}
+    trusted = [word for word in settings if word.partition(".")[0] in SECTIONS]
+    for key, value in map(parse_override, (word for word in settings if word not in trusted)):
+        head, _, rest = key.partition(".")
+        of = [head] if rest else [n for n in known if key in registry.load("probe", known[n]).Settings.model_fields]
+        if not of or of[0] not in known:
+            raise UnknownName("setting", key, [f"{n}.KEY" for n in known], "of the probes")
+        for name in of:
+            own[name][rest or key] = value
+    return [asked(name, own[stem], seed) for stem, name in known.items()], trusted
+
+
+def number(how: str, readings: list[ProbeReading]) -> float | None:
+    """The judge over the readings: the lowest, or the mean over the range of their points; None if a reading has none."""
+    judge = [(reading.at, reading.metrics["judge"].value) for reading in readings if "judge" in reading.metrics]
+    if not judge or len(judge) < len(readings) or any(value is None for _, value in judge):
+        return None
+    points = [(at, float(value)) for at, value in judge if value is not None]
+    if how == "worst":
+        return min(value for _, value in points)
+    if len(points) == 1:
+        return points[0][1]
+    area = sum((b - a) * (x + y) / 2 for (a, x), (b, y) in pairwise(points))
+    return area / (points[-1][0] - points[0][0])
+
+
+class Bench:
+    """The parts that the probes of one run share: its task, its evaluator and its policy."""
+
+    def __init__(self, run: Run, told: Named, out: Path, offline: bool, progress: Progress) -> None:
+        if run.summary is None:
+            raise MissingPrerequisite(f"{run.dir} has no result to probe: the run is {run.manifest.status}")
+        folder = policy_of(run)
+        settings = trusted(run, told)
+        task = told.task or run.manifest.task
+        shared = assemble.parts(settings, task, offline, out)
+        if another := [check.what for check in agreeing(run, shared) if check.held is False]:
+            raise MissingPrerequisite(f"{run.dir} was made with another {', '.join(another)}; a probe of it would not compare")
+        cell = assemble.external_cell(settings, shared, str(folder), task, out, offline)
+        self.policy, _ = assemble.external_model(str(folder), shared, offline)
+        self.policy.requires_grad_(False)
+        self.base = shared.model.policy
+        self.evaluator = cell.make_evaluator(progress)
+        self.held_out = cell.make_evaluator(progress, "validation").base
+
+    def readings(self, probe: Asked) -> Iterator[Reading]:
+        """What the policy does at each point of a probe."""
+        rng = torch.Generator().manual_seed(stream_seed(probe.seed, probe.name))
+        yield from probe.kind(probe.settings).run(Probed(self.policy, self.base, self.evaluator, self.held_out, rng))
+
+
+def policy_of(run: Run) -> Path:
+    """The folder of a run's policy, whose files are those in its manifest; raises MissingPrerequisite, CorruptRecord."""
+    folder = run.dir / "policy"
+    listed = {name: sha256 for name, sha256 in (run.manifest.files or {}).items() if name.startswith("policy/")}
+    if not (folder / "policy.json").is_file():
+        why = "the archive keeps none" if run.manifest.archive else "the method deploys none of its own, or it was removed"
+        raise MissingPrerequisite(f"{run.dir} has no policy to probe: {why}")
+    source = source_of(run)
+    there = [name for name in source.names() if name.startswith("policy/")]
+    changed = sorted({*there} ^ {*listed}) or [name for name, sha256 in listed.items() if source.hash(name) != sha256]
+    if changed:
+        raise CorruptRecord(f"{run.dir}: {changed[0]} is not the file that the run wrote; copy the record again")
+    return folder
+
+
+def probe(run: Run, probes: list[Asked], told: Named, out: Path, offline: bool, progress: Progress) -> list[ProbeResult]:
+    """Run the probes that a record does not have yet and add their results to it, each as soon as it is there.
+
+    Returns the results of all that were asked for. Raises MissingPrerequisite if the policy cannot be probed here, Busy if
+    another process is at work on the record.
+    """
+    if run.manifest.archive:
+        raise MissingPrerequisite(f"{run.dir} is kept in an archive, which has no policy to probe")
+    store = RunStore(run.dir)
+    store.open()
+    try:
+        found = {result.key: result for result in known(run)}
+        missing = [each for each in probes if each.key not in found]
+        bench = Bench(run, told, out, offline, progress) if missing else None
+        for each in missing:
+            assert bench is not None
+            found[each.key] = _probed(bench, each, progress)
+            store.write_probes(read_run(run.dir).manifest, list(found.values()))
+    finally:
+        store.close()
+    return [found[each.key] for each in probes]
+
+
+def _probed(bench: Bench, probe: Asked, progress: Progress) -> ProbeResult:
+    started, readings = time.monotonic(), []
+    for reading in bench.readings(probe):
+        if not isinstance(reading, Reading):
+            raise BadSetting(f"probe {probe.name} yields {type(reading).__name__!r}; expected a Reading")
+        metrics: dict[str, MetricRecord] = metric_records(reading.metrics)
+        readings.append(ProbeReading(at=reading.at, label=reading.label, metrics=metrics))
+        progress.say(f"{probe.name}, {reading.label or f'{reading.at:g} {probe.kind.unit}'}: {_judge(metrics)}")
+    return probe.result(readings, round(time.monotonic() - started, 1))
+
+
+def _judge(metrics: Mapping[str, MetricRecord]) -> str:
+    value = metrics["judge"].value if "judge" in metrics else None
+    return "judge -" if value is None else f"judge {value:.3f}"

@@ -1,0 +1,105 @@
+"""The section on probes: numbers by seed, intervals, pairs told apart, the figure and the table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import fake_records as fake
+import pytest
+
+from harness.analysis.curves.probes import apart, pairs
+from harness.analysis.study import read_study
+from harness.report.build import build
+from harness.report.sections import probe_table, probe_words
+
+
+def result(probe: str, judge: list[float | None], **more: Any) -> dict[str, Any]:
+    """An invented line of probes.jsonl."""
+    readings = [
+        {"at": at, "label": "", "metrics": {"judge": {"value": value, "stderr": None, "n": 5}}}
+        for at, value in zip((0, 5, 10, 20), judge, strict=False)
+    ]
+    known = [value for value in judge if value is not None]
+    told = {"probe": probe, "version": 1, "settings": {"texts": 64}, "seed": 0, "unit": "updates", "number": "worst"}
+    value = min(known) if len(known) == len(judge) else None
+    return told | {"value": value, "readings": readings, "seconds": 1.0} | more
+
+
+@pytest.fixture
+def probed(tmp_path) -> Path:
+    """Three seeds of two methods, probed: ppo falls, quark holds; unlikelihood is not probed."""
+    for method, low in (("quark", 0.9), ("ppo", 0.4)):
+        for seed in range(3):
+            dir = fake.write_run(tmp_path, method, seed)
+            rows = [result("relearn_habit", [1.0, 0.95, 0.92, low + 0.01 * seed])]
+            rows += [result("quantize", [0.9, 0.9], unit="bits")] if method == "quark" else []
+            (dir / "probes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    fake.write_run(tmp_path, "unlikelihood", 0)
+    return tmp_path
+
+
+def group(dir: Path):
+    return read_study([dir]).groups[0]
+
+
+def test_numbers_are_by_seed_and_methods_are_told_apart(probed):
+    found = {probing.probe: probing for probing in group(probed).probings[0]}
+    relearn = found["relearn_habit"]
+    assert relearn.at == ["0", "5", "10", "20"] and [m.method for m in relearn.methods] == ["ppo", "quark"]
+    ppo = relearn.methods[0]
+    assert ppo.values == pytest.approx([0.40, 0.41, 0.42]) and ppo.value is not None and ppo.value.mean == pytest.approx(0.41)
+    assert ppo.points[0] == (1.0, 1.0, 1.0) and ppo.points[3] is not None and ppo.points[3].low is not None
+    ((a, b, test),) = apart(relearn)
+    assert (a, b) == ("ppo", "quark") and test.mean == pytest.approx(-0.5) and pairs(relearn) == 1
+    assert apart(found["quantize"]) == [] and pairs(found["quantize"]) == 0
+
+
+def test_the_table_has_a_row_for_each_probed_method(probed):
+    table = probe_table(group(probed))
+    assert table is not None and [row[0] for row in table.rows] == ["ppo", "quark"]
+    by_title = dict(zip(table.header, zip(*table.rows, strict=True), strict=True))
+    relearn = next(column for title, column in by_title.items() if title.startswith("Learning from text with the habit"))
+    rounded = next(column for title, column in by_title.items() if title.startswith("Rounded weights"))
+    assert relearn[0].startswith("0.41 [0.39, 0.43]") and rounded == ("", "0.90 [0.90, 0.90]")
+    words = probe_words(group(probed))
+    assert "1 of 1 pairs of methods are told apart; the largest difference is 0.50, between ppo and quark" in words
+
+
+def test_one_probe_at_two_settings_has_two_columns_that_say_so(probed):
+    for path in probed.rglob("probes.jsonl"):
+        with path.open("a") as f:
+            f.write(json.dumps(result("relearn_habit", [1.0, 0.5], settings={"texts": 4}, seed=3)) + "\n")
+    table = probe_table(group(probed))
+    assert table is not None and sum("texts=4" in title for title in table.header) == 1
+    assert sum("texts=64" in title for title in table.header) == 1
+
+
+def test_a_reading_without_a_score_is_missing(tmp_path):
+    dir = fake.write_run(tmp_path, "quark", 0)
+    (dir / "probes.jsonl").write_text(json.dumps(result("decode", [0.9, None])) + "\n")
+    (probing,) = group(tmp_path).probings[0]
+    assert probing.methods[0].value is None and probing.methods[0].points[1] is None
+    table = probe_table(group(tmp_path))
+    assert table is not None and table.rows == [["quark", ""]]
+
+
+def test_the_page_has_the_section_only_where_something_was_probed(probed, tmp_path):
+    build(read_study([probed]), tmp_path / "page")
+    page, text = (tmp_path / "page" / "index.html").read_text(), (tmp_path / "page" / "report.md").read_text()
+    assert "Does the habit come back?" in page and "### Does the habit come back?" in text
+    assert 'aria-label="Learning from text with the habit"' in page and "ppo, 20 updates: judge 0.410" in page
+    data = json.loads(next((tmp_path / "page" / "figures").glob("data-*.json")).read_text())
+    assert [probing["probe"] for probing in data["probes"]] == ["quantize", "relearn_habit"]
+    for path in probed.rglob("probes.jsonl"):
+        path.unlink()
+    build(read_study([probed]), tmp_path / "bare")
+    assert "Does the habit come back?" not in (tmp_path / "bare" / "index.html").read_text()
+
+
+def test_a_broken_file_is_a_problem_of_that_run(probed, tmp_path):
+    path = next(probed.rglob("probes.jsonl"))
+    path.write_text('{"probe": 3}\n')
+    found = build(read_study([probed]), tmp_path / "page")
+    assert any("probes.jsonl line 1" in problem.what for problem in found.problems) and found.exit_code == 4

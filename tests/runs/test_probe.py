@@ -1,0 +1,208 @@
+"""Probes of finished runs: what is added to a record, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import quick
+
+from harness.core.errors import BadSetting, CorruptRecord, EmptySelection, UnknownName
+from harness.records.archive import archive, write_study
+from harness.records.read import find_runs, probes, read_run
+from harness.records.schema import MetricRecord, ProbeReading
+from harness.records.verify import verify
+from harness.runs.finished.probe import asked, number, planned, policy_of
+from harness.runs.session import run
+
+RELEARN = ["relearn_habit.points=[0,1]", "relearn_habit.texts=4", "relearn_habit.batch_size=2"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run of the small quick world, and its folder of records."""
+    out = tmp_path_factory.mktemp("probed")
+    with quick.few_prompts():
+        cell = quick.cell(out, budget__updates=2, evaluation__points=0)
+        run(cell)
+    return out, cell.path
+
+
+@pytest.fixture
+def record(finished, tmp_path):
+    """A copy of it to change."""
+    out = tmp_path / "results"
+    shutil.copytree(finished[0], out)
+    return out, out / finished[1].relative_to(finished[0])
+
+
+def words(path, out, *names: str) -> list[str]:
+    told = [word for setting in ("samples=2", *(RELEARN if "relearn" in str(names) else ())) for word in ("--set", setting)]
+    return ["probe", str(path), *[w for name in names for w in ("--probe", name)], *told, "--out", str(out), "--json"]
+
+
+def reading(at: float, judge: float | None) -> ProbeReading:
+    return ProbeReading(at=at, metrics={"judge": MetricRecord(value=judge, stderr=None, n=1)})
+
+
+def test_a_probe_is_added_to_the_record_and_not_run_twice(record, harness):
+    out, path = record
+    with quick.few_prompts():
+        code, said, err = harness(*words(path, out, "no_prefix,relearn_habit"))
+        assert code == 0, err
+        found = json.loads(said)["probes"][str(path)]
+        assert [result["probe"] for result in found] == ["no_prefix", "relearn_habit"]
+        assert [r["at"] for r in found[1]["readings"]] == [0, 1] and found[1]["settings"]["texts"] == 4
+        kept = probes(read_run(path))
+        assert [result.plain() for result in kept] == found
+        assert not [check for check in verify(read_run(path)) if check.held is False]
+        before = (path / "probes.jsonl").read_bytes()
+        code, again, _ = harness(*words(path, out, "relearn_habit,no_prefix"))
+        assert code == 0 and json.loads(again)["probes"][str(path)] == found[::-1]
+        assert (path / "probes.jsonl").read_bytes() == before
+        code, said, err = harness(*words(path, out, "no_prefix")[:-1], "--seed", "1")
+        assert code == 0 and "worst judge" in said and len(probes(read_run(path))) == 3, err
+
+
+def test_an_edited_result_is_seen_and_archives_keep_it(record, harness, tmp_path):
+    out, path = record
+    with quick.few_prompts():
+        assert harness(*words(path, out, "no_prefix"))[0] == 0
+    kept = [result.plain() for result in probes(read_run(path))]
+    write_study([out], tmp_path / "study")
+    archive([out], tmp_path / "folders")
+    for copy in ("study", "folders"):
+        (run,), problems = find_runs([tmp_path / copy])
+        assert [result.plain() for result in probes(run)] == kept and not problems
+        assert not [check.what for check in verify(run) if check.held is False]
+    text = (path / "probes.jsonl").read_text()
+    (path / "probes.jsonl").write_text(text.replace('"worst"', '"mean"'))
+    assert [check.what for check in verify(read_run(path)) if check.held is False] == ["probes.jsonl"]
+    (path / "probes.jsonl").write_text("{}\n")
+    code, said, err = harness("verify", str(path))
+    assert code == 5 and "probes.jsonl" in said + err
+
+
+def test_several_runs_are_probed_and_those_that_cannot_be_are_named(record, harness):
+    out, path = record
+    with quick.few_prompts():
+        bare = quick.cell(out, "best_of_n", evaluation__points=0)
+        run(bare)
+        code, said, err = harness(*words(out, out, "no_prefix"))
+        assert code == 4 and list(json.loads(said)["probes"]) == [str(path)]
+        assert f"not probed: {bare.path} has no policy to probe: the method deploys none of its own" in err
+        code, _, err = harness(*words(bare.path, out, "no_prefix"))
+        assert code == 3 and "has no policy to probe" in err
+
+
+def test_a_policy_that_the_run_did_not_write_is_refused(record):
+    _, path = record
+    assert policy_of(read_run(path)) == path / "policy"
+    (path / "policy" / "extra.json").write_text("{}")
+    with pytest.raises(CorruptRecord, match=r"extra\.json is not the file that the run wrote"):
+        policy_of(read_run(path))
+    (path / "policy" / "extra.json").unlink()
+    config = json.loads((path / "policy" / "config.json").read_text())
+    (path / "policy" / "config.json").write_text(json.dumps(config | {"activation_function": "relu"}))
+    with pytest.raises(CorruptRecord, match=r"config\.json is not the file"):
+        policy_of(read_run(path))
+
+
+def test_what_cannot_be_probed_is_said(record, harness, tmp_path):
+    out, path = record
+    write_study([out], tmp_path / "study")
+    code, _, err = harness(*words(tmp_path / "study", out, "no_prefix"))
+    assert code == 3 and "archive" in err
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps(manifest | {"status": "interrupted"}))
+    (path / "summary.json").unlink()
+    code, _, err = harness(*words(path, out, "no_prefix"))
+    assert code == 3 and "has no result to probe: the run is interrupted" in err
+    (tmp_path / "empty").mkdir()
+    code, _, err = harness(*words(tmp_path / "empty", out, "no_prefix"))
+    assert code == 2 and "no finished runs below" in err
+
+
+def test_a_record_of_another_task_version_does_not_compare(record, harness):
+    out, path = record
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["identity"]["task"]["version"] = 99
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with quick.few_prompts():
+        code, _, err = harness(*words(path, out, "no_prefix"))
+    assert code == 3 and "made with another task" in err
+
+
+def test_settings_go_to_the_probes_that_have_them():
+    found, trusted = planned(["decode,relearn_habit", "decode"], ["samples=3", "relearn_habit.texts=8", "model.id=x"], 7)
+    assert [(each.name, each.settings.samples, each.seed) for each in found] == [("decode", 3, 7), ("relearn_habit", 3, 7)]
+    assert found[1].settings.texts == 8 and trusted == ["model.id=x"]
+    with pytest.raises(UnknownName, match="textz"):
+        planned(["decode"], ["textz=3"], 0)
+    with pytest.raises(UnknownName, match="quantize"):
+        planned(["decode"], ["quantize.samples=3"], 0)
+    with pytest.raises(BadSetting, match="samples"):
+        planned(["decode"], ["samples=1"], 0)
+    with pytest.raises(UnknownName, match="decod"):
+        planned(["decod"], [], 0)
+    with pytest.raises(EmptySelection, match="no probe is named"):
+        planned([","], [], 0)
+
+
+def test_readings_become_one_number():
+    points = [reading(0, 1.0), reading(10, 0.5), reading(30, 0.25)]
+    assert number("worst", points) == 0.25
+    assert number("mean", points) == pytest.approx((10 * 0.75 + 20 * 0.375) / 30)
+    assert number("mean", points[:1]) == 1.0
+    assert number("mean", [*points, reading(40, None)]) is None and number("worst", []) is None
+
+
+def test_the_probe_of_the_guide_runs_and_is_shown(tmp_path, record, harness):
+    out, path = record
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "probes.md").read_text()
+    (tmp_path / "noise.py").write_text(guide.partition("```python\n")[2].partition("```")[0])
+    with quick.few_prompts():
+        code, said, err = harness("probe", str(path), "--probe", str(tmp_path / "noise.py"), "--out", str(out))
+    assert code == 0 and "noise" in said, err
+    code, said, _ = harness("show", "probe", str(tmp_path / "noise.py"))
+    assert code == 0 and "scales" in said
+    code, said, _ = harness("show", "probe", "relearn_habit", "--json")
+    assert json.loads(said)["settings"]["texts"]["default"] == 64 and json.loads(said)["unit"] == "updates"
+    assert "relearn_habit" in harness("list", "probes")[1]
+
+
+def test_a_probe_in_a_file(tmp_path, record, harness):
+    out, path = record
+    (tmp_path / "mine.py").write_text(
+        "from harness.api import Reading, Settings\n"
+        "class Mine:\n"
+        "    version, Settings, unit, number = 1, Settings, 'nothing', 'worst'\n"
+        "    def __init__(self, settings):\n        self.settings = settings\n"
+        "    def run(self, probed):\n        yield Reading(1, probed.measure(probed.policy, 2))\n        yield 3\n"
+    )
+    with quick.few_prompts():
+        code, _, err = harness("probe", str(path), "--probe", str(tmp_path / "mine.py"), "--out", str(out))
+    assert code == 2 and "probe mine yields 'int'; expected a Reading" in err
+    assert not (path / "probes.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("Settings = None", "Settings"),
+        ("version = 0", "version"),
+        ("unit = ''", "unit"),
+        ("number = 'best'", "number"),
+        ("def run(self): pass", "run"),
+    ],
+)
+def test_a_probe_that_breaks_the_contract_is_refused(tmp_path, change, said):
+    (tmp_path / "broken.py").write_text(
+        "from harness.api import Settings as S\n"
+        "class Broken:\n    version, Settings, unit, number = 1, S, 'steps', 'worst'\n"
+        f"    def __init__(self, settings): pass\n    def run(self, probed): yield\n    {change}\n"
+    )
+    with pytest.raises(Exception, match=said):
+        asked(str(tmp_path / "broken.py"), {}, 0)
