@@ -62,14 +62,14 @@ class Probed:
 
     @property
     def prompts(self) -> Prompts:
-        """The test prompts: [X, P]."""
+        """The test prompts: -> [X, P]."""
         return self._evaluator.base.prompts.prompts
 
     def measure(self, policy: Policy, samples: int, decoding: Decoding | None = None) -> dict[str, Metric]:
         """Reward, judge, KL and fluency of `samples` responses to each test prompt.
 
-        The draws are the same at every call. KL is that of the policy at temperature 1, so there is none under another
-        decoding.
+        The draws are the same at every call: policy, samples -> {name: Metric}. KL is that of the policy at temperature 1, so
+        there is none under another decoding.
         """
         return self._evaluator.probed(policy, samples, decoding)
 
@@ -105,7 +105,7 @@ class Probed:
         return base_rollout(self._held_out, self._held_out.responses.shape[1]).rows(rows).to(self.policy.device)
 
     def tuned(self, policy: Policy, texts: Rollout, updates: int, lr: float, batch_size: int) -> Iterator[int]:
-        """Train a policy on texts by maximum likelihood, as it is deployed; yields the number of updates after each.
+        """Train a policy on texts by maximum likelihood, as it is deployed; yields the number of updates after each: [n, R] -> int.
 
         Adam at a constant rate, gradients clipped at 1; texts in random order, all of them before any is seen again. Raises
         NotFinite if the loss is not finite.

@@ -19,13 +19,12 @@ from typing import (
     TypeVar,
     get_origin,
     get_type_hints,
-)
+)  # fmt: skip
 
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError, WrapValidator, model_validator
 from typing_extensions import TypedDict  # for pydantic before Python 3.12
 
 from harness.core.errors import BadData, CorruptRecord
-from harness.core.hashing import canonical
 from harness.core.types import Metric
 
 if TYPE_CHECKING:
@@ -289,11 +288,6 @@ class ProbeResult(Record):
     value: Number | None  # this number; null if a reading has none
     readings: list[ProbeReading]
     seconds: Number | None = None
-
-    @property
-    def key(self) -> str:
-        """What tells the results of a record apart: probe, version, settings and seed."""
-        return canonical([self.probe, self.version, self.settings, self.seed])
 
 
 class Evaluation(Record):

@@ -119,8 +119,8 @@ def test_what_can_be_started_and_checked(harness, tmp_path):
         (("check", "preset", "micro"), 2, "cannot check 'preset': no such kind; kinds: method, task, scorer"),
         (("new", "dataset", "mine"), 2, "'dataset': no such kind; kinds: method, task, scorer (prompts of your own need no"),
         (("new", "preset", "mine"), 2, "cannot create 'preset': no such kind; kinds: method, task, scorer"),
-        (("show", "scorer", "vader"), 2, "cannot show 'scorer': no such kind; kinds: method, task, preset, run"),
-        (("list", "method"), 2, "did you mean 'methods'? kinds: methods, tasks, scorers, datasets, presets, runs"),
+        (("show", "scorer", "vader"), 2, "cannot show 'scorer': no such kind; kinds: method, task, probe, preset, run"),
+        (("list", "method"), 2, "did you mean 'methods'? kinds: methods, tasks, scorers, datasets, probes, presets, runs"),
         (("check", "method", "quakr"), 2, "did you mean 'quark'"),
         (("check", "method", "./nowhere.py"), 3, "no method file"),
     ):

@@ -16,6 +16,7 @@ import torch
 
 from harness.core import registry
 from harness.core.errors import BadSetting, CorruptRecord, EmptySelection, MissingPrerequisite, UnknownName
+from harness.core.hashing import canonical
 from harness.core.settings import SECTIONS, checked, parse_override, stem_of
 from harness.measure.evaluator import stream_seed
 from harness.measure.probed import Probed, Reading
@@ -40,7 +41,7 @@ class Asked(NamedTuple):
     @property
     def key(self) -> str:
         """What tells it from other probes of a record."""
-        return self.result([], None).key
+        return key_of(self.result([], None))
 
     def result(self, readings: list[ProbeReading], seconds: float | None) -> ProbeResult:
         """The result with these readings."""
@@ -49,6 +50,11 @@ class Asked(NamedTuple):
             unit=self.kind.unit, number=self.kind.number, value=number(self.kind.number, readings), readings=readings,
             seconds=seconds,
         )  # fmt: skip
+
+
+def key_of(result: ProbeResult) -> str:
+    """What tells the results of a record apart: probe, version, settings and seed."""
+    return canonical([result.probe, result.version, result.settings, result.seed])
 
 
 def asked(name: str, overrides: Mapping[str, Any], seed: int) -> Asked:
@@ -144,7 +150,7 @@ def probe(run: Run, probes: list[Asked], told: Named, out: Path, offline: bool, 
     store = RunStore(run.dir)
     store.open()
     try:
-        found = {result.key: result for result in known(run)}
+        found = {key_of(result): result for result in known(run)}
         missing = [each for each in probes if each.key not in found]
         bench = Bench(run, told, out, offline, progress) if missing else None
         for each in missing:
