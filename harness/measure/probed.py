@@ -105,7 +105,7 @@ class Probed:
         return base_rollout(self._held_out, self._held_out.responses.shape[1]).rows(rows).to(self.policy.device)
 
     def tuned(self, policy: Policy, texts: Rollout, updates: int, lr: float, batch_size: int) -> Iterator[int]:
-        """Train a policy on texts by maximum likelihood, as it is deployed; yields the number of updates after each: [n, R] -> int.
+        """Train a policy on texts by maximum likelihood, as it is deployed, and count the updates: [n, R] -> int after each.
 
         Adam at a constant rate, gradients clipped at 1; texts in random order, all of them before any is seen again. Raises
         NotFinite if the loss is not finite.
