@@ -424,8 +424,14 @@ def main() -> NoReturn:
             code = app(standalone_mode=False) or 0
             flush_output()
         except BaseException as e:  # Ctrl-C, sys.exit in what was loaded, and the panics of a library in Rust among them
-            code = explain(ctrl_c.meaning(e))
+            code = explain(ctrl_c.meaning(e), _speaks)
     sys.exit(code)
+
+
+def _speaks() -> bool:
+    from harness.policy.models.processes import speaks
+
+    return speaks()
 
 
 if __name__ == "__main__":

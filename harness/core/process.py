@@ -32,6 +32,7 @@ QUIET = {
     "GOMP_SPINCOUNT": "10000",
     "OMP_WAIT_POLICY": "passive",
 }
+TOGETHER = ("run", "eval")  # the commands of several processes
 PASSING = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)  # warnings for developers, not for users
 ROOT = Path(__file__).resolve().parents[2]  # the folder that holds the package
 
@@ -80,8 +81,29 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def started_by_torchrun() -> bool:
+    """Whether torchrun started this process and others, to make one run together."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+def local_rank() -> int:
+    """The place of this process among those of its machine that torchrun started, which names its GPU; 0 without torchrun."""
+    return int(os.environ.get("LOCAL_RANK", "0")) if "TORCHELASTIC_RUN_ID" in os.environ else 0
+
+
+def follows() -> bool:
+    """Whether torchrun started this process, but not as the first: it prints nothing and writes nothing."""
+    return started_by_torchrun() and os.environ.get("RANK", "0") != "0"
+
+
 def readable(words: Iterable[str]) -> None:
-    """Raise UsageError if an argument is not UTF-8 or contains a null character: not every file system allows such a name."""
+    """Raise UsageError if an argument is not UTF-8 or contains a null character: not every file system allows such a name.
+
+    Also for a command that torchrun started in several processes, but that is made for one.
+    """
+    words = list(words)
+    if started_by_torchrun() and (name := words[0] if words else "") not in TOGETHER:
+        raise UsageError(f"torchrun may start `harness run` and `harness eval`, found {name!a:.40}; start it without torchrun")
     for word in words:
         try:
             if "\0" in word:  # impossible from a shell; a caller from Python may pass one
@@ -143,8 +165,13 @@ def flush_output() -> None:
         raise Unprintable(f"cannot write the result to standard output: {e.strerror}; the records are kept") from None
 
 
-def explain(error: BaseException) -> int:
-    """Print an error as one line and return its exit code; an error that no user can cause is raised with its traceback."""
+def explain(error: BaseException, speaks: Callable[[], bool] = lambda: True) -> int:
+    """Print an error as one line and return its exit code; an error that no user can cause is raised with its traceback.
+
+    Of the processes that torchrun started, the one that `speaks` prints it.
+    """
+    if started_by_torchrun() and not speaks():
+        return int(getattr(error, "exit_code", 1))
     if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
         return 1  # raised by the parser when the reader of the output has closed it
     if isinstance(error, SystemExit):  # only `main` may end the program
