@@ -202,7 +202,7 @@ def first(make: Callable[[], T]) -> T:
     if size() == 1:
         return make()
     found, error = _tried(make) if rank() == 0 else (None, None)
-    sent = [found, _told(error)]
+    sent: list[Any] = [found, _told(error)]
     with _together():
         dist.broadcast_object_list(sent, src=0)
     if sent[1] is not None:

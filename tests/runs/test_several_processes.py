@@ -1,0 +1,103 @@
+"""A run in several processes: the numbers of one, one writer, and an end that all of them reach together."""
+
+import math
+import os
+import signal
+
+import pytest
+import quick
+from together import together
+
+from harness.core.errors import Busy, Interrupted
+from harness.policy.models import processes
+from harness.records import write
+from harness.records.read import read_manifest
+from harness.runs import session
+
+pytestmark = pytest.mark.usefixtures("few_prompts")
+CLOSE = {"rel": 1e-4, "abs": 1e-4}
+
+
+def values(summary) -> dict[str, float]:
+    """The metrics; infinity where one has no value."""
+    found = {f"{part}.{name}": m.value for part in ("base", "final") for name, m in getattr(summary, part).items()}
+    return {name: math.inf if value is None else value for name, value in found.items()}
+
+
+def same_numbers(a, b) -> None:
+    assert values(a) == pytest.approx(values(b), **CLOSE)
+    assert quick.without_clock(a)["cost"] == quick.without_clock(b)["cost"] and a.run_id == b.run_id
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory, few_prompts):
+    """The run of one process."""
+    return session.run(quick.cell(tmp_path_factory.mktemp("one")))[0]
+
+
+@pytest.mark.slow
+def test_two_processes_measure_what_one_measures(tmp_path, one, monkeypatch):
+    opened, whole = [], write.RunStore.open
+    monkeypatch.setattr(write.RunStore, "open", lambda store: (opened.append(processes.rank()), whole(store)))
+    cell = quick.cell(tmp_path)
+    found = together(2, lambda: (*session.run(cell), opened))
+    for summary, worked, who in found:
+        same_numbers(summary, one)
+        assert worked and who == ([0] if who else [])  # one writer
+    manifest = read_manifest(cell.path)
+    assert manifest.status == "done" and manifest.run_id == one.run_id
+    assert together(2, lambda: session.run(cell)[1]) == [False, False]  # finished before
+
+
+def test_a_record_says_how_many_processes_made_it(tmp_path):
+    assert quick.cell(tmp_path).provenance.processes == 1
+    assert together(2, lambda: quick.cell(tmp_path).provenance.processes) == [2, 2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("then", [1, 2])
+def test_a_signal_to_one_stops_all_and_any_number_goes_on(tmp_path, one, then, monkeypatch):
+    """The signal reaches the process that does not write, after the third update."""
+    cell, whole = quick.cell(tmp_path), session.check_weights
+
+    def interrupted():
+        def checked(trial):
+            if trial.cost.updates == 3 and processes.rank() == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            whole(trial)
+
+        session.check_weights = checked  # of this process alone
+        session.run(cell)
+
+    found = together(2, interrupted)
+    assert all(isinstance(e, Interrupted) for e in found)
+    assert read_manifest(cell.path).status == "interrupted"
+    assert [p.name for p in (cell.path / "checkpoints").glob("update-*")] == ["update-0000003"]
+    summary = session.run(cell)[0] if then == 1 else together(2, lambda: session.run(cell)[0])[0]
+    same_numbers(summary, one)
+
+
+def test_a_folder_that_is_held_is_refused_by_all(tmp_path):
+    cell = quick.cell(tmp_path)
+    store = write.RunStore(cell.path)
+    store.open()
+    try:
+        assert [type(e) for e in together(2, lambda: session.run(cell))] == [Busy, Busy]
+    finally:
+        store.close()
+
+
+def test_an_error_of_one_is_in_the_record(tmp_path):
+    """The second process cannot score."""
+    cell = quick.cell(tmp_path)
+    whole = cell.task.reward
+
+    def reward(rollout):
+        if processes.rank() == 1:
+            raise OSError("no room\non the disk")
+        return whole(rollout)
+
+    cell.task.reward = reward
+    first, second = together(2, lambda: session.run(cell))
+    assert "process 1 of this run raised OSError: no room on the disk" in str(first) and isinstance(second, Exception)
+    assert read_manifest(cell.path).status == "failed"
