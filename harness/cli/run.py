@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.errors import MissingPrerequisite
-from harness.core.process import follows
+from harness.core.process import flush_output, follows, started_by_torchrun
 from harness.core.settings import check_seed
 from harness.core.text import escaped_lines
 from harness.runs import named
@@ -81,16 +81,20 @@ def eval_command(
 
 
 def _run_cell(cell: Any, fresh: bool, progress: Progress, as_json: bool, unmask: bool, profile: bool = False) -> int:
+    from harness.policy.models import processes
     from harness.runs.session import run
 
     summary, worked = run(cell, fresh=fresh, progress=progress, profile=profile)
     if not worked:
         progress.say(f"already done: {cell.path} (--fresh runs it again)")
-    code = 4 if summary.status == "degraded" else 0
-    if follows():
-        return code
+    processes.first(lambda: _show(cell, summary, as_json, unmask))  # torchrun ends all once one has ended badly
+    return 4 if summary.status == "degraded" else 0
+
+
+def _show(cell: Any, summary: Any, as_json: bool, unmask: bool) -> None:
     said = json.dumps(summary.plain(), allow_nan=False) if as_json else shown(cell.path, summary, unmask)
     pictures = draw(cell.path)
     where = escaped_lines(f"record   {cell.path}\npicture  {pictures}")
     print(said if as_json else f"{said}\n{where}")
-    return code
+    if started_by_torchrun():
+        flush_output()

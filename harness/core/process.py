@@ -165,13 +165,8 @@ def flush_output() -> None:
         raise Unprintable(f"cannot write the result to standard output: {e.strerror}; the records are kept") from None
 
 
-def explain(error: BaseException, speaks: Callable[[], bool] = lambda: True) -> int:
-    """Print an error as one line and return its exit code; an error that no user can cause is raised with its traceback.
-
-    Of the processes that torchrun started, the one that `speaks` prints it.
-    """
-    if started_by_torchrun() and not speaks():
-        return int(getattr(error, "exit_code", 1))
+def explain(error: BaseException) -> int:
+    """Print an error as one line and return its exit code; an error that no user can cause is raised with its traceback."""
     if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
         return 1  # raised by the parser when the reader of the output has closed it
     if isinstance(error, SystemExit):  # only `main` may end the program

@@ -34,6 +34,7 @@ from harness.core.types import Rollout
 T = TypeVar("T")
 PATIENCE = timedelta(hours=2)  # that a process waits for another: one may have slow scores to wait for
 BUCKET = 2**25  # numbers of gradients that are summed at once
+WRITING = 20.0  # seconds that the first process may take to write why it ended
 SPREAD = 1e-3  # of a loss, between processes that compute the same
 
 _ALONE: ContextVar[bool] = ContextVar("alone", default=False)  # no state, but a scope: see `alone`
@@ -327,13 +328,28 @@ def _together() -> Iterator[None]:
         ) from e
 
 
-def speaks() -> bool:
-    """Whether this process, which has failed, tells why: the first to ask, of those that torchrun started together."""
-    if not process.started_by_torchrun():
-        return True
-    with suppress(Exception):  # the place where they meet is gone with the process that held it, which has spoken
+@contextmanager
+def last_words() -> Iterator[bool]:
+    """The context in which a process that has failed tells why: whether it is the one to tell, of those of a run.
+
+    It is the first that asks. The process that writes the record ends first, because torchrun ends all when one has failed.
+    """
+    meeting = _meeting() if process.started_by_torchrun() else None
+    try:
+        yield meeting is None or meeting.add("failed", 1) == 1
+    finally:
+        if meeting is not None and process.follows():
+            _leave()  # the first process may wait for this one
+            with suppress(Exception):
+                meeting.wait(["ended"], timedelta(seconds=WRITING))
+        elif meeting is not None:
+            meeting.set("ended", "")
+
+
+def _meeting() -> Any:
+    """Where the processes of torchrun meet, which outlives each of them; None if it is gone."""
+    with suppress(Exception):
         at, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        meeting = dist.TCPStore(at, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=20))
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        return int(meeting.add(f"harness/failed/{attempt}", 1)) == 1
-    return False
+        store = dist.TCPStore(at, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=WRITING))
+        return dist.PrefixStore(f"harness/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    return None
