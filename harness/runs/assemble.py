@@ -152,8 +152,8 @@ def _task(settings: RunSettings, name: str, model: LoadedModel, offline: bool, o
     return kind(
         _data(t, kind, model.tokenizer, offline),
         model.tokenizer,
-        reward=reward,
-        judge=judge,
+        reward=scorers.divided(reward),
+        judge=scorers.divided(judge),
         fluency=fluency_model(t.fluency, settings, offline, model),
         decoding=t.decoding,
         context=context,

@@ -12,7 +12,7 @@ from harness.core.errors import Busy, Interrupted
 from harness.policy.models import processes
 from harness.records import write
 from harness.records.read import read_manifest
-from harness.runs import session
+from harness.runs import scorers, session
 
 pytestmark = pytest.mark.usefixtures("few_prompts")
 CLOSE = {"rel": 1e-4, "abs": 1e-4}
@@ -75,6 +75,31 @@ def test_a_signal_to_one_stops_all_and_any_number_goes_on(tmp_path, one, then, m
     assert [p.name for p in (cell.path / "checkpoints").glob("update-*")] == ["update-0000003"]
     summary = session.run(cell)[0] if then == 1 else together(2, lambda: session.run(cell)[0])[0]
     same_numbers(summary, one)
+
+
+def test_the_texts_of_a_corpus_are_scored_by_all_processes():
+    """Of five texts three by the first and two by the second, and the first alone where it works alone."""
+
+    class Lengths:
+        def __init__(self) -> None:
+            self.identity, self.calls = {"name": "lengths"}, []
+
+        def score(self, prompts, responses):
+            self.calls.append(len(responses))
+            return [len(p + r) / 10 if r else float("nan") for p, r in zip(prompts, responses, strict=True)]
+
+    def scored():
+        scorer = scorers.divided(Lengths())
+        found = scorer.score(["p"] * 5, ["a", "", "abc", "ab", "a"])
+        with processes.alone():
+            scorer.score(["p"], ["a"])
+        return found, scorer.calls, scorer.identity
+
+    found = together(2, scored)
+    for scores, _, identity in found:
+        assert scores == pytest.approx([0.2, math.nan, 0.4, 0.3, 0.2], nan_ok=True) and identity == {"name": "lengths"}
+    assert [calls for _, calls, _ in found] == [[3, 1], [2, 1]]
+    assert scorers.divided(one := Lengths()) is one
 
 
 def test_a_folder_that_is_held_is_refused_by_all(tmp_path):
