@@ -9,6 +9,8 @@ import quick
 from together import together
 
 from harness.core.errors import Busy, Interrupted
+from harness.measure import kept
+from harness.measure.base_responses import Cache
 from harness.policy.models import processes
 from harness.records import write
 from harness.records.read import read_manifest
@@ -29,6 +31,19 @@ def same_numbers(a, b) -> None:
     assert quick.without_clock(a)["cost"] == quick.without_clock(b)["cost"] and a.run_id == b.run_id
 
 
+def note(monkeypatch, file, owner: type, name: str) -> str:
+    """Each call of a method adds its name and the process that called it to a file."""
+    whole = getattr(owner, name)
+
+    def noting(*args, **kwargs):
+        with file.open("a") as f:
+            f.write(f"{owner.__name__}.{name} {processes.rank()}\n")
+        return whole(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, noting)
+    return f"{owner.__name__}.{name}"
+
+
 @pytest.fixture(scope="module")
 def one(tmp_path_factory, few_prompts):
     """The run of one process."""
@@ -37,13 +52,14 @@ def one(tmp_path_factory, few_prompts):
 
 @pytest.mark.slow
 def test_two_processes_measure_what_one_measures(tmp_path, one, monkeypatch):
-    opened, whole = [], write.RunStore.open
-    monkeypatch.setattr(write.RunStore, "open", lambda store: (opened.append(processes.rank()), whole(store)))
+    used = [(write.RunStore, "open"), (write.RunStore, "append"), (kept.KeptEvaluation, "read"), (kept.KeptEvaluation, "write")]
+    noted = [note(monkeypatch, tmp_path / "noted", *place) for place in (*used, (Cache, "get"))]
     cell = quick.cell(tmp_path)
-    found = together(2, lambda: (*session.run(cell), opened))
-    for summary, worked, who in found:
+    for summary, worked in together(2, lambda: session.run(cell)):
         same_numbers(summary, one)
-        assert worked and who == ([0] if who else [])  # one writer
+        assert worked
+    by = [line.split() for line in (tmp_path / "noted").read_text().splitlines()]
+    assert {name for name, _ in by} == set(noted) and {rank for _, rank in by} == {"0"}  # one writer, one reader
     manifest = read_manifest(cell.path)
     assert manifest.status == "done" and manifest.run_id == one.run_id
     assert together(2, lambda: session.run(cell)[1]) == [False, False]  # finished before
@@ -112,8 +128,9 @@ def test_a_folder_that_is_held_is_refused_by_all(tmp_path):
         store.close()
 
 
-def test_an_error_of_one_is_in_the_record(tmp_path):
+def test_an_error_of_one_is_in_the_record(tmp_path, monkeypatch):
     """The second process cannot score."""
+    note(monkeypatch, tmp_path / "noted", write.RunStore, "write_manifest")
     cell = quick.cell(tmp_path)
     whole = cell.task.reward
 
@@ -126,3 +143,4 @@ def test_an_error_of_one_is_in_the_record(tmp_path):
     first, second = together(2, lambda: session.run(cell))
     assert "process 1 of this run raised OSError: no room on the disk" in str(first) and isinstance(second, Exception)
     assert read_manifest(cell.path).status == "failed"
+    assert (tmp_path / "noted").read_text() == "RunStore.write_manifest 0\n" * 2  # that it began, and how it ended

@@ -111,10 +111,12 @@ def gathered(x: Tensor, n: int) -> Tensor:
     most, own = parts[0].size, parts[rank()].size
     sent = x.new_zeros(most, *x.shape[1:], dtype=torch.uint8 if x.dtype == torch.bool else x.dtype)
     sent[:own] = x[:own]
-    found = [torch.empty_like(sent) for _ in parts]
+    found = sent.new_empty(len(parts) * most, *x.shape[1:])
     with _together():
-        dist.all_gather(found, sent)
-    return torch.cat([rows[: part.size] for rows, part in zip(found, parts, strict=True)]).to(x.dtype)
+        dist.all_gather_into_tensor(found, sent)
+    if n < len(found):
+        found = torch.cat([rows[: part.size] for rows, part in zip(found.split(most), parts, strict=True)])
+    return found.to(x.dtype)
 
 
 class Gathered(Function):
