@@ -115,14 +115,14 @@ class Session:
 
     def run(self) -> Summary:
         manifest = self._begin()
-        try:
-            with interruptible() as stop:
+        with interruptible() as stop:  # to the end: torchrun sends SIGTERM while a process writes why it ends
+            try:
                 return self._run(manifest, stop)
-        except BaseException as e:
-            self._ended(manifest, e)
-            raise
-        finally:
-            self.progress.stop()
+            except BaseException as e:
+                self._ended(manifest, e)
+                raise
+            finally:
+                self.progress.stop()
 
     def _ended(self, manifest: Manifest, error: BaseException) -> None:
         """Write the reason for the end to the manifest if possible; a run with a summary is done and stays so."""

@@ -1,7 +1,11 @@
 """Several processes give what one gives: logits, gradients, samples and scores, whoever has how many rows."""
 
+import os
+import time
+
 import pytest
 import torch
+import torch.distributed as dist
 from tiny import left_padded, ragged_rows, rng, tiny_gpt2, tiny_llama
 from together import together
 from torch import nn
@@ -225,3 +229,18 @@ def test_gradients_of_any_number_and_type_are_summed(monkeypatch):
 
     for found in together(2, work):
         assert [x.unique().item() for x in found] == [3.0, 6.0, 3.0] and [x.dtype for x in found][2] == torch.float64
+
+
+def test_of_processes_that_fail_one_speaks_and_the_first_ends_first(tmp_path):
+    meeting = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+    def fails():
+        os.environ |= {"TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(meeting.port)}
+        with processes.last_words() as speaks:
+            time.sleep(0.3 * (processes.rank() == 0))
+        with (tmp_path / "order").open("a") as f:
+            f.write(os.environ["RANK"])
+        return speaks
+
+    assert sorted(together(3, fails)) == [False, False, True]
+    assert (tmp_path / "order").read_text()[0] == "0"

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -34,7 +35,7 @@ from harness.core.types import Rollout
 T = TypeVar("T")
 PATIENCE = timedelta(hours=2)  # that a process waits for another: one may have slow scores to wait for
 BUCKET = 2**25  # numbers of gradients that are summed at once
-WRITING = 20.0  # seconds that the first process may take to write why it ended
+WRITING = 10.0  # seconds that the first process may take to write why it ended
 SPREAD = 1e-3  # of a loss, between processes that compute the same
 
 _ALONE: ContextVar[bool] = ContextVar("alone", default=False)  # no state, but a scope: see `alone`
@@ -332,19 +333,29 @@ def _together() -> Iterator[None]:
 
 @contextmanager
 def last_words() -> Iterator[bool]:
-    """The context in which a process that has failed tells why: whether it is the one to tell, of those of a run.
+    """The context in which a process of torchrun that has failed tells why: whether it is the one to tell.
 
     It is the first that asks. The process that writes the record ends first, because torchrun ends all when one has failed.
     """
-    meeting = _meeting() if process.started_by_torchrun() else None
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    meeting, speaks = _meeting(), True
+    if meeting is not None:
+        with suppress(Exception):
+            speaks = meeting.add("failed", 1) == 1
     try:
-        yield meeting is None or meeting.add("failed", 1) == 1
+        yield speaks
     finally:
-        if meeting is not None and process.follows():
+        if meeting is not None:
+            _part(meeting)
+
+
+def _part(meeting: Any) -> None:
+    """End after the first process, or say that it ends."""
+    with suppress(Exception):
+        if process.follows():
             _leave()  # the first process may wait for this one
-            with suppress(Exception):
-                meeting.wait(["ended"], timedelta(seconds=WRITING))
-        elif meeting is not None:
+            meeting.wait(["ended"], timedelta(seconds=WRITING))
+        else:
             meeting.set("ended", "")
 
 
