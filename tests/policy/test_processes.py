@@ -234,12 +234,19 @@ def test_gradients_of_any_number_and_type_are_summed(monkeypatch):
 def test_of_processes_that_fail_one_speaks_and_the_first_ends_first(tmp_path):
     meeting = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 
-    def fails():
-        os.environ |= {"TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(meeting.port)}
-        with processes.last_words() as speaks:
-            time.sleep(0.3 * (processes.rank() == 0))
+    def ends() -> None:
         with (tmp_path / "order").open("a") as f:
             f.write(os.environ["RANK"])
+
+    def fails():
+        os.environ |= {"TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(meeting.port)}
+        first = processes.rank() == 0
+        with processes.last_words() as speaks:
+            time.sleep(0.3 * first)
+            if first:
+                ends()
+        if not first:
+            ends()
         return speaks
 
     assert sorted(together(3, fails)) == [False, False, True]
