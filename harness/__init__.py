@@ -36,15 +36,18 @@ def run(
 
     `settings` are those of `--set`: {"kl_coef": 0.1, "evaluation.points": 4}. Raises errors of `harness.core.errors`.
     """
+    from harness.core.process import follows
     from harness.core.process import quiet as quiet_libraries
+    from harness.policy.models import processes
     from harness.runs.assemble import named_cell
     from harness.runs.progress import Progress
     from harness.runs.session import run as run_cell
 
     flags = {"budget__flops": budget, "model__id": model, "task__prompts": prompts}
     with quiet_libraries():
+        processes.join()
         cell = named_cell(method, task, preset, seed, settings or {}, flags, Path(out), offline)
-        return run_cell(cell, fresh=fresh, progress=Progress(quiet))[0].plain()
+        return run_cell(cell, fresh=fresh, progress=Progress(quiet or follows()))[0].plain()
 
 
 def load(folder: str | Path = "results") -> pd.DataFrame:

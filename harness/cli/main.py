@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 
 from harness import __version__
 from harness.core.errors import Interrupted
-from harness.core.process import explain, flush_output, prepare, readable, watched
+from harness.core.process import explain, flush_output, prepare, readable, started_by_torchrun, watched
 from harness.core.settings import parse_seeds
 from harness.core.text import escaped, escaped_lines
 
@@ -443,8 +443,18 @@ def main() -> NoReturn:
             code = app(standalone_mode=False) or 0
             flush_output()
         except BaseException as e:  # Ctrl-C, sys.exit in what was loaded, and the panics of a library in Rust among them
-            code = explain(ctrl_c.meaning(e))
+            code = _told(ctrl_c.meaning(e))
     sys.exit(code)
+
+
+def _told(error: BaseException) -> int:
+    """The exit code of an error, of which one process tells."""
+    if not started_by_torchrun():
+        return explain(error)
+    from harness.policy.models.processes import last_words
+
+    with last_words() as speaks:
+        return explain(error) if speaks else int(getattr(error, "exit_code", 1))
 
 
 if __name__ == "__main__":

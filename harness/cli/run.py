@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.errors import MissingPrerequisite
+from harness.core.process import flush_output, follows, started_by_torchrun
 from harness.core.settings import check_seed
 from harness.core.text import escaped, escaped_lines
 from harness.runs import named
@@ -32,18 +33,22 @@ def run_command(
     settings = named.settings(preset, method, task, overrides, **flags)
     if not dry_run:
         progress = loading(f"{method} × {task}, preset {preset}, seed {', '.join(map(str, seeds))}")
+    from harness.policy.models import processes
     from harness.runs import assemble
 
     assemble.check(settings, method)
     if dry_run:
         from harness.runs.cost.estimate import plan
 
+        if follows():
+            return 0
         planned = plan(settings, method, task, seeds, out)
         print(json.dumps(planned, indent=1))
         lost = [need for need in planned["needs"] if need["local"] and not need["there"]]
         if lost:
             raise MissingPrerequisite(f"this run cannot begin: {'; '.join(map(_lost, lost))}")
         return 0
+    processes.join()
     shared = assemble.parts(settings, task, offline, out)
     codes = []
     for seed in seeds:
@@ -68,8 +73,10 @@ def eval_command(
     task = registry.given("task", task)
     settings = named.settings(preset, "eval", task, overrides, **flags)
     progress = loading(f"{policy} on {task}, preset {preset}")
+    from harness.policy.models import processes
     from harness.runs import assemble
 
+    processes.join()
     shared = assemble.parts(settings, task, offline, out)
     cell = assemble.external_cell(settings, shared, policy, task, out, offline, prefix)
     return _run_cell(cell, fresh, progress, as_json, unmask)
@@ -137,13 +144,20 @@ def _reading(reading: Any) -> str:
 
 
 def _run_cell(cell: Any, fresh: bool, progress: Progress, as_json: bool, unmask: bool, profile: bool = False) -> int:
+    from harness.policy.models import processes
     from harness.runs.session import run
 
     summary, worked = run(cell, fresh=fresh, progress=progress, profile=profile)
     if not worked:
         progress.say(f"already done: {cell.path} (--fresh runs it again)")
+    processes.first(lambda: _show(cell, summary, as_json, unmask))  # torchrun ends all once one has ended badly
+    return 4 if summary.status == "degraded" else 0
+
+
+def _show(cell: Any, summary: Any, as_json: bool, unmask: bool) -> None:
     said = json.dumps(summary.plain(), allow_nan=False) if as_json else shown(cell.path, summary, unmask)
     pictures = draw(cell.path)
     where = escaped_lines(f"record   {cell.path}\npicture  {pictures}")
     print(said if as_json else f"{said}\n{where}")
-    return 4 if summary.status == "degraded" else 0
+    if started_by_torchrun():
+        flush_output()

@@ -112,6 +112,10 @@ class Busy(RunFailed):
     """A run that another process is writing."""
 
 
+class PeerLost(RunFailed):
+    """A process of a run in several that has ended before the others."""
+
+
 class Degraded(BenchError):
     """An incomplete measurement: too many responses that a scorer could not score, or a record left out. Exit code 4."""
 

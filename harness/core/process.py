@@ -32,6 +32,7 @@ QUIET = {
     "GOMP_SPINCOUNT": "10000",
     "OMP_WAIT_POLICY": "passive",
 }
+TOGETHER = ("run", "eval")  # the commands of several processes
 PASSING = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)  # warnings for developers, not for users
 ROOT = Path(__file__).resolve().parents[2]  # the folder that holds the package
 
@@ -80,8 +81,29 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def started_by_torchrun() -> bool:
+    """Whether torchrun started this process and others, to make one run together."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+def local_rank() -> int:
+    """The place of this process among those of its machine that torchrun started, which names its GPU; 0 without torchrun."""
+    return int(os.environ.get("LOCAL_RANK", "0")) if "TORCHELASTIC_RUN_ID" in os.environ else 0
+
+
+def follows() -> bool:
+    """Whether torchrun started this process, but not as the first: it prints nothing and writes nothing."""
+    return started_by_torchrun() and os.environ.get("RANK", "0") != "0"
+
+
 def readable(words: Iterable[str]) -> None:
-    """Raise UsageError if an argument is not UTF-8 or contains a null character: not every file system allows such a name."""
+    """Raise UsageError if an argument is not UTF-8 or contains a null character: not every file system allows such a name.
+
+    Also for a command that torchrun started in several processes, but that is made for one.
+    """
+    words = list(words)
+    if started_by_torchrun() and (name := words[0] if words else "") not in TOGETHER:
+        raise UsageError(f"torchrun may start `harness run` and `harness eval`, found {name!a:.40}; start it without torchrun")
     for word in words:
         try:
             if "\0" in word:  # impossible from a shell; a caller from Python may pass one

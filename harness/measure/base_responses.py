@@ -11,6 +11,7 @@ import uuid
 import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from harness.core.files import writable, writing
 from harness.core.hashing import identity_hash
 from harness.core.settings import EvaluationSettings
 from harness.core.types import Prompts, PromptSet, Rollout, Task
+from harness.policy.models import processes
 from harness.policy.policy import Policy
 from harness.policy.sampler import sample, until_eos
 
@@ -188,10 +190,10 @@ def _responses(
 ) -> Tensor:
     shape = (len(prompts.texts), settings.base_samples, task.decoding.max_new_tokens)
     expected = {"responses": Expected(shape, "i", reference.vocab_size - 1)}
-    found = _kept(cache, "responses", drawn, expected, say)
+    found = processes.first(lambda: _kept(cache, "responses", drawn, expected, say))
     if found is None:
         found = {"responses": _draw(task, reference, prompts, settings.base_samples, say)}
-        cache.put("responses", drawn, **found)
+        processes.first(partial(cache.put, "responses", drawn, **found))
     return torch.from_numpy(found["responses"].astype(np.int64))
 
 
@@ -233,14 +235,19 @@ def _scores(
     """Reward and judge score of each base response: [X, M], [X, M]; equal responses to a prompt are scored once."""
     key = {"drawn": drawn, "scorers": task.identity()["scorers"]}
     shape = tuple(responses.shape[:2])
-    found = _kept(cache, "scores", key, {name: Expected(shape, "f", 1.0) for name in ("reward", "judge")}, say)
+    expected = {name: Expected(shape, "f", 1.0) for name in ("reward", "judge")}
+    found = processes.first(lambda: _kept(cache, "scores", key, expected, say))
     if found is None:
         say("scoring the base responses for the frontier, once per pair of scorers")
-        rows = [_score_prompt(task, prompts, x, responses[x], mask[x]) for x in range(len(responses))]
-        reward, judge = (np.stack(x) for x in zip(*rows, strict=True))
+
+        def own(part: slice) -> tuple[Tensor, ...]:
+            rows = [_score_prompt(task, prompts, x, responses[x], mask[x]) for x in range(part.start, part.stop)]
+            return tuple(torch.from_numpy(np.stack(x)) for x in zip(*rows, strict=True))
+
+        reward, judge = (x.numpy() for x in processes.divided(len(responses), own))
         found = {"reward": reward, "judge": judge}
         if not np.isnan(np.stack([reward, judge])).any():  # unscored responses are scored again next time
-            cache.put("scores", key, **found)
+            processes.first(partial(cache.put, "scores", key, **found))
     return found["reward"], found["judge"]
 
 

@@ -9,6 +9,7 @@ fluency, diversity and collapse; samples under the papers' decoding (top-p) give
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from hashlib import sha256
 from typing import Any, NamedTuple, Protocol
 
@@ -21,6 +22,7 @@ from harness.core.errors import BadScorer
 from harness.core.settings import EvaluationSettings
 from harness.core.types import Decoding, DeployedPolicy, Metric, PromptSet, Responses, Rollout, Task
 from harness.policy.logprobs import entropy, kl, masked_sum, token_logprobs
+from harness.policy.models import processes
 from harness.policy.policy import Policy, has_closed_kl
 from harness.policy.sampler import is_end, sample
 
@@ -72,8 +74,12 @@ def divergence(policy: Policy, reference: Policy, rollout: Rollout, batch_size: 
 
     The KL is the Rao-Blackwellised estimate of Amini et al. 2025.
     """
-    parts = [_divergence(policy, reference, part) for part in batches(rollout, batch_size)]
-    return Divergence(*(torch.cat(x) for x in zip(*parts, strict=True)))
+
+    def read(rows: Rollout) -> tuple[Tensor, ...]:
+        parts = [_divergence(policy, reference, part) for part in batches(rows, batch_size)]
+        return tuple(torch.cat(x) for x in zip(*parts, strict=True))
+
+    return Divergence(*processes.by_rows(read, rollout))
 
 
 def _divergence(policy: Policy, reference: Policy, rollout: Rollout) -> Divergence:
@@ -85,11 +91,15 @@ def _divergence(policy: Policy, reference: Policy, rollout: Rollout) -> Divergen
 @torch.no_grad()
 def mean_nll(policy: Policy, rollout: Rollout, batch_size: int = 256) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """NLL in nats under the deployed policy, and number of tokens, of each response: -> [B], [B]."""
-    nll = [
-        masked_sum(-token_logprobs(policy.deployed_logits(p), p.response), p.response_mask)
-        for p in batches(rollout, batch_size)
-    ]
-    return torch.cat(nll).double().cpu().numpy(), rollout.response_mask.sum(1).cpu().numpy()
+
+    def read(rows: Rollout) -> tuple[Tensor]:
+        parts = batches(rows, batch_size)
+        return (
+            torch.cat([masked_sum(-token_logprobs(policy.deployed_logits(p), p.response), p.response_mask) for p in parts]),
+        )
+
+    (nll,) = processes.by_rows(read, rollout)
+    return nll.double().cpu().numpy(), rollout.response_mask.sum(1).cpu().numpy()
 
 
 @torch.no_grad()
@@ -101,19 +111,22 @@ def teacher_forced_repetition(
     rep counts the steps whose most likely token is among the previous `window` tokens of the response; wrep counts only
     those where it is wrong.
     """
-    parts = [_repeated(policy.deployed_logits(p).argmax(-1), p, window) for p in batches(rollout, batch_size)]
-    counts = torch.cat(parts, 1).double().cpu().numpy()
+
+    def read(rows: Rollout) -> tuple[Tensor]:
+        return (torch.cat([_repeated(policy.deployed_logits(p).argmax(-1), p, window) for p in batches(rows, batch_size)]),)
+
+    counts = processes.by_rows(read, rollout)[0].T.double().cpu().numpy()
     return counts[0], counts[1], counts[2]
 
 
 def _repeated(likeliest: Tensor, rollout: Rollout, window: int) -> Tensor:
-    """Repeats, wrong repeats and tokens of each response: [B, R] -> [3, B]."""
+    """Repeats, wrong repeats and tokens of each response: [B, R] -> [B, 3]."""
     true, mask = rollout.response, rollout.response_mask
     steps = torch.arange(true.shape[1], device=true.device)
     behind = steps[:, None] - steps[None, :]
     seen = (behind > 0) & (behind <= window)  # [R, R]: which earlier tokens a step looks back at
     repeats = ((likeliest[:, :, None] == true[:, None, :]) & seen).any(-1) & mask
-    return torch.stack([repeats.sum(1), (repeats & (likeliest != true)).sum(1), mask.sum(1)])
+    return torch.stack([repeats.sum(1), (repeats & (likeliest != true)).sum(1), mask.sum(1)], 1)
 
 
 def batches(rollout: Rollout, size: int) -> Iterator[Rollout]:
@@ -160,7 +173,7 @@ class Evaluator:
 
     def _base(self, full: bool) -> Evaluation:
         if full not in self._of_base:
-            known = self.kept.read(full) if self.kept is not None else None
+            known = processes.first(partial(self.kept.read, full)) if self.kept is not None else None
             self._of_base[full] = self._measured_base(full) if known is None else known[0]
             self.above |= known is not None and known[1]
         return self._of_base[full]
@@ -172,7 +185,7 @@ class Evaluator:
         n = self.settings.samples if full else self.settings.point_samples
         found = self._of_base_responses(self._evaluate(self.reference, n, full, stream="base"), full)
         if self.kept is not None:
-            self.kept.write(full, found, self.above)
+            processes.first(partial(self.kept.write, full, found, self.above))
         self.above |= before
         return found
 
@@ -242,7 +255,8 @@ class Evaluator:
         return Evaluation(found, rows, float(missing), by_prompt, self._paper_rows(responses))
 
     def _scores(self, rollout: Rollout, texts: list[list[str]]) -> dict[str, NDArray[np.float64]]:
-        found = {"reward": self.task.reward(rollout), "judge": self.task.judge(rollout)}
+        scorers = {"reward": self.task.reward, "judge": self.task.judge}
+        found = {name: processes.scores(score, rollout) for name, score in scorers.items()}
         shape = (len(texts), len(texts[0]))
         return {name: scored(name, values, len(rollout.response)).reshape(shape) for name, values in found.items()}
 
@@ -302,7 +316,13 @@ class Evaluator:
 
         An empty response has no tokens and contributes nothing; None without a fluency model.
         """
-        return self.task.fluency.nll(self.base.prompts.texts, texts) if self.task.fluency is not None else None
+        model, prompts = self.task.fluency, self.base.prompts.texts
+        if model is None or processes.size() == 1:
+            return None if model is None else model.nll(prompts, texts)
+        found = processes.divided(
+            len(texts), lambda own: tuple(torch.as_tensor(x) for x in model.nll(prompts[own], texts[own]))
+        )
+        return found[0].numpy(), found[1].numpy()
 
     def _forgetting(self, policy: Policy | DeployedPolicy) -> dict[str, Metric]:
         """Metrics of forgetting: KL(base || policy) on base responses, and the NLL of clean held-out text."""
@@ -358,7 +378,8 @@ class Evaluator:
         prompts = self.base.prompts
         n = 1 if decoding.temperature == 0 else n  # greedy decoding is deterministic
         rollout = sample(policy, prompts.prompts, decoding=decoding, rng=rng, n=n)
-        flat, judge = self.task.texts(rollout), scored("judge", self.task.judge(rollout), len(rollout.response)).reshape(-1, n)
+        flat = self.task.texts(rollout)
+        judge = scored("judge", processes.scores(self.task.judge, rollout), len(rollout.response)).reshape(-1, n)
         return Responses(prompts.texts, [flat[i : i + n] for i in range(0, len(flat), n)], judge)
 
     def _by_kind(self, scores: dict[str, NDArray[np.float64]]) -> dict[str, Metric]:
@@ -411,10 +432,11 @@ def stream_seed(seed: int, stream: str) -> int:
 
 @torch.no_grad()
 def _forward_kl(policy: Policy, reference: Policy, rollout: Rollout, batch_size: int) -> NDArray[np.float64]:
-    parts = [
-        masked_sum(kl(reference.logits(p), policy.deployed_logits(p)), p.response_mask) for p in batches(rollout, batch_size)
-    ]
-    return torch.cat(parts).double().cpu().numpy()
+    def read(rows: Rollout) -> tuple[Tensor]:
+        parts = batches(rows, batch_size)
+        return (torch.cat([masked_sum(kl(reference.logits(p), policy.deployed_logits(p)), p.response_mask) for p in parts]),)
+
+    return processes.by_rows(read, rollout)[0].double().cpu().numpy()
 
 
 def _of_responses(ended: NDArray[np.bool_], fluency: Fluency | None) -> dict[str, NDArray[Any]]:

@@ -19,6 +19,7 @@ from harness.core.files import read_json
 from harness.core.types import DeployedPolicy, Prompts, Rollout
 
 from . import caches, configs
+from .logprobs import gather
 from .logprobs.blocks import STATES
 from .logprobs.families import family_of
 from .logprobs.head import logits_of
@@ -127,16 +128,17 @@ class Policy(nn.Module):
 
     def logits_and_states(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """The logits and the last hidden states of one forward pass, float32: [B, R] -> [B, R, V], [B, R, D]."""
-        return self._read(rollout, states=True)
+        logits, states = self._read(rollout, states=True)
+        return logits, states
 
     def states(self, rollout: Rollout) -> Tensor:
         """The last hidden states, float32, without the logits: [B, R] -> [B, R, D]."""
         self.count(tokens_of(rollout))
-        return self._states(rollout)
+        return self.uncounted_states(rollout)
 
     def uncounted_states(self, rollout: Rollout) -> Tensor:
         """As `states`, charged to no trial, for what is computed once and charged where it is used: [B, R] -> [B, R, D]."""
-        return self._states(rollout)
+        return gather.read_states(self._states, rollout)
 
     def head(self, states: Tensor, mask: Tensor | None = None) -> Tensor:
         """The logits that the output head gives for last hidden states, float32: [B, R, D] -> [B, R, V].
@@ -168,13 +170,17 @@ class Policy(nn.Module):
         """Whether the logits are one matrix product of the last hidden states, as those of GPT-2 and Llama."""
         return type(self.model).__name__ in PLAIN_HEADS and type(self.model).__module__.startswith("transformers.")
 
-    def _read(self, rollout: Rollout, states: bool) -> tuple[Tensor, Tensor]:
+    def _read(self, rollout: Rollout, states: bool) -> tuple[Tensor, ...]:
         self.count(tokens_of(rollout) * self.passes)
-        if self.plain_head:  # then only states are moved to their response token, not logits of the whole vocabulary
-            shape, (found, real) = rollout.response.shape, self._read_states(rollout)
-            return self._logits(found, real, shape), unpacked(found, real, shape) if states else found
-        logits, *read = self._by_rows(partial(self._own_logits, states=states), rollout)
-        return logits, read[0] if states else logits
+        return gather.read(partial(self._read_rows, states=states), rollout, self._real)
+
+    def _read_rows(self, rollout: Rollout, states: bool) -> tuple[Tensor, ...]:
+        if not self.plain_head:
+            return self._by_rows(partial(self._own_logits, states=states), rollout)
+        # only states are moved to their response token, not logits of the whole vocabulary
+        shape, (found, real) = rollout.response.shape, self._read_states(rollout)
+        logits = self._logits(found, real, shape)
+        return (logits, unpacked(found, real, shape)) if states else (logits,)
 
     def _by_rows(self, read: Callable[[Rollout], tuple[Tensor, ...]], rollout: Rollout) -> tuple[Tensor, ...]:
         """What is read of a batch, in micro-batches if a gradient will follow and the setup asks for them."""

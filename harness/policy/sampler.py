@@ -20,6 +20,7 @@ from harness.core.types import Decoding, DeployedPolicy, Prompts, Rollout
 
 from . import configs
 from .decoding import Decoder, decoder
+from .models import processes
 from .policy import Policy, samples_itself
 
 Pick = Callable[["Distribution", Tensor, int], Tensor]
@@ -49,19 +50,50 @@ def sample(
     """
     if samples_itself(policy):
         return policy.sample(prompts, decoding=decoding, rng=rng, n=n)
-    noise = torch.rand(len(prompts.tokens) * n, decoding.max_new_tokens, generator=rng, dtype=torch.float64)
+    noise = torch.rand(len(prompts.tokens), n, decoding.max_new_tokens, generator=rng, dtype=torch.float64)
     prompts = prompts.to(policy.device)
-    conditioned = policy.condition(prompts)
-    columns = conditioned.tokens.shape[1] + decoding.max_new_tokens
-    per_batch = max(1, (batch_size or responses_at_once(policy, columns)) // n)
-    reader, parts = decoder(policy, n * min(per_batch, len(prompts.tokens))), []
-    for i in range(0, len(prompts.tokens), per_batch):
-        batch = Prompts(*(x[i : i + per_batch] for x in conditioned))
-        pick = partial(_drawn, decoding, noise[i * n : (i + per_batch) * n].to(policy.device))
-        parts.append(decode(policy, batch, n, decoding.max_new_tokens, pick, reader))
-    response, logprobs = (torch.cat(x) for x in zip(*parts, strict=True))
+    response, logprobs = _divided(policy, policy.condition(prompts), decoding, noise, batch_size)
     repeated = Prompts(*(x.repeat_interleave(n, 0) for x in prompts))
     return Rollout(repeated, response, until_eos(response, policy.ends), logprobs)
+
+
+def _divided(
+    policy: Policy, prompts: Prompts, decoding: Decoding, noise: Tensor, batch_size: int | None
+) -> tuple[Tensor, Tensor]:
+    """Responses to prompts at their noise [X, n, R], each process decoding its own: -> [X * n, R], [X * n, R].
+
+    Prompts are divided; where there are more responses to each than prompts, the responses to each prompt.
+    """
+    x, n, steps = noise.shape
+
+    def of_prompts(rows: slice) -> tuple[Tensor, ...]:
+        some = Prompts(*(part[rows] for part in prompts))
+        return tuple(part.view(-1, n, steps) for part in _decoded(policy, some, decoding, noise[rows], batch_size))
+
+    def of_responses(rows: slice) -> tuple[Tensor, ...]:
+        found = _decoded(policy, prompts, decoding, noise[:, rows], batch_size)
+        return tuple(part.view(x, -1, steps).transpose(0, 1) for part in found)
+
+    if x >= n:
+        response, logprobs = processes.divided(x, of_prompts)
+    else:
+        response, logprobs = (part.transpose(0, 1) for part in processes.divided(n, of_responses))
+    return response.reshape(x * n, steps), logprobs.reshape(x * n, steps)
+
+
+def _decoded(
+    policy: Policy, prompts: Prompts, decoding: Decoding, noise: Tensor, batch_size: int | None
+) -> tuple[Tensor, Tensor]:
+    """Responses to conditioned prompts at their noise [X, n, R], in batches: -> [X * n, R], [X * n, R]."""
+    n, steps = noise.shape[1:]
+    per_batch = max(1, (batch_size or responses_at_once(policy, prompts.tokens.shape[1] + steps)) // n)
+    reader, parts = decoder(policy, n * min(per_batch, len(prompts.tokens))), []
+    for i in range(0, len(prompts.tokens), per_batch):
+        batch = Prompts(*(x[i : i + per_batch] for x in prompts))
+        pick = partial(_drawn, decoding, noise[i : i + per_batch].flatten(0, 1).to(policy.device))
+        parts.append(decode(policy, batch, n, steps, pick, reader))
+    response, logprobs = (torch.cat(x) for x in zip(*parts, strict=True))
+    return response, logprobs
 
 
 def _drawn(decoding: Decoding, noise: Tensor, at: Distribution, rows: Tensor, t: int) -> Tensor:

@@ -109,6 +109,8 @@ class Provenance(Record):
     platform: Text | None = None
     device: Text | None = None
     threads: int | None = None
+    processes: int = Field(1, ge=1)
+    """That made the run together (torchrun); the numbers are those of one process, up to the order of sums."""
     argv: list[Text] = []
     git: Git | None = None
     prompts: dict[str, Any] = {}

@@ -21,13 +21,14 @@ from harness.core import registry
 from harness.core.errors import BadData, BadSetting, PromptTooLong
 from harness.core.hashing import folder_identity
 from harness.core.hub import hub_offline
+from harness.core.process import local_rank
 from harness.core.settings import RunSettings, TaskSettings, check_seed, checked, stem_of
 from harness.core.types import Settings
 from harness.measure import base_responses as base_policy
 from harness.measure.evaluator import EVALUATION_VERSION, Evaluator
 from harness.measure.kept import KeptEvaluation
 from harness.policy.loading import LoadedModel, load_model, with_prefix
-from harness.policy.models import adapters
+from harness.policy.models import adapters, processes
 from harness.policy.models.setup import setup_of
 from harness.policy.policy import Policy, naming
 from harness.policy.tokenizers import read_tokenizer
@@ -123,11 +124,13 @@ def _where(model_id: str) -> str:
 
 
 def device(name: str) -> str:
-    """The device of a name, where auto is CUDA if available; raises BadSetting if it is not usable."""
+    """The device of a name: auto is CUDA if available, and each process has a GPU; raises BadSetting if it is not usable."""
     import torch
 
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and processes.size() > 1:
+        name = f"cuda:{local_rank()}"
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as e:
@@ -149,8 +152,8 @@ def _task(settings: RunSettings, name: str, model: LoadedModel, offline: bool, o
     return kind(
         _data(t, kind, model.tokenizer, offline),
         model.tokenizer,
-        reward=reward,
-        judge=judge,
+        reward=scorers.divided(reward),
+        judge=scorers.divided(judge),
         fluency=fluency_model(t.fluency, settings, offline, model),
         decoding=t.decoding,
         context=context,
@@ -416,8 +419,8 @@ def provenance(shared: Parts) -> Provenance:
     packages = {p: package_version(p) for p in (*PACKAGES, *filter(_installed, EXTRAS))}
     return Provenance(
         packages=packages, python=platform.python_version(), platform=platform.platform(terse=True),
-        device=str(shared.model.policy.device), threads=torch.get_num_threads(), argv=sys.argv[1:], git=git(),
-        prompts=shared.task.hygiene, precision=shared.precision.reason,
+        device=str(shared.model.policy.device), threads=torch.get_num_threads(), processes=processes.size(),
+        argv=sys.argv[1:], git=git(), prompts=shared.task.hygiene, precision=shared.precision.reason,
     )  # fmt: skip
 
 

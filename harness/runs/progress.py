@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from harness.core.process import cores, threads
+from harness.core.process import cores, follows, threads
 from harness.core.text import escaped
 
 PLAIN_EVERY = 5.0  # seconds between lines without a terminal
@@ -112,8 +112,11 @@ class Watch:
 
 
 def loading(what: str) -> Progress:
-    """Report that `what` is loading, and set torch to the number of threads that this process may use."""
-    progress = Progress()
+    """Report that `what` is loading, and set torch to the number of threads that this process may use.
+
+    Of the processes that torchrun started, one reports.
+    """
+    progress = Progress(quiet=follows())
     progress.say(f"{what}: loading")
     import torch
 

@@ -7,9 +7,14 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
 from harness.core import registry
 from harness.core.errors import BadScorer, BadSetting, BenchError, one_line
 from harness.core.settings import RunSettings, stem_of
+from harness.policy.models import processes
 from harness.tasks.scorers import guard
 
 from . import named
@@ -88,6 +93,31 @@ def built(name: str, options: dict[str, Any]) -> Any:
     if file and not hasattr(made, "identity"):
         file["options"] = own
     return guard.GuardedScorer(made, name, options.get("timeout"), file)
+
+
+def divided(scorer: Any) -> Any:
+    """A scorer whose texts are divided among the processes of a run; with one process the scorer itself."""
+    return scorer if processes.size() == 1 else Divided(scorer)
+
+
+class Divided:
+    """A scorer that scores a share of the texts in each process, for all of them."""
+
+    def __init__(self, scorer: Any) -> None:
+        self._scorer = scorer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._scorer, name)
+
+    def score(self, prompts: list[str], responses: list[str]) -> NDArray[np.float64]:
+        """The score of each response, NaN if the scorer failed: -> [N]; raises in every process what it raises in one."""
+
+        def own(rows: slice) -> tuple[torch.Tensor]:
+            found = self._scorer.score(prompts[rows], responses[rows])
+            return (torch.from_numpy(np.array(found, dtype=np.float64)),)
+
+        scores: NDArray[np.float64] = processes.divided(len(responses), own)[0].numpy()
+        return scores
 
 
 def _with_options(name: str, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -21,6 +21,7 @@ from harness.core.hashing import identity_hash
 from harness.core.settings import RunSettings
 from harness.core.types import Metric
 from harness.measure.evaluator import Evaluation, Evaluator
+from harness.policy.models import processes
 from harness.policy.policy import Policy
 from harness.records import schema
 from harness.records.schema import SCHEMA_VERSION, Fault, Manifest, Provenance, Scalars, Selection, Summary, metric_records
@@ -71,7 +72,7 @@ def run(cell: Cell, *, fresh: bool = False, progress: Progress | None = None, pr
     from its last checkpoint. Raises Interrupted on SIGINT or SIGTERM, after saving its state.
     """
     progress = progress or Progress(quiet=True)
-    store = RunStore(cell.path)
+    store = processes.by_first(RunStore(cell.path))
     store.open()
     try:
         if fresh:
@@ -84,7 +85,7 @@ def run(cell: Cell, *, fresh: bool = False, progress: Progress | None = None, pr
             return summary, False
         return Session(cell, store, progress, profile).run(), True
     finally:
-        store.close()
+        processes.itself(store).close()
 
 
 def _same_cell(cell: Cell, manifest: Manifest) -> None:
@@ -114,18 +115,19 @@ class Session:
 
     def run(self) -> Summary:
         manifest = self._begin()
-        try:
-            with interruptible() as stop:
+        with interruptible() as stop:  # to the end: torchrun sends SIGTERM while a process writes why it ends
+            try:
                 return self._run(manifest, stop)
-        except BaseException as e:
-            self._ended(manifest, e)
-            raise
-        finally:
-            self.progress.stop()
+            except BaseException as e:
+                self._ended(manifest, e)
+                raise
+            finally:
+                self.progress.stop()
 
     def _ended(self, manifest: Manifest, error: BaseException) -> None:
         """Write the reason for the end to the manifest if possible; a run with a summary is done and stays so."""
-        if (self.store.path / "summary.json").exists():
+        self.store = processes.itself(self.store)  # the other processes may have ended
+        if processes.rank() or (self.store.path / "summary.json").exists():
             return
         status = "interrupted" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "failed"
         ended = {"status": status, "error": Fault(type=type(error).__name__, message=str(error)), "ended_at": now()}
@@ -161,10 +163,10 @@ class Session:
                 self.above |= along.above
                 self._record_point(trial, start.metrics)
                 self._consider(checkpoint_rule.START, trial, start.metrics)
-        if not stop.is_set():
+        if not processes.any_of(stop.is_set())[0]:
             with self.clock.at("training"), blamed(self.cell.method_name, trial):
                 self._train(trial, along, next_point, stop)
-        if stop.is_set():
+        if processes.any_of(stop.is_set())[0]:
             raise Interrupted("interrupted; the same command goes on from here")
         self.progress.say("measuring the final policy")
         with trial.off_the_clock(), blamed(self.cell.method_name, trial):
@@ -248,10 +250,11 @@ class Session:
                     self._consider(checkpoint_rule.KEPT, trial, point.metrics)
                     while trial.progress >= next_point / points:
                         next_point += 1
-                if stop.is_set() or due or over or time.monotonic() - self.saved > CHECKPOINT_SECONDS:
+                stopped, late = processes.any_of(stop.is_set(), time.monotonic() - self.saved > CHECKPOINT_SECONDS)
+                if stopped or due or over or late:
                     with self.clock.at("writing"):
                         self._save(trial, next_point)
-                if over or stop.is_set():
+                if over or stopped:
                     break
 
     def _updates(self, trial: Trial) -> Generator[dict[str, float]]:

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from harness.core.errors import RunFailed
 from harness.core.types import Prompts, Rollout
+from harness.policy.models import processes
 
 if TYPE_CHECKING:
     from harness.policy.policy import Policy
@@ -166,10 +168,20 @@ class Pool:
         before = [0, *accumulate(-(-(end - start) // PAGE) for start, end in spans)]
         if max(before[i] + page for i, page in pages) >= most:
             return None
-        for key in dict.fromkeys(pages):
-            if key not in self._pages:
-                self._pages[key] = self._computed(*key)
+        missing = [key for key in dict.fromkeys(pages) if key not in self._pages]
+        self._pages |= zip(missing, self._read(missing), strict=True)
         return torch.stack([self._pages[key][row] for key, row in zip(pages, (within % PAGE).tolist(), strict=True)])
+
+    def _read(self, pages: list[tuple[int, int]]) -> list[Tensor]:
+        """The reference's states of pages, each process computing some of them: [rows of a page, R, D] each."""
+        if processes.size() == 1 or not pages:
+            return [self._computed(*page) for page in pages]
+
+        def own(part: slice) -> tuple[Tensor]:
+            found = [self._computed(*page) for page in pages[part]]
+            return (torch.stack([pad(x, (0, 0, 0, 0, 0, PAGE - len(x))) for x in found]),)  # the last page may have fewer rows
+
+        return list(processes.divided(len(pages), own)[0])
 
     @torch.no_grad()
     def _computed(self, part: int, page: int) -> Tensor:

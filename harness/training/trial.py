@@ -15,6 +15,7 @@ from torch import Tensor
 
 from harness.core.errors import MethodFailed, NotFinite, RunFailed
 from harness.core.types import DeployedPolicy, Documents, Prompts, Rollout, Settings, Task
+from harness.policy.models import processes
 from harness.policy.policy import Policy, tokens_of
 from harness.policy.sampler import sample
 
@@ -165,7 +166,7 @@ class Trial:
         """The reward of each response, in [0, 1], higher is better, NaN where the scorer failed: [B, R] -> [B] float32."""
         self.cost.scorer_calls += len(rollout.response)
         with self.clock.at("scoring"):
-            reward = self._task.reward(rollout)
+            reward = processes.scores(self._task.reward, rollout)
         self.unscored += int(reward.isnan().sum())
         return reward
 
@@ -216,7 +217,9 @@ class Trial:
         optimizer = self._optimizer or self._build_optimizer()
         self._check_finite("loss", loss)
         optimizer.zero_grad()
-        loss.backward()
+        processes.check_same(self.rng, loss)
+        processes.backward(loss)
+        processes.summed(p.grad for p in self._trained() if p.grad is not None)
         norm = torch.nn.utils.clip_grad_norm_(self._trained(), self._optimizer_settings.clip_norm)
         self._check_finite("gradient norm", norm)
         for group in optimizer.param_groups:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import random
 import tempfile
 import warnings
@@ -33,14 +34,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.core.errors import MissingPrerequisite
+from harness.core.errors import MissingPrerequisite, RunFailed
 from harness.core.types import Rollout
+from harness.policy.models import processes
 from harness.policy.models.setup import in_parts, joined
 from harness.policy.policy import Policy, positions
 
 from .trial import Trial
 
 PINNED = "1.16"
+LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")  # by which accelerate knows of other processes
 INSTALL = f"install it with: pip install 'trl>={PINNED},<1.17'"
 
 
@@ -145,7 +148,7 @@ def _build(kind: Any, config: Any, trial: Trial, options: dict[str, Any], row: d
         raise ValueError(f"TRL would score the {trial.policy.num_control} control tokens; expected a policy without any")
     model, cpu = _shell(trial.policy), trial.policy.device.type == "cpu"
     off = {"report_to": "none", "save_strategy": "no", "disable_tqdm": True, "bf16": False, "use_cpu": cpu}
-    with _nothing_left_behind(trial.policy.device) as folder:
+    with _nothing_left_behind(trial.policy.device) as folder, _one_process():
         args = config(output_dir=folder, **off, **options)
         args._n_gpu = min(args.n_gpu, 1)  # TRL refuses a machine with several GPUs, though a run uses one
         data = Dataset.from_list([row])
@@ -172,16 +175,23 @@ def _watch(shell: Any, policy: Policy) -> None:
 
     def counted(*, attention_mask: Tensor, **inputs: Any) -> Any:
         policy.count(int(attention_mask.sum()))
-        rows, size = len(attention_mask), policy.setup.micro_batch
-        if not 0 < size < rows or not policy.trains:
-            return computed(attention_mask, **inputs)
+        rows = len(attention_mask)
         given = {name: x for name, x in inputs.items() if isinstance(x, Tensor) and x.dim() and len(x) == rows}
 
         def read(first: int, last: int) -> Any:
             part = {name: x[first:last] for name, x in given.items()}
             return computed(attention_mask[first:last], **inputs | part)
 
-        return joined(in_parts(read, rows, size))
+        def read_in_parts(first: int, last: int) -> Any:
+            size = policy.setup.micro_batch
+            if not 0 < size < last - first or not policy.trains:
+                return read(first, last)
+            return joined(in_parts(lambda i, j: read(first + i, first + j), last - first, size))
+
+        if processes.size() == 1:
+            return read_in_parts(0, rows)
+        own = processes.shares(rows)[processes.rank()].read
+        return processes.output_of_all(read_in_parts(own.start, own.stop), rows)
 
     shell.forward = counted
 
@@ -205,6 +215,24 @@ def _nothing_left_behind(device: torch.device) -> Iterator[str]:
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
+
+
+@contextmanager
+def _one_process() -> Iterator[None]:
+    """For a trainer, there is one process: each has the whole batch, and the harness divides the passes of the model."""
+    from accelerate.state import AcceleratorState, PartialState
+
+    if processes.size() == 1:
+        yield
+        return
+    AcceleratorState._reset_state(reset_partial_state=True)  # something else may have asked accelerate before
+    kept = {name: os.environ.pop(name) for name in LAUNCHED if name in os.environ}
+    try:
+        yield
+        if PartialState().num_processes != 1:
+            raise RunFailed("TRL's trainer sees the other processes of this run; run this method in one process")
+    finally:
+        os.environ.update(kept)
 
 
 @contextmanager

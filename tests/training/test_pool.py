@@ -12,6 +12,7 @@ from hand_worked import batch
 from scipy import stats
 from scored_documents import NAN
 from tiny import TINY, left_padded, ragged_rows, rng, tiny_gpt2
+from together import together
 
 from harness.conformance.toy import ToyTask
 from harness.core.errors import RunFailed
@@ -226,6 +227,18 @@ def test_states_are_computed_once_a_response(monkeypatch):
     for seed in range(9):
         pool.draw(30, rng(seed))
     assert sum(computed) == 61 and max(computed) <= 16
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_several_processes_compute_the_states_of_one_bit_for_bit(processes):
+    """Of 40 and of 21 responses: pages of 16 and of fewer, drawn twice."""
+
+    def drawn() -> list[torch.Tensor]:
+        pool, generator = filled(tiny_gpt2()), rng(4)
+        return [pool.draw(n, generator)[0].reference_states for n in (3, 30)]
+
+    for found in together(processes, drawn):
+        assert all(torch.equal(x, y) for x, y in zip(found, drawn(), strict=True))
 
 
 def test_a_resumed_pool_has_the_same_states_bit_for_bit():
