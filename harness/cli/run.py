@@ -7,18 +7,33 @@ import time
 from pathlib import Path
 from typing import Any
 
-from harness.core.errors import MissingPrerequisite
+from harness.core.errors import MissingPrerequisite, UsageError
 from harness.core.settings import check_seed
 from harness.core.text import escaped_lines
+from harness.export.live import Tracking, tracked
+from harness.export.trackers import names, required
 from harness.runs import named
 from harness.runs.progress import Progress, loading
 
 from .result import draw, shown
 
 
+TRACKED_SAMPLES = 10  # as many as `harness samples` shows
+
+
+def tracking(track: str | None, samples: bool, unmask: bool) -> Tracking:
+    """The trackers of a command line, each of which can be opened; raises UsageError or MissingPrerequisite."""
+    if track is None and samples:
+        raise UsageError("--track-samples gives samples to trackers; name them with --track, or leave it out")
+    chosen = tuple(names(track)) if track is not None else ()
+    for name in chosen:
+        required(name)
+    return Tracking(chosen, TRACKED_SAMPLES if samples else 0, unmask)
+
+
 def run_command(
     method: str, task: str, preset: str, seeds: list[int], overrides: list[str], flags: dict[str, Any], out: Path,
-    *, fresh: bool, dry_run: bool, offline: bool, profile: bool, as_json: bool, unmask: bool,
+    *, fresh: bool, dry_run: bool, offline: bool, profile: bool, as_json: bool, unmask: bool, tracking: Tracking = Tracking(),
 ) -> int:  # fmt: skip
     """Run one method on one task for each seed; exit code 4 if a run is degraded."""
     from harness.core import registry
@@ -47,7 +62,7 @@ def run_command(
     for seed in seeds:
         cell = assemble.cell(settings, shared, method, task, seed, out)
         cell.loading = time.monotonic() - started
-        codes.append(_run_cell(cell, fresh, progress, as_json, unmask, profile))
+        codes.append(_run_cell(cell, fresh, progress, as_json, unmask, profile, tracking))
         started = time.monotonic()
     return max(codes)
 
@@ -73,14 +88,21 @@ def eval_command(
     return _run_cell(cell, fresh, progress, as_json, unmask)
 
 
-def _run_cell(cell: Any, fresh: bool, progress: Progress, as_json: bool, unmask: bool, profile: bool = False) -> int:
+def _run_cell(
+    cell: Any, fresh: bool, progress: Progress, as_json: bool, unmask: bool, profile: bool = False,
+    tracking: Tracking = Tracking(),
+) -> int:  # fmt: skip
     from harness.runs.session import run
 
-    summary, worked = run(cell, fresh=fresh, progress=progress, profile=profile)
-    if not worked:
-        progress.say(f"already done: {cell.path} (--fresh runs it again)")
-    said = json.dumps(summary.plain(), allow_nan=False) if as_json else shown(cell.path, summary, unmask)
-    pictures = draw(cell.path)
+    with tracked(tracking, cell.path, cell.out, progress.say) as live:
+        progress.written = live.written
+        summary, worked = run(cell, fresh=fresh, progress=progress, profile=profile)
+        if not worked:
+            progress.say(f"already done: {cell.path} (--fresh runs it again)")
+        said = json.dumps(summary.plain(), allow_nan=False) if as_json else shown(cell.path, summary, unmask)
+        pictures = draw(cell.path)
+        for hint in live.end():
+            progress.say(hint)
     where = escaped_lines(f"record   {cell.path}\npicture  {pictures}")
     print(said if as_json else f"{said}\n{where}")
     return 4 if summary.status == "degraded" else 0

@@ -284,6 +284,7 @@ class Session:
         if self.chosen is not None:
             self.store.drop_kept(self.chosen.update)
         self.saved = time.monotonic()
+        self.progress.written()
 
     def _flush_scalars(self) -> None:
         """Write the scalars yielded since the last call to disk."""
@@ -300,6 +301,7 @@ class Session:
         )  # fmt: skip
         self.store.append(row)
         self.rows += 1
+        self.progress.written()
         at = trial.cost.updates
         self.progress.at(trial.progress, {"update": str(at)}, _measured(at, metrics))
 

@@ -1,0 +1,78 @@
+"""Runs of Weights & Biases: offline, for `wandb sync`, unless WANDB_MODE is set. It is sent no code, console or host facts."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.core.files import replace
+
+from .events import Begin, End, Held, Values, after
+from .trackers import PROJECT
+
+
+class Wandb:
+    """A run of Weights & Biases, which a later attempt continues by its id.
+
+    An offline run cannot be read back, so what it holds is noted in a file beside it.
+    """
+
+    def __init__(self, root: Path) -> None:
+        os.environ.setdefault("WANDB_MODE", "offline")
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        import wandb
+
+        self._library, self.root = wandb, root
+        self.hint = f"wandb sync --append {root}/wandb/offline-run-*"
+        self._run: Any = None
+        self._held, self._note = Held(), root
+
+    def begin(self, run: Begin) -> Held:
+        self._note = self.root / "held" / f"{run.key}.json"
+        self._held = Held(**json.loads(self._note.read_text())) if self._note.exists() else Held()
+        if self._held.ended:
+            return self._held
+        self._note.parent.mkdir(parents=True, exist_ok=True)
+        quiet = self._library.Settings(
+            silent=True, console="off", disable_git=True, disable_code=True, save_code=False, x_disable_stats=True,
+            x_disable_meta=True, x_disable_machine_info=True,
+        )  # fmt: skip
+        online = os.environ["WANDB_MODE"] in ("online", "shared")
+        self._run = self._library.init(
+            id=run.key, name=run.name, project=os.environ.get("WANDB_PROJECT") or PROJECT, dir=str(self.root),
+            resume="allow" if online else None, group=f"{run.labels['task']}/{run.labels['method']}"[:120],
+            config={**run.settings, **{f"run.{k}": v for k, v in run.labels.items()}}, settings=quiet,
+        )  # fmt: skip
+        return self._held
+
+    def add(self, rows: Sequence[Values]) -> None:
+        for row in rows:
+            self._run.log(dict(row.values), step=row.update)
+        self._noted(after(self._held, rows))
+
+    def end(self, result: End) -> None:
+        found: dict[str, Any] = {}
+        if result.picture is not None:
+            from PIL import Image
+
+            found["picture"] = self._library.Image(Image.open(io.BytesIO(result.picture)))
+        if result.samples:
+            columns = list(result.samples[0])
+            found["samples"] = self._library.Table(columns, [[row[name] for name in columns] for row in result.samples])
+        if found:
+            self._run.log(found, step=result.update)
+        self._run.summary.update({**result.values, "status": result.status})
+        self._noted(Held(self._held.update, self._held.evaluations, ended=True))
+
+    def close(self, status: str) -> None:
+        if self._run is not None:
+            self._run.finish(exit_code=0 if status in ("done", "degraded") else 1)
+            self._run = None
+
+    def _noted(self, held: Held) -> None:
+        self._held = held
+        replace(self._note, json.dumps(vars(held)).encode())
