@@ -20,6 +20,7 @@ from harness.core.process import explain, flush_output, prepare, readable, watch
 from harness.core.settings import parse_seeds
 from harness.core.text import escaped, escaped_lines
 
+from .export import export
 from .fetch import fetch
 from .train_scorer import train_scorer
 
@@ -337,6 +338,7 @@ def compare(
     raise typer.Exit(compare_command(a, b, metric or [], regress_if or [], out, as_json))
 
 
+app.command()(export)
 app.command()(fetch)
 
 

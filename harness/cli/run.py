@@ -10,13 +10,12 @@ from typing import Any
 from harness.core.errors import MissingPrerequisite, UsageError
 from harness.core.settings import check_seed
 from harness.core.text import escaped_lines
-from harness.export.live import Tracking, tracked
+from harness.export.live import UNTRACKED, Tracking, tracked
 from harness.export.trackers import names, required
 from harness.runs import named
 from harness.runs.progress import Progress, loading
 
 from .result import draw, shown
-
 
 TRACKED_SAMPLES = 10  # as many as `harness samples` shows
 
@@ -33,7 +32,7 @@ def tracking(track: str | None, samples: bool, unmask: bool) -> Tracking:
 
 def run_command(
     method: str, task: str, preset: str, seeds: list[int], overrides: list[str], flags: dict[str, Any], out: Path,
-    *, fresh: bool, dry_run: bool, offline: bool, profile: bool, as_json: bool, unmask: bool, tracking: Tracking = Tracking(),
+    *, fresh: bool, dry_run: bool, offline: bool, profile: bool, as_json: bool, unmask: bool, tracking: Tracking = UNTRACKED,
 ) -> int:  # fmt: skip
     """Run one method on one task for each seed; exit code 4 if a run is degraded."""
     from harness.core import registry
@@ -90,7 +89,7 @@ def eval_command(
 
 def _run_cell(
     cell: Any, fresh: bool, progress: Progress, as_json: bool, unmask: bool, profile: bool = False,
-    tracking: Tracking = Tracking(),
+    tracking: Tracking = UNTRACKED,
 ) -> int:  # fmt: skip
     from harness.runs.session import run
 

@@ -28,6 +28,9 @@ class Tracking:
     unmask: bool = False
 
 
+UNTRACKED = Tracking()
+
+
 @dataclass
 class Live:
     """The trackers of one run, whose record is written in `dir`; `say` is given one line for a tracker that fails."""
@@ -35,7 +38,7 @@ class Live:
     dir: Path
     trackers: dict[str, Tracker]
     say: Callable[[str], None]
-    asked: Tracking = Tracking()
+    asked: Tracking = UNTRACKED
     held: dict[str, Held] = field(default_factory=dict)  # by tracker; none before its run is opened
 
     def written(self) -> None:
@@ -92,3 +95,14 @@ def tracked(asked: Tracking, dir: Path, out: Path, say: Callable[[str], None]) -
     except BaseException as error:
         live.stopped(error)
         raise
+
+
+def exported(run: Run, tracker: Tracker, picture: bytes | None, asked: Tracking = UNTRACKED) -> bool:
+    """Give a tracker the whole record of a finished run; False if it had it. Raises the errors of the tracker's library."""
+    with hushed():
+        held = tracker.begin(events.begin(run))
+        if not held.ended:
+            tracker.add(events.rows(run, held))
+            tracker.end(events.end(run, picture, asked.samples, asked.unmask))
+        tracker.close(run.manifest.status)
+    return not held.ended

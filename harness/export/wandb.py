@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import time
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,10 @@ class Wandb:
     """
 
     def __init__(self, root: Path) -> None:
-        os.environ.setdefault("WANDB_MODE", "offline")
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        defaults = {"WANDB_MODE": "offline", "WANDB_ERROR_REPORTING": "false"}
+        places = {f"WANDB_{what}_DIR": str(root.resolve() / what.lower()) for what in ("CACHE", "DATA", "CONFIG")}
+        for name, value in (defaults if "WANDB_MODE" in os.environ else defaults | places).items():
+            os.environ.setdefault(name, value)
         import wandb
 
         self._library, self.root = wandb, root
@@ -39,8 +43,10 @@ class Wandb:
         self._note.parent.mkdir(parents=True, exist_ok=True)
         quiet = self._library.Settings(
             silent=True, console="off", disable_git=True, disable_code=True, save_code=False, x_disable_stats=True,
-            x_disable_meta=True, x_disable_machine_info=True,
+            x_disable_meta=True, x_disable_machine_info=True, x_save_requirements=False,
         )  # fmt: skip
+        while list(self.root.glob(f"wandb/*-{datetime.now():%Y%m%d_%H%M%S}-{run.key}")):
+            time.sleep(0.1)  # the folder of an attempt is named by the second, and would be written over
         online = os.environ["WANDB_MODE"] in ("online", "shared")
         self._run = self._library.init(
             id=run.key, name=run.name, project=os.environ.get("WANDB_PROJECT") or PROJECT, dir=str(self.root),

@@ -1,0 +1,114 @@
+"""Each tracker, read back from its own files: it holds the record's numbers, each once, whatever became of the run."""
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import fake_tracker as fake
+import pytest
+import tracker_stores
+
+from harness.core.errors import MissingPrerequisite, UnknownName, UsageError
+from harness.export import trackers
+from harness.export.live import Live, Tracking, exported
+from harness.export.trackers import opened
+from harness.records.read import read_run, scalars
+
+VARIABLES = (
+    "WANDB_MODE",
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_EXPERIMENT_NAME",
+    "TRACKIO_SPACE_ID",
+    "TRACKIO_SERVER_URL",
+    "WANDB_PROJECT",
+)
+
+
+@pytest.fixture(params=tracker_stores.READ)
+def kind(request, tmp_path):
+    """A tracker that is installed, and a home folder of its own; what it sets in the environment is gone afterwards."""
+    if find_spec(request.param) is None:  # an import would fix the folder of Trackio
+        pytest.skip(f"{request.param} is not installed")
+    before = dict(os.environ)
+    for name in [*VARIABLES, *(n for n in before if n.startswith("WANDB_"))]:
+        os.environ.pop(name, None)
+    os.environ["HOME"] = str(tmp_path / "home")
+    yield request.param
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.mark.timeout(120)
+def test_a_tracker_holds_what_the_record_does(kind, tmp_path, capfd):
+    """Interrupted, resumed, finished and then exported: every step once."""
+    dir, root, said = fake.record(tmp_path / "records"), tmp_path / "trackers", []
+    whole = fake.rewound(dir, evaluations=3, updates=25)
+    first = Live(dir, {kind: opened(kind, root)}, said.append)
+    first.written()
+    first.stopped(KeyboardInterrupt())
+    fake.put_back(dir, whole)
+    second = Live(dir, {kind: opened(kind, root)}, said.append, Tracking(samples=3))
+    second.written()
+    assert second.end() and said == []
+    run = read_run(dir)
+    assert not exported(run, opened(kind, root), None)
+
+    held = tracker_stores.READ[kind](root / kind)
+    exact = 1e-6 if kind == "tensorboard" else 1e-15  # it keeps single precision
+    for name in ("kl", "reward", "efficiency"):
+        expected = [(row.update, row.metrics[name].value) for row in run.trajectory if row.metrics[name].value is not None]
+        assert along(held, f"eval/{name}") == [(u, pytest.approx(v, rel=exact)) for u, v in expected]
+        assert held[f"final/{name}"][-1][1] == pytest.approx(run.summary.final[name].value, rel=exact)
+    for name, tag in (("loss", "train/loss"), ("odd/name {x}", "train/odd_name _x_")):
+        expected = [(row.update, row.scalars[name]) for row in scalars(run) if row.scalars[name] is not None]
+        assert along(held, tag) == [(u, pytest.approx(v, rel=exact)) for u, v in expected]
+    assert along(held, "cost/updates") == [(10 * i, 10 * i) for i in range(7)]
+    texts = b"".join(path.read_bytes() for path in root.rglob("*") if path.is_file())
+    assert b"answer" not in texts and b"prompt 1" not in texts
+    assert capfd.readouterr().out == ""
+    assert not (tmp_path / "home").exists()
+
+
+def along(held: dict, name: str) -> list[tuple[int, float]]:
+    """The history of a value, without the summary that W&B keeps beside it."""
+    return [(step, value) for step, value in held[name] if step >= 0]
+
+
+def test_mlflow_and_tensorboard_name_the_run_and_its_settings(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run = read_run(fake.record(tmp_path))
+    assert exported(run, opened("tensorboard", tmp_path / "t"), fake.picture(), Tracking(samples=2, unmask=True))
+    (folder,) = {path.parent for path in (tmp_path / "t").rglob("events*")}
+    assert folder.relative_to(tmp_path / "t").parts[:4] == ("tensorboard", "micro", "toxicity", "quark")
+    files = accumulator.EventAccumulator(str(folder)).Reload()
+    (settings,), (samples,) = files.Tensors("settings"), files.Tensors("samples")
+    assert b'"task.reward": "vader"' in settings.tensor_proto.string_val[0]
+    text = samples.tensor_proto.string_val[0].decode()
+    assert "answer" in text and all(line.startswith("    ") for line in text.splitlines())  # no Markdown
+    assert files.Images("picture")[0].encoded_image_string == fake.picture()
+
+
+def test_names_of_trackers():
+    assert trackers.names(" wandb,mlflow,wandb") == ["wandb", "mlflow"]
+    with pytest.raises(UsageError, match="no tracker is named; known: tensorboard, wandb, mlflow, trackio"):
+        trackers.names(",")
+    with pytest.raises(UnknownName, match="did you mean 'tensorboard'"):
+        trackers.names("tensorbord")
+
+
+def test_a_missing_library_is_named_with_its_extra(tmp_path, monkeypatch):
+    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
+    with pytest.raises(MissingPrerequisite, match=r"needs the package wandb, .*pip install 'unlearning-harness\[wandb\]'"):
+        trackers.required("wandb")
+    monkeypatch.setitem(sys.modules, "tensorboard.summary.writer.event_file_writer", None)  # an import of it fails
+    with pytest.raises(MissingPrerequisite, match=r"pip install 'unlearning-harness\[tensorboard\]'"):
+        opened("tensorboard", tmp_path)
+
+
+def test_a_folder_of_its_name_is_not_the_library(tmp_path):
+    (tmp_path / "mlflow").mkdir()
+    code = "import sys; sys.path[:0] = [sys.argv[1]]; sys.path = [p for p in sys.path if 'site-packages' not in p]\n"
+    code += "import importlib.util as u; print(u.find_spec('mlflow').origin)"
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    assert done.stdout.strip() == "None"
