@@ -66,7 +66,7 @@ def name_of(run: Run) -> str:
 
 def file_of(run: Run) -> Path:
     """The relative path of a run's results, as lm-evaluation-harness names them."""
-    at = datetime.fromtimestamp(started(run), UTC).isoformat().replace(":", "-")
+    at = datetime.fromtimestamp(started(run), UTC).replace(tzinfo=None).isoformat().replace(":", "-")
     return Path(name_of(run)) / f"results_{at}.json"
 
 

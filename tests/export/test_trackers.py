@@ -15,14 +15,7 @@ from harness.export.live import Live, Tracking, exported
 from harness.export.trackers import opened
 from harness.records.read import read_run, scalars
 
-VARIABLES = (
-    "WANDB_MODE",
-    "MLFLOW_TRACKING_URI",
-    "MLFLOW_EXPERIMENT_NAME",
-    "TRACKIO_SPACE_ID",
-    "TRACKIO_SERVER_URL",
-    "WANDB_PROJECT",
-)
+LIBRARIES = ("WANDB_", "MLFLOW_", "TRACKIO_")
 
 
 @pytest.fixture(params=tracker_stores.READ)
@@ -31,8 +24,9 @@ def kind(request, tmp_path):
     if find_spec(request.param) is None:  # an import would fix the folder of Trackio
         pytest.skip(f"{request.param} is not installed")
     before = dict(os.environ)
-    for name in [*VARIABLES, *(n for n in before if n.startswith("WANDB_"))]:
-        os.environ.pop(name, None)
+    for name in before:
+        if name.startswith(LIBRARIES):
+            del os.environ[name]
     os.environ["HOME"] = str(tmp_path / "home")
     yield request.param
     os.environ.clear()
