@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -15,7 +16,7 @@ from harness.core.files import replace, writable, writing
 from harness.core.text import escaped
 from harness.export import events
 from harness.export.live import Tracking, exported
-from harness.export.trackers import CLASSES, FOLDER, opened, required
+from harness.export.trackers import CLASSES, FOLDER, Tracker, opened, required
 from harness.records.read import find_runs, holds_records, locate
 from harness.records.schema import Problem, Run
 
@@ -100,9 +101,13 @@ def _to_tracker(to: str, runs: list[Run], root: Path, asked: Tracking) -> None:
     writable(root)
     tracker = opened(to, root)
     for run in runs:
-        new = _guarded(to, run, lambda run=run: exported(run, tracker, _picture(run), asked))
+        new = _guarded(to, run, partial(_exported, run, tracker, asked))
         print(escaped(f"{run.dir}: {'exported' if new else 'already there'}"))
     print(escaped(tracker.hint), file=sys.stderr)
+
+
+def _exported(run: Run, tracker: Tracker, asked: Tracking) -> bool:
+    return exported(run, tracker, _picture(run), asked)
 
 
 def _guarded(to: str, run: Run, call: Callable[[], bool]) -> bool:

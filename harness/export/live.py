@@ -55,7 +55,12 @@ class Live:
     def stopped(self, error: BaseException) -> None:
         """Close every tracker after an attempt that did not finish."""
         status = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
-        self._each(lambda name, tracker, run: (self._feed(name, tracker, run), tracker.close(status)))
+
+        def close(name: str, tracker: Tracker, run: Run) -> None:
+            self._feed(name, tracker, run)
+            tracker.close(status)
+
+        self._each(close)
         self.trackers.clear()
 
     def _end(self, name: str, tracker: Tracker, run: Run) -> None:

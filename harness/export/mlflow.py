@@ -24,7 +24,7 @@ class Mlflow:
     def __init__(self, root: Path) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         import mlflow
-        from mlflow.entities import Metric, Param, RunTag
+        from mlflow.entities import Metric, Param
 
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
@@ -34,7 +34,8 @@ class Mlflow:
         self.root, self._local = root, not uri
         self.uri = uri or f"sqlite:///{root.resolve()}/mlflow.db"
         self.hint = f"mlflow ui --backend-store-uri {self.uri}"
-        self._library, self._metric, self._param, self._tag = mlflow, Metric, Param, RunTag
+        self._library: Any = mlflow
+        self._metric, self._param = Metric, Param
         self._client: Any = None
         self._run = ""
 

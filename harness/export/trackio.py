@@ -19,7 +19,7 @@ class Trackio:
         self.folder = os.environ.setdefault("TRACKIO_DIR", str(root.resolve()))  # read once, on import
         import trackio
 
-        self._library = trackio
+        self._library: Any = trackio
         self.hint = f"TRACKIO_DIR={self.folder} trackio show --project {PROJECT}"
         self._run: Any = None
 

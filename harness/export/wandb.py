@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -20,7 +21,8 @@ from .trackers import PROJECT
 class Wandb:
     """A run of Weights & Biases, which a later attempt continues by its id.
 
-    An offline run cannot be read back, so what it holds is noted in a file beside it.
+    An offline run cannot be read back, so what its closed attempts hold is noted in a file. The folder of an attempt that was
+    killed, which may lack rows, is removed, and its rows are given again.
     """
 
     def __init__(self, root: Path) -> None:
@@ -30,17 +32,23 @@ class Wandb:
             os.environ.setdefault(name, value)
         import wandb
 
-        self._library, self.root = wandb, root
+        self._library: Any = wandb
+        self.root = root
         self.hint = f"wandb sync --append {root}/wandb/offline-run-*"
         self._run: Any = None
-        self._held, self._note = Held(), root
+        self._note, self._held = root, Held()
+        self._attempts: list[str] = []  # folders of those that were closed
 
     def begin(self, run: Begin) -> Held:
         self._note = self.root / "held" / f"{run.key}.json"
-        self._held = Held(**json.loads(self._note.read_text())) if self._note.exists() else Held()
+        noted = json.loads(self._note.read_text()) if self._note.exists() else {"held": {}, "attempts": []}
+        self._held, self._attempts = Held(**noted["held"]), noted["attempts"]
         if self._held.ended:
             return self._held
         self._note.parent.mkdir(parents=True, exist_ok=True)
+        for folder in self.root.glob(f"wandb/offline-run-*-{run.key}"):
+            if folder.name not in self._attempts:
+                shutil.rmtree(folder)
         quiet = self._library.Settings(
             silent=True, console="off", disable_git=True, disable_code=True, save_code=False, x_disable_stats=True,
             x_disable_meta=True, x_disable_machine_info=True, x_save_requirements=False,
@@ -58,7 +66,7 @@ class Wandb:
     def add(self, rows: Sequence[Values]) -> None:
         for row in rows:
             self._run.log(dict(row.values), step=row.update)
-        self._noted(after(self._held, rows))
+        self._held = after(self._held, rows)
 
     def end(self, result: End) -> None:
         found: dict[str, Any] = {}
@@ -72,13 +80,12 @@ class Wandb:
         if found:
             self._run.log(found, step=result.update)
         self._run.summary.update({**result.values, "status": result.status})
-        self._noted(Held(self._held.update, self._held.evaluations, ended=True))
+        self._held = Held(self._held.update, self._held.evaluations, ended=True)
 
     def close(self, status: str) -> None:
         if self._run is not None:
+            folder = Path(self._run.dir).parent.name
             self._run.finish(exit_code=0 if status in ("done", "degraded") else 1)
+            self._library.teardown()  # its own process ends, so that everything is on disk
             self._run = None
-
-    def _noted(self, held: Held) -> None:
-        self._held = held
-        replace(self._note, json.dumps(vars(held)).encode())
+            replace(self._note, json.dumps({"held": vars(self._held), "attempts": [*self._attempts, folder]}).encode())

@@ -11,6 +11,7 @@ import tracker_stores
 
 from harness.core.errors import MissingPrerequisite, UnknownName, UsageError
 from harness.export import trackers
+from harness.export.events import Held
 from harness.export.live import Live, Tracking, exported
 from harness.export.trackers import opened
 from harness.records.read import read_run, scalars
@@ -62,6 +63,22 @@ def test_a_tracker_holds_what_the_record_does(kind, tmp_path, capfd):
     assert b"answer" not in texts and b"prompt 1" not in texts
     assert capfd.readouterr().out == ""
     assert not (tmp_path / "home").exists()
+
+
+def test_an_attempt_that_was_killed_is_given_again(kind, tmp_path):
+    """W&B writes in a process of its own, which is killed with the run's: what it had not written is given again."""
+    if kind != "wandb":
+        pytest.skip("the other stores are read back")
+    run, root = read_run(fake.record(tmp_path / "records")), tmp_path / "trackers"
+    killed = opened("wandb", root)
+    killed.begin(events.begin(run))
+    killed.add(events.rows(run, Held())[:20])
+    killed.close("failed")
+    (note,) = (root / "wandb" / "held").iterdir()
+    note.unlink()  # as if it had not come to its end
+    assert exported(run, opened("wandb", root), None)
+    assert along(tracker_stores.wandb(root), "train/loss") == [(i, 1 / i) for i in range(1, 61)]
+    assert not exported(run, opened("wandb", root), None)
 
 
 def along(held: dict, name: str) -> list[tuple[int, float]]:
