@@ -6,7 +6,7 @@ A tracker gets what is on disk and nothing else, so that its numbers are the rec
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -87,7 +87,7 @@ class Live:
                 with hushed():
                     call(name, tracker, read_run(self.dir))
             except Exception as e:
-                del self.trackers[name]
+                closed(self.trackers.pop(name))
                 self.say(f"warning: the tracker {name} failed ({type(e).__name__}: {one_line(e)}); the run goes on without it")
 
 
@@ -106,8 +106,18 @@ def exported(run: Run, tracker: Tracker, picture: bytes | None, asked: Tracking 
     """Give a tracker the whole record of a finished run; False if it had it. Raises the errors of the tracker's library."""
     with hushed():
         held = tracker.begin(events.begin(run))
-        if not held.ended:
-            tracker.add(events.rows(run, held))
-            tracker.end(events.end(run, picture, asked.samples, asked.unmask))
-        tracker.close(run.manifest.status)
+        try:
+            if not held.ended:
+                tracker.add(events.rows(run, held))
+                tracker.end(events.end(run, picture, asked.samples, asked.unmask))
+            tracker.close(run.manifest.status)
+        except BaseException:
+            closed(tracker)
+            raise
     return not held.ended
+
+
+def closed(tracker: Tracker) -> None:
+    """Close a tracker that has failed, or it would do so at the exit of the process, in its own words."""
+    with suppress(Exception), hushed():
+        tracker.close("failed")

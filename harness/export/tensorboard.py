@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -17,10 +18,11 @@ class Tensorboard:
 
     def __init__(self, root: Path) -> None:
         from tensorboard.compat.proto import event_pb2, summary_pb2
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
         self.root, self.hint = root, f"tensorboard --logdir {root}"
-        self._writer_of, self._event, self._summary = EventFileWriter, event_pb2.Event, summary_pb2.Summary
+        self._writer_of: Any = RecordWriter  # its writer of events has a thread of its own, which hides errors
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
         self._writer: Any = None
         self.folder = root
 
@@ -29,7 +31,11 @@ class Tensorboard:
         held = held_in(self.folder)
         if held.ended:
             return held
-        self._writer = self._writer_of(str(self.folder))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        attempt = len(list(self.folder.iterdir()))
+        name = f"events.out.tfevents.{int(time.time()):010d}.{attempt:04d}"  # in the order of the attempts
+        self._writer = self._writer_of((self.folder / name).open("xb"))
+        self._writer.write(self._event(wall_time=run.started, file_version="brain.Event:2").SerializeToString())
         if held == Held():
             self._text("settings", dict(run.settings), 0, run.started)
         return held
@@ -49,9 +55,9 @@ class Tensorboard:
         self._write(result.values, result.update, result.at)
 
     def close(self, status: str) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
 
     def _write(self, values: Mapping[str, float], update: int, at: float) -> None:
         found = [self._summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
@@ -61,7 +67,8 @@ class Tensorboard:
         self._put_all([value], update, at)
 
     def _put_all(self, values: list[Any], update: int, at: float) -> None:
-        self._writer.add_event(self._event(wall_time=at, step=update, summary=self._summary(value=values)))
+        event = self._event(wall_time=at, step=update, summary=self._summary(value=values))
+        self._writer.write(event.SerializeToString())
 
     def _text(self, tag: str, value: object, update: int, at: float) -> None:
         """Write plain data for the tab of texts, which reads Markdown: as an indented block, in which nothing is markup."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
@@ -74,6 +75,7 @@ def _missing(tracker: str, package: str) -> MissingPrerequisite:
 
 @contextmanager
 def hushed() -> Iterator[None]:
-    """Context manager without standard output, which is the command's result; what libraries print there is dropped."""
-    with redirect_stdout(io.StringIO()):
+    """Context manager in which libraries do not write to standard output, which is the command's, or warn of their own."""
+    with redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         yield

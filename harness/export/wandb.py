@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import shutil
 import time
@@ -32,6 +33,7 @@ class Wandb:
             os.environ.setdefault(name, value)
         import wandb
 
+        logging.raiseExceptions = False  # its log on a full disk would be a traceback a line
         self._library: Any = wandb
         self.root = root
         self.hint = f"wandb sync --append {root}/wandb/offline-run-*"
