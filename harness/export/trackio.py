@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ class Trackio:
         self.folder = os.environ.setdefault("TRACKIO_DIR", str(root.resolve()))  # read once, on import
         import trackio
 
+        warnings.filterwarnings("ignore", module=r"trackio\.")  # of rows that it drops, which `close` counts
         self._library: Any = trackio
         self.hint = f"TRACKIO_DIR={self.folder} trackio show --project {PROJECT}"
         self._run: Any = None

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import fake_tracker as fake
 import pytest
@@ -14,6 +15,7 @@ from harness.export import events, trackers
 from harness.export.events import Held
 from harness.export.live import Live, Tracking, exported
 from harness.export.trackers import opened
+from harness.export.trackio import Trackio
 from harness.records.read import read_run, scalars
 
 LIBRARIES = ("WANDB_", "MLFLOW_", "TRACKIO_")
@@ -99,6 +101,20 @@ def test_mlflow_and_tensorboard_name_the_run_and_its_settings(tmp_path):
     assert files.Images("picture")[0].encoded_image_string == fake.picture()
 
 
+def test_rows_that_trackio_drops_are_missed(tmp_path):
+    """It warns and goes on where it cannot write."""
+    run = read_run(fake.record(tmp_path))
+    tracker = Trackio.__new__(Trackio)
+    tracker.folder, tracker._run = "its folder", None
+    store = SimpleNamespace(get_logs=lambda project, name: [{"step": 1, "train/loss": 1.0}])
+    tracker._library = SimpleNamespace(SQLiteStorage=store, init=lambda **of: SimpleNamespace(log=print), finish=print)
+    assert tracker.begin(events.begin(run)) == Held(1, 0)
+    tracker.add(events.rows(run, Held(1, 0))[:3])
+    with pytest.raises(OSError, match="has not kept every row; look at the disk of its folder"):
+        tracker.close("done")
+    tracker.close("done")  # again, by the one who caught it
+
+
 def test_names_of_trackers():
     assert trackers.names(" wandb,mlflow,wandb") == ["wandb", "mlflow"]
     with pytest.raises(UsageError, match="no tracker is named; known: tensorboard, wandb, mlflow, trackio"):
@@ -111,7 +127,7 @@ def test_a_missing_library_is_named_with_its_extra(tmp_path, monkeypatch):
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)
     with pytest.raises(MissingPrerequisite, match=r"needs the package wandb, .*pip install 'unlearning-harness\[wandb\]'"):
         trackers.required("wandb")
-    monkeypatch.setitem(sys.modules, "tensorboard.summary.writer.event_file_writer", None)  # an import of it fails
+    monkeypatch.setitem(sys.modules, "tensorboard.summary.writer.record_writer", None)  # an import of it fails
     with pytest.raises(MissingPrerequisite, match=r"pip install 'unlearning-harness\[tensorboard\]'"):
         opened("tensorboard", tmp_path)
 
