@@ -107,7 +107,9 @@ def test_rows_that_trackio_drops_are_missed(tmp_path):
     tracker = Trackio.__new__(Trackio)
     tracker.folder, tracker._run = "its folder", None
     store = SimpleNamespace(get_logs=lambda project, name: [{"step": 1, "train/loss": 1.0}])
-    tracker._library = SimpleNamespace(SQLiteStorage=store, init=lambda **of: SimpleNamespace(log=print), finish=print)
+    tracker._library = SimpleNamespace(
+        SQLiteStorage=store, init=lambda **of: SimpleNamespace(log=lambda *of, step: None), finish=print
+    )
     assert tracker.begin(events.begin(run)) == Held(1, 0)
     tracker.add(events.rows(run, Held(1, 0))[:3])
     with pytest.raises(OSError, match="has not kept every row; look at the disk of its folder"):
