@@ -301,7 +301,6 @@ class Session:
         )  # fmt: skip
         self.store.append(row)
         self.rows += 1
-        self.progress.written()
         at = trial.cost.updates
         self.progress.at(trial.progress, {"update": str(at)}, _measured(at, metrics))
 

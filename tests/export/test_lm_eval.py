@@ -6,6 +6,7 @@ import fake_records
 import fake_tracker as fake
 import pytest
 
+from harness.analysis.columns import COLLAPSE, COLUMNS, JUDGE
 from harness.export import lm_eval as ours
 from harness.records.read import read_run
 
@@ -38,6 +39,22 @@ def test_every_metric_with_its_error_and_direction(run):
     assert "lm_eval_version" not in found  # it was not run
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert str(ours.file_of(run)) == "quark-5e5e5e5e-s0/results_2024-01-01T00-00-00.json"
+
+
+def test_directions_are_those_of_the_report():
+    of_cost = {
+        "undesired",
+        "removed",
+        "flops",
+        "sampled_tokens",
+        "own_documents",
+        "seconds",
+    }  # and what is no metric of a record
+    for column in (*COLUMNS, *COLLAPSE, JUDGE):
+        if column.key not in of_cost:
+            assert ours._better(column.key) is {"up": True, "down": False, "": None}[column.better], column.key
+            assert ours._better(f"{column.key}@calm") is ours._better(column.key)
+    assert ours._better("regret") is False and ours._better("toxicity_prob") is False and ours._better("diversity") is True
 
 
 def test_a_name_is_a_file_name(tmp_path):
