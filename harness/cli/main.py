@@ -20,6 +20,7 @@ from harness.core.process import explain, flush_output, prepare, readable, start
 from harness.core.settings import parse_seeds
 from harness.core.text import escaped, escaped_lines
 
+from .export import export
 from .fetch import fetch
 from .train_scorer import train_scorer
 
@@ -62,6 +63,9 @@ Out = Annotated[Path, typer.Option(help="folder of records")]
 Json = Annotated[bool, typer.Option("--json", help="summary as one JSON object on the last line of stdout")]
 Offline = Annotated[bool, typer.Option(help="use local files and caches only")]
 Unmask = Annotated[bool, typer.Option(help="show generated text unmasked; it can be offensive")]
+Track = Annotated[
+    str | None, typer.Option(metavar="A,B", help="trackers that follow the run: tensorboard, wandb, mlflow, trackio")
+]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="full tracebacks of errors")]
 
 
@@ -96,12 +100,14 @@ def run(
     dry_run: Annotated[bool, typer.Option(help="print what would be loaded, what it takes and what fits")] = False,
     offline: Offline = False,
     profile: Annotated[bool, typer.Option(help="record and print where the time goes, by activity")] = False,
+    track: Track = None,
+    track_samples: Annotated[bool, typer.Option(help="give trackers samples too, masked unless --unmask")] = False,
     as_json: Json = False,
     unmask: Unmask = False,
     verbose: Verbose = False,
 ) -> None:
     """Train a method on a task, measure it and plot it against the optimal frontier. The same command again resumes."""
-    from .run import run_command
+    from .run import run_command, tracking
 
     chosen = parse_seeds(seeds) if seeds is not None else [seed]
     flags = {"budget__flops": budget, "model__id": model, "task__prompts": prompts}
@@ -119,6 +125,7 @@ def run(
         profile=profile,
         as_json=as_json,
         unmask=unmask,
+        tracking=tracking(track, track_samples, unmask),
     )
     raise typer.Exit(code)
 
@@ -350,6 +357,7 @@ def compare(
     raise typer.Exit(compare_command(a, b, metric or [], regress_if or [], out, as_json))
 
 
+app.command()(export)
 app.command()(fetch)
 
 

@@ -9,19 +9,33 @@ import time
 from pathlib import Path
 from typing import Any
 
-from harness.core.errors import MissingPrerequisite
+from harness.core.errors import MissingPrerequisite, UsageError
 from harness.core.process import flush_output, follows, started_by_torchrun
 from harness.core.settings import check_seed
 from harness.core.text import escaped, escaped_lines
+from harness.export.live import UNTRACKED, Live, Tracking, tracked
+from harness.export.trackers import names, required
 from harness.runs import named
 from harness.runs.progress import Progress, loading
 
 from .result import draw, shown
 
+TRACKED_SAMPLES = 10  # as many as `harness samples` shows
+
+
+def tracking(track: str | None, samples: bool, unmask: bool) -> Tracking:
+    """The trackers of a command line, each of which can be opened; raises UsageError or MissingPrerequisite."""
+    if track is None and samples:
+        raise UsageError("--track-samples gives samples to trackers; name them with --track, or leave it out")
+    chosen = tuple(names(track)) if track is not None else ()
+    for name in chosen:
+        required(name)
+    return Tracking(chosen, TRACKED_SAMPLES if samples else 0, unmask)
+
 
 def run_command(
     method: str, task: str, preset: str, seeds: list[int], overrides: list[str], flags: dict[str, Any], out: Path,
-    *, fresh: bool, dry_run: bool, offline: bool, profile: bool, as_json: bool, unmask: bool,
+    *, fresh: bool, dry_run: bool, offline: bool, profile: bool, as_json: bool, unmask: bool, tracking: Tracking = UNTRACKED,
 ) -> int:  # fmt: skip
     """Run one method on one task for each seed; exit code 4 if a run is degraded."""
     from harness.core import registry
@@ -54,7 +68,7 @@ def run_command(
     for seed in seeds:
         cell = assemble.cell(settings, shared, method, task, seed, out)
         cell.loading = time.monotonic() - started
-        codes.append(_run_cell(cell, fresh, progress, as_json, unmask, profile))
+        codes.append(_run_cell(cell, fresh, progress, as_json, unmask, profile, tracking))
         started = time.monotonic()
     return max(codes)
 
@@ -143,20 +157,29 @@ def _reading(reading: Any) -> str:
     return f"{reading.label or format(reading.at, 'g')}: {'-' if judge is None else format(judge, '.3f')}"
 
 
-def _run_cell(cell: Any, fresh: bool, progress: Progress, as_json: bool, unmask: bool, profile: bool = False) -> int:
+def _run_cell(
+    cell: Any, fresh: bool, progress: Progress, as_json: bool, unmask: bool, profile: bool = False,
+    tracking: Tracking = UNTRACKED,
+) -> int:  # fmt: skip
     from harness.policy.models import processes
     from harness.runs.session import run
 
-    summary, worked = run(cell, fresh=fresh, progress=progress, profile=profile)
-    if not worked:
-        progress.say(f"already done: {cell.path} (--fresh runs it again)")
-    processes.first(lambda: _show(cell, summary, as_json, unmask))  # torchrun ends all once one has ended badly
+    watched = tracking if processes.rank() == 0 else UNTRACKED  # of several processes one writes
+    with tracked(watched, cell.path, cell.out, progress.say) as live:
+        progress.written = live.written
+        summary, worked = run(cell, fresh=fresh, progress=progress, profile=profile)
+        if not worked:
+            progress.say(f"already done: {cell.path} (--fresh runs it again)")
+        # torchrun ends all once one has ended badly
+        processes.first(lambda: _show(cell, summary, as_json, unmask, live, progress))
     return 4 if summary.status == "degraded" else 0
 
 
-def _show(cell: Any, summary: Any, as_json: bool, unmask: bool) -> None:
+def _show(cell: Any, summary: Any, as_json: bool, unmask: bool, live: Live, progress: Progress) -> None:
     said = json.dumps(summary.plain(), allow_nan=False) if as_json else shown(cell.path, summary, unmask)
     pictures = draw(cell.path)
+    for hint in live.end():
+        progress.say(hint)
     where = escaped_lines(f"record   {cell.path}\npicture  {pictures}")
     print(said if as_json else f"{said}\n{where}")
     if started_by_torchrun():

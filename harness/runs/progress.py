@@ -20,6 +20,7 @@ class Progress:
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
+        self.written: Callable[[], None] = lambda: None  # called after a checkpoint: trackers follow
         self._bar: Any = None
         self._task: Any = None
         self._facts: dict[str, str] = {}

@@ -287,6 +287,7 @@ class Session:
         if self.chosen is not None:
             self.store.drop_kept(self.chosen.update)
         self.saved = time.monotonic()
+        self.progress.written()
 
     def _flush_scalars(self) -> None:
         """Write the scalars yielded since the last call to disk."""
