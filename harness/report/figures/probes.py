@@ -14,6 +14,7 @@ from .curves import JUDGE, name_ends
 from .panels import Note
 from .ticks import Ticks
 
+LEAST = 0.3  # of the judge's range
 TITLES = {
     "relearn_clean": "Learning from harmless text",
     "relearn_habit": "Learning from text with the habit",
@@ -30,14 +31,24 @@ def title_of(probing: Probing) -> str:
     return TITLES.get(probing.probe, plain(probing.probe))
 
 
+def _limits(probing: Probing) -> tuple[float, float]:
+    """The range of the judge, at least LEAST wide, so that noise does not look like an effect."""
+    found = [y for m in probing.methods for p in m.points if p is not None for y in p if y is not None] or [0.0, 1.0]
+    low, high = min(found), max(found)
+    room = 0.04 * max(high - low, LEAST)
+    return min(low, max(0.0, high - LEAST)) - room, max(high, min(1.0, low + LEAST)) + room
+
+
 def draw_probe(ax: Axes, probing: Probing, methods: list[str], colours: Mapping[str, str], tag: str) -> list[Note]:
     """Draw a probe and return the tooltips; `methods` are those of the figures, in their order, with their colours."""
     ax.set_title(title_of(probing), fontweight="bold", pad=8, y=1.0)
     ax.set(xlabel=probing.unit, ylabel=JUDGE)
-    ax.set_xticks(range(len(probing.at)), [plain(name) for name in probing.at], fontsize=7.5)
+    names = [plain(name).replace(" ", "\n") for name in probing.at]
+    ax.set_xticks(range(len(probing.at)), names, fontsize=7.5)
     ax.set_xlim(-0.15, len(probing.at) - 0.85)
     ax.yaxis.set_major_locator(MaxNLocator(6))
     ax.yaxis.set_major_formatter(Ticks())
+    ax.set_ylim(*_limits(probing))
     notes, ends = [], []
     for found in probing.methods:
         i, colour = methods.index(found.method), colours[found.method]
