@@ -130,8 +130,8 @@ class Study:
 
 def read_study(dirs: Iterable[Path]) -> Study:
     """Read the records below some folders, and find those that are older than the code or whose process has ended."""
+    from harness.core.files import held
     from harness.records.stale import outdated
-    from harness.records.write import held
 
     runs, problems = find_runs(dirs)
     dead = {run.dir for run in runs if run.manifest.status == "running" and not held(run.dir)}
