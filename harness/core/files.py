@@ -215,11 +215,21 @@ def discard(path: Path, bin: Path) -> None:
 
 def writable(folder: Path, told_by: str = "--out") -> None:
     """Create a folder for what a command writes; raises Unwritable if it cannot be created or written to."""
+    in_a_file_system(folder, told_by)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as e:
         raise Unwritable(f"cannot write to {folder}: {e.strerror}; choose another folder with {told_by}") from None
+
+
+def in_a_file_system(folder: Path, told_by: str = "--out") -> None:
+    """Raise Unwritable for a folder of an object store, such as s3://bucket/results."""
+    if re.match(r"(\w{2,}:/)|\w+://", str(folder)):  # pathlib makes one slash of two
+        raise Unwritable(
+            f"{told_by} {folder}: records need atomic renames and locks, which an object store does not have; choose a folder "
+            "that the machines share, and copy the records when they are finished"
+        )
 
 
 @contextmanager

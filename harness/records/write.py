@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.errors import BadData, CannotWrite, CorruptRecord, Unwritable
-from harness.core.files import CLAIM_FILES, LEASE, Claim, discard, replace, writing
+from harness.core.files import CLAIM_FILES, LEASE, Claim, discard, in_a_file_system, replace, writing
 from harness.core.hashing import canonical, content_hash, identity_hash
 
 from .read import read_manifest, read_run
@@ -68,6 +68,7 @@ class RunStore:
 
         Where the owner may have died on another host, this takes as long as its lease, which `say` is told.
         """
+        in_a_file_system(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._claim.take(say)
