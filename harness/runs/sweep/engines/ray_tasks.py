@@ -15,7 +15,7 @@ from harness.core.process import cores
 from harness.runs.sweep.plan import Planned
 
 from .contract import End, Job, Terms, log_of
-from .remote import Followed, carry_out, order
+from .remote import Followed, Order, carry_out, order
 
 QUEUED = 256  # cells that are handed to a cluster at once, which may grow
 GRACE = 60.0  # seconds that a cell has to save its state before its task is ended
@@ -125,11 +125,14 @@ class RayEngine:
         for cell in cells:
             log_of(cell).parent.mkdir(parents=True, exist_ok=True)
             log_of(cell).unlink(missing_ok=True)
-        share = max(1, int(self._per_cell["num_cpus"]))
         try:
-            return [RayJob(c, self._task.remote(order(c, self.terms, self._stop, share)), self._stop) for c in cells]
+            return [RayJob(cell, self._task.remote(self.order(cell)), self._stop) for cell in cells]
         except Exception as e:
             raise RunFailed(f"Ray took no task: {one_line(e)}") from e
+
+    def order(self, cell: Planned) -> Order:
+        """The order for a cell, with the cores that its task asks for."""
+        return order(cell, self.terms, self._stop, max(1, int(self._per_cell["num_cpus"])))
 
     def close(self) -> None:
         """Leave the cluster, which ends if it was started here."""

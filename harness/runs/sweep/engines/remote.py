@@ -30,6 +30,7 @@ class Order:
     cores: int = 0  # 0: all that the process there may use
     owner: int = 0  # process on whose end it stops, for an engine of this machine; 0: none
     offline: bool = False
+    command: tuple[str, ...] = ()  # in place of the worker's, which is made where it runs
 
 
 def order(cell: Planned, terms: Terms, stop: Path, cores: int = 0, owner: int = 0) -> Order:
@@ -51,7 +52,9 @@ class Carrier:
         if self._stopped():
             return 130, []
         env = {"HF_HUB_OFFLINE": "1"} if self.order.offline else {}
-        self.process = Process(command(self.order.work), self.order.cores or cores(), env, Path(self.order.folder))
+        self.process = Process(
+            list(self.order.command) or command(self.order.work), self.order.cores or cores(), env, Path(self.order.folder)
+        )
         try:
             self._follow(self.process)
         finally:

@@ -143,14 +143,18 @@ class SlurmEngine:
         for cell in cells:
             log_of(cell).parent.mkdir(parents=True, exist_ok=True)
             log_of(cell).unlink(missing_ok=True)
-        share, owner = (max(1, cores() // self.at_once), os.getpid()) if self._local else (0, 0)
-        work = [Work(order(cell, self.terms, self._stop, share, owner)) for cell in cells]
+        work = [Work(self.order(cell)) for cell in cells]
         try:
             with self._executor.batch():
                 jobs = [self._executor.submit(one) for one in work]
         except Exception as e:  # of sbatch, of the folder, of submitit's own
             raise RunFailed(f"Slurm took no job: {one_line(e)}") from e
         return [SlurmJob(cell, job, self._stop) for cell, job in zip(cells, jobs, strict=True)]
+
+    def order(self, cell: Planned) -> Order:
+        """The order for a cell: on this machine with its share of the cores, and only as long as this process lives."""
+        share, owner = (max(1, cores() // self.at_once), os.getpid()) if self._local else (0, 0)
+        return order(cell, self.terms, self._stop, share, owner)
 
     def close(self) -> None:
         """Remove the request to stop, which no job reads any more."""
