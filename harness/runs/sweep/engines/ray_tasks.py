@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from .contract import End, Job, Terms, log_of
 from .remote import Followed, Order, carry_out, order
 
 QUEUED = 256  # cells that are handed to a cluster at once, which may grow
+REACH = 20.0  # seconds until a cluster that does not answer counts as missing
 GRACE = 60.0  # seconds that a cell has to save its state before its task is ended
 OPTIONS = ("address", "num_cpus", "num_gpus", "memory", "resources")
 
@@ -95,6 +97,7 @@ class RayEngine:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
         own = {} if self.address else {"num_cpus": cores(), "include_dashboard": False}
         try:
+            _answers(self.address)
             ray.init(address=self.address or "local", log_to_driver=False, logging_level="ERROR", **own)
         except Exception as e:
             raise MissingPrerequisite(f"no cluster of Ray at {self.address or 'this machine'}: {one_line(e)}") from e
@@ -141,3 +144,10 @@ class RayEngine:
         with suppress(OSError):
             self._stop.unlink(missing_ok=True)
         ray.shutdown()
+
+
+def _answers(address: str | None) -> None:
+    """Raise OSError if nothing answers at HOST:PORT, where Ray would wait for minutes."""
+    host, colon, port = (address or "").rpartition("://")[2].rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH).close()
