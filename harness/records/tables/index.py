@@ -6,25 +6,27 @@ files of the record have the times and sizes that they had; the index is never t
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sqlite3
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from harness.core.hashing import canonical
-from harness.records.schema import CurvePoint, Evaluation, Frontier, Manifest, Run, Summary
+from harness.records.schema import CurvePoint, Evaluation, Frontier, Manifest, Record, Run, Summary
 
 NAME = ".index.sqlite"
 FORM = 1  # raise it whenever what is kept changes
 LEAST = 500  # records; fewer are read in seconds without an index
 FILES = ("manifest.json", "summary.json", "trajectory.jsonl")
-TABLE = "CREATE TABLE IF NOT EXISTS runs (name TEXT PRIMARY KEY, stamp TEXT NOT NULL, run TEXT NOT NULL)"
+TABLES = (
+    "CREATE TABLE IF NOT EXISTS runs (name TEXT PRIMARY KEY, stamp TEXT NOT NULL, run TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS parts (key TEXT PRIMARY KEY, value TEXT NOT NULL)",  # what many runs have in common
+)
 
 
 class States:
@@ -36,26 +38,24 @@ class States:
 
     def __call__(self, folder: Path) -> Run:
         """Read a record; raises CorruptRecord as `read` does."""
-        return self.light(self._read(folder))
+        run = self._read(folder)
+        tables = {"identity": self._once(run.manifest.identity), "settings": self._once(run.manifest.settings)}
+        summary = None if run.summary is None else self._light(run.summary)
+        return Run(run.dir, run.manifest.model_copy(update=tables), summary, run.trajectory[-1:])
 
-    def light(self, run: Run) -> Run:
-        """A record without samples' sources, metrics and curves, but for what tells its state and its group."""
-        manifest = run.manifest.model_copy(
-            update={"identity": self._once(run.manifest.identity), "settings": self._once(run.manifest.settings)}
-        )
-        summary = None if run.summary is None else self._summary(run.summary)
-        return Run(run.dir, manifest, summary, run.trajectory[-1:])
+    def _light(self, summary: Summary) -> Summary:
+        """A summary without metrics and curves, but for what tells its state and its group."""
+        light = {"settings": self._once(summary.settings), "base": {}, "frontier": self._frontier(summary.frontier)}
+        return summary.model_copy(update=light | ({} if summary.status == "degraded" else {"final": {}}))
 
-    def _summary(self, summary: Summary) -> Summary:
-        frontier = summary.frontier
-        if frontier is not None:
+    def _frontier(self, frontier: Frontier | None) -> Frontier | None:
+        if frontier is None:
+            return None
+        key = canonical([frontier.base_reward, frontier.kl_cap, [point.reward for point in frontier.curve]])
+        if key not in self._shared:
             curve = [CurvePoint(kl=0.0, reward=point.reward, solid=False) for point in frontier.curve]
-            light = Frontier(base_reward=frontier.base_reward, kl_cap=frontier.kl_cap, curve=curve)
-            frontier = self._shared.setdefault(canonical(light.plain()), light)
-        final = summary.final if summary.status == "degraded" else {}
-        return summary.model_copy(
-            update={"settings": self._once(summary.settings), "base": {}, "final": final, "frontier": frontier}
-        )
+            self._shared[key] = Frontier(base_reward=frontier.base_reward, kl_cap=frontier.kl_cap, curve=curve)
+        return self._shared[key]
 
     def _once(self, table: dict[str, Any] | None) -> dict[str, Any] | None:
         """A table whose values are those of an earlier one where they are equal."""
@@ -69,7 +69,11 @@ class Index:
 
     def __init__(self, top: Path, states: States) -> None:
         self.top, self._states = Path(os.path.abspath(top)), states
-        self._known = dict(_rows(self.top / NAME))
+        rows, parts = _entries(self.top / NAME)
+        self._known = {str(name): (str(when), str(run)) for name, when, run in rows}
+        self._texts = {str(key): str(value) for key, value in parts}
+        self._values: dict[str, Any] = {}  # of the texts, each parsed once
+        self._keys: dict[int, tuple[Any, str]] = {}  # by the identity of a value, which is kept so that it stays taken
         self._new: dict[str, tuple[str, str]] = {}
         self._seen = 0
 
@@ -79,12 +83,12 @@ class Index:
         name, now = os.path.relpath(folder, self.top), stamp(folder)
         stamped, text = self._known.get(name, ("", ""))
         if stamped == now and now:
-            found = _decoded(folder, text)
+            found = self._decoded(folder, text)
             if found is not None:
-                return self._states.light(found)
+                return found
         run = self._states(folder)
         if now and now == stamp(folder):  # not changed meanwhile
-            self._new[name] = (now, _encoded(run))
+            self._new[name] = (now, self._encoded(run))
         return run
 
     def save(self) -> None:
@@ -95,11 +99,57 @@ class Index:
         try:
             with closing(sqlite3.connect(path, timeout=1.0)) as base, base:
                 base.execute(f"PRAGMA user_version = {FORM}")
-                base.execute(TABLE)
+                for table in TABLES:
+                    base.execute(table)
+                base.executemany("INSERT OR REPLACE INTO parts VALUES (?, ?)", self._texts.items())
                 rows = [(name, *row) for name, row in self._new.items()]
                 base.executemany("INSERT OR REPLACE INTO runs VALUES (?, ?, ?)", rows)
         except sqlite3.Error:  # of another form, damaged, read-only, or in use: the next command reads the records
             return
+
+    def _encoded(self, run: Run) -> str:
+        summary = None if run.summary is None else self._plain(run.summary) | {"frontier": self._key(run.summary.frontier)}
+        manifest = self._plain(run.manifest)
+        rows = [row.plain() for row in run.trajectory]
+        return json.dumps([manifest, summary, rows], allow_nan=False)
+
+    def _plain(self, record: Manifest | Summary) -> dict[str, Any]:
+        """A record as plain data, with the keys of parts in place of them."""
+        tables = {name: getattr(record, name) for name in ("identity", "settings") if name in record.model_fields_set}
+        found = record.model_dump(by_alias=True, exclude_unset=True, exclude={"identity", "settings", "frontier"})
+        for name, table in tables.items():
+            found[name] = None if table is None else {key: self._key(value) for key, value in table.items()}
+        return found
+
+    def _key(self, value: Any) -> str:
+        """The key of a value, which `States` has made one object wherever it is equal."""
+        if id(value) not in self._keys:
+            text = canonical(value.plain() if isinstance(value, Record) else value)
+            key = hashlib.sha256(text.encode()).hexdigest()[:32]
+            self._texts[key] = text
+            self._keys[id(value)] = (value, key)
+        return self._keys[id(value)][1]
+
+    def _value(self, key: str, kind: type[Record] | None = None) -> Any:
+        if key not in self._values:
+            value = json.loads(self._texts[key])
+            self._values[key] = value if kind is None or value is None else kind.model_validate(value)
+        return self._values[key]
+
+    def _decoded(self, folder: Path, text: str) -> Run | None:
+        """A record from an entry, None if it is not one."""
+        try:
+            manifest, summary, rows = json.loads(text)
+            for table in filter(None, (manifest, summary)):
+                for name in {"identity", "settings"} & set(table):
+                    old = table[name]
+                    table[name] = None if old is None else {key: self._value(part) for key, part in old.items()}
+            if summary is not None:
+                summary["frontier"] = self._value(summary["frontier"], Frontier)
+            whole = None if summary is None else Summary.model_validate(summary)
+            return Run(folder, Manifest.model_validate(manifest), whole, [Evaluation.model_validate(row) for row in rows])
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # a ValidationError is a ValueError
+            return None
 
 
 def stamp(folder: Path) -> str:
@@ -125,31 +175,15 @@ def _regular_or_absent(path: Path) -> bool:
         return False
 
 
-def _rows(path: Path) -> Iterable[tuple[str, tuple[str, str]]]:
-    """The entries of an index; none if there is none of this form that can be read."""
+def _entries(path: Path) -> tuple[list[Any], list[Any]]:
+    """The runs and the parts of an index; none if there is none of this form that can be read."""
     if not path.is_file() or not _regular_or_absent(path):
-        return []
+        return [], []
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=1.0)) as base:
             if base.execute("PRAGMA user_version").fetchone() != (FORM,):
-                return []
-            return [(str(name), (str(when), str(run))) for name, when, run in base.execute("SELECT name, stamp, run FROM runs")]
+                return [], []
+            runs = base.execute("SELECT name, stamp, run FROM runs").fetchall()
+            return runs, base.execute("SELECT key, value FROM parts").fetchall()
     except sqlite3.Error:
-        return []
-
-
-def _encoded(run: Run) -> str:
-    summary = None if run.summary is None else run.summary.plain()
-    rows = [row.plain() for row in run.trajectory]
-    return json.dumps({"manifest": run.manifest.plain(), "summary": summary, "trajectory": rows}, allow_nan=False)
-
-
-def _decoded(folder: Path, text: str) -> Run | None:
-    """A record from an entry, None if it is not one."""
-    try:
-        found = json.loads(text)
-        summary = None if found["summary"] is None else Summary.model_validate(found["summary"])
-        rows = [Evaluation.model_validate(row) for row in found["trajectory"]]
-        return Run(folder, Manifest.model_validate(found["manifest"]), summary, rows)
-    except (ValueError, ValidationError, KeyError, TypeError, RecursionError):
-        return None
+        return [], []
