@@ -152,3 +152,25 @@ def test_a_host_that_was_suspended_leaves_its_cells_to_the_one_that_took_them_ov
     assert Sweep(tmp_path / "whole", 1).process.wait(100) == 0
     assert content([planned(out, 0)]) == content([whole])
     assert [what for _, _, what in diary(out)] == ["began", "began", "ended"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["local", "slurm", "ray"])
+def test_no_cell_outlives_its_sweep_and_the_same_command_goes_on(tmp_path, engine):
+    if engine != "local":
+        pytest.importorskip({"slurm": "submitit", "ray": "ray"}[engine])
+    out = tmp_path / "out"
+    out.mkdir()
+    for number, code in ((signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)):
+        began = len(diary(out)) if (out / "diary.txt").exists() else 0
+        sweep = Sweep(out, 3, pause=0.5, TOYS_ENGINE=engine)
+        deadline = time.monotonic() + 90
+        while not ((out / "diary.txt").exists() and len(diary(out)) > began) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        sweep.process.send_signal(number)
+        assert sweep.process.wait(90) == code and gone(out)
+    assert Sweep(out, 3, pause=0.0).process.wait(200) == 0  # on the local engine: records know no engine
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    assert Sweep(whole, 3, pause=0.0).process.wait(200) == 0
+    assert content([planned(out, seed) for seed in range(3)]) == content([planned(whole, seed) for seed in range(3)])
