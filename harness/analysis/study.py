@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import gc
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
@@ -140,12 +142,25 @@ def read_states(dirs: Iterable[Path]) -> Study:
 
     dirs = [Path(dir) for dir in dirs]
     states = States(read_run)
-    if len(dirs) != 1:
-        return _study(*find_runs(dirs, states))
-    index = Index(dirs[0], states)
-    found = _study(*find_runs(dirs, index))
-    index.save()
+    with _uncollected():
+        if len(dirs) != 1:
+            return _study(*find_runs(dirs, states))
+        index = Index(dirs[0], states)
+        found = _study(*find_runs(dirs, index))
+        index.save()
     return found
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the search for cycles, of which records have none, and which passes over all of them again and again."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
 
 
 def _study(runs: list[Run], problems: list[Problem]) -> Study:

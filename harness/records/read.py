@@ -109,9 +109,13 @@ def find_runs(dirs: Iterable[Path], read: Callable[[Path], Run] | None = None) -
     problems: list[Problem] = []
     for folder, run in _study_runs(dirs, problems):
         found[folder] = run
+    parents: dict[Path, Path] = {}  # resolved once for the many records in them
     for folder in _record_folders([dir for dir in dirs if study_above(dir) is None], problems):
+        if folder.parent not in parents:
+            parents[folder.parent] = folder.parent.resolve()
+        real = folder.resolve() if folder.is_symlink() or folder.name in ("", "..") else parents[folder.parent] / folder.name
         try:
-            found[folder.resolve()] = (read or read_run)(folder)
+            found[real] = (read or read_run)(folder)
         except CorruptRecord as error:
             problems.append(Problem(folder, str(error).removeprefix(f"{folder}: ")))
     runs = sorted(found.values(), key=_order)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.hashing import canonical
-from harness.records.schema import CurvePoint, Evaluation, Frontier, Manifest, Record, Run, Summary
+from harness.records.schema import FINISHED, CurvePoint, Evaluation, Frontier, Manifest, Record, Run, Summary
 
 NAME = ".index.sqlite"
 FORM = 1  # raise it whenever what is kept changes
@@ -41,7 +41,8 @@ class States:
         run = self._read(folder)
         tables = {"identity": self._once(run.manifest.identity), "settings": self._once(run.manifest.settings)}
         summary = None if run.summary is None else self._light(run.summary)
-        return Run(run.dir, run.manifest.model_copy(update=tables), summary, run.trajectory[-1:])
+        rows = [] if run.manifest.status in FINISHED else run.trajectory[-1:]
+        return Run(run.dir, run.manifest.model_copy(update=tables), summary, rows)
 
     def _light(self, summary: Summary) -> Summary:
         """A summary without metrics and curves, but for what tells its state and its group."""
@@ -154,10 +155,10 @@ class Index:
 
 def stamp(folder: Path) -> str:
     """The times and sizes of a record's files, empty if it has no manifest; a file that is written anew has others."""
-    found = []
+    found, at = [], str(folder)
     for name in FILES:
         try:
-            seen = os.stat(folder / name, follow_symlinks=False)
+            seen = os.lstat(f"{at}/{name}")
         except OSError:
             found.append("-")
             continue
