@@ -268,3 +268,47 @@ def test_the_same_records_by_one_worker_and_by_two(tmp_path):
     assert {r.state for r in [*finish(toy_cells.engine(1), one), *finish(toy_cells.engine(2), two)]} == {"done"}
     assert content(one) == content(two)
     assert json.loads((one[0].path / "manifest.json").read_text())["status"] == "done"
+
+
+def test_a_folder_that_cannot_be_written_to_is_one_line(harness, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("kept")
+    code, out, err = harness("sweep", "--methods", "base", "--tasks", "toxicity", "--out", file)
+    assert code == 2 and out == "" and err.splitlines()[-1].startswith(f"error: cannot write to {file}: ")
+    assert "Traceback" not in err and file.read_text() == "kept"
+
+
+LAST = 16  # files that a toy cell writes: the manifest twice, the trajectory at each update, the summary
+
+
+@pytest.mark.parametrize("n", [pytest.param(n, marks=() if n in (9, LAST) else pytest.mark.slow) for n in range(1, LAST + 1)])
+def test_a_disk_that_is_full_from_any_write_on_fails_the_cell_in_one_line_and_the_same_sweep_goes_on(tmp_path, monkeypatch, n):
+    cells = [planned(tmp_path, 0)]
+    monkeypatch.setenv("TOYS_FULL", str(n))
+    (first,) = finish(toy_cells.engine(1), cells, retries=3)
+    assert first.state == ("done" if n == LAST else "failed")
+    if n < LAST:
+        assert (
+            "No space left on device; fix this and run the same command to resume (log " in first.why and "\n" not in first.why
+        )
+        assert toy_cells.diary(tmp_path)[-1][2] == "began" and len(toy_cells.diary(tmp_path)) == 1  # not retried
+    monkeypatch.delenv("TOYS_FULL")
+    assert [r.state for r in finish(toy_cells.engine(1), cells)] == ["done"]
+    rows = [json.loads(row)["update"] for row in (cells[0].path / "trajectory.jsonl").read_text().splitlines()]
+    assert rows == list(range(toy_cells.UPDATES))
+
+
+def test_a_folder_removed_in_mid_run_fails_the_cell_in_one_line_and_the_same_sweep_starts_it_again(tmp_path):
+    cells = [planned(tmp_path, 0, pause=0.05)]
+
+    def removes() -> None:
+        while not (cells[0].path / "trajectory.jsonl").exists():
+            time.sleep(0.01)
+        cells[0].path.rename(tmp_path / "elsewhere")
+
+    thread = threading.Thread(target=removes)
+    thread.start()
+    (first,) = finish(toy_cells.engine(1), cells)
+    thread.join()
+    assert first.state == "failed" and "was removed during the run; run the same command to start it again" in first.why
+    assert [r.state for r in finish(toy_cells.engine(1), cells)] == ["done"]
