@@ -1,6 +1,6 @@
 """Sweeps that are killed, and sweeps on two hosts in one folder: nothing is lost, run twice, or left behind.
 
-KILLS in the environment is the number of kills, 8 unless given.
+In the environment, KILLS is the number of kills (8), CELLS that of cells (12); with TOYS_TRAIN the cells train four weights.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from toy_cells import content, diary, planned
 from harness.core.files import CLAIM_FILES, held
 from harness.records.read import read_run
 
-KILLS = int(os.environ.get("KILLS", "8"))
+KILLS, CELLS = (int(os.environ.get(name, default)) for name, default in (("KILLS", "8"), ("CELLS", "12")))
 
 
 class Sweep:
@@ -73,11 +73,11 @@ def gone(out: Path, seconds: float = 30.0) -> bool:
 def test_a_sweep_that_is_killed_again_and_again_ends_as_an_undisturbed_one(tmp_path):
     out, whole = tmp_path / "killed", tmp_path / "whole"
     out.mkdir(), whole.mkdir()
-    assert Sweep(whole, 12, pause=0.0).process.wait(200) == 0
+    assert Sweep(whole, CELLS, pause=0.0).process.wait(200) == 0
     rng, sweep, kinds = random.Random(0), None, Counter()
     while kinds.total() < KILLS:
         if sweep is None or sweep.process.poll() is not None:
-            sweep = Sweep(out, 12, pause=KILLS / 25)
+            sweep = Sweep(out, CELLS, pause=KILLS / 25)
         time.sleep(rng.uniform(0.2, 2.0))
         if sweep.process.poll() is None and cells_at_work(out):
             kind = rng.choice(["worker", "worker", "engine", "group"])
@@ -86,14 +86,14 @@ def test_a_sweep_that_is_killed_again_and_again_ends_as_an_undisturbed_one(tmp_p
     with suppress(subprocess.TimeoutExpired):
         sweep.process.wait(0)
     sweep.kill()
-    assert Sweep(out, 12).process.wait(200) == 0
+    assert Sweep(out, CELLS).process.wait(200) == 0
     assert gone(out)
-    cells = [[planned(folder, seed) for seed in range(12)] for folder in (out, whole)]
+    cells = [[planned(folder, seed) for seed in range(CELLS)] for folder in (out, whole)]
     assert content(cells[0]) == content(cells[1])
     for cell in cells[0]:
         assert read_run(cell.path).manifest.status == "done" and not held(cell.path)
         assert not [p.name for p in cell.path.iterdir() if CLAIM_FILES.fullmatch(p.name) and p.name != ".lock"]
-    print(f"{dict(kinds)}: {sum(what == 'began' for _, _, what in diary(out))} starts of 12 cells")
+    print(f"{dict(kinds)}: {sum(what == 'began' for _, _, what in diary(out))} starts of {CELLS} cells")
 
 
 def overlapping(entries: list[tuple[str, int, str]]) -> list[str]:
