@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from harness.core.errors import BenchError
+from harness.core.files import LEASE
 from harness.core.text import escaped, escaped_lines
 from harness.runs.progress import Progress, loading
 
@@ -60,7 +61,7 @@ class Where(NamedTuple):
     slurm: str | None = None
     ray: str | None = None
     retries: int = 0
-    lease: float = 60.0
+    lease: float = LEASE
 
 
 def sweep(
@@ -85,7 +86,7 @@ def sweep(
     slurm: Slurm = None,
     ray: Ray = None,
     retries: Retries = 0,
-    lease: Lease = 60.0,
+    lease: Lease = LEASE,
     out: Out = Path("results"),
     dry_run: DryRun = False,
     offline: Offline = False,
@@ -121,7 +122,7 @@ def study(
     slurm: Slurm = None,
     ray: Ray = None,
     retries: Retries = 0,
-    lease: Lease = 60.0,
+    lease: Lease = LEASE,
     out: Out = Path("results"),
     dry_run: DryRun = False,
     offline: Offline = False,

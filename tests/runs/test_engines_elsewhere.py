@@ -124,7 +124,7 @@ def test_options_of_slurm_are_passed_on(submitit, tmp_path, monkeypatch):
     (tmp_path / "srun").symlink_to("sbatch")
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     engine = slurm.SlurmEngine({"partition": "a", "gpus": 1, "time": "2:00:00"}, tmp_path, None, TERMS)
-    assert engine.room(7) == 1000 and engine.about == "jobs of submitit, cluster slurm"
+    assert engine.room(7) == 993 and engine.about == "jobs of submitit, cluster slurm"
     text = engine._executor._executor._make_submission_file_text("run", "x")
     for line in ("--partition=a", "--gpus-per-node=1", "--time=2:00:00", "--signal=USR2@90"):
         assert line in text

@@ -21,6 +21,7 @@ from .remote import Carrier, Followed, Order, order
 
 GRACE = 60.0  # seconds that a cell has to save its state before its job is ended; submitit's signal comes 90 before
 FOR_EVER = 60 * 24 * 365  # minutes: the local executor has no queue whose limits would count
+ARRAY = 1_000  # jobs in the queue at a time; the usual limit of an array
 VISIBLE = 15.0  # seconds until the result of an ended job is visible on a network file system
 SHARED = ("timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "tasks_per_node", "name", "stderr_to_stdout")
 
@@ -99,7 +100,7 @@ class SlurmJob(Followed):
 
 
 class SlurmEngine:
-    """Job arrays of Slurm by submitit; `workers` limits the cells at once, None leaves it to the cluster."""
+    """Job arrays of Slurm by submitit; `workers` limits the cells at once; None leaves it to the cluster."""
 
     pause = 1.0
 
@@ -135,8 +136,8 @@ class SlurmEngine:
         return f"jobs of submitit, cluster {self.cluster}" + (f", {self.at_once} at once" if self.at_once < 256 else "")
 
     def room(self, at_work: int) -> int:
-        """The number of cells that it takes beside those at work: all, where a queue holds them."""
-        return self.at_once - at_work if self._local else 1_000
+        """The number of cells that it takes beside those at work: as many as a queue takes."""
+        return (self.at_once if self._local else ARRAY) - at_work
 
     def submit(self, cells: Sequence[Planned]) -> list[Job]:
         """Submit cells as one job array; raises RunFailed if that fails."""
