@@ -39,7 +39,7 @@ def cells(groups: Sequence[Group], outdated: Mapping[Path, Sequence[str]], dead:
     """The cells of all groups in the order of the report, then the missing ones.
 
     `outdated`: of a run's folder, the parts older than the code (`harness.records.stale.outdated`); `dead` are the folders
-    of runs that say `running` while no process holds them (`harness.records.write.held`).
+    of runs that say `running` while no process holds them (`harness.core.files.held`).
     """
     recorded = [
         _cell(group, i, entry, seeds, outdated, dead)

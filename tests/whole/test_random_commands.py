@@ -30,7 +30,22 @@ KEYS = (
 )  # fmt: skip
 OPTIONS = {
     "run": ("--method", "--task", "--preset", "--seed", "--seeds", "--set", "--budget", "--model", "--prompts", "--out"),
-    "sweep": ("--methods", "--tasks", "--seeds", "--set", "--grid", "--file", "--preset", "--workers", "--out"),
+    "sweep": (
+        "--methods",
+        "--tasks",
+        "--seeds",
+        "--set",
+        "--grid",
+        "--file",
+        "--preset",
+        "--workers",
+        "--out",
+        "--engine",
+        "--slurm",
+        "--ray",
+        "--retries",
+        "--lease",
+    ),
     "eval": ("--policy", "--task", "--preset", "--set", "--model", "--prompts"),
     "report": ("-o",),
     "status": (),
