@@ -130,9 +130,27 @@ class Study:
 
 def read_study(dirs: Iterable[Path]) -> Study:
     """Read the records below some folders, and find those that are older than the code or whose process has ended."""
-    from harness.records.stale import outdated
-    from harness.records.write import held
+    return _study(*find_runs(dirs))
 
-    runs, problems = find_runs(dirs)
+
+def read_states(dirs: Iterable[Path]) -> Study:
+    """The same with no more of each record than its state needs: of many in one folder through an index, which this writes."""
+    from harness.records.read import read_run
+    from harness.records.tables.index import Index, States
+
+    dirs = [Path(dir) for dir in dirs]
+    states = States(read_run)
+    if len(dirs) != 1:
+        return _study(*find_runs(dirs, states))
+    index = Index(dirs[0], states)
+    found = _study(*find_runs(dirs, index))
+    index.save()
+    return found
+
+
+def _study(runs: list[Run], problems: list[Problem]) -> Study:
+    from harness.core.files import held
+    from harness.records.stale import outdated
+
     dead = {run.dir for run in runs if run.manifest.status == "running" and not held(run.dir)}
     return Study(runs, problems, outdated(runs), dead)

@@ -22,6 +22,7 @@ from harness.core.text import escaped, escaped_lines
 
 from .export import export
 from .fetch import fetch
+from .sweep import study, sweep
 from .train_scorer import train_scorer
 
 
@@ -130,81 +131,8 @@ def run(
     raise typer.Exit(code)
 
 
-@app.command()
-def sweep(
-    methods: Annotated[str | None, typer.Option(metavar="A,B", help="methods: names (harness list methods) or files")] = None,
-    tasks: Annotated[str | None, typer.Option(metavar="A,B", help="tasks: names (harness list tasks) or files")] = None,
-    seeds: Annotated[str | None, typer.Option(metavar="0-4", help="seeds: 0-4 or 0,2,5 [default: 0]")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="setting of every method that has it; quark.kl_coef=0.1 for one method"
-        ),
-    ] = None,
-    grid: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=V1,V2", help="values of a setting; several grids form their product")
-    ] = None,
-    file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="read the sweep from a TOML file; flags override it")
-    ] = None,
-    preset: Annotated[str | None, typer.Option(help="preset: a name or a file [default: micro]")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="number of cells run at once; they share the cores")] = 1,
-    out: Out = Path("results"),
-    dry_run: Annotated[bool, typer.Option(help="list the cells and their states, run nothing")] = False,
-    offline: Offline = False,
-    as_json: Annotated[bool, typer.Option("--json", help="cells as one JSON object on the last line of stdout")] = False,
-    verbose: Verbose = False,
-) -> None:
-    """Run every combination of methods, tasks, settings and seeds, each as `harness run` does.
-
-    The same command again resumes. A failed cell does not stop the others. A TOML file takes the same keys:
-
-    \b
-    methods = ["base", "quark"]
-    tasks = ["toxicity"]
-    seeds = "0-2"
-    [set]
-    evaluation.split = "validation"
-    [grid]
-    quark.kl_coef = [0.1, 0.3]
-    """
-    from harness.runs.sweep.plan import told
-
-    from .sweep import sweep_command
-
-    spec = told(file, methods, tasks, seeds, preset, settings or [], grid or [])
-    raise typer.Exit(sweep_command(spec, workers, out, dry_run=dry_run, offline=offline, as_json=as_json))
-
-
-@app.command()
-def study(
-    file: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="file of the study")],
-    methods: Annotated[str | None, typer.Option(metavar="A,B", help="some of its methods [default: all]")] = None,
-    tasks: Annotated[str | None, typer.Option(metavar="A,B", help="some of its tasks [default: all]")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="number of cells run at once; they share the cores")] = 1,
-    out: Out = Path("results"),
-    dry_run: Annotated[bool, typer.Option(help="list the cells and their states, run nothing")] = False,
-    offline: Offline = False,
-    as_json: Annotated[bool, typer.Option("--json", help="cells as one JSON object on the last line of stdout")] = False,
-    verbose: Verbose = False,
-) -> None:
-    """Run every method at the values of its knob, the setting that trades reward for drift, each as `harness run` does.
-
-    The same command again resumes. Cells run seed by seed, in a seed first the middle values of all methods, so an
-    interrupted study has fewer seeds, not fewer methods. The file:
-
-    \b
-    methods = ["base", "quark", "ppo"]
-    tasks = ["toxicity"]
-    seeds = "0-4"          # at the middle value of each knob, and of a method without one
-    other_seeds = "0-1"    # at the other values
-    """
-    from harness.runs.sweep.study import read_study
-
-    from .sweep import study_command
-
-    spec = read_study(file, methods, tasks)
-    raise typer.Exit(study_command(spec, workers, out, dry_run=dry_run, offline=offline, as_json=as_json))
+app.command()(sweep)
+app.command()(study)
 
 
 @app.command("eval")

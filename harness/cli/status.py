@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.analysis.cells import STATES, Cell, counts, external, progress
 from harness.analysis.groups import worlds
-from harness.analysis.study import Study, read_study
+from harness.analysis.study import Study, read_states
 from harness.core import registry
 from harness.core.errors import BadSetting, EmptySelection, UnknownName
 from harness.core.settings import flat, overrides, preset_names, resolve
@@ -30,7 +30,7 @@ Worlds = dict[int, tuple[int, str]]  # of each group whose task has several worl
 
 def status(dirs: list[Path]) -> Study:
     """The study of all records below some folders; raises EmptySelection if there is none."""
-    study = read_study(dirs)
+    study = read_states(dirs)
     if not study.runs:
         why = f" ({study.problems[0].path}: {study.problems[0].what})" if study.problems else ""
         raise EmptySelection(f"no record below {', '.join(map(str, dirs))} that can be read{why}; make one with harness run")

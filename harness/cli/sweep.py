@@ -1,4 +1,4 @@
-"""`harness sweep` and `harness study`."""
+"""`harness sweep` and `harness study`: their flags, and what they print."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import sys
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import typer
 
 from harness.core.errors import BenchError
 from harness.core.text import escaped, escaped_lines
@@ -19,25 +21,153 @@ if TYPE_CHECKING:
     from harness.runs.sweep.plan import Planned, Result, Sweep
     from harness.runs.sweep.study import StudySpec
 
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="number of cells run at once [default: 1; with slurm and ray what the cluster takes]"),
+]
+EngineName = Annotated[
+    str, typer.Option("--engine", metavar="NAME", help="engine of the cells: local, slurm (by submitit) or ray")
+]
+Slurm = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KEY=VALUE,...",
+        help="options of a Slurm job: partition=gpu,gpus=1,time=2:00:00; cluster=local for this machine",
+    ),
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS|KEY=VALUE,...", help="cluster of Ray, and what a cell needs: address=auto,num_gpus=1"),
+]
+Retries = Annotated[
+    int, typer.Option(min=0, help="attempts after the first at a cell whose process died; its own errors are not retried")
+]
+Lease = Annotated[
+    float, typer.Option(min=1, metavar="SECONDS", help="time without a sign of life after which another host takes a cell over")
+]
+Out = Annotated[Path, typer.Option(help="folder of records")]
+DryRun = Annotated[bool, typer.Option(help="list the cells and their states, run nothing")]
+Offline = Annotated[bool, typer.Option(help="use local files and caches only")]
+Json = Annotated[bool, typer.Option("--json", help="cells as one JSON object on the last line of stdout")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="full tracebacks of errors")]
 
-def sweep_command(spec: Sweep, workers: int, out: Path, *, dry_run: bool, offline: bool, as_json: bool) -> int:
+
+class Where(NamedTuple):
+    """Where the cells run, and how what dies is dealt with."""
+
+    engine: str = "local"
+    workers: int | None = None
+    slurm: str | None = None
+    ray: str | None = None
+    retries: int = 0
+    lease: float = 60.0
+
+
+def sweep(
+    methods: Annotated[str | None, typer.Option(metavar="A,B", help="methods: names (harness list methods) or files")] = None,
+    tasks: Annotated[str | None, typer.Option(metavar="A,B", help="tasks: names (harness list tasks) or files")] = None,
+    seeds: Annotated[str | None, typer.Option(metavar="0-4", help="seeds: 0-4 or 0,2,5 [default: 0]")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="setting of every method that has it; quark.kl_coef=0.1 for one method"
+        ),
+    ] = None,
+    grid: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=V1,V2", help="values of a setting; several grids form their product")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="read the sweep from a TOML file; flags override it")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="preset: a name or a file [default: micro]")] = None,
+    workers: Workers = None,
+    engine: EngineName = "local",
+    slurm: Slurm = None,
+    ray: Ray = None,
+    retries: Retries = 0,
+    lease: Lease = 60.0,
+    out: Out = Path("results"),
+    dry_run: DryRun = False,
+    offline: Offline = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run every combination of methods, tasks, settings and seeds, each as `harness run` does.
+
+    The same command again resumes. A failed cell does not stop the others. A TOML file takes the same keys:
+
+    \b
+    methods = ["base", "quark"]
+    tasks = ["toxicity"]
+    seeds = "0-2"
+    [set]
+    evaluation.split = "validation"
+    [grid]
+    quark.kl_coef = [0.1, 0.3]
+    """
+    from harness.runs.sweep.plan import told
+
+    spec = told(file, methods, tasks, seeds, preset, settings or [], grid or [])
+    where = Where(engine, workers, slurm, ray, retries, lease)
+    raise typer.Exit(sweep_command(spec, where, out, dry_run=dry_run, offline=offline, as_json=as_json))
+
+
+def study(
+    file: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="file of the study")],
+    methods: Annotated[str | None, typer.Option(metavar="A,B", help="some of its methods [default: all]")] = None,
+    tasks: Annotated[str | None, typer.Option(metavar="A,B", help="some of its tasks [default: all]")] = None,
+    workers: Workers = None,
+    engine: EngineName = "local",
+    slurm: Slurm = None,
+    ray: Ray = None,
+    retries: Retries = 0,
+    lease: Lease = 60.0,
+    out: Out = Path("results"),
+    dry_run: DryRun = False,
+    offline: Offline = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run every method at the values of its knob, the setting that trades reward for drift, each as `harness run` does.
+
+    The same command again resumes. Cells run seed by seed, in a seed first the middle values of all methods, so an
+    interrupted study has fewer seeds, not fewer methods. The file:
+
+    \b
+    methods = ["base", "quark", "ppo"]
+    tasks = ["toxicity"]
+    seeds = "0-4"          # at the middle value of each knob, and of a method without one
+    other_seeds = "0-1"    # at the other values
+    """
+    from harness.runs.sweep.study import read_study
+
+    where = Where(engine, workers, slurm, ray, retries, lease)
+    spec = read_study(file, methods, tasks)
+    raise typer.Exit(study_command(spec, where, out, dry_run=dry_run, offline=offline, as_json=as_json))
+
+
+def sweep_command(spec: Sweep, where: Where, out: Path, *, dry_run: bool, offline: bool, as_json: bool) -> int:
     """Run every cell of a sweep; exit code 1 if one failed, 4 if one is degraded, 130 if interrupted."""
     from harness.core.settings import parse_seeds
+    from harness.runs.sweep.engines.choose import check
     from harness.runs.sweep.plan import plan
 
+    check(out, where.engine, where.slurm, where.ray)
     seeds = parse_seeds(spec.seeds if isinstance(spec.seeds, str) else ",".join(map(str, spec.seeds)))
     progress = loading(f"{len(spec.methods)} methods, {len(spec.tasks)} tasks, preset {spec.preset}")
     cells = plan(spec, seeds, out, offline)
-    return listed(cells, as_json) if dry_run else run_cells(cells, workers, out, progress, offline=offline, as_json=as_json)
+    return listed(cells, as_json) if dry_run else run_cells(cells, where, out, progress, offline=offline, as_json=as_json)
 
 
-def study_command(spec: StudySpec, workers: int, out: Path, *, dry_run: bool, offline: bool, as_json: bool) -> int:
+def study_command(spec: StudySpec, where: Where, out: Path, *, dry_run: bool, offline: bool, as_json: bool) -> int:
     """Run every cell of a study; exit code as of a sweep."""
+    from harness.runs.sweep.engines.choose import check
     from harness.runs.sweep.study import plan_study
 
+    check(out, where.engine, where.slurm, where.ray)
     progress = loading(f"{len(spec.methods)} methods at the values of their knobs, {len(spec.tasks)} tasks, {spec.preset}")
     cells = plan_study(spec, out, offline)
-    return listed(cells, as_json) if dry_run else run_cells(cells, workers, out, progress, offline=offline, as_json=as_json)
+    return listed(cells, as_json) if dry_run else run_cells(cells, where, out, progress, offline=offline, as_json=as_json)
 
 
 def listed(cells: list[Planned], as_json: bool) -> int:
@@ -48,15 +178,18 @@ def listed(cells: list[Planned], as_json: bool) -> int:
     return 0
 
 
-def run_cells(cells: list[Planned], workers: int, out: Path, progress: Progress, *, offline: bool, as_json: bool) -> int:
+def run_cells(cells: list[Planned], where: Where, out: Path, progress: Progress, *, offline: bool, as_json: bool) -> int:
     """Run cells that are not finished, and print what became of each; exit code as of a sweep."""
     from harness.core.files import writable
     from harness.runs.sweep.board import Board
+    from harness.runs.sweep.engines.choose import engine
+    from harness.runs.sweep.engines.contract import Terms
     from harness.runs.sweep.launcher import Launcher, exit_code
 
     writable(out)  # before the first process starts, not in each of them
-    progress.say(f"{len(cells)} cells, {workers} at once")
-    results = Launcher(cells, workers, Board(len(cells)), offline, each=_draw_new).run()
+    chosen = engine(where.engine, where.workers, out, Terms(offline, where.lease), where.slurm, where.ray)
+    progress.say(f"{len(cells)} cells, {chosen.about}")
+    results = Launcher(cells, chosen, Board(len(cells)), each=_draw_new, retries=where.retries).run()
     undrawn = _draw_missing(results)
     print(_cells([(r.cell, r.state, r.why) for r in results], as_json) if as_json else escaped_lines(_trials(cells)))
     _sum_up(results)

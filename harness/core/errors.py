@@ -112,6 +112,10 @@ class Busy(RunFailed):
     """A run that another process is writing."""
 
 
+class LeaseLost(Busy):
+    """A run that another process has taken over, because this one gave no sign of life for the length of its lease."""
+
+
 class Degraded(BenchError):
     """An incomplete measurement: too many responses that a scorer could not score, or a record left out. Exit code 4."""
 

@@ -1,27 +1,193 @@
-"""Reading and writing files of records.
+"""Reading and writing files of records, and claiming their folders.
 
-Writes are atomic: a file is complete or absent, whatever the disk does, and a folder is removed in one step. Records may come
-from somebody else, so reads accept only regular files inside the record's folder, up to a maximum size.
+Writes are atomic: a file is complete or absent, whatever the disk does, and a folder is removed in one step. A claimed folder
+has one writer, also where machines share it. Records may come from somebody else, so reads accept only regular files inside
+the record's folder, up to a maximum size.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import re
 import shutil
+import socket
 import stat
 import tempfile
+import time
 import uuid
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import BadData, BenchError, CannotWrite, CorruptRecord, Unwritable, one_line
+from .errors import BadData, BenchError, Busy, CannotWrite, CorruptRecord, LeaseLost, Unwritable, one_line
 
 if TYPE_CHECKING:
     import pyarrow
+    from filelock import OwnerRecord, SoftFileLease
+
+LEASE = 60.0  # seconds without a sign of life after which another host may take over a folder
+CLAIM_FILES = re.compile(
+    r"\.lock|\.lease(\.(break|restore)\.\d+\.[0-9a-f]{32})?"
+)  # in a claimed folder; no part of its content
+
+
+class Claim:
+    """The exclusive use of a folder by one process: a kernel lock within a host, and a lease among hosts.
+
+    The kernel lock ends with its process, but some network file systems do not pass it on to other hosts. The lease is a file
+    that names its owner, and a thread touches it every third of its length. Another host takes over after it has seen the
+    file unchanged for that length, by its own monotonic clock; of several that try, one succeeds.
+    """
+
+    def __init__(self, folder: Path, lease: float = LEASE) -> None:
+        self.folder, self.length = folder, lease
+        self._lock: int | None = None  # file descriptor
+        self._lease: SoftFileLease | None = None
+
+    def take(self, say: Callable[[str], None] = lambda text: None) -> None:
+        """Claim the folder; raises Busy if another process has it, OSError if the folder cannot be written to.
+
+        The lease of an owner that may be dead is watched for its length, which `say` is told.
+        """
+        # never through a link, which in a foreign record may point anywhere
+        self._lock = os.open(self.folder / ".lock", os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        try:
+            alone = self._locked()
+            self._lease = self._leased(alone, say)
+        except BaseException:
+            self.release()
+            raise
+
+    def _locked(self) -> bool:
+        """Take the kernel lock; False where the file system has none; raises Busy."""
+        assert self._lock is not None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise self._busy(lease_owner(self.folder)) from None
+        except OSError:
+            return False
+        return True
+
+    def _leased(self, alone: bool, say: Callable[[str], None]) -> SoftFileLease:
+        """Take the lease, after its length where its owner does not touch it; raises Busy.
+
+        `alone` says that no other process of this host uses the folder: a lease of this very process is then left over.
+        """
+        from filelock import SoftFileLease, Timeout
+
+        path, owner = self.folder / ".lease", lease_owner(self.folder)
+        length = (owner and owner.lease_duration) or self.length  # that of the owner, which it keeps to
+        lease = SoftFileLease(path, lease_duration=length, thread_local=False)
+        if alone and lease.is_lock_held_by_us:
+            lease.force_break()
+        first = None
+        while True:
+            try:
+                lease.acquire(timeout=0)
+                return lease
+            except Timeout:
+                seen = _touched(path)
+            except ValueError:  # meanwhile taken by an owner with another length
+                seen = None
+            first = first or seen
+            if seen and seen != first:  # touched, or another's by now; without one the next attempt takes it
+                raise self._busy(lease_owner(self.folder))
+            if first and owner:
+                say(f"waiting up to {length:.0f} s for a sign of life of {_named(owner)}, which was at work on {self.folder}")
+                owner = None
+            time.sleep(min(1.0, length / 20))
+
+    def _busy(self, owner: OwnerRecord | None) -> Busy:
+        return Busy(f"{_named(owner)} is at work on {self.folder}; wait for it, or choose another --out")
+
+    def check(self) -> None:
+        """Raise LeaseLost if another process has taken the folder over."""
+        for attempt in range(3):  # a contender that gives up puts the file back
+            if self._lease is None or self._owns(self._lease):
+                return
+            time.sleep(0.05 * attempt)
+        by = lease_owner(self.folder)
+        raise LeaseLost(
+            f"{self.folder} was taken over by {_named(by)}: this process had given no sign of life for {self.length:.0f} s; "
+            "it stops here and has written nothing since"
+        )
+
+    @staticmethod
+    def _owns(lease: SoftFileLease) -> bool:
+        owner = lease.owner
+        return owner is not None and owner.token == lease.token
+
+    def release(self) -> None:
+        """Give the folder up; safe to repeat."""
+        lease, lock, self._lease, self._lock = self._lease, self._lock, None, None
+        try:
+            if lease is not None:
+                with suppress(OSError):  # it ends with this process
+                    lease.release()
+        finally:
+            if lock is not None:
+                os.close(lock)
+
+
+def lease_owner(folder: Path) -> OwnerRecord | None:
+    """The process that the lease of a folder names, None without a readable lease."""
+    from filelock import SoftFileLease
+
+    return SoftFileLease(folder / ".lease").owner if os.path.lexists(folder / ".lease") else None
+
+
+def held(folder: Path) -> bool:
+    """Return True if a process has claimed a folder; never blocks and changes nothing."""
+    try:
+        lock = os.open(folder / ".lock", os.O_RDONLY | os.O_NONBLOCK)  # so that a pipe in its place cannot block
+    except OSError:  # no lock: a copy, or an archive
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without kernel locks
+        return _leased_elsewhere(folder, here=True)
+    finally:
+        os.close(lock)
+    return _leased_elsewhere(folder, here=False)
+
+
+def _leased_elsewhere(folder: Path, here: bool) -> bool:
+    """Return True if the lease of a folder is fresh, and of another host unless those of `here` count."""
+    owner, touched = lease_owner(folder), _touched(folder / ".lease")
+    if owner is None or touched is None:
+        return False
+    if not here and owner.hostname.partition("?")[0] == socket.gethostname():
+        return False
+    return _now(folder) - touched[0] / 1e9 < (owner.lease_duration or LEASE)
+
+
+def _now(folder: Path) -> float:
+    """The time of a folder's file system, in seconds; that of this host where nothing can be written."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            return os.fstat(probe.fileno()).st_mtime
+    except OSError:
+        return time.time()
+
+
+def _touched(path: Path) -> tuple[int, int] | None:
+    """When and as which file a lease was last touched; None if it is gone."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino
+
+
+def _named(owner: OwnerRecord | None) -> str:
+    return "another process" if owner is None else f"another process ({owner.pid} on {owner.hostname.partition('?')[0]})"
 
 
 def replace(path: Path, content: bytes) -> None:
@@ -49,11 +215,21 @@ def discard(path: Path, bin: Path) -> None:
 
 def writable(folder: Path, told_by: str = "--out") -> None:
     """Create a folder for what a command writes; raises Unwritable if it cannot be created or written to."""
+    in_a_file_system(folder, told_by)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as e:
         raise Unwritable(f"cannot write to {folder}: {e.strerror}; choose another folder with {told_by}") from None
+
+
+def in_a_file_system(folder: Path, told_by: str = "--out") -> None:
+    """Raise Unwritable for a folder of an object store, such as s3://bucket/results."""
+    if re.match(r"(\w{2,}:/)|\w+://", str(folder)):  # pathlib makes one slash of two
+        raise Unwritable(
+            f"{told_by} {folder}: records need atomic renames and locks, which an object store does not have; choose a folder "
+            "that the machines share, and copy the records when they are finished"
+        )
 
 
 @contextmanager

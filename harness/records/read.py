@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,10 +98,11 @@ def scalars(run: Run) -> list[Scalars]:
     return source_of(run).scalars()
 
 
-def find_runs(dirs: Iterable[Path]) -> tuple[list[Run], list[Problem]]:
+def find_runs(dirs: Iterable[Path], read: Callable[[Path], Run] | None = None) -> tuple[list[Run], list[Problem]]:
     """Read all records below some folders in a fixed order, and list the problems of those that cannot be read.
 
-    A study is read like a folder of records, also through a path to one of its records.
+    A study is read like a folder of records, also through a path to one of its records. `read` reads a record in a folder
+    of its own, in place of `read_run`.
     """
     dirs = [Path(dir) for dir in dirs]
     found: dict[Path, Run] = {}
@@ -110,7 +111,7 @@ def find_runs(dirs: Iterable[Path]) -> tuple[list[Run], list[Problem]]:
         found[folder] = run
     for folder in _record_folders([dir for dir in dirs if study_above(dir) is None], problems):
         try:
-            found[folder.resolve()] = read_run(folder)
+            found[folder.resolve()] = (read or read_run)(folder)
         except CorruptRecord as error:
             problems.append(Problem(folder, str(error).removeprefix(f"{folder}: ")))
     runs = sorted(found.values(), key=_order)

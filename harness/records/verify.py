@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.core.errors import CorruptRecord, MissingPrerequisite
+from harness.core.files import CLAIM_FILES
 from harness.core.hashing import canonical, identity_hash
 from harness.core.types import Metric
 from harness.measure import metrics as m
@@ -30,8 +31,8 @@ EXACT = 1e-9
 ALONG_CURVE = 5e-3
 """Tolerance (nats, reward or share) of values read off the recorded frontier; the run used the base responses themselves."""
 POLICY = "policy/"
-UNLISTED = ("manifest.json", ".lock", "picture.png", "picture.svg")
-"""Files of a record without a hash in the manifest: the manifest itself, the lock, and pictures drawn from the rest."""
+UNLISTED = ("manifest.json", "picture.png", "picture.svg")
+"""Files of a record without a hash in the manifest: the manifest itself, and pictures drawn from the rest."""
 SIX_DIGITS = 1e-5  # relative tolerance of the scores of each prompt
 NOT_FROM_SAMPLES = {
     "forward_kl": "measured on the base policy's responses",
@@ -238,7 +239,7 @@ def _files(run: Run) -> Iterator[Check]:
 def _complete(run: Run, files: dict[str, str]) -> Iterator[Check]:
     """Check that the manifest lists exactly the files in the folder."""
     needed = {"trajectory.jsonl", *(["summary.json"] if run.summary is not None else [])}
-    there = [name for name in source_of(run).names() if name not in UNLISTED]
+    there = [name for name in source_of(run).names() if name not in UNLISTED and not CLAIM_FILES.fullmatch(name)]
     if not any(name.startswith(POLICY) for name in files) and _policy(run):
         yield Check("policy", None, found="the list has no files of the policy: the record is older than their hashes")
         there = [name for name in there if not name.startswith(POLICY)]

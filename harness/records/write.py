@@ -11,21 +11,20 @@ summary.json       last; a run with one is done
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import math
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness.core.errors import BadData, Busy, CannotWrite, CorruptRecord, Unwritable
-from harness.core.files import discard, replace, writing
+from harness.core.errors import BadData, CannotWrite, CorruptRecord, Unwritable
+from harness.core.files import CLAIM_FILES, LEASE, Claim, discard, in_a_file_system, replace, writing
 from harness.core.hashing import canonical, content_hash, identity_hash
 
 from .read import read_manifest, read_run
@@ -53,54 +52,38 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def held(path: Path) -> bool:
-    """Return True if a process holds the lock of a run's folder; never blocks and changes nothing."""
-    try:
-        lock = os.open(path / ".lock", os.O_RDONLY | os.O_NONBLOCK)  # so that a pipe in its place cannot block
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        finally:
-            os.close(lock)
-    except BlockingIOError:
-        return True
-    except OSError:  # no lock: a copy, or an archive
-        return False
-    return False
-
-
 class RunStore:
-    """The folder of one run, locked by one process at a time; raises CannotWrite if a write fails."""
+    """The folder of one run, claimed by one process at a time.
 
-    def __init__(self, path: Path) -> None:
+    Each write raises CannotWrite if it fails, LeaseLost if another process has taken the folder over.
+    """
+
+    def __init__(self, path: Path, lease: float = LEASE) -> None:
         self.path = path
-        self._lock: Any = None
+        self._claim = Claim(path, lease)
         self._folder: os.stat_result | None = None  # of the folder when it was opened
 
-    def open(self) -> None:
-        """Create and lock the folder; raises Unwritable if that fails, Busy if another process holds the lock."""
+    def open(self, say: Callable[[str], None] = lambda text: None) -> None:
+        """Create and claim the folder; raises Unwritable if that fails, Busy if another process has it.
+
+        Where the owner may have died on another host, this takes as long as its lease, which `say` is told.
+        """
+        in_a_file_system(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            # never through a link, which in a foreign record may point anywhere
-            self._lock = os.fdopen(os.open(self.path / ".lock", os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK), "w")
+            self._claim.take(say)
             self._folder = self.path.stat()
         except OSError as e:
             raise Unwritable(f"cannot write to {self.path}: {e.strerror}; choose another folder with --out") from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self.close()
-            raise Busy(f"another process is at work on {self.path}; wait for it, or choose another --out") from None
         self._sweep_up()
 
     def close(self) -> None:
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._claim.release()
 
     def clear(self) -> None:
         """Delete the record: first the summary, then the state to resume from, last the manifest."""
         order = ("summary.json", "checkpoints", "trajectory.jsonl")
-        names = sorted({*os.listdir(self.path)} - {".lock", "manifest.json", *order})
+        names = sorted(n for n in {*os.listdir(self.path)} - {"manifest.json", *order} if not CLAIM_FILES.fullmatch(n))
         for name in (*order, *names, "manifest.json"):
             self._discard(self.path / name)
 
@@ -233,6 +216,7 @@ class RunStore:
             new = unfinished.with_name(f"update-{state['trial']['cost']['updates']:07d}")
             while new.exists():  # there is always a complete checkpoint: one of the same update is deleted with the older ones
                 new = new.with_name(new.name + "+")
+            self._claim.check()  # the weights of a large model take minutes to write
             os.replace(unfinished, new)
         for old in self.checkpoints():
             if old != new:
@@ -285,7 +269,7 @@ class RunStore:
             if hasattr(policy, "save"):
                 self._make(unfinished)
                 policy.save(unfinished)
-            self._discard(target)
+            self._discard(target)  # with another look at the claim
             if unfinished.exists():
                 os.replace(unfinished, target)
 
@@ -318,13 +302,14 @@ class RunStore:
             raise
 
     def _check_held(self) -> None:
-        """Raise CannotWrite if the folder is no longer the one that was opened."""
+        """Raise CannotWrite if the folder is no longer the one that was opened, LeaseLost if it was taken over."""
         try:
             gone = self._folder is not None and not os.path.samestat(self._folder, self.path.stat())
         except OSError:
             gone = True
         if gone:
             raise CannotWrite(f"{self.path} was removed during the run; run the same command to start it again") from None
+        self._claim.check()
 
     def _write(self, name: str, record: Record) -> None:
         text = json.dumps(record.plain(), indent=1, allow_nan=False) + "\n"

@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from harness.core.errors import BadData, CannotWrite, CorruptRecord, Interrupted, NotFinite, RunFailed, one_line
+from harness.core.errors import BadData, Busy, CannotWrite, CorruptRecord, Interrupted, NotFinite, RunFailed, one_line
+from harness.core.files import LEASE
 from harness.core.hashing import identity_hash
 from harness.core.settings import RunSettings
 from harness.core.types import Metric
@@ -64,15 +65,18 @@ class Cell:
         self.path = self.out / s.preset / self.task_name / self.method_name / f"{self.run_id}-s{self.seed}"
 
 
-def run(cell: Cell, *, fresh: bool = False, progress: Progress | None = None, profile: bool = False) -> tuple[Summary, bool]:
+def run(
+    cell: Cell, *, fresh: bool = False, progress: Progress | None = None, profile: bool = False, lease: float = LEASE
+) -> tuple[Summary, bool]:
     """Run a cell; return its summary and True, or False if it was finished before.
 
     With `profile` the summary says where the time went. A finished cell is returned as it is; an unfinished one resumes
-    from its last checkpoint. Raises Interrupted on SIGINT or SIGTERM, after saving its state.
+    from its last checkpoint. `lease` is the time in seconds without a sign of life after which another host may take the
+    cell over. Raises Interrupted on SIGINT or SIGTERM, after saving its state, Busy if another process has the cell.
     """
     progress = progress or Progress(quiet=True)
-    store = RunStore(cell.path)
-    store.open()
+    store = RunStore(cell.path, lease)
+    store.open(progress.say)
     try:
         if fresh:
             store.clear()
@@ -125,7 +129,7 @@ class Session:
 
     def _ended(self, manifest: Manifest, error: BaseException) -> None:
         """Write the reason for the end to the manifest if possible; a run with a summary is done and stays so."""
-        if (self.store.path / "summary.json").exists():
+        if isinstance(error, Busy) or (self.store.path / "summary.json").exists():  # Busy: the record is another's now
             return
         status = "interrupted" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "failed"
         ended = {"status": status, "error": Fault(type=type(error).__name__, message=str(error)), "ended_at": now()}

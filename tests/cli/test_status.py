@@ -16,10 +16,10 @@ from harness.cli import status
 from harness.core import plugins, registry
 from harness.core import settings as core_settings
 from harness.core.errors import EmptySelection
+from harness.core.files import held
 from harness.core.settings import resolve
 from harness.records import stale
 from harness.records.read import find_runs, read_run
-from harness.records.write import held
 
 pytestmark = pytest.mark.usefixtures("few_prompts")
 

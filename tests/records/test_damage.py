@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -21,6 +22,8 @@ from harness.runs import session
 from harness.runs.progress import Progress
 from harness.runs.sweep import launcher, plan
 from harness.runs.sweep.board import Board
+from harness.runs.sweep.engines.contract import Terms
+from harness.runs.sweep.engines.local import LocalEngine
 from harness.runs.sweep.plan import Result
 
 
@@ -272,18 +275,23 @@ def test_a_sweep_draws_what_a_kill_left_undrawn_and_goes_on_where_it_cannot(reco
     assert sweep._draw_missing(results) == 0 and len(drawn) == 1  # an archive keeps no pictures
 
 
-class Ends(launcher.Launcher):
+class Ends(LocalEngine):
     """Cells that write the summary of a finished run and then end as they are told."""
 
     def command(self, cell):
         script = f"import shutil, os, signal; shutil.copytree({str(cell.settings['record'])!r}, {str(cell.path)!r})\n"
-        return [launcher.sys.executable, "-c", script + cell.settings["end"]]
+        return [sys.executable, "-c", script + cell.settings["end"]]
+
+
+def ended(at: plan.Planned, **board: bool) -> plan.Result:
+    (result,) = launcher.Launcher([at], Ends(1, Terms(), []), Board(1, **board)).run()
+    return result
 
 
 @pytest.mark.parametrize("end", ["os.kill(os.getpid(), signal.SIGKILL)", "os._exit(1)", "os._exit(0)"])
 def test_a_cell_that_dies_after_its_summary_is_done(records, tmp_path, end, capsys):
     at = planned(cell(tmp_path / "out"))._replace(settings={"record": cell(records / "done").path, "end": end})
-    (result,) = Ends([at], 1, Board(1)).run()
+    result = ended(at)
     assert result.state == "done"
     assert ("its record is complete; after that:" in capsys.readouterr().err) == (end != "os._exit(0)")
 
@@ -291,5 +299,5 @@ def test_a_cell_that_dies_after_its_summary_is_done(records, tmp_path, end, caps
 def test_a_log_that_cannot_be_written_does_not_stop_a_sweep(tmp_path):
     (tmp_path / ".logs").write_text("a file")
     at = planned(cell(tmp_path))._replace(settings={"record": tmp_path / "nowhere", "end": ""})
-    (result,) = Ends([at], 1, Board(1, quiet=True)).run()
+    result = ended(at, quiet=True)
     assert result.state == "failed" and "(no log: " in result.why

@@ -15,12 +15,12 @@ from harness.analysis.groups import groups
 from harness.cli import records
 from harness.core import files
 from harness.core.errors import CorruptRecord, Mismatch, MissingPrerequisite
+from harness.core.files import held
 from harness.records import read as reading
 from harness.records import verify
 from harness.records.dedup import digest, file_name
 from harness.records.read import find_runs, read_run
 from harness.records.samples import read
-from harness.records.write import held
 from harness.report import browser
 
 

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import quick
@@ -24,6 +25,9 @@ from harness.records.read import read_run
 from harness.runs.sweep import board, launcher
 from harness.runs.sweep import plan as sweep
 from harness.runs.sweep.board import Board, duration
+from harness.runs.sweep.engines import local, process
+from harness.runs.sweep.engines.contract import Terms
+from harness.runs.sweep.engines.local import LocalEngine
 from harness.runs.sweep.launcher import Launcher, exit_code
 from harness.runs.sweep.plan import Planned, Result, Sweep, choices, plan, told
 
@@ -92,9 +96,13 @@ elif do == "lock":
 """
 
 
-class Stubs(Launcher):
+class Here(LocalEngine):
     def command(self, cell):
         return [sys.executable, "-c", STUB, str(cell.path), cell.settings["do"], str(ROOT)]
+
+
+def Stubs(cells: list[Planned], workers: int, board: Board, devices: tuple[str, ...] = (), **more: Any) -> Launcher:
+    return Launcher(cells, Here(workers, Terms(), devices), board, **more)
 
 
 def stub(out: Path, do: str, seed: int = 0) -> Planned:
@@ -147,7 +155,7 @@ def test_as_many_cells_at_once_as_there_are_workers(tmp_path):
 
 @pytest.mark.parametrize(("mine", "workers", "threads"), [(None, 3, "2"), (None, 9, "1"), ("1", 2, "1"), ("99", 2, "4")])
 def test_the_cores_are_divided(tmp_path, monkeypatch, mine, workers, threads):
-    monkeypatch.setattr(launcher, "cores", lambda: 8)
+    monkeypatch.setattr(local, "cores", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if mine:
         monkeypatch.setenv("OMP_NUM_THREADS", mine)
@@ -213,7 +221,7 @@ def test_an_interrupt_stops_the_children_and_leaves_the_rest(tmp_path, number):
 
 
 def test_a_child_that_does_not_listen_is_ended(tmp_path, monkeypatch):
-    monkeypatch.setattr(launcher, "PATIENCE", 0.3)
+    monkeypatch.setattr(process, "PATIENCE", 0.3)
     cell = stub(tmp_path, "deaf")
     pid = cell.path / "pid"
     asker = signal_when(lambda: pid.exists() and pid.read_text(), signal.SIGINT, signal.SIGINT)

@@ -13,11 +13,12 @@ import pytest
 
 from harness.cli import main
 from harness.core import process, registry
+from harness.core.process import cores
 from harness.methods import METHODS
 from harness.runs.progress import loading
 from harness.runs.sweep import worker
-from harness.runs.sweep.board import Board
-from harness.runs.sweep.launcher import Launcher, Running, cores
+from harness.runs.sweep.engines.contract import Terms
+from harness.runs.sweep.engines.local import LocalEngine, LocalJob
 from harness.runs.sweep.plan import Planned
 
 OWN_NAMES = ("tasks", "methods")
@@ -63,7 +64,7 @@ def cell(tmp_path):
 
 
 def test_a_cell_of_a_sweep_starts_in_a_folder_of_any_names(theirs, cell):
-    command = Launcher([], 2, Board(0)).command(cell)
+    command = LocalEngine(2, Terms(), []).command(cell)
     stdin, parent = os.pipe()  # a cell ends when the sweep is gone
     done = subprocess.run(command, capture_output=True, text=True, cwd=theirs(ANY_NAMES), stdin=stdin)
     os.close(stdin), os.close(parent)
@@ -77,7 +78,7 @@ def test_a_cell_can_import_what_the_sweep_can_and_its_record_shows_no_paths(tmp_
     monkeypatch.setattr(sys, "path", ["", *sys.path])
     (tmp_path / "neighbour.py").write_text("print('imported')\n")
     (tmp_path / "random.py").write_text("raise RuntimeError('not Python\\'s')\n")
-    *python, start, told, paths = Launcher([], 2, Board(0)).command(cell)
+    *python, start, told, paths = LocalEngine(2, Terms(), []).command(cell)
     seen = (
         start.replace("import harness.runs.sweep.worker", "import random, neighbour").rpartition("sys.exit")[0]
         + "print(sys.argv)"
@@ -132,7 +133,7 @@ def test_a_command_and_the_cells_of_a_sweep_begin_whatever_the_environment_says_
 
 def said_by(cell, script: str, at_most: int = 1) -> list[str]:
     """What a cell with a script of its own says on its standard error."""
-    running = Running(cell, [sys.executable, "-S", "-c", f"import os, sys\n{script}"], at_most)
+    running = LocalJob(cell, [sys.executable, "-S", "-c", f"import os, sys\n{script}"], at_most)
     running.process.wait(60)
     running.close()
     return list(running.lines)

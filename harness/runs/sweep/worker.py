@@ -1,4 +1,4 @@
-"""Worker process for one cell of a sweep, started by `harness.runs.sweep.launcher`.
+"""Worker process for one cell of a sweep, started by an engine.
 
 It does the same as `harness run` without a picture. It stops, as if interrupted, when the sweep ends (the pipe at its
 standard input closes), and exits with BUSY if another process holds the cell.
@@ -38,7 +38,7 @@ def _run(cell: dict[str, Any]) -> int:
     ready = named_cell(
         cell["method"], cell["task"], cell["preset"], cell["seed"], cell["overrides"], {}, Path(cell["out"]), cell["offline"]
     )  # fmt: skip
-    summary, _ = run(ready, fresh=False, progress=progress)
+    summary, _ = run(ready, fresh=False, progress=progress, lease=cell["lease"])
     return 4 if summary.status == "degraded" else 0
 
 

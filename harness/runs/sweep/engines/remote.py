@@ -1,0 +1,134 @@
+"""A cell on another machine, or in another program: what runs there, and how the sweep follows it through the shared folder."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.core.process import cores
+from harness.runs.sweep.plan import Planned
+
+from .contract import Terms, log_of, told
+from .process import Process, command, progress_in
+
+LOOK = 0.2  # seconds between two looks at the process
+TAIL = 20_000  # bytes read from the end of a log
+
+
+@dataclass(frozen=True)
+class Order:
+    """A cell to carry out, as plain data: no object of this package travels but this one."""
+
+    work: str  # the cell as JSON
+    folder: str  # working folder, in which relative paths hold
+    log: str  # file for the output while it runs
+    stop: str  # file whose presence asks for a stop
+    cores: int = 0  # 0: all that the process there may use
+    owner: int = 0  # process on whose end it stops, for an engine of this machine; 0: none
+    offline: bool = False
+    command: tuple[str, ...] = ()  # in place of the worker's, which is made where it runs
+
+
+def order(cell: Planned, terms: Terms, stop: Path, cores: int = 0, owner: int = 0) -> Order:
+    """The order for a cell; its paths hold on every machine that shares the folder."""
+    here = os.path.abspath
+    return Order(told(cell, terms), os.getcwd(), here(log_of(cell)), here(stop), cores, owner, terms.offline)
+
+
+class Carrier:
+    """Carries out an order in a process of its own, so that signals, memory and threads are as in the local engine."""
+
+    def __init__(self, order: Order) -> None:
+        self.order = order
+        self.process: Process | None = None
+        self._written = 0.0
+
+    def run(self) -> tuple[int, list[str]]:
+        """Run the cell; -> the exit code of its process and its last lines."""
+        if self._stopped():
+            return 130, []
+        env = {"HF_HUB_OFFLINE": "1"} if self.order.offline else {}
+        self.process = Process(
+            list(self.order.command) or command(self.order.work), self.order.cores or cores(), env, Path(self.order.folder)
+        )
+        try:
+            self._follow(self.process)
+        finally:
+            self.stop()
+        return self.process.process.returncode, list(self.process.lines)
+
+    def stop(self, patience: float | None = None) -> None:
+        """Stop the process after its current update, with its state saved; nothing if it has ended."""
+        if self.process is not None:
+            self.process.ask_to_stop()
+            self.process.end(patience)
+            self.process.close()
+
+    def _follow(self, process: Process) -> None:
+        asked = False
+        while process.process.poll() is None:
+            if not asked and self._stopped():
+                asked = True
+                process.ask_to_stop()
+            self._write(process)
+            time.sleep(LOOK)
+
+    def _stopped(self) -> bool:
+        """Whether a stop is asked for, or the sweep that gave the order is gone."""
+        return os.path.exists(self.order.stop) or (self.order.owner > 0 and not _lives(self.order.owner))
+
+    def _write(self, process: Process) -> None:
+        """Write the last lines to the log once a second; a full disk there is no reason to stop."""
+        if time.monotonic() - self._written > 1:
+            self._written = time.monotonic()
+            with suppress(OSError):
+                Path(self.order.log).write_text("\n".join(process.lines) + "\n", encoding="utf-8")
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # of another user
+        return True
+    return True
+
+
+def carry_out(order: Order) -> tuple[int, list[str]]:
+    """Carry out an order; -> the exit code of its process and its last lines."""
+    return Carrier(order).run()
+
+
+class Followed:
+    """What the jobs of other programs have in common: their log in the shared folder."""
+
+    def __init__(self, cell: Planned) -> None:
+        self.cell, self.started = cell, time.monotonic()
+        self._lines: list[str] = []
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since it was submitted."""
+        return time.monotonic() - self.started
+
+    @property
+    def last(self) -> str:
+        """Its last line of progress, "waiting" before the first."""
+        return progress_in(list(self.lines)) if self.lines else "waiting"
+
+    @property
+    def lines(self) -> Sequence[str]:
+        """The last lines of its standard error."""
+        if self._lines:
+            return self._lines
+        try:
+            with log_of(self.cell).open("rb") as log:
+                log.seek(max(0, os.fstat(log.fileno()).st_size - TAIL))
+                return [line for line in log.read().decode(errors="replace").splitlines() if line.strip()]
+        except OSError:
+            return []
