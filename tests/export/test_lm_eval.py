@@ -51,7 +51,7 @@ def test_directions_are_those_of_the_report():
         "seconds",
     }  # and what is no metric of a record
     for column in (*COLUMNS, *COLLAPSE, JUDGE):
-        if column.key not in of_cost:
+        if column.key not in others:
             assert ours._better(column.key) is {"up": True, "down": False, "": None}[column.better], column.key
             assert ours._better(f"{column.key}@calm") is ours._better(column.key)
     assert ours._better("regret") is False and ours._better("toxicity_prob") is False and ours._better("diversity") is True
