@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,36 +42,49 @@ class Mlflow:
         self._run = ""
 
     def begin(self, run: Begin) -> Held:
-        if self._local:
-            self.root.mkdir(parents=True, exist_ok=True)
-        self._client = self._library.MlflowClient(tracking_uri=self.uri)
-        experiment = self._experiment()
-        found = self._client.search_runs([experiment], f"tags.`{KEY}` = '{run.key}'", max_results=1)
-        if not found:
-            return self._created(experiment, run)
-        self._run = found[0].info.run_id
-        held = self._held(found[0].data.metrics)
-        if not held.ended:
-            self._client.update_run(self._run, status="RUNNING")
-        return held
+        with self._alone():
+            self._client = self._library.MlflowClient(tracking_uri=self.uri)
+            experiment = self._experiment()
+            found = self._client.search_runs([experiment], f"tags.`{KEY}` = '{run.key}'", max_results=1)
+            if not found:
+                return self._created(experiment, run)
+            self._run = found[0].info.run_id
+            held = self._held(found[0].data.metrics)
+            if not held.ended:
+                self._client.update_run(self._run, status="RUNNING")
+            return held
 
     def add(self, rows: Sequence[Values]) -> None:
-        for row in rows:
-            self._log(row.values, row.update, row.at)
+        with self._alone():
+            for row in rows:
+                self._log(row.values, row.update, row.at)
 
     def end(self, result: End) -> None:
-        if result.picture is not None:
-            from PIL import Image
+        with self._alone():
+            if result.picture is not None:
+                from PIL import Image
 
-            self._client.log_image(self._run, Image.open(io.BytesIO(result.picture)), artifact_file="picture.png")
-        if result.samples:
-            self._client.log_dict(self._run, {"samples": result.samples}, "samples.json")
-        self._log(result.values, result.update, result.at)
+                self._client.log_image(self._run, Image.open(io.BytesIO(result.picture)), artifact_file="picture.png")
+            if result.samples:
+                self._client.log_dict(self._run, {"samples": result.samples}, "samples.json")
+            self._log(result.values, result.update, result.at)
 
     def close(self, status: str) -> None:
         if self._run:
-            self._client.set_terminated(self._run, STATES[status])
+            with self._alone():
+                self._client.set_terminated(self._run, STATES[status])
             self._run = ""
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Context manager in which no other process of ours is at work on the local store, which MLflow makes in many steps."""
+        if not self._local:
+            yield
+            return
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _experiment(self) -> str:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or PROJECT

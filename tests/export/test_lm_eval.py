@@ -42,14 +42,7 @@ def test_every_metric_with_its_error_and_direction(run):
 
 
 def test_directions_are_those_of_the_report():
-    of_cost = {
-        "undesired",
-        "removed",
-        "flops",
-        "sampled_tokens",
-        "own_documents",
-        "seconds",
-    }  # and what is no metric of a record
+    others = {"undesired", "removed", "flops", "sampled_tokens", "own_documents", "seconds"}  # no metrics of a record
     for column in (*COLUMNS, *COLLAPSE, JUDGE):
         if column.key not in others:
             assert ours._better(column.key) is {"up": True, "down": False, "": None}[column.better], column.key

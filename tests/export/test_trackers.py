@@ -1,6 +1,7 @@
 """Each tracker, read back from its own files: it holds the record's numbers, each once, whatever became of the run."""
 
 import os
+import subprocess
 import sys
 from importlib.util import find_spec
 from types import SimpleNamespace
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 import fake_tracker as fake
 import pytest
 import tracker_stores
+from places import ROOT
 
 from harness.core.errors import MissingPrerequisite, UnknownName, UsageError
 from harness.export import events, trackers
@@ -98,6 +100,20 @@ def test_mlflow_and_tensorboard_name_the_run_and_its_settings(tmp_path):
     text = samples.tensor_proto.string_val[0].decode()
     assert "answer" in text and all(line.startswith("    ") for line in text.splitlines())  # no Markdown
     assert files.Images("picture")[0].encoded_image_string == fake.picture()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("kind", ["mlflow", "trackio"], indirect=True)  # whose store is one file
+def test_runs_that_end_at_once_share_a_store(kind, tmp_path):
+    paths = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "fixtures")])}
+    script = ROOT / "tests" / "fixtures" / "export_at_once.py"
+    words = [[sys.executable, "-P", str(script), str(tmp_path), str(seed), kind] for seed in range(3)]
+    processes = [subprocess.Popen(w, env=os.environ | paths, stderr=subprocess.PIPE, text=True) for w in words]
+    ends = [(process.communicate()[1], process.returncode) for process in processes]
+    assert [code for _, code in ends] == [0, 0, 0], ends
+    held = tracker_stores.READ[kind](tmp_path / kind)
+    assert sorted(along(held, "train/loss")) == sorted(3 * [(i, 1 / i) for i in (1, 2, 3)])
 
 
 def test_rows_that_trackio_drops_are_missed(tmp_path):
