@@ -152,7 +152,10 @@ def _written(text: str, path: Path | None) -> None:
         return
     writable(path.parent)
     with writing(path):
-        replace(path, text.encode())
+        if path.exists() and not path.is_file():  # a device or a pipe stays what it is
+            path.write_bytes(text.encode())
+        else:
+            replace(path, text.encode())
     print(escaped(path))
 
 

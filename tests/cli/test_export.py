@@ -1,5 +1,7 @@
 """`harness export` and `--track`: what is chosen, where it goes, and what is refused."""
 
+import os
+
 import fake_records
 import fake_tracker as fake
 import pytest
@@ -62,6 +64,15 @@ def test_a_file_of_a_table(harness, records, tmp_path):
     assert (code, out) == (0, f"{target}\n") and target.read_text().endswith("\n")
     code, _, err = harness("export", records, "--to", "latex", "-o", records)
     assert code == 1 and err.startswith("error: cannot write") and err.count("\n") == 1
+
+
+def test_a_pipe_is_written_and_stays_one(harness, records, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    end = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
+    assert harness("export", "quark123-s0", "--to", "latex", "-o", pipe)[0] == 0
+    assert pipe.is_fifo() and os.read(end, 10**5).endswith(b"\n")
+    os.close(end)
 
 
 def test_results_of_one_run_or_a_folder_of_them(harness, records, tmp_path):

@@ -37,18 +37,31 @@ OPTIONS = {
     "samples": ("--n", "--kind", "--prompt", "--search", "--sort", "--seed", "--of"),
     "verify": (),
     "compare": ("--metric", "--regress-if"),
+    "export": ("--to", "--out", "--records", "--by"),
     "list": (),
     "show": (),
     "check": (),
     "new": ("--out",),
     "env": (),
 }
-WORDS = {"list": 1, "show": 2, "check": 2, "new": 2, "compare": 2, "samples": 1, "verify": 1, "status": 1, "report": 1}
+WORDS = {
+    "list": 1,
+    "show": 2,
+    "check": 2,
+    "new": 2,
+    "compare": 2,
+    "samples": 1,
+    "verify": 1,
+    "status": 1,
+    "report": 1,
+    "export": 1,
+}
 KINDS = ("methods", "tasks", "presets", "runs", "method", "task", "preset", "run")
 NEEDED = {
     "run": {"--method": "quark", "--task": "toxicity"},
     "sweep": {"--methods": "base,quark", "--tasks": "toxicity"},
     "eval": {"--policy": "gpt2", "--task": "toxicity"},
+    "export": {"--to": "latex", "--records": "../../records"},
 }
 READERS = ("status", "samples", "verify", "compare", "list", "show")
 
