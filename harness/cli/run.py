@@ -23,7 +23,7 @@ from .result import draw, shown
 TRACKED_SAMPLES = 10  # as many as `harness samples` shows
 
 
-def tracking(track: str | None, samples: bool, unmask: bool) -> Tracking:
+def tracking(track: str | None, samples: bool = False, unmask: bool = False) -> Tracking:
     """The trackers of a command line, each of which can be opened; raises UsageError or MissingPrerequisite."""
     if track is None and samples:
         raise UsageError("--track-samples gives samples to trackers; name them with --track, or leave it out")

@@ -17,6 +17,7 @@ from harness.core.text import escaped, escaped_lines
 from harness.runs.progress import Progress, loading
 
 from .result import archived, draw
+from .run import tracking
 
 if TYPE_CHECKING:
     from harness.runs.sweep.plan import Planned, Result, Sweep
@@ -46,6 +47,9 @@ Retries = Annotated[
 Lease = Annotated[
     float, typer.Option(min=1, metavar="SECONDS", help="time without a sign of life after which another host takes a cell over")
 ]
+Track = Annotated[
+    str | None, typer.Option(metavar="A,B", help="trackers that follow each cell: tensorboard, wandb, mlflow, trackio")
+]
 Out = Annotated[Path, typer.Option(help="folder of records")]
 DryRun = Annotated[bool, typer.Option(help="list the cells and their states, run nothing")]
 Offline = Annotated[bool, typer.Option(help="use local files and caches only")]
@@ -62,6 +66,7 @@ class Where(NamedTuple):
     ray: str | None = None
     retries: int = 0
     lease: float = LEASE
+    track: tuple[str, ...] = ()
 
 
 def sweep(
@@ -87,6 +92,7 @@ def sweep(
     ray: Ray = None,
     retries: Retries = 0,
     lease: Lease = LEASE,
+    track: Track = None,
     out: Out = Path("results"),
     dry_run: DryRun = False,
     offline: Offline = False,
@@ -109,7 +115,7 @@ def sweep(
     from harness.runs.sweep.plan import told
 
     spec = told(file, methods, tasks, seeds, preset, settings or [], grid or [])
-    where = Where(engine, workers, slurm, ray, retries, lease)
+    where = Where(engine, workers, slurm, ray, retries, lease, tracking(track).names)
     raise typer.Exit(sweep_command(spec, where, out, dry_run=dry_run, offline=offline, as_json=as_json))
 
 
@@ -123,6 +129,7 @@ def study(
     ray: Ray = None,
     retries: Retries = 0,
     lease: Lease = LEASE,
+    track: Track = None,
     out: Out = Path("results"),
     dry_run: DryRun = False,
     offline: Offline = False,
@@ -142,7 +149,7 @@ def study(
     """
     from harness.runs.sweep.study import read_study
 
-    where = Where(engine, workers, slurm, ray, retries, lease)
+    where = Where(engine, workers, slurm, ray, retries, lease, tracking(track).names)
     spec = read_study(file, methods, tasks)
     raise typer.Exit(study_command(spec, where, out, dry_run=dry_run, offline=offline, as_json=as_json))
 
@@ -188,7 +195,7 @@ def run_cells(cells: list[Planned], where: Where, out: Path, progress: Progress,
     from harness.runs.sweep.launcher import Launcher, exit_code
 
     writable(out)  # before the first process starts, not in each of them
-    chosen = engine(where.engine, where.workers, out, Terms(offline, where.lease), where.slurm, where.ray)
+    chosen = engine(where.engine, where.workers, out, Terms(offline, where.lease, where.track), where.slurm, where.ray)
     progress.say(f"{len(cells)} cells, {chosen.about}")
     results = Launcher(cells, chosen, Board(len(cells)), each=_draw_new, retries=where.retries).run()
     undrawn = _draw_missing(results)

@@ -12,8 +12,11 @@ from harness.export import live, trackers
 from harness.export.live import Live, Tracking, exported, tracked
 from harness.export.trackers import hushed
 from harness.records.read import read_run, scalars
-from harness.runs import session
+from harness.runs import assemble, session
 from harness.runs.progress import Progress
+from harness.runs.sweep import worker
+from harness.runs.sweep.engines import contract
+from harness.runs.sweep.plan import Planned
 
 pytestmark = pytest.mark.usefixtures("few_prompts")
 
@@ -73,6 +76,15 @@ def test_an_interrupted_run_goes_on_in_the_same_tracked_run(untracked, tmp_path,
 
     attempt(cell, said)  # a finished one gives nothing again
     assert len(store.ended) == 1 and len(store.points("train/nll")) == 6
+
+
+def test_each_cell_of_a_sweep_is_followed(tmp_path, monkeypatch, store):
+    cell = quick.cell(tmp_path, "base")
+    monkeypatch.setattr(assemble, "named_cell", lambda *of: cell)
+    planned = Planned("base", "toxicity", 0, "micro", {}, {}, tmp_path, cell.path, cell.run_id)
+    assert worker._run(json.loads(contract.told(planned, contract.Terms(track=("fake",))))) == 0
+    assert store.closed == ["done"] and len(store.ended) == 1 and store.ended[0].picture is None
+    assert store.points("eval/kl") == [(row.update, row.metrics["kl"].value) for row in read_run(cell.path).trajectory]
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from typing import Any
 
 from harness.core.errors import Busy, Interrupted
 from harness.core.process import explain, prepare
+from harness.export.live import Tracking, tracked
 from harness.runs.progress import loading
 
 BUSY = 75  # EX_TEMPFAIL of sysexits.h: try again later
@@ -38,7 +39,10 @@ def _run(cell: dict[str, Any]) -> int:
     ready = named_cell(
         cell["method"], cell["task"], cell["preset"], cell["seed"], cell["overrides"], {}, Path(cell["out"]), cell["offline"]
     )  # fmt: skip
-    summary, _ = run(ready, fresh=False, progress=progress, lease=cell["lease"])
+    with tracked(Tracking(tuple(cell["track"])), ready.path, ready.out, progress.say) as live:
+        progress.written = live.written
+        summary, _ = run(ready, fresh=False, progress=progress, lease=cell["lease"])
+        live.end()
     return 4 if summary.status == "degraded" else 0
 
 

@@ -81,6 +81,7 @@ class Terms:
 
     offline: bool = False
     lease: float = LEASE  # seconds without a sign of life after which another host may take a cell over
+    track: tuple[str, ...] = ()  # trackers that follow each cell
 
 
 def told(cell: Planned, terms: Terms) -> str:
@@ -88,7 +89,7 @@ def told(cell: Planned, terms: Terms) -> str:
     return json.dumps(
         {
             "method": cell.method, "task": cell.task, "preset": cell.preset, "seed": cell.seed, "overrides": cell.overrides,
-            "out": str(cell.out), "offline": terms.offline, "lease": terms.lease,
+            "out": str(cell.out), "offline": terms.offline, "lease": terms.lease, "track": terms.track,
         }
     )  # fmt: skip
 
