@@ -1,6 +1,7 @@
 """Several processes give what one gives: logits, gradients, samples and scores, whoever has how many rows."""
 
 import os
+import signal
 import time
 
 import pytest
@@ -262,3 +263,12 @@ def test_a_process_without_a_gpu_of_its_own_is_refused(monkeypatch):
     monkeypatch.delenv("TORCHELASTIC_RUN_ID")
     processes.join()
     assert processes.size() == 1
+
+
+def test_a_process_ends_as_if_interrupted_once_torchrun_is_gone(monkeypatch):
+    parents, sent = iter([7, 7, 1]), []
+    monkeypatch.setattr(os, "getppid", lambda: next(parents))
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(os, "kill", lambda pid, number: sent.append((pid, number, next(parents, None))))
+    processes._watch(7)
+    assert sent == [(os.getpid(), signal.SIGTERM, None)]
