@@ -1,6 +1,7 @@
 """Several processes give what one gives: logits, gradients, samples and scores, whoever has how many rows."""
 
 import os
+import signal
 import time
 
 import pytest
@@ -251,3 +252,23 @@ def test_of_processes_that_fail_one_speaks_and_the_first_ends_first(tmp_path):
 
     assert sorted(together(3, fails)) == [False, False, True]
     assert (tmp_path / "order").read_text()[0] == "0"
+
+
+def test_a_process_without_a_gpu_of_its_own_is_refused(monkeypatch):
+    for name, value in {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(BadSetting, match=r"each process needs a GPU of its own; found 1: --nproc_per_node 1"):
+        processes.join()
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID")
+    processes.join()
+    assert processes.size() == 1
+
+
+def test_a_process_ends_as_if_interrupted_once_torchrun_is_gone(monkeypatch):
+    parents, sent = iter([7, 7, 1]), []
+    monkeypatch.setattr(os, "getppid", lambda: next(parents))
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(os, "kill", lambda pid, number: sent.append((pid, number, next(parents, None))))
+    processes._watch(7)
+    assert sent == [(os.getpid(), signal.SIGTERM, None)]

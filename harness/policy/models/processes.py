@@ -15,6 +15,8 @@ from __future__ import annotations
 import atexit
 import os
 import signal
+import threading
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -52,6 +54,14 @@ def join() -> None:
         torch.cuda.set_device(process.local_rank())
     dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=PATIENCE)
     atexit.register(_leave)
+    threading.Thread(target=_watch, args=(os.getppid(),), name="torchrun", daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    """End as if interrupted once torchrun is gone, so that no process outlives it."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _leave() -> None:

@@ -7,6 +7,7 @@ import torch
 from together import together
 from trials import new_trial
 
+from harness.core.errors import RunFailed
 from harness.core.registry import load
 from harness.methods import METHODS
 from harness.training.trial import OptimizerSettings
@@ -47,3 +48,14 @@ def test_two_processes_make_the_updates_of_one(name):
             assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
         torch.testing.assert_close(found[1], weights, rtol=0, atol=2e-5)
         assert found[2] == cost and torch.equal(found[3], state)
+
+
+def test_a_trainer_of_trl_that_sees_several_processes_is_refused(monkeypatch):
+    pytest.importorskip("trl")
+    from harness.training import trl_bridge
+
+    monkeypatch.setattr(trl_bridge, "LAUNCHED", ())
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "1")
+    for error in together(2, lambda: left("dpo")):
+        assert type(error) is RunFailed and "sees the other processes" in str(error)
