@@ -102,6 +102,8 @@ def _notes(summary: Summary) -> str:
         text += f"share of the optimum: {share.reason}\n"
     text += f"cost: {cost['updates']} updates, {cost['flops']:.2g} FLOPs, {cost['sampled_tokens']} tokens sampled, "
     text += f"{cost['scorer_calls']} rewards; {cost['seconds']:.0f} s, {cost['peak_memory_mb']:.0f} MB"
+    if (gpu := cost.get("peak_gpu_memory_mb")) is not None:
+        text += f", {gpu:.0f} MB on the GPU"
     if summary.profile is not None:
         text += f"\ntime: {', '.join(f'{s:.1f} s {name}' for name, s in summary.profile.items())}"
     if summary.frontier is not None and summary.frontier.above:

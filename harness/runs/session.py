@@ -342,6 +342,7 @@ class Session:
             "unscored": trial.unscored,
             "seconds": round(self._seconds(), 1),
             "peak_memory_mb": peak_memory(),
+            **peak_gpu_memory(trial.policy.device),
         }
         frontier = evaluator.frontier_record() | {"kl_cap": c.settings.task.kl_cap, "above": evaluator.above}
         return Summary(
@@ -417,6 +418,13 @@ def peak_memory() -> float:
     """Peak resident memory of this process in MB."""
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
+
+
+def peak_gpu_memory(device: torch.device) -> dict[str, float | None]:
+    """Peak memory of this process on a GPU in MB, as PyTorch has allocated it; nothing elsewhere."""
+    if device.type != "cuda":
+        return {}
+    return {"peak_gpu_memory_mb": round(torch.cuda.max_memory_allocated(device) / 2**20, 1)}
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from harness.core.types import Settings
-from harness.runs import named
+from harness.runs import named, session
 from harness.runs.cost import memory, shapes
 from harness.runs.cost.memory import Load, estimate, fits, load_of, smaller
 
@@ -156,3 +156,9 @@ def test_settings_of_a_plug_in_need_say_nothing(monkeypatch):
 
     monkeypatch.setattr(memory.registry, "load", lambda kind, name: Mine)
     assert load_of(settings().model_copy(update={"method": {}}), "mine") == Load(0, 1, memory.PROMPT + 20, 20)
+
+
+def test_the_peak_on_a_gpu_is_recorded_where_there_is_one(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3 * 2**20)
+    assert session.peak_gpu_memory(torch.device("cuda", 0)) == {"peak_gpu_memory_mb": 3.0}
+    assert session.peak_gpu_memory(torch.device("cpu")) == {}
