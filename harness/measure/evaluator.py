@@ -8,7 +8,7 @@ fluency, diversity and collapse; samples under the papers' decoding (top-p) give
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from hashlib import sha256
 from typing import Any, NamedTuple, Protocol
@@ -29,6 +29,7 @@ from harness.policy.sampler import is_end, sample
 from . import metrics as m
 from .frontier import Frontier
 from .optimum import judge_along, judge_at_reward
+from .teacher_forced import batches, teacher_forced_repetition
 
 EVALUATION_VERSION = 3
 BEYOND = "beyond the solid range of the frontier"
@@ -100,42 +101,6 @@ def mean_nll(policy: Policy, rollout: Rollout, batch_size: int = 256) -> tuple[N
 
     (nll,) = processes.by_rows(read, rollout)
     return nll.double().cpu().numpy(), rollout.response_mask.sum(1).cpu().numpy()
-
-
-@torch.no_grad()
-def teacher_forced_repetition(
-    policy: Policy, rollout: Rollout, window: int, batch_size: int = 256
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """rep/l and wrep of Welleck et al. 2019 (arXiv:1908.04319, section 6.1), counts per response: -> [B], [B], tokens [B].
-
-    rep counts the steps whose most likely token is among the previous `window` tokens of the response; wrep counts only
-    those where it is wrong.
-    """
-
-    def read(rows: Rollout) -> tuple[Tensor]:
-        return (torch.cat([_repeated(policy.deployed_logits(p).argmax(-1), p, window) for p in batches(rows, batch_size)]),)
-
-    counts = processes.by_rows(read, rollout)[0].T.double().cpu().numpy()
-    return counts[0], counts[1], counts[2]
-
-
-def _repeated(likeliest: Tensor, rollout: Rollout, window: int) -> Tensor:
-    """Repeats, wrong repeats and tokens of each response: [B, R] -> [B, 3]."""
-    true, mask = rollout.response, rollout.response_mask
-    steps = torch.arange(true.shape[1], device=true.device)
-    behind = steps[:, None] - steps[None, :]
-    seen = (behind > 0) & (behind <= window)  # [R, R]: which earlier tokens a step looks back at
-    repeats = ((likeliest[:, :, None] == true[:, None, :]) & seen).any(-1) & mask
-    return torch.stack([repeats.sum(1), (repeats & (likeliest != true)).sum(1), mask.sum(1)], 1)
-
-
-def batches(rollout: Rollout, size: int) -> Iterator[Rollout]:
-    """The rollout in parts of at most `size` rows."""
-    for i in range(0, len(rollout.response), size):
-        part = slice(i, i + size)
-        prompts = type(rollout.prompts)(*(x[part] for x in rollout.prompts))
-        logprobs = None if rollout.logprobs is None else rollout.logprobs[part]
-        yield Rollout(prompts, rollout.response[part], rollout.response_mask[part], logprobs)
 
 
 class Kept(Protocol):

@@ -18,7 +18,7 @@ from harness.core import registry
 from harness.core.errors import BadSetting, MissingPrerequisite
 from harness.core.types import Responses, Rollout
 from harness.measure import metrics
-from harness.measure.evaluator import teacher_forced_repetition
+from harness.measure.teacher_forced import teacher_forced_repetition
 from harness.tasks.micro import grammar, world
 from harness.tasks.micro.scorers import (
     DiversityReward,

@@ -16,7 +16,8 @@ import pytest
 
 from harness.core.errors import BadData, BadSetting, BenchError, EmptySelection, MissingPrerequisite, PromptTooLong, UnknownName
 from harness.core.settings import DataSettings, resolve
-from harness.runs import assemble, cost, sources
+from harness.runs import assemble, sources
+from harness.runs.cost.estimate import needs
 from harness.tasks.data import own_prompts, tables
 from harness.tasks.data.own_prompts import from_file, from_hub
 from harness.tasks.data.prompt_files import Columns, Prompt, held_out, read_prompts, split_prompts
@@ -367,7 +368,7 @@ def test_a_script_of_a_data_set_is_never_run(hub, monkeypatch):
 
 def test_a_plan_says_what_prompts_need(tmp_path, home, hub, monkeypatch):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(home / "datasets"))
-    found = {need.what: need.there for need in cost.needs(resolve("micro", "base", "toxicity", task__prompts="someone/mild"))}
+    found = {need.what: need.there for need in needs(resolve("micro", "base", "toxicity", task__prompts="someone/mild"))}
     assert found == {"package datasets": True, "someone/mild": True}
-    (need,) = cost.needs(resolve("micro", "base", "toxicity", task__prompts=str(tmp_path / "none.csv")))
+    (need,) = needs(resolve("micro", "base", "toxicity", task__prompts=str(tmp_path / "none.csv")))
     assert (need.what, need.there) == ("prompts", False) and ".parquet" in need.how
