@@ -50,6 +50,7 @@ from .sections import (
 )  # fmt: skip
 from .verdict import impossible, unscored, verdict
 
+MOST_SEEDS = 8  # of a cell that are named one by one
 SCRIPT = resources("harness.report").joinpath("templates/page.js").read_text(encoding="utf-8")
 
 
@@ -133,7 +134,7 @@ def _section(
         "falls": plain(over_optimised(whole)),
         "probed": plain(probe_words(group)),
         "cells": tables.cell_matrix(whole, cells),
-        "states": [_state(cell, seed) for cell in cells for seed in cell.reasons],
+        "states": [state for cell in cells for state in _states(cell)],
         "unscored": unscored(whole),
         "methods": tables.method_table(group),
         "runs": tables.run_table(group),
@@ -211,9 +212,24 @@ def _slugs(groups: Iterable[Group]) -> list[str]:
     return slugs
 
 
-def _state(cell: Cell, seed: int) -> str:
-    """The reason why a seed of a cell is not done."""
-    return plain(f"{cell.name}, seed {seed}, is {cell.seeds[seed]}: {cell.reasons[seed]}")
+def _states(cell: Cell) -> list[str]:
+    """The reasons why seeds of a cell are not done, each with all its seeds."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for seed, reason in cell.reasons.items():
+        found.setdefault((cell.seeds[seed], reason), []).append(seed)
+    return [plain(f"{cell.name}, {_seeds(seeds)} {state}: {reason}") for (state, reason), seeds in found.items()]
+
+
+def _seeds(seeds: list[int]) -> str:
+    """The subject of a sentence: `seed 3, is`; `seeds 0 to 4, are`; of others the first few."""
+    first, *more = sorted(seeds)
+    if not more:
+        return f"seed {first}, is"
+    if more[-1] - first == len(more):
+        return f"seeds {first} {'and' if len(more) == 1 else 'to'} {more[-1]}, are"
+    shown = ", ".join(map(str, [first, *more][:MOST_SEEDS]))
+    rest = f" and {len(seeds) - MOST_SEEDS} more" if len(seeds) > MOST_SEEDS else ""
+    return f"seeds {shown}{rest}, are"
 
 
 def _alt(group: StudyGroup) -> str:

@@ -9,7 +9,7 @@ from harness.analysis.groups import unlike
 from harness.analysis.study import Study
 from harness.core.hashing import identity_hash
 from harness.records.read import find_runs
-from harness.report.build import build
+from harness.report.build import _seeds, build
 from harness.report.cards import task_card
 from harness.report.figures.data import figure_data
 from harness.report.figures.sheets import Sheet
@@ -113,3 +113,26 @@ def test_a_page_shows_a_section_of_degraded_runs_only(tmp_path, monkeypatch):
         text = (tmp_path / "page" / name).read_text()
         assert "toxicity, preset micro" in text and "No verdict: no run is done" in text.replace("\\", "")
     assert made.exit_code == 4 and "quark, seed 0, is degraded" in made.unfinished[0]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "said"),
+    [
+        ([3], "seed 3, is"),
+        ([0, 1], "seeds 0 and 1, are"),
+        ([4, 2, 3], "seeds 2 to 4, are"),
+        ([0, 2, 5], "seeds 0, 2, 5, are"),
+        ([*range(0, 40, 2)], "seeds 0, 2, 4, 6, 8, 10, 12, 14 and 12 more, are"),
+    ],
+)
+def test_seeds_of_one_state_are_named_together(seeds, said):
+    assert _seeds(seeds) == said
+
+
+def test_many_seeds_with_one_reason_are_one_line(tmp_path, monkeypatch):
+    for seed in range(3):
+        fake.write_run(tmp_path, "quark", seed, status="degraded" if seed else "done")
+    runs, problems = find_runs([tmp_path])
+    without_pictures(monkeypatch)
+    (line,) = [s for s in build(Study(runs, problems), tmp_path / "page").unfinished if "degraded" in s]
+    assert line.startswith("quark, seeds 1 and 2, are degraded: ")
