@@ -151,6 +151,35 @@ def test_settings_go_to_the_probes_that_have_them():
         planned([","], [], 0)
 
 
+@pytest.mark.parametrize(
+    "word",
+    ["quantize.bits=[1]", "quantize.bits=[33]", "relearn_clean.points=[-5,10]", "sample_more.counts=[0]"],
+)
+def test_a_point_at_which_nothing_can_be_measured_is_refused(word):
+    with pytest.raises(BadSetting, match=word.partition("=")[0]):
+        planned(["quantize,relearn_clean,sample_more"], [word], 0)
+
+
+@pytest.mark.parametrize(
+    "word", ["task.decoding.max_new_tokens=2", "evaluation.samples=8", "budget.updates=3", "model.dtype=auto"]
+)
+def test_a_setting_that_the_result_would_not_name_is_refused(word):
+    with pytest.raises(BadSetting, match=f"{word.partition('=')[0]} cannot be set"):
+        planned(["decode"], [word], 0)
+    assert planned(["decode"], ["scorers.mine.batch_size=4", "evaluation.batch_size=2"], 0)[1]
+
+
+@pytest.mark.parametrize("part", ["model", "data", "decoding"])
+def test_a_record_of_another_base_policy_or_decoding_does_not_compare(record, harness, part):
+    out, path = record
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["identity"][part] = {"name": "another"}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with quick.few_prompts():
+        code, _, err = harness(*words(path, out, "no_prefix"))
+    assert code == 3 and f"made with another {part}" in err
+
+
 def test_readings_become_one_number():
     points = [reading(0, 1.0), reading(10, 0.5), reading(30, 0.25)]
     assert number("worst", points) == 0.25

@@ -27,7 +27,10 @@ from harness.records.write import RunStore
 from harness.runs import assemble
 from harness.runs.progress import Progress
 
-from .rescore import Named, agreeing, trusted
+from .rescore import NAMES, Named, agreeing, trusted
+
+LOADED = (*NAMES, "task.judge", "task.chat", "model.device", "model.micro_batch", "evaluation.batch_size")
+"""Settings of the run that may be given with a probe: what to load, and on what; with them the options of scorers."""
 
 
 class Asked(NamedTuple):
@@ -75,6 +78,11 @@ def planned(names: Sequence[str], settings: Sequence[str], seed: int) -> tuple[l
     known = {stem_of(registry.given("probe", name)): name for name in names}
     own: dict[str, dict[str, Any]] = {name: {} for name in known}
     trusted = [word for word in settings if word.partition(".")[0] in SECTIONS]
+    for key, _ in map(parse_override, trusted):
+        if key not in LOADED and not key.startswith("scorers."):
+            raise BadSetting(
+                f"a probe measures as the run did, so {key} cannot be set; leave it out (settings: harness show probe)"
+            )
     for key, value in map(parse_override, (word for word in settings if word not in trusted)):
         head, _, rest = key.partition(".")
         of = [head] if rest else [n for n in known if key in registry.load("probe", known[n]).Settings.model_fields]
@@ -109,7 +117,7 @@ class Bench:
         settings = trusted(run, told)
         task = told.task or run.manifest.task
         shared = assemble.parts(settings, task, offline, out)
-        if another := [check.what for check in agreeing(run, shared) if check.held is False]:
+        if another := [*_others(run, shared)]:
             raise MissingPrerequisite(f"{run.dir} was made with another {', '.join(another)}; a probe of it would not compare")
         cell = assemble.external_cell(settings, shared, str(folder), task, out, offline)
         self.policy, _ = assemble.external_model(str(folder), shared, offline)
@@ -122,6 +130,13 @@ class Bench:
         """What the policy does at each point of a probe."""
         rng = torch.Generator().manual_seed(stream_seed(probe.seed, probe.name))
         yield from probe.kind(probe.settings).run(Probed(self.policy, self.base, self.evaluator, self.held_out, rng))
+
+
+def _others(run: Run, shared: assemble.Parts) -> Iterator[str]:
+    """What is not as in the record, of all that the readings of a probe depend on."""
+    yield from (check.what for check in agreeing(run, shared) if check.held is False)
+    now = {"model": shared.model.identity, **shared.identity()}
+    yield from (f"{key} here" for key in ("model", "data", "decoding") if now[key] != run.manifest.identity.get(key))
 
 
 def policy_of(run: Run) -> Path:
