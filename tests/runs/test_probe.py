@@ -66,6 +66,21 @@ def test_a_probe_is_added_to_the_record_and_not_run_twice(record, harness):
         assert code == 0 and "worst judge" in said and len(probes(read_run(path))) == 3, err
 
 
+def test_a_kill_between_results_and_manifest_is_mended_and_an_edit_is_not(record, harness):
+    out, path = record
+    with quick.few_prompts():
+        before = (path / "manifest.json").read_text()
+        assert harness(*words(path, out, "no_prefix"))[0] == 0
+        (path / "manifest.json").write_text(before)  # as it was before the results
+        assert [check.what for check in verify(read_run(path)) if check.held is False]
+        assert harness(*words(path, out, "no_prefix"))[0] == 0
+        assert not [check.what for check in verify(read_run(path)) if check.held is False]
+        text = (path / "probes.jsonl").read_text()
+        (path / "probes.jsonl").write_text(text.replace('"worst"', '"mean"'))
+        code, _, err = harness(*words(path, out, "decode"))
+    assert code == 1 and "probes.jsonl is not the file that was written" in err
+
+
 def test_an_edited_result_is_seen_and_archives_keep_it(record, harness, tmp_path):
     out, path = record
     with quick.few_prompts():

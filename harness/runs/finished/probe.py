@@ -23,7 +23,7 @@ from harness.measure.probed import Probed, Reading
 from harness.records.read import probes as known
 from harness.records.read import read_run, source_of
 from harness.records.schema import MetricRecord, ProbeReading, ProbeResult, Run, metric_records
-from harness.records.write import RunStore
+from harness.records.write import RunStore, probes_hash
 from harness.runs import assemble
 from harness.runs.progress import Progress
 
@@ -80,9 +80,7 @@ def planned(names: Sequence[str], settings: Sequence[str], seed: int) -> tuple[l
     trusted = [word for word in settings if word.partition(".")[0] in SECTIONS]
     for key, _ in map(parse_override, trusted):
         if key not in LOADED and not key.startswith("scorers."):
-            raise BadSetting(
-                f"a probe measures as the run did, so {key} cannot be set; leave it out (settings: harness show probe)"
-            )
+            raise BadSetting(f"a probe measures as the run did, so {key} cannot be set; leave it out")
     for key, value in map(parse_override, (word for word in settings if word not in trusted)):
         head, _, rest = key.partition(".")
         of = [head] if rest else [n for n in known if key in registry.load("probe", known[n]).Settings.model_fields]
@@ -165,7 +163,8 @@ def probe(run: Run, probes: list[Asked], told: Named, out: Path, offline: bool, 
     store = RunStore(run.dir)
     store.open()
     try:
-        found = {key_of(result): result for result in known(run)}
+        run = read_run(run.dir)  # as it is now that no other process writes it
+        found = {key_of(result): result for result in _kept(store, run)}
         missing = [each for each in probes if each.key not in found]
         bench = Bench(run, told, out, offline, progress) if missing else None
         for each in missing:
@@ -175,6 +174,19 @@ def probe(run: Run, probes: list[Asked], told: Named, out: Path, offline: bool, 
     finally:
         store.close()
     return [found[each.key] for each in probes]
+
+
+def _kept(store: RunStore, run: Run) -> list[ProbeResult]:
+    """The results that a record has; raises CorruptRecord if they are not those that its manifest lists.
+
+    The manifest is written after them, so a kill may leave it without the last one: then it is written again.
+    """
+    results, listed = known(run), (run.manifest.files or {}).get("probes.jsonl")
+    if results and listed != probes_hash(results):
+        if listed != probes_hash(results[:-1]):
+            raise CorruptRecord(f"{run.dir}: probes.jsonl is not the file that was written; copy it again or remove it")
+        store.write_probes(run.manifest, results)
+    return results
 
 
 def _probed(bench: Bench, probe: Asked, progress: Progress) -> ProbeResult:
