@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import quick
 
 from harness.core.errors import BadSetting, CorruptRecord, EmptySelection, UnknownName
 from harness.records.archive import archive, write_study
-from harness.records.read import find_runs, probes, read_run
-from harness.records.schema import MetricRecord, ProbeReading
+from harness.records.read import find_runs, probe_number, probes, read_run
+from harness.records.schema import MetricRecord, ProbeReading, ProbeResult
 from harness.records.verify import verify
-from harness.runs.finished.probe import asked, number, planned, policy_of
+from harness.runs.finished.probe import asked, planned, policy_of
 from harness.runs.session import run
 
 RELEARN = ["relearn_habit.points=[0,1]", "relearn_habit.texts=4", "relearn_habit.batch_size=2"]
@@ -76,7 +77,7 @@ def test_a_kill_between_results_and_manifest_is_mended_and_an_edit_is_not(record
         assert harness(*words(path, out, "no_prefix"))[0] == 0
         assert not [check.what for check in verify(read_run(path)) if check.held is False]
         text = (path / "probes.jsonl").read_text()
-        (path / "probes.jsonl").write_text(text.replace('"worst"', '"mean"'))
+        (path / "probes.jsonl").write_text(text.replace('"seed":0', '"seed":5'))
         code, _, err = harness(*words(path, out, "decode"))
     assert code == 1 and "probes.jsonl is not the file that was written" in err
 
@@ -195,12 +196,44 @@ def test_a_record_of_another_base_policy_or_decoding_does_not_compare(record, ha
     assert code == 3 and f"made with another {part}" in err
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"value": 7.0}, "the number 7.0"),
+        ({"value": None}, "the number None"),
+        ({"readings": [{"at": 0, "metrics": {"judge": {"value": 1e308, "stderr": None, "n": 1}}}]}, "judge score of 1e"),
+        ({"readings": [{"at": i, "metrics": {}} for i in range(1001)]}, "1001 readings"),
+    ],
+)
+def test_a_result_that_cannot_be_is_a_broken_record(finished, monkeypatch, change, said):
+    row = {
+        "probe": "decode", "version": 1, "settings": {}, "seed": 0, "unit": "decoding", "number": "worst", "value": 0.5,
+        "readings": [{"at": 0, "metrics": {"judge": {"value": 0.5, "stderr": None, "n": 1}}}],
+    }  # fmt: skip
+    run = read_run(finished[1])
+    for given in (row, row | change):
+        source = SimpleNamespace(probes=lambda given=given: [ProbeResult.model_validate(given)])
+        if given is row:
+            assert probes(run._replace(source=source))
+        else:
+            with pytest.raises(CorruptRecord, match=f"line 1 has .*{said}"):
+                probes(run._replace(source=source))
+
+
+def test_two_files_of_one_name_are_refused(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.py").write_text("")
+    with pytest.raises(BadSetting, match="have one name"):
+        planned([str(tmp_path / "a" / "mine.py"), str(tmp_path / "b" / "mine.py")], [], 0)
+
+
 def test_readings_become_one_number():
     points = [reading(0, 1.0), reading(10, 0.5), reading(30, 0.25)]
-    assert number("worst", points) == 0.25
-    assert number("mean", points) == pytest.approx((10 * 0.75 + 20 * 0.375) / 30)
-    assert number("mean", points[:1]) == 1.0
-    assert number("mean", [*points, reading(40, None)]) is None and number("worst", []) is None
+    assert probe_number("worst", points) == 0.25
+    assert probe_number("mean", points) == pytest.approx((10 * 0.75 + 20 * 0.375) / 30)
+    assert probe_number("mean", points[:1]) == 1.0
+    assert probe_number("mean", [*points, reading(40, None)]) is None and probe_number("worst", []) is None
 
 
 def test_the_probe_of_the_guide_runs_and_is_shown(tmp_path, record, harness):
@@ -230,6 +263,30 @@ def test_a_probe_in_a_file(tmp_path, record, harness):
         code, _, err = harness("probe", str(path), "--probe", str(tmp_path / "mine.py"), "--out", str(out))
     assert code == 2 and "probe mine yields 'int'; expected a Reading" in err
     assert not (path / "probes.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("second", "rc", "said"),
+    [
+        ("yield first", 2, "a reading at 1 after 1"),
+        ("yield first._replace(at=2, metrics={'judge': Metric(1.5, 0.1, 3)})", 2, "probe mine has a judge score of 1.5"),
+        ("raise ValueError('two\\nlines')", 1, "probe mine raised ValueError: two"),
+    ],
+)
+def test_what_a_probe_in_a_file_does_wrong_is_one_line(tmp_path, record, harness, second, rc, said):
+    out, path = record
+    (tmp_path / "mine.py").write_text(
+        "from harness.api import Metric, Reading, Settings\n"
+        "class Mine:\n"
+        "    version, Settings, unit, number = 1, Settings, 'steps', 'mean'\n"
+        "    def __init__(self, settings):\n        self.settings = settings\n"
+        "    def run(self, probed):\n"
+        "        first = Reading(1, {'judge': Metric(0.5, 0.1, 3)})\n        yield first\n"
+        f"        {second}\n"
+    )
+    with quick.few_prompts():
+        code, _, err = harness("probe", str(path), "--probe", str(tmp_path / "mine.py"), "--out", str(out))
+    assert code == rc and said in err and "Traceback" not in err
 
 
 @pytest.mark.parametrize(
