@@ -192,7 +192,8 @@ def _kept(store: RunStore, run: Run) -> list[ProbeResult]:
 
 
 def _probed(bench: Bench, probe: Asked, progress: Progress) -> ProbeResult:
-    started, readings = time.monotonic(), []
+    started = time.monotonic()
+    readings: list[ProbeReading] = []
     for reading in bench.readings(probe):
         if not isinstance(reading, Reading):
             raise BadSetting(f"probe {probe.name} yields {type(reading).__name__!r}; expected a Reading")
