@@ -163,7 +163,7 @@ def probe(run: Run, probes: list[Asked], told: Named, out: Path, offline: bool, 
     if run.manifest.archive:
         raise MissingPrerequisite(f"{run.dir} is kept in an archive, which has no policy to probe")
     store = RunStore(run.dir)
-    store.open()
+    store.open(progress.say)
     try:
         run = read_run(run.dir)  # as it is now that no other process writes it
         found = {key_of(result): result for result in _kept(store, run)}
