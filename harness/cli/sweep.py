@@ -51,7 +51,7 @@ Lease = Annotated[
         max=LONGEST_LEASE,
         metavar="SECONDS",
         help="time without a sign of life after which another host takes a cell over",
-    ),  # fmt: skip
+    ),
 ]
 Track = Annotated[
     str | None, typer.Option(metavar="A,B", help="trackers that follow each cell: tensorboard, wandb, mlflow, trackio")

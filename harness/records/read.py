@@ -391,7 +391,7 @@ def locate(name: str, out: Path) -> Run:
         return read_run(Path(name))
     found, _ = find_runs([out]) if holds_records(str(out)) else ([], [])
     if not found:
-        raise EmptySelection(f"no runs in {out}; see harness list runs --out DIR")
+        raise EmptySelection(f"no folder {name}, and no runs in {out}; see harness list runs --out DIR")
     match = by_id(name, found)
     if match is None:
         raise UnknownName("run", name, [run.dir.name for run in found], "harness list runs")

@@ -113,6 +113,18 @@ def test_several_runs_are_probed_and_those_that_cannot_be_are_named(record, harn
         assert code == 3 and "has no policy to probe" in err
 
 
+def test_a_broken_record_among_several_is_named(record, harness):
+    out, path = record
+    broken = path.with_name("00000000-s1")
+    broken.mkdir()
+    (broken / "manifest.json").write_text("{")
+    with quick.few_prompts():
+        code, said, err = harness(*words(out, out, "no_prefix"))
+    assert code == 4 and list(json.loads(said)["probes"]) == [str(path)] and f"not probed: {broken}: manifest.json" in err
+    code, _, err = harness("probe", "nowhere", "--probe", "decode", "--out", str(path / "samples"))
+    assert code == 2 and "no folder nowhere, and no runs in" in err
+
+
 def test_a_policy_that_the_run_did_not_write_is_refused(record):
     _, path = record
     assert policy_of(read_run(path)) == path / "policy"
