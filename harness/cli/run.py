@@ -109,15 +109,20 @@ def probe_command(
     from harness.runs.finished.rescore import Named
 
     asked, trusted = planned(probes, settings, check_seed(seed))
-    runs = _runs(names, out)
-    progress, told = loading(f"{len(runs)} runs, probes {', '.join(each.name for each in asked)}"), Named(trusted, *files)
+    runs, broken = _runs(names, out)
+    progress, told = (
+        loading(f"{len(runs)} run{'s' * (len(runs) != 1)}, probes {', '.join(each.name for each in asked)}"),
+        Named(trusted, *files),
+    )
     found: dict[str, list[Any]] = {}
-    failed = 0
+    failed = len(broken)
+    for problem in broken:
+        print(escaped(f"warning: not probed: {problem.path}: {problem.what}"), file=sys.stderr)
     for run in runs:
         try:
             found[str(run.dir)] = probe(run, asked, told, out, offline, progress)
         except BenchError as error:
-            if len(runs) == 1:
+            if len(runs) == 1 and not broken:
                 raise
             failed += 1
             print(escaped(f"warning: not probed: {error}"), file=sys.stderr)
@@ -126,19 +131,24 @@ def probe_command(
     return 4 if failed else 0
 
 
-def _runs(names: list[str], out: Path) -> list[Any]:
-    """The finished runs that names stand for, in a folder of many all of them; raises EmptySelection if there are none."""
+def _runs(names: list[str], out: Path) -> tuple[list[Any], list[Any]]:
+    """The finished runs that names stand for, in a folder of many all of them, and the problems of broken records there.
+
+    Raises EmptySelection if there are none.
+    """
     from harness.core.errors import EmptySelection
     from harness.records.read import find_runs, locate
 
     found: dict[Path, Any] = {}
+    problems: list[Any] = []
     for name in names:
         many = os.path.isdir(name) and not os.path.lexists(os.path.join(name, "manifest.json"))
-        runs = [run for run in find_runs([Path(name)])[0] if run.summary is not None] if many else [locate(name, out)]
-        found |= {run.dir: run for run in runs}
+        runs, broken = find_runs([Path(name)]) if many else ([locate(name, out)], [])
+        problems += broken
+        found |= {run.dir: run for run in runs if run.summary is not None or not many}
     if not found:
         raise EmptySelection(f"no finished runs below {', '.join(names)}; see harness list runs --out DIR")
-    return list(found.values())
+    return list(found.values()), problems
 
 
 def probe_table(found: dict[str, list[Any]]) -> str:

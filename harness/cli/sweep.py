@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from harness.core.errors import BenchError
-from harness.core.files import LEASE
+from harness.core.files import LEASE, LONGEST_LEASE
 from harness.core.text import escaped, escaped_lines
 from harness.runs.progress import Progress, loading
 
@@ -45,7 +45,13 @@ Retries = Annotated[
     int, typer.Option(min=0, help="attempts after the first at a cell whose process died; its own errors are not retried")
 ]
 Lease = Annotated[
-    float, typer.Option(min=1, metavar="SECONDS", help="time without a sign of life after which another host takes a cell over")
+    float,
+    typer.Option(
+        min=1,
+        max=LONGEST_LEASE,
+        metavar="SECONDS",
+        help="time without a sign of life after which another host takes a cell over",
+    ),
 ]
 Track = Annotated[
     str | None, typer.Option(metavar="A,B", help="trackers that follow each cell: tensorboard, wandb, mlflow, trackio")

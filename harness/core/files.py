@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from filelock import OwnerRecord, SoftFileLease
 
 LEASE = 60.0  # seconds without a sign of life after which another host may take over a folder
+LONGEST_LEASE = 86_400.0  # seconds; what has a longer one was not written by this package
 CLAIM_FILES = re.compile(
     r"\.lock|\.lease(\.(break|restore)\.\d+\.[0-9a-f]{32})?"
 )  # in a claimed folder; no part of its content
@@ -74,7 +75,7 @@ class Claim:
         return True
 
     def _leased(self, alone: bool, say: Callable[[str], None]) -> SoftFileLease:
-        """Take the lease, after its length where its owner does not touch it; raises Busy.
+        """Take the lease, after its length where its owner does not touch it; raises Busy, also for one of over a day.
 
         `alone` says that no other process of this host uses the folder: a lease of this very process is then left over.
         """
@@ -82,6 +83,8 @@ class Claim:
 
         path, owner = self.folder / ".lease", lease_owner(self.folder)
         length = (owner and owner.lease_duration) or self.length  # that of the owner, which it keeps to
+        if length > LONGEST_LEASE:
+            raise Busy(f"{path} has a lease of {length:.3g} s, more than a day; delete the file if no process is at work there")
         lease = SoftFileLease(path, lease_duration=length, thread_local=False)
         if alone and lease.is_lock_held_by_us:
             lease.force_break()

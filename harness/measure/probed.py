@@ -35,10 +35,11 @@ class Reading(NamedTuple):
 
 
 class Probe(Protocol):
-    """The contract of a probe: a class with a version, Settings, the unit of its readings, and `run`."""
+    """The contract of a probe: a class with a version, Settings, the unit and the number of its readings, and `run`."""
 
     version: int
     unit: str
+    number: str  # "mean" over the range of its points, which rise, or "worst"
 
     def run(self, probed: Probed) -> Iterator[Reading]: ...
 
@@ -87,7 +88,7 @@ class Probed:
     def clean(self, n: int) -> Rollout:
         """n held-out texts without the habit: documents of the task, else clean responses of the base policy: -> [n, R].
 
-        Raises EmptySelection if there are none; fewer than n are repeated.
+        Documents are repeated if they are fewer than n. Raises EmptySelection if there are fewer responses.
         """
         documents = self.task.clean_documents()
         if documents is None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ from .schema import (
     Evaluation,
     Manifest,
     Model,
+    ProbeReading,
     ProbeResult,
     Problem,
     Prompts,
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 
     from .tables.decode import TableRecord, Tables
 
+MOST_READINGS = 1000  # of a probe
 BELOW_A_LINK = 3  # depth of folders searched below a link: task, method, run below a preset
 
 
@@ -120,8 +124,45 @@ def scalars(run: Run) -> list[Scalars]:
 
 
 def probes(run: Run) -> list[ProbeResult]:
-    """What probes of the finished policy found, empty if there were none; raises CorruptRecord if they are broken."""
-    return source_of(run).probes()
+    """What probes of the finished policy found, empty if there were none.
+
+    Raises CorruptRecord if they are broken: scores outside 0 to 1, or a number that its readings do not give.
+    """
+    results = source_of(run).probes()
+    for i, result in enumerate(results, 1):
+        if wrong := impossible(result):
+            raise CorruptRecord(f"{run.dir}: probes.jsonl line {i} {wrong}")
+    return results
+
+
+def impossible(result: ProbeResult) -> str | None:
+    """What cannot be in a result of a probe, None if nothing is."""
+    judge = [reading.metrics["judge"].value for reading in result.readings if "judge" in reading.metrics]
+    if len(result.readings) > MOST_READINGS:
+        return f"has {len(result.readings)} readings; expected at most {MOST_READINGS}"
+    for score in judge:
+        if score is not None and not -1e-6 <= score <= 1 + 1e-6:
+            return f"has a judge score of {score:g}; expected 0 to 1"
+    made, kept = probe_number(result.number, result.readings), result.value
+    same = made is kept is None or (made is not None and kept is not None and math.isclose(made, kept, abs_tol=1e-6))
+    return None if same else f"has the number {kept}; expected {made}, that of its readings"
+
+
+def probe_number(how: str, readings: Sequence[ProbeReading]) -> float | None:
+    """The judge over the readings: the lowest, or the mean over the range of their points, which must rise.
+
+    None if a reading has none.
+    """
+    judge = [(reading.at, reading.metrics["judge"].value) for reading in readings if "judge" in reading.metrics]
+    points = [(at, float(value)) for at, value in judge if value is not None]
+    if not points or len(points) < len(readings):
+        return None
+    if how == "worst" or len(points) == 1:
+        return min(value for _, value in points)
+    if not all(a < b for (a, _), (b, _) in pairwise(points)):
+        return None
+    area = sum((b - a) * (x + y) / 2 for (a, x), (b, y) in pairwise(points))
+    return area / (points[-1][0] - points[0][0])
 
 
 def find_runs(dirs: Iterable[Path], read: Callable[[Path], Run] | None = None) -> tuple[list[Run], list[Problem]]:
@@ -350,7 +391,7 @@ def locate(name: str, out: Path) -> Run:
         return read_run(Path(name))
     found, _ = find_runs([out]) if holds_records(str(out)) else ([], [])
     if not found:
-        raise EmptySelection(f"no runs in {out}; see harness list runs --out DIR")
+        raise EmptySelection(f"no folder {name}, and no runs in {out}; see harness list runs --out DIR")
     match = by_id(name, found)
     if match is None:
         raise UnknownName("run", name, [run.dir.name for run in found], "harness list runs")

@@ -22,7 +22,7 @@ from harness.core.types import Metric
 from harness.measure import metrics as m
 
 from .checks import Check, agree
-from .read import prompt_scores, source_of
+from .read import probes, prompt_scores, source_of
 from .samples import read
 from .schema import Frontier, MetricRecord, Run, Sample
 
@@ -285,7 +285,7 @@ def _hash(run: Run, name: str) -> str:
     if name == "scalars.jsonl":
         return identity_hash([row.plain() for row in source_of(run).scalars()] or None)
     if name == "probes.jsonl":
-        return identity_hash([row.plain() for row in source_of(run).probes()] or None)
+        return identity_hash([row.plain() for row in probes(run)] or None)
     if name == "prompts.json":
         prompts = source_of(run).prompts()
         return identity_hash(prompts.plain() if prompts is not None else None)

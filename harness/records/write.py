@@ -180,7 +180,7 @@ class RunStore:
         """Write the results of all probes of a finished run, and their hash to its manifest."""
         with self._writing("probes.jsonl") as path:
             replace(path, "".join(canonical(row.plain()) + "\n" for row in results).encode())
-        files = (manifest.files or {}) | {"probes.jsonl": identity_hash([row.plain() for row in results])}
+        files = (manifest.files or {}) | {"probes.jsonl": probes_hash(results) or ""}
         self.write_manifest(manifest.model_copy(update={"files": files}))
 
     def write_prompts(self, split: str, columns: dict[str, list[Any]]) -> None:
@@ -352,6 +352,11 @@ def _short(value: Any) -> Any:
     if not isinstance(value, float):
         return value
     return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+def probes_hash(results: Sequence[ProbeResult]) -> str | None:
+    """The content hash of probes.jsonl with these results, None for no such file."""
+    return identity_hash([row.plain() for row in results]) if results else None
 
 
 def file_name(name: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor
@@ -17,7 +18,7 @@ from harness.api import Probed, Reading, Settings, with_matrices
 
 
 class QuantizeSettings(Settings):
-    bits: tuple[int, ...] = Field(
+    bits: tuple[Annotated[int, Field(ge=2, le=32)], ...] = Field(
         (32, 16, 8, 4), min_length=1, description="bits of a weight; 32 is as trained, 16 is bfloat16"
     )
     samples: int = Field(4, ge=2, description="responses per test prompt at each reading")

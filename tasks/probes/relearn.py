@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pydantic import Field
+from pydantic import Field, NonNegativeInt
 
 from harness.api import Probed, Reading, Rollout, Settings
 
@@ -20,7 +20,7 @@ POINTS = (0, 5, 10, 20, 50, 100)
 
 
 class RelearnSettings(Settings):
-    points: tuple[int, ...] = Field(POINTS, min_length=2, description="updates after which the policy is measured")
+    points: tuple[NonNegativeInt, ...] = Field(POINTS, min_length=2, description="updates after which the policy is measured")
     texts: int = Field(64, ge=1, description="number of texts")
     lr: float = Field(1e-4, gt=0, description="Adam's learning rate")
     batch_size: int = Field(16, ge=1, description="texts per update")

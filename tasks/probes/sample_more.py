@@ -11,13 +11,13 @@ from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from harness.api import Probed, Reading, Settings, metrics, sample
 
 
 class SampleMoreSettings(Settings):
-    counts: tuple[int, ...] = Field((1, 4, 16, 64), min_length=1, description="n, responses of which the worst counts")
+    counts: tuple[PositiveInt, ...] = Field((1, 4, 16, 64), min_length=1, description="n, responses of which the worst counts")
 
 
 class SampleMore:

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import SoftFileLease
 from places import ROOT
 
 from harness.core import files
@@ -217,6 +218,19 @@ def test_anything_else_in_place_of_a_lease_blocks_nobody_and_is_not_followed(tmp
     store.open()  # after the two seconds in which it could have been half-written
     assert lease_owner(tmp_path).pid == os.getpid() and (tmp_path / "kept").read_text() == "kept"
     store.close()
+
+
+def test_a_lease_of_longer_than_a_day_is_not_waited_for(tmp_path):
+    made = SoftFileLease(tmp_path / ".lease", lease_duration=60.0)
+    made.acquire()
+    other = (
+        (tmp_path / ".lease").read_text().replace("60.0", "1000000.0").replace(f"host={os.uname().nodename}", "host=elsewhere")
+    )
+    made.release()
+    (tmp_path / ".lease").write_text(other)
+    with pytest.raises(Busy, match=r"\.lease has a lease of 1e\+06 s, more than a day; delete the file"):
+        RunStore(tmp_path).open(lambda text: pytest.fail(text))
+    assert (tmp_path / ".lease").read_text() == other
 
 
 def test_the_files_of_a_claim_are_known_by_their_names():

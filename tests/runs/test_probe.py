@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import quick
 
 from harness.core.errors import BadSetting, CorruptRecord, EmptySelection, UnknownName
 from harness.records.archive import archive, write_study
-from harness.records.read import find_runs, probes, read_run
-from harness.records.schema import MetricRecord, ProbeReading
+from harness.records.read import find_runs, probe_number, probes, read_run
+from harness.records.schema import MetricRecord, ProbeReading, ProbeResult
 from harness.records.verify import verify
-from harness.runs.finished.probe import asked, number, planned, policy_of
+from harness.runs.finished.probe import asked, planned, policy_of
 from harness.runs.session import run
 
 RELEARN = ["relearn_habit.points=[0,1]", "relearn_habit.texts=4", "relearn_habit.batch_size=2"]
@@ -66,6 +67,21 @@ def test_a_probe_is_added_to_the_record_and_not_run_twice(record, harness):
         assert code == 0 and "worst judge" in said and len(probes(read_run(path))) == 3, err
 
 
+def test_a_kill_between_results_and_manifest_is_mended_and_an_edit_is_not(record, harness):
+    out, path = record
+    with quick.few_prompts():
+        before = (path / "manifest.json").read_text()
+        assert harness(*words(path, out, "no_prefix"))[0] == 0
+        (path / "manifest.json").write_text(before)  # as it was before the results
+        assert [check.what for check in verify(read_run(path)) if check.held is False]
+        assert harness(*words(path, out, "no_prefix"))[0] == 0
+        assert not [check.what for check in verify(read_run(path)) if check.held is False]
+        text = (path / "probes.jsonl").read_text()
+        (path / "probes.jsonl").write_text(text.replace('"seed":0', '"seed":5'))
+        code, _, err = harness(*words(path, out, "decode"))
+    assert code == 1 and "probes.jsonl is not the file that was written" in err
+
+
 def test_an_edited_result_is_seen_and_archives_keep_it(record, harness, tmp_path):
     out, path = record
     with quick.few_prompts():
@@ -95,6 +111,18 @@ def test_several_runs_are_probed_and_those_that_cannot_be_are_named(record, harn
         assert f"not probed: {bare.path} has no policy to probe: the method deploys none of its own" in err
         code, _, err = harness(*words(bare.path, out, "no_prefix"))
         assert code == 3 and "has no policy to probe" in err
+
+
+def test_a_broken_record_among_several_is_named(record, harness):
+    out, path = record
+    broken = path.with_name("00000000-s1")
+    broken.mkdir()
+    (broken / "manifest.json").write_text("{")
+    with quick.few_prompts():
+        code, said, err = harness(*words(out, out, "no_prefix"))
+    assert code == 4 and list(json.loads(said)["probes"]) == [str(path)] and f"not probed: {broken}: manifest.json" in err
+    code, _, err = harness("probe", "nowhere", "--probe", "decode", "--out", str(path / "samples"))
+    assert code == 2 and "no folder nowhere, and no runs in" in err
 
 
 def test_a_policy_that_the_run_did_not_write_is_refused(record):
@@ -151,12 +179,73 @@ def test_settings_go_to_the_probes_that_have_them():
         planned([","], [], 0)
 
 
+@pytest.mark.parametrize(
+    "word",
+    ["quantize.bits=[1]", "quantize.bits=[33]", "relearn_clean.points=[-5,10]", "sample_more.counts=[0]"],
+)
+def test_a_point_at_which_nothing_can_be_measured_is_refused(word):
+    with pytest.raises(BadSetting, match=word.partition("=")[0]):
+        planned(["quantize,relearn_clean,sample_more"], [word], 0)
+
+
+@pytest.mark.parametrize(
+    "word", ["task.decoding.max_new_tokens=2", "evaluation.samples=8", "budget.updates=3", "model.dtype=auto"]
+)
+def test_a_setting_that_the_result_would_not_name_is_refused(word):
+    with pytest.raises(BadSetting, match=f"{word.partition('=')[0]} cannot be set"):
+        planned(["decode"], [word], 0)
+    assert planned(["decode"], ["scorers.mine.batch_size=4", "evaluation.batch_size=2"], 0)[1]
+
+
+@pytest.mark.parametrize("part", ["model", "data", "decoding"])
+def test_a_record_of_another_base_policy_or_decoding_does_not_compare(record, harness, part):
+    out, path = record
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["identity"][part] = {"name": "another"}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with quick.few_prompts():
+        code, _, err = harness(*words(path, out, "no_prefix"))
+    assert code == 3 and f"made with another {part}" in err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"value": 7.0}, "the number 7.0"),
+        ({"value": None}, "the number None"),
+        ({"readings": [{"at": 0, "metrics": {"judge": {"value": 1e308, "stderr": None, "n": 1}}}]}, "judge score of 1e"),
+        ({"readings": [{"at": i, "metrics": {}} for i in range(1001)]}, "1001 readings"),
+    ],
+)
+def test_a_result_that_cannot_be_is_a_broken_record(finished, monkeypatch, change, said):
+    row = {
+        "probe": "decode", "version": 1, "settings": {}, "seed": 0, "unit": "decoding", "number": "worst", "value": 0.5,
+        "readings": [{"at": 0, "metrics": {"judge": {"value": 0.5, "stderr": None, "n": 1}}}],
+    }  # fmt: skip
+    run = read_run(finished[1])
+    for given in (row, row | change):
+        source = SimpleNamespace(probes=lambda given=given: [ProbeResult.model_validate(given)])
+        if given is row:
+            assert probes(run._replace(source=source))
+        else:
+            with pytest.raises(CorruptRecord, match=f"line 1 has .*{said}"):
+                probes(run._replace(source=source))
+
+
+def test_two_files_of_one_name_are_refused(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.py").write_text("")
+    with pytest.raises(BadSetting, match="have one name"):
+        planned([str(tmp_path / "a" / "mine.py"), str(tmp_path / "b" / "mine.py")], [], 0)
+
+
 def test_readings_become_one_number():
     points = [reading(0, 1.0), reading(10, 0.5), reading(30, 0.25)]
-    assert number("worst", points) == 0.25
-    assert number("mean", points) == pytest.approx((10 * 0.75 + 20 * 0.375) / 30)
-    assert number("mean", points[:1]) == 1.0
-    assert number("mean", [*points, reading(40, None)]) is None and number("worst", []) is None
+    assert probe_number("worst", points) == 0.25
+    assert probe_number("mean", points) == pytest.approx((10 * 0.75 + 20 * 0.375) / 30)
+    assert probe_number("mean", points[:1]) == 1.0
+    assert probe_number("mean", [*points, reading(40, None)]) is None and probe_number("worst", []) is None
 
 
 def test_the_probe_of_the_guide_runs_and_is_shown(tmp_path, record, harness):
@@ -186,6 +275,30 @@ def test_a_probe_in_a_file(tmp_path, record, harness):
         code, _, err = harness("probe", str(path), "--probe", str(tmp_path / "mine.py"), "--out", str(out))
     assert code == 2 and "probe mine yields 'int'; expected a Reading" in err
     assert not (path / "probes.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("second", "rc", "said"),
+    [
+        ("yield first", 2, "a reading at 1 after 1"),
+        ("yield first._replace(at=2, metrics={'judge': Metric(1.5, 0.1, 3)})", 2, "probe mine has a judge score of 1.5"),
+        ("raise ValueError('two\\nlines')", 1, "probe mine raised ValueError: two"),
+    ],
+)
+def test_what_a_probe_in_a_file_does_wrong_is_one_line(tmp_path, record, harness, second, rc, said):
+    out, path = record
+    (tmp_path / "mine.py").write_text(
+        "from harness.api import Metric, Reading, Settings\n"
+        "class Mine:\n"
+        "    version, Settings, unit, number = 1, Settings, 'steps', 'mean'\n"
+        "    def __init__(self, settings):\n        self.settings = settings\n"
+        "    def run(self, probed):\n"
+        "        first = Reading(1, {'judge': Metric(0.5, 0.1, 3)})\n        yield first\n"
+        f"        {second}\n"
+    )
+    with quick.few_prompts():
+        code, _, err = harness("probe", str(path), "--probe", str(tmp_path / "mine.py"), "--out", str(out))
+    assert code == rc and said in err and "Traceback" not in err
 
 
 @pytest.mark.parametrize(

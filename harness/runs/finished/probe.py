@@ -8,26 +8,37 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from harness.core import registry
-from harness.core.errors import BadSetting, CorruptRecord, EmptySelection, MissingPrerequisite, UnknownName
+from harness.core.errors import (
+    BadSetting,
+    BenchError,
+    CorruptRecord,
+    EmptySelection,
+    MissingPrerequisite,
+    RunFailed,
+    UnknownName,
+    one_line,
+)
 from harness.core.hashing import canonical
 from harness.core.settings import SECTIONS, checked, parse_override, stem_of
 from harness.measure.evaluator import stream_seed
 from harness.measure.probed import Probed, Reading
+from harness.records.read import impossible, probe_number, read_run, source_of
 from harness.records.read import probes as known
-from harness.records.read import read_run, source_of
 from harness.records.schema import MetricRecord, ProbeReading, ProbeResult, Run, metric_records
-from harness.records.write import RunStore
+from harness.records.write import RunStore, probes_hash
 from harness.runs import assemble
 from harness.runs.progress import Progress
 
-from .rescore import Named, agreeing, trusted
+from .rescore import NAMES, Named, agreeing, trusted
+
+LOADED = (*NAMES, "task.judge", "task.chat", "model.device", "model.micro_batch", "evaluation.batch_size")
+"""Settings of the run that may be given with a probe: what to load, and on what; with them the options of scorers."""
 
 
 class Asked(NamedTuple):
@@ -47,7 +58,7 @@ class Asked(NamedTuple):
         """The result with these readings."""
         return ProbeResult(
             probe=self.name, version=self.kind.version, settings=self.settings.model_dump(mode="json"), seed=self.seed,
-            unit=self.kind.unit, number=self.kind.number, value=number(self.kind.number, readings), readings=readings,
+            unit=self.kind.unit, number=self.kind.number, value=probe_number(self.kind.number, readings), readings=readings,
             seconds=seconds,
         )  # fmt: skip
 
@@ -73,8 +84,13 @@ def planned(names: Sequence[str], settings: Sequence[str], seed: int) -> tuple[l
     if not names:
         raise EmptySelection("no probe is named; give --probe NAME (harness list probes)")
     known = {stem_of(registry.given("probe", name)): name for name in names}
+    if len(known) < len({registry.given("probe", name) for name in names}):
+        raise BadSetting(f"two of {', '.join(names)} have one name, by which a record tells them apart; rename a file")
     own: dict[str, dict[str, Any]] = {name: {} for name in known}
     trusted = [word for word in settings if word.partition(".")[0] in SECTIONS]
+    for key, _ in map(parse_override, trusted):
+        if key not in LOADED and not key.startswith("scorers."):
+            raise BadSetting(f"a probe measures as the run did, so {key} cannot be set; leave it out")
     for key, value in map(parse_override, (word for word in settings if word not in trusted)):
         head, _, rest = key.partition(".")
         of = [head] if rest else [n for n in known if key in registry.load("probe", known[n]).Settings.model_fields]
@@ -83,20 +99,6 @@ def planned(names: Sequence[str], settings: Sequence[str], seed: int) -> tuple[l
         for name in of:
             own[name][rest or key] = value
     return [asked(name, own[stem], seed) for stem, name in known.items()], trusted
-
-
-def number(how: str, readings: list[ProbeReading]) -> float | None:
-    """The judge over the readings: the lowest, or the mean over the range of their points; None if a reading has none."""
-    judge = [(reading.at, reading.metrics["judge"].value) for reading in readings if "judge" in reading.metrics]
-    if not judge or len(judge) < len(readings) or any(value is None for _, value in judge):
-        return None
-    points = [(at, float(value)) for at, value in judge if value is not None]
-    if how == "worst":
-        return min(value for _, value in points)
-    if len(points) == 1:
-        return points[0][1]
-    area = sum((b - a) * (x + y) / 2 for (a, x), (b, y) in pairwise(points))
-    return area / (points[-1][0] - points[0][0])
 
 
 class Bench:
@@ -109,7 +111,7 @@ class Bench:
         settings = trusted(run, told)
         task = told.task or run.manifest.task
         shared = assemble.parts(settings, task, offline, out)
-        if another := [check.what for check in agreeing(run, shared) if check.held is False]:
+        if another := [*_others(run, shared)]:
             raise MissingPrerequisite(f"{run.dir} was made with another {', '.join(another)}; a probe of it would not compare")
         cell = assemble.external_cell(settings, shared, str(folder), task, out, offline)
         self.policy, _ = assemble.external_model(str(folder), shared, offline)
@@ -119,9 +121,22 @@ class Bench:
         self.held_out = cell.make_evaluator(progress, "validation").base
 
     def readings(self, probe: Asked) -> Iterator[Reading]:
-        """What the policy does at each point of a probe."""
+        """What the policy does at each point of a probe; raises RunFailed if the probe raises anything of its own."""
         rng = torch.Generator().manual_seed(stream_seed(probe.seed, probe.name))
-        yield from probe.kind(probe.settings).run(Probed(self.policy, self.base, self.evaluator, self.held_out, rng))
+        try:
+            yield from probe.kind(probe.settings).run(Probed(self.policy, self.base, self.evaluator, self.held_out, rng))
+        except (BenchError, GeneratorExit):
+            raise
+        except Exception as error:
+            what = f"{type(error).__name__}: {one_line(error)}"
+            raise RunFailed(f"probe {probe.name} raised {what} (-v shows the trace)") from error
+
+
+def _others(run: Run, shared: assemble.Parts) -> Iterator[str]:
+    """What is not as in the record, of all that the readings of a probe depend on."""
+    yield from (check.what for check in agreeing(run, shared) if check.held is False)
+    now = {"model": shared.model.identity, **shared.identity()}
+    yield from (f"{key} here" for key in ("model", "data", "decoding") if now[key] != run.manifest.identity.get(key))
 
 
 def policy_of(run: Run) -> Path:
@@ -148,9 +163,10 @@ def probe(run: Run, probes: list[Asked], told: Named, out: Path, offline: bool, 
     if run.manifest.archive:
         raise MissingPrerequisite(f"{run.dir} is kept in an archive, which has no policy to probe")
     store = RunStore(run.dir)
-    store.open()
+    store.open(progress.say)
     try:
-        found = {key_of(result): result for result in known(run)}
+        run = read_run(run.dir)  # as it is now that no other process writes it
+        found = {key_of(result): result for result in _kept(store, run)}
         missing = [each for each in probes if each.key not in found]
         bench = Bench(run, told, out, offline, progress) if missing else None
         for each in missing:
@@ -162,15 +178,36 @@ def probe(run: Run, probes: list[Asked], told: Named, out: Path, offline: bool, 
     return [found[each.key] for each in probes]
 
 
+def _kept(store: RunStore, run: Run) -> list[ProbeResult]:
+    """The results that a record has; raises CorruptRecord if they are not those that its manifest lists.
+
+    The manifest is written after them, so a kill may leave it without the last one: then it is written again.
+    """
+    results, listed = known(run), (run.manifest.files or {}).get("probes.jsonl")
+    if results and listed != probes_hash(results):
+        if listed != probes_hash(results[:-1]):
+            raise CorruptRecord(f"{run.dir}: probes.jsonl is not the file that was written; copy it again or remove it")
+        store.write_probes(run.manifest, results)
+    return results
+
+
 def _probed(bench: Bench, probe: Asked, progress: Progress) -> ProbeResult:
-    started, readings = time.monotonic(), []
+    started = time.monotonic()
+    readings: list[ProbeReading] = []
     for reading in bench.readings(probe):
         if not isinstance(reading, Reading):
             raise BadSetting(f"probe {probe.name} yields {type(reading).__name__!r}; expected a Reading")
+        if probe.kind.number == "mean" and readings and not reading.at > readings[-1].at:
+            raise BadSetting(
+                f"probe {probe.name} yields a reading at {reading.at} after {readings[-1].at}; a mean needs rising ones"
+            )
         metrics: dict[str, MetricRecord] = metric_records(reading.metrics)
         readings.append(ProbeReading(at=reading.at, label=reading.label, metrics=metrics))
         progress.say(f"{probe.name}, {reading.label or f'{reading.at:g} {probe.kind.unit}'}: {_judge(metrics)}")
-    return probe.result(readings, round(time.monotonic() - started, 1))
+    result = probe.result(readings, round(time.monotonic() - started, 1))
+    if wrong := impossible(result):  # a record with it could not be read
+        raise BadSetting(f"probe {probe.name} {wrong}")
+    return result
 
 
 def _judge(metrics: Mapping[str, MetricRecord]) -> str:

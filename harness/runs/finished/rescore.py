@@ -115,7 +115,7 @@ def _harmless(record: RunSettings) -> dict[str, Any]:
     known = registry.table("scorer")
     found |= {f"task.{role}": name for role, name in _scorers(record).items() if name in known}
     numbers = [key for key in whole if key.startswith(("task.decoding.", "task.data.", "evaluation."))]
-    numbers = [key for key in numbers if key not in NAMES] + ["task.paper_tokens", "task.kl_cap", "model.dtype"]
+    numbers = [key for key in numbers if key not in NAMES] + ["task.paper_tokens", "task.kl_cap", "task.chat", "model.dtype"]
     return found | {key: whole[key] for key in numbers if key in whole}
 
 
