@@ -27,6 +27,8 @@ from .scalars import Trace, traces
 from .stats import Difference
 from .terms import PromptTerms
 
+MACHINES = "the runs were made on different machines, so their times do not compare"
+
 
 @dataclass(frozen=True, eq=False)
 class StudyGroup(Group):
@@ -38,10 +40,17 @@ class StudyGroup(Group):
 
     def estimate(self, entry: Entry, column: Column) -> Estimate:
         """Mean of a column over the seeds of an entry with its interval; a key stands for one column in all tables."""
+        if column.key == "seconds" and not self.one_machine:
+            return Estimate(None, [], (MACHINES,))
         place = (entry, column.key)
         if place not in self._estimates:
             self._estimates[place] = estimate(entry, column.of, column.key, self._prompts)
         return self._estimates[place]
+
+    @cached_property
+    def one_machine(self) -> bool:
+        """Whether all runs say that they ran on the same kind of machine and device, so that their times compare."""
+        return len({(run.manifest.provenance.platform, run.manifest.provenance.device) for run in self.runs}) < 2
 
     @cached_property
     def above(self) -> list[tuple[Run, Above]]:

@@ -14,7 +14,7 @@ from harness.analysis.curves.knobs import Curve, Point
 from harness.analysis.curves.table import ALPHA, SHARES, TARGET, Reading, Readings
 from harness.analysis.groups import counted
 from harness.analysis.stats import Difference, Interval
-from harness.analysis.study import Study, StudyGroup
+from harness.analysis.study import MACHINES, Study, StudyGroup
 from harness.core import registry
 from harness.core.text import plain, shorten
 
@@ -104,9 +104,9 @@ def first_table(group: StudyGroup) -> Table:
     shares = [f"Removed at {_at(found, share)}\u00a0↑ (%)" for share in SHARES]
     header = ["Method", LEAST, "More than the first (nats)", "Cost\u00a0↓ (FLOPs a run)", "Time\u00a0↓ (s a run)", *shares,
               "Area\u00a0↑ (share of the frontier's)", "Rank (by area)", "Reaches (KL)", "Knob (values, seeds)"]  # fmt: skip
-    timed = one_machine(group)
+    timed = group.one_machine
     rows = [_frontier_row(found), *(_row(found, reading, timed) for reading in found.rows)]
-    notes = [] if timed else ["The runs were made on different machines, so their times do not compare and are left out."]
+    notes = [] if timed else [f"Left out: {MACHINES}."]
     notes += [
         f"{MISSING} where a curve ends before that KL; ∞ where an interval does not end on the curve. "
         "A method that does not get there has the most that it removes instead of a KL."
@@ -126,12 +126,6 @@ def _frontier_row(found: Readings) -> list[str]:
     least, at = line.least(TARGET).value, [line.at(share * found.cap) for share in SHARES]
     removed = [MISSING if x is None else number(x.value, ".1f") for x in at]
     return ["frontier, judged", MISSING if least is None else number(least, ".2f"), "", "", "", *removed, "1", *[""] * 3]
-
-
-def one_machine(group: StudyGroup) -> bool:
-    """Whether all runs of a group say that they ran on the same kind of machine and device, so that their times compare."""
-    places = {(run.manifest.provenance.platform, run.manifest.provenance.device) for run in group.runs}
-    return len(places) < 2
 
 
 def _row(found: Readings, reading: Reading, timed: bool) -> list[str]:
@@ -211,7 +205,7 @@ def curve_verdict(group: StudyGroup) -> list[str]:
     there = [r for r in found.rows if r.least and r.least.value is not None]
     if not any(r.reach is not None for r in found.rows):
         return ["No verdict: no run is done, or none measured the share of the undesired score removed.", *left_out(group)]
-    timed = one_machine(group)
+    timed = group.one_machine
     sentences = [*_first(found, there, timed), *_next(found, there), *_trained(there, timed)]
     sentences += [*_missing(found, there), *_apart(found)]
     return [*sentences, over_optimised(group), *left_out(group), *suspects(group)]
@@ -356,5 +350,6 @@ def _csv_row(group: StudyGroup, i: int, reading: Reading) -> list[object]:
     found = [reading.least.interval if reading.least else None]
     found += [reading.interval(score, share) for score in ("removed", "judge", "reward") for share in SHARES]
     found += [reading.area.interval() if reading.area else None, *(reading.cost(key) for key, _ in COSTS)]
+    found[-1] = found[-1] if group.one_machine else None  # seconds
     numbers = [v if v is None or isfinite(v) else None for interval in found for v in (interval or (None, None, None))]
     return [group.preset, group.task, i, reading.name, curve.knob, values, seeds, reading.reach, *ranks, *numbers]

@@ -44,7 +44,7 @@ def pictures(whole: StudyGroup, slug: str) -> tuple[dict[str, Sheet], dict[str, 
     made |= {
         "pareto": sheets.curves(data, (JUDGE_KL, REWARD_KL), f"{slug}-pareto"),
         "fluency": sheets.curves(data, (JUDGE_PPL, REWARD_PPL), f"{slug}-fluency"),
-        "compute": sheets.curves(data, COMPUTE, f"{slug}-compute"),
+        "compute": sheets.curves(data, COMPUTE if group.one_machine else COMPUTE[:-1], f"{slug}-compute"),
         "overoptimisation": sheets.curves(data, (OVER,), f"{slug}-over", columns=1),
     }
     for name, columns in (("optimum", OPTIMUM), ("collapse", COLLAPSE), ("kinds", group.kinds)):

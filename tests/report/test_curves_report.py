@@ -1,6 +1,8 @@
 """The report of a study with curves: its verdict, first table, figures and files, and the page of older records as it was."""
 
+import csv
 import json
+from io import StringIO
 from pathlib import Path
 
 import fake_curves
@@ -8,11 +10,13 @@ import fake_records as fake
 import pytest
 from fake_reports import HOSTILE, Page, contents, only_group, report, rows_of, undraw
 
-from harness.analysis.study import StudyGroup
-from harness.report.curves import curve_data, curve_verdict, first_table, one_machine, over_optimised, score_table
+from harness.analysis.columns import BY_KEY
+from harness.analysis.study import Study, StudyGroup
+from harness.report.curves import curve_data, curve_verdict, curves_csv, first_table, over_optimised, score_table
 from harness.report.figures import sheets
 from harness.report.figures.curves import spread
 from harness.report.figures.data import figure_data
+from harness.report.sections import pictures
 from harness.report.tables import MISSING
 
 SOME = ("base", "random_reward", "best_of_n", "quark", "ppo", "filtering")
@@ -161,11 +165,18 @@ def test_times_of_different_machines_are_left_out(group, tmp_path):
     root = fake_curves.write_study(tmp_path, ("quark", "best_of_n"), ("toxicity",), prompts=6)
     at = next(i for i, title in enumerate(first_table(group).header) if title.startswith("Time"))
     assert all(row[at] for row in first_table(group).rows[1:])
-    path = next(root.rglob("manifest.json"))
-    record = json.loads(path.read_text())
-    fake.dump(path, record | {"provenance": record.get("provenance", {}) | {"device": "cuda:0"}})
+    for path in (path for path in root.rglob("manifest.json") if "quark" in path.parts):
+        record = json.loads(path.read_text())
+        fake.dump(path, record | {"provenance": record.get("provenance", {}) | {"device": "cuda:0"}})
     mixed = only_group(root)
-    assert not one_machine(mixed) and {row[at] for row in first_table(mixed).rows} == {"", MISSING}
+    assert not mixed.one_machine and {row[at] for row in first_table(mixed).rows} == {"", MISSING}
     assert "different machines" in first_table(mixed).notes[0]
     said = " ".join(curve_verdict(mixed))
     assert "FLOPs" in said and "takes" not in said
+    times = BY_KEY["seconds"]
+    assert all(mixed.estimate(entry, times).interval is None for entry in mixed.entries)
+    assert all(group.estimate(entry, times).interval for entry in group.entries)
+    assert {row["seconds"] for row in csv.DictReader(StringIO(curves_csv(Study(mixed.runs))))} == {""}
+    assert "" not in {row["seconds"] for row in csv.DictReader(StringIO(curves_csv(Study(group.runs))))}
+    assert "Reward against wall-clock time" not in str(pictures(mixed, "x")[0]["compute"].panels)
+    assert "Reward against wall-clock time" in str(pictures(group, "x")[0]["compute"].panels)

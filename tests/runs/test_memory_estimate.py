@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -139,6 +140,15 @@ def test_a_dry_run_says_what_fits(harness):
     assert found["peak_gb"] == pytest.approx(sum(found["gb"].values()), abs=0.01)
     code, out, _ = harness("run", "-m", "base", "-t", "toxicity", "--model", "some/one", "--preset", "gpt2", "--dry-run")
     assert json.loads(out)["memory"] is None
+
+
+def test_the_plan_in_the_guide_is_what_the_command_prints(harness):
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "presets.md").read_text()
+    shown = json.loads(
+        "{" + guide.partition('  "memory"')[1].strip() + guide.partition('  "memory"')[2].partition("```")[0] + "}"
+    )
+    _, out, _ = harness("run", "-m", "quark", "-t", "toxicity", "--preset", "paper", "--dry-run")
+    assert shown["memory"] == json.loads(out)["memory"]
 
 
 def test_a_config_that_makes_no_sense_has_no_shape(tmp_path):

@@ -18,9 +18,9 @@ from .shapes import Shape, shape
 
 GB = 1e9
 CARDS = (24, 80)  # GB of the GPUs that an estimate names
-RESERVED = 2.0  # GB that the driver, kernels and fragments take on a GPU
-PROMPT = 32  # tokens of a prompt, which nobody knows before the prompts are read
-WORDS = 0.75  # words a token of English has
+RESERVED = 2.0  # GB of a card for the driver, kernels and fragments: assumed, not measured
+PROMPT = 32  # tokens of a prompt: assumed, since nobody knows before the prompts are read
+WORDS = 0.75  # words a token of English has: assumed
 LOGITS = 2.12  # times the size of the logits at the peak of an update, policy and reference together
 # micro-batches and checkpointing compute the same update in more time; an adapter is another way to train
 CHANGES: tuple[dict[str, Any], ...] = (
