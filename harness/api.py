@@ -3,7 +3,7 @@
     from harness.api import Rollout, Settings, Trial, kl, token_logprobs
 
 Names are loaded when they are asked for, so that a list of plug-ins imports no torch. What is not here may change without
-notice. The contracts are `Method`, `Task`, `Scorer`, `DataSet` and `DeployedPolicy`.
+notice. The contracts are `Method`, `Task`, `Scorer`, `DataSet`, `Probe` and `DeployedPolicy`.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from harness.core.types import Task as Task
     from harness.measure import metrics as metrics
     from harness.measure.frontier import best_of_n_kl as best_of_n_kl
+    from harness.measure.probed import Probe as Probe
     from harness.measure.probed import Probed as Probed
     from harness.measure.probed import Reading as Reading
     from harness.measure.probed import with_matrices as with_matrices
@@ -79,7 +80,7 @@ NAMES = {
         "Rollout", "Scorer", "Settings", "Task",
     ),
     "measure.frontier": ("best_of_n_kl",),
-    "measure.probed": ("Probed", "Reading", "with_matrices"),
+    "measure.probed": ("Probe", "Probed", "Reading", "with_matrices"),
     "policy.models.ensemble": ("Ensemble",),
     "policy.logprobs": ("entropy", "kl", "log_not", "log_nots", "masked_mean", "masked_sum", "said_before", "token_logprobs"),
     "policy.policy": ("Policy", "tokens_of"),

@@ -41,7 +41,8 @@ class Probe(Protocol):
     unit: str
     number: str  # "mean" over the range of its points, which rise, or "worst"
 
-    def run(self, probed: Probed) -> Iterator[Reading]: ...
+    def run(self, probed: Probed) -> Iterator[Reading]:
+        """Do something to `probed.policy`, or to a copy of it, and yield what it then does: -> one Reading a point."""
 
 
 class Probed:
