@@ -255,8 +255,30 @@ def test_a_carrier_that_is_interrupted_leaves_no_process(tmp_path, monkeypatch):
     assert carrier.process.process.returncode in (130, -signal.SIGTERM)
 
 
+class Elsewhere(Followed):
+    """A job that never ends by itself."""
+
+    ended: End | None = None
+
+    def poll(self):
+        return self.ended
+
+    def cancel(self):
+        self.ended = End(None, "cancelled")
+
+
+def test_a_job_elsewhere_that_does_not_end_is_cancelled(tmp_path, monkeypatch):
+    monkeypatch.setattr(remote, "GRACE", 0.01)
+    job = Elsewhere(planned(tmp_path, 1))
+    job.end()
+    assert job.ended == End(None, "cancelled")
+    job.ended = End(0)
+    job.end()
+    assert job.ended == End(0)
+
+
 def test_a_job_elsewhere_shows_the_end_of_its_log(tmp_path):
-    job = Followed(planned(tmp_path, 1))
+    job = Elsewhere(planned(tmp_path, 1))
     assert job.last == "waiting" and list(job.lines) == [] and job.seconds < 60
     log_of(job.cell).parent.mkdir()
     log_of(job.cell).write_text("x" * 30_000 + "\n\n  12 s  45%  KL 0.1\n")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -15,12 +14,11 @@ from harness.core.errors import BadSetting, MissingPrerequisite, RunFailed, one_
 from harness.core.process import cores
 from harness.runs.sweep.plan import Planned
 
-from .contract import End, Job, Terms, log_of
-from .remote import Followed, Order, carry_out, order
+from .contract import End, Job, Terms
+from .remote import Followed, Order, carry_out, fresh_log, order
 
 QUEUED = 256  # cells that are handed to a cluster at once, which may grow
 REACH = 20.0  # seconds until a cluster that does not answer counts as missing
-GRACE = 60.0  # seconds that a cell has to save its state before its task is ended
 OPTIONS = ("address", "num_cpus", "num_gpus", "memory", "resources")
 
 
@@ -50,23 +48,16 @@ class RayJob(Followed):
         self._stop.parent.mkdir(parents=True, exist_ok=True)
         self._stop.touch()
         if self._asked:
-            ray.cancel(self._reference, force=True)
+            self.cancel()
         elif not self.lines:  # it waits, or has just begun
             ray.cancel(self._reference)
         self._asked = True
 
-    def end(self) -> None:
-        """Wait until it has ended, and cancel it after GRACE seconds."""
+    def cancel(self) -> None:
+        """Have its worker killed."""
         import ray
 
-        began = time.monotonic()
-        while self.poll() is None and time.monotonic() - began < GRACE:
-            time.sleep(0.2)
-        if self.poll() is None:
-            ray.cancel(self._reference, force=True)
-
-    def close(self) -> None:
-        """Nothing is held."""
+        ray.cancel(self._reference, force=True)
 
 
 class RayEngine:
@@ -126,8 +117,7 @@ class RayEngine:
     def submit(self, cells: Sequence[Planned]) -> list[Job]:
         """Submit cells as tasks; raises RunFailed if that fails."""
         for cell in cells:
-            log_of(cell).parent.mkdir(parents=True, exist_ok=True)
-            log_of(cell).unlink(missing_ok=True)
+            fresh_log(cell)
         try:
             return [RayJob(cell, self._task.remote(self.order(cell)), self._stop) for cell in cells]
         except Exception as e:

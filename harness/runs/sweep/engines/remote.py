@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,10 +13,11 @@ from pathlib import Path
 from harness.core.process import cores
 from harness.runs.sweep.plan import Planned
 
-from .contract import Terms, log_of, told
+from .contract import End, Terms, log_of, told
 from .process import Process, command, progress_in
 
 LOOK = 0.2  # seconds between two looks at the process
+GRACE = 60.0  # seconds that a cell has to save its state before its job is ended; submitit's signal comes 90 before
 TAIL = 20_000  # bytes read from the end of a log
 
 
@@ -104,12 +106,37 @@ def carry_out(order: Order) -> tuple[int, list[str]]:
     return Carrier(order).run()
 
 
-class Followed:
-    """What the jobs of other programs have in common: their log in the shared folder."""
+def fresh_log(cell: Planned) -> None:
+    """Make room for the log of a cell, without what an earlier attempt left; raises OSError."""
+    log_of(cell).parent.mkdir(parents=True, exist_ok=True)
+    log_of(cell).unlink(missing_ok=True)
+
+
+class Followed(ABC):
+    """What the jobs of other programs have in common: their log in the shared folder, and how they are waited for."""
 
     def __init__(self, cell: Planned) -> None:
         self.cell, self.started = cell, time.monotonic()
         self._lines: list[str] = []
+
+    @abstractmethod
+    def poll(self) -> End | None:
+        """How it ended, None while it runs or waits."""
+
+    @abstractmethod
+    def cancel(self) -> None:
+        """Have it ended at once."""
+
+    def end(self) -> None:
+        """Wait until it has ended, and cancel it after GRACE seconds."""
+        began = time.monotonic()
+        while self.poll() is None and time.monotonic() - began < GRACE:
+            time.sleep(LOOK)
+        if self.poll() is None:
+            self.cancel()
+
+    def close(self) -> None:  # noqa: B027  # not for each kind to write: none holds anything
+        """Nothing is held."""
 
     @property
     def seconds(self) -> float:

@@ -16,10 +16,9 @@ from harness.core.errors import BadSetting, MissingPrerequisite, RunFailed, one_
 from harness.core.process import cores
 from harness.runs.sweep.plan import Planned
 
-from .contract import End, Job, Terms, log_of
-from .remote import Carrier, Followed, Order, order
+from .contract import End, Job, Terms
+from .remote import GRACE, Carrier, Followed, Order, fresh_log, order
 
-GRACE = 60.0  # seconds that a cell has to save its state before its job is ended; submitit's signal comes 90 before
 FOR_EVER = 60 * 24 * 365  # minutes: the local executor has no queue whose limits would count
 ARRAY = 1_000  # jobs in the queue at a time; the usual limit of an array
 VISIBLE = 15.0  # seconds until the result of an ended job is visible on a network file system
@@ -84,19 +83,12 @@ class SlurmJob(Followed):
         self._stop.parent.mkdir(parents=True, exist_ok=True)
         self._stop.touch()
         if self._asked or self.job.state in ("PENDING", "REQUEUED"):
-            self.job.cancel(check=False)
+            self.cancel()
         self._asked = True
 
-    def end(self) -> None:
-        """Wait until it has ended, and cancel it after GRACE seconds."""
-        began = time.monotonic()
-        while self.poll() is None and time.monotonic() - began < GRACE:
-            time.sleep(0.2)
-        if self.poll() is None:
-            self.job.cancel(check=False)
-
-    def close(self) -> None:
-        """Nothing is held."""
+    def cancel(self) -> None:
+        """Have it cancelled by the cluster."""
+        self.job.cancel(check=False)
 
 
 class SlurmEngine:
@@ -142,8 +134,7 @@ class SlurmEngine:
     def submit(self, cells: Sequence[Planned]) -> list[Job]:
         """Submit cells as one job array; raises RunFailed if that fails."""
         for cell in cells:
-            log_of(cell).parent.mkdir(parents=True, exist_ok=True)
-            log_of(cell).unlink(missing_ok=True)
+            fresh_log(cell)
         work = [Work(self.order(cell)) for cell in cells]
         try:
             with self._executor.batch():
