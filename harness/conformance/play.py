@@ -21,6 +21,7 @@ from harness.measure.evaluator import divergence
 from harness.policy.models.setup import Setup
 from harness.policy.policy import Policy
 from harness.policy.sampler import sample
+from harness.policy.weights import digest
 from harness.training import contract
 from harness.training.trial import Budget, Trial
 
@@ -221,14 +222,6 @@ def through_disk(trial: Trial, base: Policy | None = None) -> tuple[Policy, dict
         trial.policy.save(Path(folder))
         torch.save(trial.state_dict(), Path(folder) / "state.pt")
         return Policy.load(Path(folder), base=base), torch.load(Path(folder) / "state.pt", weights_only=True)
-
-
-def digest(policy: Policy) -> str:
-    """SHA-256 of everything that decides the output of a policy: weights, vocabulary, prefix."""
-    total = hashlib.sha256(repr((policy.vocab_size, policy.num_control, policy.prefix)).encode())
-    for name, weight in policy.state_dict().items():
-        total.update(f"{name} {tuple(weight.shape)}".encode() + weight.detach().cpu().contiguous().numpy().tobytes())
-    return total.hexdigest()
 
 
 def difference(a: Outcome, b: Outcome) -> str | None:

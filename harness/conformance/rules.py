@@ -26,10 +26,11 @@ from harness.core.settings import method_table, preset_names, read_preset
 from harness.core.types import Knob
 from harness.policy.policy import Policy
 from harness.policy.sampler import sample
+from harness.policy.weights import digest
 from harness.training.pool import Pool
 from harness.training.trial import Budget
 
-from .play import LONG, UPDATES, Check, Subject, _disturb, _watched, applied, difference, digest, play
+from .play import LONG, UPDATES, Check, Subject, _disturb, _watched, applied, difference, play
 from .sandbox import no_bars, no_network, own_randomness
 from .setups import every_setup
 from .toy import PROMPTS, VOCAB, ToyTask, toy_policy

@@ -9,9 +9,10 @@ import torch
 
 from harness.policy.models.adapters import Lora
 from harness.policy.models.setup import Setup
+from harness.policy.weights import digest
 from harness.training.trial import Budget
 
-from .play import Subject, difference, digest, play
+from .play import Subject, difference, play
 
 CLOSE = 1e-5  # of the norm of a gradient in float32
 SPLIT = Setup(micro_batch=1, checkpointing=True)

@@ -22,6 +22,7 @@ EXPECTED = {
     "train": "a generator train(self, trial)",
     "yield": "a dict from names to numbers at each yield",
     "policy": "trial.policy and trial.reference to stay the same objects: train the weights of trial.policy in place",
+    "reference": "a reference that stays as it is: train trial.policy, or trial.reference.copy()",
     "deployed": "a policy, or an object with a method sample, in trial.deploy",
     "cost": "trial.cost to be written by the harness only: finite numbers",
     "name": "a name that is not empty",

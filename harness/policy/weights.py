@@ -9,6 +9,7 @@ A .gguf file (llama.cpp's format) holds config, tokenizer and weights, mostly qu
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tempfile
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ from harness.core.hashing import is_gguf
 
 if TYPE_CHECKING:
     import torch
+
+    from .policy import Policy
 
 CONFIGS = ("config.json", "tokenizer_config.json")
 LEADS_AWAY = {
@@ -49,6 +52,17 @@ def read_model(folder: Path, dtype: torch.dtype | None) -> Any:
         model, info = _from_pretrained(folder, dtype)
     _check_weights(folder, model, info)
     return model
+
+
+def digest(policy: Policy) -> str:
+    """SHA-256 of everything that decides the output of a policy: weights, vocabulary, prefix."""
+    import torch
+
+    total = hashlib.sha256(repr((policy.vocab_size, policy.num_control, policy.prefix)).encode())
+    for name, weight in policy.state_dict().items():
+        total.update(f"{name} {tuple(weight.shape)}".encode())
+        total.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    return total.hexdigest()
 
 
 def _read_gguf(path: Path, dtype: torch.dtype | None) -> Any:

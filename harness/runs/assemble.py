@@ -385,7 +385,7 @@ def _cell(
         return Evaluator(shared.task, reference, known, chosen, progress.say, kept, seed)
 
     return Cell(
-        name, task, seed, settings, identity, provenance(shared), make, shared.model.policy.copy,
+        name, task, seed, settings, identity, provenance(shared), make, shared.model.policy,
         make_evaluator, shared.task, budget, optimizer, out, knob,
     )  # fmt: skip
 

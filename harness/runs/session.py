@@ -49,7 +49,7 @@ class Cell:
     identity: dict[str, Any]
     provenance: Provenance
     make_method: Callable[[], Any]
-    make_policy: Callable[[], Policy]
+    base: Policy
     make_evaluator: Callable[..., Evaluator]  # takes a Progress and, if not the run's own, a split
     task: Any
     budget: Budget
@@ -169,7 +169,8 @@ class Session:
                 self._record_point(trial, start.metrics)
                 self._consider(checkpoint_rule.START, trial, start.metrics)
         if not processes.any_of(stop.is_set())[0]:
-            with self.clock.at("training"), blamed(self.cell.method_name, trial):
+            name = self.cell.method_name
+            with self.clock.at("training"), blamed(name, trial), contract.reference_kept(trial, name):
                 self._train(trial, along, next_point, stop)
         if processes.any_of(stop.is_set())[0]:
             raise Interrupted("interrupted; the same command goes on from here")
@@ -210,12 +211,12 @@ class Session:
     def _trial(self) -> tuple[Trial, int]:
         """A new trial or that of the last checkpoint, and the next evaluation point; raises CorruptRecord."""
         c, checkpoints = self.cell, self.store.checkpoints()
-        reference = c.make_policy().requires_grad_(False)
+        reference = c.base.around(c.base.model).requires_grad_(False)  # the weights are held once
         lr = getattr(contract.built(c.make_method, c.method_name).settings, "lr", None)
         common: dict[str, Any] = {"seed": c.seed, "budget": c.budget, "lr": lr, "optimizer": c.optimizer}
         if not checkpoints:
             self.store.rewind(0)
-            return Trial(c.make_policy().requires_grad_(True), reference, c.task, **common), 1
+            return Trial(c.base.copy().requires_grad_(True), reference, c.task, **common), 1
         state = self.store.load_state(checkpoints[-1])
         policy = _load(checkpoints[-1], reference).like(reference)
         try:

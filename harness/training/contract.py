@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from harness.core.errors import BenchError, Interrupted, MethodFailed, one_line
 from harness.core.plugins import EXPECTED, at_file, kind_of, line_in, source_file
+from harness.policy.weights import digest
 
 if TYPE_CHECKING:
     from harness.policy.policy import Policy
@@ -51,6 +52,15 @@ def driven(make: Callable[[], Method], trial: Trial, name: str) -> Iterator[dict
         if row is end:
             return
         yield row  # type: ignore[misc]
+
+
+@contextmanager
+def reference_kept(trial: Trial, name: str) -> Iterator[None]:
+    """Raise MethodFailed if a method changed the reference, whose weights are those that the policy is measured against."""
+    before = digest(trial.reference)
+    yield
+    if digest(trial.reference) != before:
+        raise MethodFailed(f"method {name} changed the weights of trial.reference; expected {EXPECTED['reference']}")
 
 
 def _row_fault(row: object) -> tuple[str, str] | None:

@@ -43,7 +43,7 @@ def session(path, method) -> tuple[runner.Session, Trial]:
     evaluation = SimpleNamespace(points=0, select="last", split="test")
     cell = runner.Cell(
         "spoils", "toy", 0, SimpleNamespace(preset="toy", evaluation=evaluation, model_dump=dict), {}, {}, lambda: method,
-        toy_policy().copy, None, ToyTask(), Budget(updates=4), OptimizerSettings(), path,
+        toy_policy(), None, ToyTask(), Budget(updates=4), OptimizerSettings(), path,
     )  # fmt: skip
     made = runner.Session(cell, RunStore(cell.path), Progress(quiet=True))
     cell.path.mkdir(parents=True)

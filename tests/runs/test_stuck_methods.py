@@ -1,4 +1,4 @@
-"""Methods that keep the harness waiting, or hand back control without an update."""
+"""Methods that keep the harness waiting, hand back control without an update, or change what is not theirs."""
 
 import threading
 import time
@@ -6,7 +6,7 @@ import time
 import pytest
 from four_weights import Counted, Four, OneStep, cell
 
-from harness.core.errors import RunFailed
+from harness.core.errors import MethodFailed, RunFailed
 from harness.records.read import read_run
 from harness.runs import session
 from harness.runs.progress import Progress, Watch
@@ -103,3 +103,18 @@ def test_a_method_may_end_before_its_budget_or_yield_nothing(tmp_path):
     for name, method in (("nothing", Nothing), ("once", Once)):
         summary, _ = session.run(cell(tmp_path / name, method, updates=4))
         assert summary.cost["updates"] == (name == "once")
+
+
+def test_a_run_that_changed_its_reference_fails(tmp_path):
+    """The base policy's weights are held once: what a method does to the reference would be done to the evaluator's too."""
+
+    class Careless(OneStep):
+        def train(self, trial):
+            for scalars in super().train(trial):
+                trial.reference.weight.data.add_(1.0)
+                yield scalars
+
+    at = cell(tmp_path, Careless)
+    with pytest.raises(MethodFailed, match=r"one_step changed the weights of trial\.reference; expected .*copy\(\)"):
+        session.run(at)
+    assert read_run(at.path).manifest.error.type == "MethodFailed"

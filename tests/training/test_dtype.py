@@ -128,12 +128,12 @@ class Stopped(threading.Event):
         return self.trial is not None and self.trial.cost.updates >= self.after
 
 
-def session_of(path, kind, make_policy, points: int = 0) -> runner.Session:
+def session_of(path, kind, base, points: int = 0) -> runner.Session:
     """Six updates on the toy."""
     evaluation = SimpleNamespace(points=points, select="last", split="test")
     settings = SimpleNamespace(preset="toy", evaluation=evaluation, model_dump=dict)
     cell = runner.Cell(
-        "m", "toy", 0, settings, {}, {}, lambda: method(kind), make_policy, None, ToyTask(), Budget(updates=6),
+        "m", "toy", 0, settings, {}, {}, lambda: method(kind), base, None, ToyTask(), Budget(updates=6),
         OptimizerSettings(), path,
     )  # fmt: skip
     cell.path.mkdir(parents=True, exist_ok=True)
@@ -142,36 +142,45 @@ def session_of(path, kind, make_policy, points: int = 0) -> runner.Session:
     return session
 
 
-def trained(path, kind, make_policy, after: int) -> Trial:
+def trained(path, kind, base, after: int) -> Trial:
     """A session, stopped after so many updates."""
-    session, stop = session_of(path, kind, make_policy), Stopped(after)
+    session, stop = session_of(path, kind, base), Stopped(after)
     trial, point = session._trial()
     stop.trial = trial
     session._train(trial, None, point, stop)
     return trial
 
 
+def test_the_weights_of_the_reference_are_held_once(tmp_path):
+    """The reference reads those of the loaded policy and the policy trains its own."""
+    base = half()
+    trial, _ = session_of(tmp_path, Quark, base)._trial()
+    (of_base, *_), (of_reference, *_), (of_policy, *_) = (list(p.parameters()) for p in (base, trial.reference, trial.policy))
+    assert of_reference.data_ptr() == of_base.data_ptr() != of_policy.data_ptr()
+    assert of_policy.requires_grad and not of_reference.requires_grad and trial.reference.precision == torch.bfloat16
+
+
 @pytest.mark.parametrize("kind", [Quark, DExperts], ids=lambda kind: kind.__name__)
 def test_a_resumed_run_computes_as_it_began(tmp_path, kind):
     """Three updates, the same command again, three more: as six without a break, bit for bit."""
-    whole = trained(tmp_path / "whole", kind, half().copy, 6)
-    trained(tmp_path / "broken", kind, half().copy, 3)
-    again = trained(tmp_path / "broken", kind, half().copy, 6)
+    whole = trained(tmp_path / "whole", kind, half(), 6)
+    trained(tmp_path / "broken", kind, half(), 3)
+    again = trained(tmp_path / "broken", kind, half(), 6)
     assert again.cost == whole.cost and torch.equal(weights(again.policy), weights(whole.policy))
     assert again.policy.precision == torch.bfloat16 and torch.equal(again.rng.get_state(), whole.rng.get_state())
-    assert not torch.equal(weights(again.policy), weights(trained(tmp_path / "full", kind, toy_policy().copy, 6).policy))
+    assert not torch.equal(weights(again.policy), weights(trained(tmp_path / "full", kind, toy_policy(), 6).policy))
 
 
 def test_a_resumed_run_knows_that_a_point_lay_above_the_frontier(tmp_path, monkeypatch):
     """A fault of the suite that was seen before an interruption is told after it."""
     monkeypatch.setattr(runner.Session, "_consider", lambda *_: None)
     above = SimpleNamespace(above=True, point=lambda policy: SimpleNamespace(metrics={}))
-    first = session_of(tmp_path, Quark, toy_policy().copy, points=6)
+    first = session_of(tmp_path, Quark, toy_policy(), points=6)
     trial, point = first._trial()
     stop = Stopped(2)
     stop.trial = trial
     first._train(trial, above, point, stop)
-    again = session_of(tmp_path, Quark, toy_policy().copy, points=6)
+    again = session_of(tmp_path, Quark, toy_policy(), points=6)
     assert not again.above
     trial, point = again._trial()
     assert trial.cost.updates == 2 and again.above
