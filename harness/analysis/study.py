@@ -146,8 +146,14 @@ class Study:
 
 
 def read_study(dirs: Iterable[Path]) -> Study:
-    """Read the records below some folders, and find those that are older than the code or whose process has ended."""
-    return _study(*find_runs(dirs))
+    """Read the records below some folders, and find those that are older than the code or whose process has ended.
+
+    No more is held of each than a report shows (`harness.records.tables.lean`).
+    """
+    from harness.records.tables.lean import Lean
+
+    with _uncollected():
+        return _study(*find_runs(dirs, kept=Lean()))
 
 
 def read_states(dirs: Iterable[Path]) -> Study:
