@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, NamedTuple
@@ -72,7 +73,10 @@ def run_table(group: Group) -> Table:
 def cell_matrix(group: Group, cells: list[Cell]) -> Table:
     """States by method and seed; a cell that was not run is shown as missing."""
     seeds = sorted({run.manifest.seed for run in group.runs})
-    rows = [[cell.name, *(_state(cell, seed) for seed in seeds)] for cell in cells]
+    rows = []
+    for cell in cells:
+        ids = _by_seed(cell)
+        rows.append([cell.name, *(_state(cell, seed, len(ids[seed])) for seed in seeds)])
     return Table(["Method", *(f"seed {seed}" for seed in seeds)], rows, [])
 
 
@@ -80,9 +84,9 @@ def cells_csv(cells: list[Cell]) -> str:
     """The state of every cell as CSV, one row per seed, with the reason if it is not done."""
     rows: list[list[object]] = [["preset", "task", "group", "method", "seed", "state", "runs", "why"]]
     for c in cells:
+        ids = _by_seed(c)
         for seed, state in c.seeds.items():
-            ids = " ".join(run.manifest.run_id for run in c.runs if run.manifest.seed == seed)
-            rows.append([c.preset, c.task, c.group + 1, c.name, seed, state, ids, c.reasons.get(seed, "")])
+            rows.append([c.preset, c.task, c.group + 1, c.name, seed, state, " ".join(ids[seed]), c.reasons.get(seed, "")])
     return to_csv(rows)
 
 
@@ -198,9 +202,16 @@ def _mark(reason: str, notes: list[str]) -> str:
     return " " + note.split(" ", 1)[0]
 
 
-def _state(cell: Cell, seed: int) -> str:
+def _by_seed(cell: Cell) -> dict[int, list[str]]:
+    """The ids of a cell's runs by seed."""
+    found: dict[int, list[str]] = defaultdict(list)
+    for run in cell.runs:
+        found[run.manifest.seed].append(run.manifest.run_id)
+    return found
+
+
+def _state(cell: Cell, seed: int, records: int) -> str:
     """The state of a seed, with the number of its records if there are several."""
-    records = sum(run.manifest.seed == seed for run in cell.runs)
     state = cell.seeds.get(seed, "not asked for")
     return f"{state}, {records} records" if records > 1 else state
 
