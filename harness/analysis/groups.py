@@ -31,6 +31,7 @@ WIDEST = 48  # characters of one value in a heading
 Key = tuple[str, ...]  # the path of a value in nested tables
 WORLD = ("model", "data", "scorers", "fluency", "decoding", "evaluation")  # shared by all that is measured by one ruler
 ON_THE_WAY = ("points", "point_samples")  # of the evaluation: how often and how closely a run is looked at before its end
+MOST_DRAWN = 1000  # runs of a group
 SAME_FRONTIER = 1e-3  # reward; frontiers of one world differ by rounding between machines, not by more
 SHARES = ("undesired", "reward", "judge", "distinct_2", "grammatical", "modal_mass", "unique", "eos_rate")
 AT_LEAST_ZERO = ("kl", "efficiency", "entropy", "length", "forward_kl", "clean_nll")  # excess KL may say that a bound is broken
@@ -49,15 +50,21 @@ class Entry:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """The runs that share preset, task, base model, data, scorers and frontier."""
+    """The runs that share preset, task, base model, data, scorers and frontier; `most` are shown one by one on a page."""
 
     preset: str
     task: str
     entries: list[Entry]
+    most: int = MOST_DRAWN
 
     @property
     def runs(self) -> list[Run]:
         return [run for entry in self.entries for run in entry.runs]
+
+    def drawn(self, entry: Entry, most: int = MOST_DRAWN) -> list[Run]:
+        """The runs of an entry that a page shows one by one: all, or in a group of many the first, as many of each entry."""
+        most = min(most, self.most)
+        return entry.runs if len(self.runs) <= most else entry.runs[: max(1, most // len(self.entries))]
 
     @property
     def reference(self) -> Summary | None:

@@ -200,9 +200,7 @@ def holds_records(name: str) -> bool:
     return study is not None and bool(_study_runs([Path(name)], []))
 
 
-def _study_runs(
-    dirs: list[Path], problems: list[Problem], kept: Callable[[Run], Run] | None = None
-) -> list[tuple[Path, Run]]:
+def _study_runs(dirs: list[Path], problems: list[Problem], kept: Callable[[Run], Run] | None = None) -> list[tuple[Path, Run]]:
     """The runs of the studies that the paths name or point into, each study read once; adds to `problems`."""
     wanted: dict[Path, list[Path]] = {}
     for dir in dirs:

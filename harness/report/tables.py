@@ -8,8 +8,9 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from harness.analysis.cells import STATES, Cell, counts
 from harness.analysis.columns import COLUMNS, Column, bound_sign, of_base, title
 from harness.analysis.groups import Entry, Estimate, Group, counted, measure
 from harness.analysis.stats import Z95
@@ -17,9 +18,6 @@ from harness.analysis.study import Study, StudyGroup
 from harness.core.text import plain
 from harness.core.types import Metric
 from harness.records.schema import Run
-
-if TYPE_CHECKING:
-    from harness.analysis.cells import Cell
 
 MISSING = "–"
 ROUNDING = 1e-12
@@ -34,6 +32,8 @@ class Table(NamedTuple):
 
 
 MOST_RUNS = 5  # run ids per row; all are in tables/runs.csv
+MOST_COLUMNS = 50  # seeds of a group that have a column of states each
+MOST_LISTED = 500  # lines of a list
 
 
 def method_table(group: StudyGroup) -> Table:
@@ -58,12 +58,17 @@ def run_ids(entry: Entry) -> str:
     return ", ".join(ids[:MOST_RUNS]) + more
 
 
+def listed(lines: list[str]) -> list[str]:
+    """The lines of a list, of many the first, and how many more there are."""
+    return lines if len(lines) <= MOST_LISTED else [*lines[:MOST_LISTED], f"and {len(lines) - MOST_LISTED} more"]
+
+
 def run_table(group: Group) -> Table:
-    """One row per run: value ± half of its 95% interval over prompts."""
+    """One row per run: value ± half of its 95% interval over prompts; of many runs those that are drawn."""
     notes: list[str] = []
     rows = []
     for entry in group.entries:
-        for run in entry.runs:
+        for run in group.drawn(entry):
             m = run.manifest
             cells = [_single(c.of(run), c, notes) for c in COLUMNS]
             rows.append([entry.name, str(m.seed), m.status, plain(m.run_id), *cells])
@@ -71,8 +76,10 @@ def run_table(group: Group) -> Table:
 
 
 def cell_matrix(group: Group, cells: list[Cell]) -> Table:
-    """States by method and seed; a cell that was not run is shown as missing."""
+    """States by method and seed; a cell that was not run is shown as missing. Of many seeds, how many are in each state."""
     seeds = sorted({run.manifest.seed for run in group.runs})
+    if len(seeds) > MOST_COLUMNS:
+        return _state_counts(cells)
     rows = []
     for cell in cells:
         ids = _by_seed(cell)
@@ -200,6 +207,14 @@ def _mark(reason: str, notes: list[str]) -> str:
         note = f"{str(len(notes) + 1).translate(str.maketrans('0123456789', '⁰¹²³⁴⁵⁶⁷⁸⁹'))} {text}"
         notes.append(note)
     return " " + note.split(" ", 1)[0]
+
+
+def _state_counts(cells: list[Cell]) -> Table:
+    """The number of seeds of each cell in each state that some cell has."""
+    found = [counts(cell) for cell in cells]
+    states = [state for state in STATES if any(state in of for of in found)]
+    rows = [[c.name, c.state, *(str(of.get(s, 0)) for s in states)] for c, of in zip(cells, found, strict=True)]
+    return Table(["Method", "State", *(f"{state} (seeds)" for state in states)], rows, [])
 
 
 def _by_seed(cell: Cell) -> dict[int, list[str]]:
