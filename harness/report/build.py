@@ -26,7 +26,8 @@ from harness.analysis.columns import BY_KEY
 from harness.analysis.curves.attainment import MOST
 from harness.analysis.groups import WORLD, Entry, Group
 from harness.analysis.study import Study, StudyGroup
-from harness.core.errors import EmptySelection, Unwritable
+from harness.core.errors import EmptySelection
+from harness.core.files import replace, writable, writing
 from harness.core.hashing import canonical
 from harness.core.text import plain
 from harness.records.schema import Problem, Run
@@ -74,7 +75,7 @@ class BuildResult(NamedTuple):
 
 
 def build(study: Study, out: Path) -> BuildResult:
-    """Write the report of a study; raises EmptySelection without a run, Unwritable if a file cannot be written."""
+    """Write the report of a study; raises EmptySelection without a run, Unwritable for the folder, CannotWrite for a file."""
     cannot_be = sorted(p for group in study.groups for p in impossible(group))
     problems = sorted({*study.problems, *cannot_be})
     if not study.runs:
@@ -320,12 +321,11 @@ def _markdown() -> Environment:
 
 def _write(out: Path, files: dict[str, bytes]) -> list[Path]:
     paths = []
+    writable(out)
     for name in sorted(files):
         path = out / name
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(files[name])
-        except OSError as error:
-            raise Unwritable(f"{path}: cannot be written ({error.strerror}); choose another folder with --out") from None
+        with writing(path):
+            path.parent.mkdir(exist_ok=True)
+            replace(path, files[name])
         paths.append(path)
     return paths
