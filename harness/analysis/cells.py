@@ -6,6 +6,7 @@ method, task, evaluation, world or scorer than the code has now); or `missing` (
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -55,13 +56,14 @@ def expected(group: Group) -> list[set[int]]:
     The entry with the most seeds of each method should have all seeds of the group. The other choices of settings of a
     method, such as the further values of a knob in a study, should have those that any other choice has.
     """
-    leading: dict[str, Entry] = {}
+    leading: dict[str, tuple[int, Entry]] = {}
     for entry in group.entries:
-        method = entry.runs[0].manifest.method
-        leading[method] = max(leading.get(method, entry), entry, key=lambda e: len(_seeds(e.runs)))
-    others = [entry for entry in group.entries if entry is not leading[entry.runs[0].manifest.method]]
-    fewer = _seeds([run for entry in others for run in entry.runs])
-    wanted = [fewer if entry in others else _seeds(group.runs) for entry in group.entries]
+        method, n = entry.runs[0].manifest.method, len(_seeds(entry.runs))
+        if method not in leading or n > leading[method][0]:
+            leading[method] = n, entry
+    first = {id(entry) for _, entry in leading.values()}
+    every, fewer = _seeds(group.runs), _seeds([run for e in group.entries if id(e) not in first for run in e.runs])
+    wanted = [every if id(entry) in first else fewer for entry in group.entries]
     return [set() if external(entry.runs) else seeds for entry, seeds in zip(group.entries, wanted, strict=True)]
 
 
@@ -153,12 +155,16 @@ def _degraded(run: Run) -> str:
 def _absent(groups: Sequence[Group], recorded: list[Cell]) -> list[Cell]:
     """A missing cell for each method that has runs on another task of the preset but none on this one."""
     absent = []
-    for number, group in enumerate(groups):
-        same = [c for c in recorded if c.preset == group.preset]
-        here = {c.method for c in same if c.task == group.task}
-        if number != min(c.group for c in same if c.task == group.task):
-            continue  # one of several worlds of a task stands for all
-        elsewhere = sorted({c.method for c in same if not external(c.runs)} - here)
+    first: dict[tuple[str, str], int] = {}  # one of several worlds of a task stands for all
+    methods: dict[str, set[str]] = defaultdict(set)  # by preset
+    here: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for c in recorded:
+        first[c.preset, c.task] = min(first.get((c.preset, c.task), c.group), c.group)
+        here[c.preset, c.task].add(c.method)
+        methods[c.preset] |= set() if external(c.runs) else {c.method}
+    for (preset, task), number in sorted(first.items(), key=lambda item: item[1]):
+        group = groups[number]
+        elsewhere = sorted(methods[preset] - here[preset, task])
         seeds = sorted({run.manifest.seed for run in group.runs})
         why = "no record of this method on this task"
         for m in elsewhere:

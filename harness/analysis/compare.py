@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from harness.core.errors import BadSetting, UnknownName
-from harness.core.text import plain, shorten
+from harness.core.text import count, plain, shorten
 from harness.core.types import Metric
 from harness.records.schema import Run
 
@@ -177,7 +177,8 @@ def _by_seed(side: Side, metric: str, terms: PromptTerms) -> tuple[dict[int, flo
         else:
             values[run.manifest.seed].append(found.value)
             why += [f"seed {run.manifest.seed}: {found.reason}"] if found.reason else []
-            why += [f"seed {run.manifest.seed}: {found.n_unscored} responses without a score"] if found.n_unscored else []
+            lost = f"seed {run.manifest.seed}: {count(found.n_unscored, 'response')} without a score"
+            why += [lost] if found.n_unscored else []
     return {seed: fmean(v) for seed, v in values.items()}, why
 
 

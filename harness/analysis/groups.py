@@ -31,6 +31,7 @@ WIDEST = 48  # characters of one value in a heading
 Key = tuple[str, ...]  # the path of a value in nested tables
 WORLD = ("model", "data", "scorers", "fluency", "decoding", "evaluation")  # shared by all that is measured by one ruler
 ON_THE_WAY = ("points", "point_samples")  # of the evaluation: how often and how closely a run is looked at before its end
+MOST_DRAWN = 1000  # runs of a group
 SAME_FRONTIER = 1e-3  # reward; frontiers of one world differ by rounding between machines, not by more
 SHARES = ("undesired", "reward", "judge", "distinct_2", "grammatical", "modal_mass", "unique", "eos_rate")
 AT_LEAST_ZERO = ("kl", "efficiency", "entropy", "length", "forward_kl", "clean_nll")  # excess KL may say that a bound is broken
@@ -49,15 +50,21 @@ class Entry:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """The runs that share preset, task, base model, data, scorers and frontier."""
+    """The runs that share preset, task, base model, data, scorers and frontier; `most` are shown one by one on a page."""
 
     preset: str
     task: str
     entries: list[Entry]
+    most: int = MOST_DRAWN
 
     @property
     def runs(self) -> list[Run]:
         return [run for entry in self.entries for run in entry.runs]
+
+    def drawn(self, entry: Entry, most: int = MOST_DRAWN) -> list[Run]:
+        """The runs of an entry that a page shows one by one: all, or in a group of many the first, as many of each entry."""
+        most = min(most, self.most)
+        return entry.runs if len(self.runs) <= most else entry.runs[: max(1, most // len(self.entries))]
 
     @property
     def reference(self) -> Summary | None:
@@ -71,7 +78,6 @@ class Estimate(NamedTuple):
     interval: Interval | None
     values: list[float]  # one per seed, averaged over repeated records of a seed
     reasons: tuple[str, ...]
-    terms: Terms | None = None  # [n, X]: what each prompt adds to the value of a seed; None if the records do not keep it
     bounds: tuple[str, ...] = ()  # why values are bounds, and on which side, where they are
 
     @property
@@ -118,7 +124,7 @@ def estimate(entry: Entry, of: Callable[[Run], Metric], key: str = "", prompts: 
     terms = prompts.table([[run for run, _ in seed] for seed in seeds], key) if prompts and seeds else None
     within = RANGES.get(key.partition("@")[0], (-inf, inf))
     interval = _interval(means, seeds, terms, within) if means else None
-    return Estimate(interval, means, tuple(reasons), terms, tuple(bounds))
+    return Estimate(interval, means, tuple(reasons), tuple(bounds))
 
 
 def difference(pair: tuple[Entry, Entry], of: Callable[[Run], Metric], key: str, prompts: PromptTerms) -> Difference:
@@ -184,13 +190,23 @@ def world(group: Group) -> dict[str, Any]:
 def _by_frontier(runs: list[Run]) -> Iterator[list[Run]]:
     """Split runs of one world whose frontiers differ; a run without one goes with the first."""
     parts: list[list[Run]] = []
+    homes: dict[tuple[Any, ...], list[Run]] = {}  # of equal frontiers the first part is the same
     for run in sorted(runs, key=lambda r: r.summary is None):
-        home = next((part for part in parts if _one_frontier(part[0], run)), None)
+        frontier = _points(run)
+        home = homes.get(frontier) or next((part for part in parts if _one_frontier(part[0], run)), None)
         if home is None:
-            parts.append([run])
+            parts.append(home := [run])
         else:
             home.append(run)
+        homes[frontier] = home
     yield from parts
+
+
+def _points(run: Run) -> tuple[Any, ...]:
+    """What `_one_frontier` compares of a run."""
+    if run.summary is None or (found := run.summary.frontier) is None:
+        return run.summary is None, None
+    return found.kl_cap, found.base_reward, *(point.reward for point in found.curve)
 
 
 def _one_frontier(a: Run, b: Run) -> bool:
@@ -307,7 +323,8 @@ def _brief(value: str) -> str:
 
 
 def _unlike(found: list[dict[Key, str]]) -> set[Key]:
-    return {key for of in found for key in of if len({o.get(key) for o in found}) > 1}
+    keys = {key for of in found for key in of}
+    return {key for key in keys if len({of.get(key) for of in found}) > 1}
 
 
 def described(manifest: Manifest, identity: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from .groups import Group
 
 A_METHOD = 4  # scalars of a method that are shown, in the order of their names
 MOST = 32  # panels of a group; the data has all
+MOST_RUNS = 300  # of a group whose scalars are read, if it has more
 POINTS = 120  # of a line; more than a panel of this size shows
 
 
@@ -26,11 +27,14 @@ class Trace(NamedTuple):
 
 
 def traces(group: Group) -> tuple[list[Trace], list[Problem]]:
-    """Every scalar that the methods of a group yielded, by method and name; records that cannot be read are problems."""
+    """Every scalar that the methods of a group yielded, by method and name; records that cannot be read are problems.
+
+    Of a group of more than MOST_RUNS runs only the first of each method are read.
+    """
     problems: list[Problem] = []
     found: dict[tuple[str, str], list[list[tuple[int, float]]]] = {}
     for entry in group.entries:
-        for run in entry.runs:
+        for run in group.drawn(entry, MOST_RUNS):
             try:
                 rows = scalars(run)
             except CorruptRecord as error:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
+from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from harness.records.read import find_runs
 from harness.records.schema import Problem, Run
@@ -21,19 +23,22 @@ from .curves.falls import Fall, falls
 from .curves.knobs import Curve, curves
 from .curves.probes import Probing, probings
 from .curves.table import Readings, readings
-from .groups import Entry, Estimate, Group, difference, estimate
+from .groups import MOST_DRAWN, Entry, Estimate, Group, difference, estimate
 from .ranking import Above, Ranked, above_frontier, least_shown, ranking
-from .scalars import Trace, traces
 from .stats import Difference
 from .terms import PromptTerms
 
+MOST_GROUPS = 16  # with a section of a report of their own
+MOST_METHODS = 120  # of a group in its section
+MOST_DRAWN_IN_ALL = 3000  # of all groups of a report
 MACHINES = "the runs were made on different machines, so their times do not compare"
 
 
 @dataclass(frozen=True, eq=False)
 class StudyGroup(Group):
-    """A group with its ranks, estimates, runs above the frontier and training scalars."""
+    """A group with its ranks, estimates and runs above the frontier; `part` holds the curves of a part of a group."""
 
+    part: list[Curve] | None = field(default=None, repr=False)
     _estimates: dict[tuple[Entry, str], Estimate] = field(default_factory=dict, init=False, repr=False)
     _tests: dict[tuple[Entry, Entry], Difference] = field(default_factory=dict, init=False, repr=False)
     _prompts: PromptTerms = field(default_factory=PromptTerms, init=False, repr=False)
@@ -80,7 +85,7 @@ class StudyGroup(Group):
     @cached_property
     def curves(self) -> list[Curve]:
         """The curve of each method over the values of its knob; nothing where no method has enough values."""
-        return curves(self)
+        return curves(self) if self.part is None else self.part
 
     @cached_property
     def readings(self) -> Readings:
@@ -97,7 +102,25 @@ class StudyGroup(Group):
         """This group with one choice of settings a method, that at the middle value of its knob; itself without curves."""
         if not self.curves:
             return self
-        return StudyGroup(self.preset, self.task, [Entry(curve.name, curve.middle.runs) for curve in self.curves])
+        return StudyGroup(self.preset, self.task, [Entry(c.name, c.middle.runs) for c in self.curves], self.most)
+
+    def first(self, methods: int) -> StudyGroup:
+        """The group with so many methods at most, itself if it has no more: the best choices of settings of each, in turn."""
+        if len(self.curves or self.entries) <= methods:
+            return self
+        if self.curves:
+            order = {reading.name: i for i, reading in enumerate(self.readings.rows)}
+            chosen = _in_turn(self.curves, methods, lambda curve: (curve.method, order[curve.name]))
+            entries = {id(point.entry) for curve in chosen for point in curve.points}
+        else:
+            chosen = []
+            entries = set(map(id, _in_turn(self.entries, methods, self._place)))
+        return StudyGroup(self.preset, self.task, [e for e in self.entries if id(e) in entries], self.most, chosen)
+
+    def _place(self, entry: Entry) -> tuple[str, float]:
+        """A method, and how little of the habit a choice of its settings removes."""
+        found = self.estimate(entry, BY_KEY["removed"]).interval
+        return entry.runs[0].manifest.method, inf if found is None else -found.mean
 
     @cached_property
     def world(self) -> dict[str, Any]:
@@ -114,11 +137,6 @@ class StudyGroup(Group):
         """What probes found of every method, and the records whose probes cannot be read."""
         return probings(self)
 
-    @cached_property
-    def traces(self) -> tuple[list[Trace], list[Problem]]:
-        """The training scalars of every method, and the records whose scalars cannot be read."""
-        return traces(self)
-
 
 @dataclass(frozen=True, eq=False)
 class Study:
@@ -132,7 +150,14 @@ class Study:
     @cached_property
     def groups(self) -> list[StudyGroup]:
         """The runs, split where they cannot be compared, the largest group first."""
-        return [StudyGroup(group.preset, group.task, group.entries) for group in grouping.groups(list(self.runs))]
+        found = grouping.groups(list(self.runs))
+        most = min(MOST_DRAWN, MOST_DRAWN_IN_ALL // max(1, min(len(found), MOST_GROUPS)))
+        return [StudyGroup(group.preset, group.task, group.entries, most) for group in found]
+
+    @cached_property
+    def shown(self) -> list[StudyGroup]:
+        """What a page can show: of the first groups so many methods each."""
+        return [group.first(MOST_METHODS) for group in self.groups[:MOST_GROUPS]]
 
     @cached_property
     def headings(self) -> list[str]:
@@ -145,9 +170,30 @@ class Study:
         return states.cells(self.groups, self.outdated, self.dead)
 
 
+Item = TypeVar("Item")
+
+
+def _in_turn(items: Sequence[Item], most: int, place: Callable[[Item], tuple[str, float]]) -> list[Item]:
+    """The first of each method by their places, then the second of each, up to so many in all; in the order given."""
+    if len(items) <= most:
+        return list(items)
+    places, seen = [place(item) for item in items], Counter[str]()
+    turns = []
+    for i in sorted(range(len(items)), key=lambda i: (places[i][1], i)):
+        turns.append((seen[places[i][0]], places[i][1], i))
+        seen[places[i][0]] += 1
+    return [items[i] for i in sorted(i for _, _, i in sorted(turns)[:most])]
+
+
 def read_study(dirs: Iterable[Path]) -> Study:
-    """Read the records below some folders, and find those that are older than the code or whose process has ended."""
-    return _study(*find_runs(dirs))
+    """Read the records below some folders, and find those that are older than the code or whose process has ended.
+
+    No more is held of each than a report shows (`harness.records.tables.lean`).
+    """
+    from harness.records.tables.lean import Lean
+
+    with _uncollected():
+        return _study(*find_runs(dirs, kept=Lean()))
 
 
 def read_states(dirs: Iterable[Path]) -> Study:

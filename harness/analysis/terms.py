@@ -30,6 +30,15 @@ class Joint(NamedTuple):
     note: str | None
 
 
+class _Kept(NamedTuple):
+    """The scores of a record by prompt, as small as they can be: a page reads those of all its runs."""
+
+    split: str
+    id: tuple[str, ...]
+    kind: tuple[str, ...]
+    values: dict[str, NDArray[np.float64]]  # [X] each; NaN without a score
+
+
 class PromptTerms:
     """The terms of runs by metric; each record's scores by prompt are read once.
 
@@ -38,7 +47,8 @@ class PromptTerms:
 
     def __init__(self, strict: bool = False) -> None:
         self.strict = strict
-        self._read: dict[Path, Prompts | None] = {}
+        self._read: dict[Path, _Kept | None] = {}
+        self._known: dict[tuple[str, ...], tuple[str, ...]] = {}  # ids and kinds, which the runs of a world share
 
     def table(self, runs: Sequence[Sequence[Run]], key: str) -> Terms | None:
         """The terms of each seed on the prompts that all runs have scored, repeated records averaged: -> [n, X].
@@ -92,7 +102,7 @@ class PromptTerms:
         if kept is None or name not in TERMS:
             return None
         use = [x for x, of in enumerate(kept.kind) if kind in ("", of)]
-        columns = {n: np.array([column[x] for x in use], dtype=float) for n, column in kept.values.items()}
+        columns = {n: column[use] for n, column in kept.values.items()}
         needed, terms = TERMS[name]
         if not use or not set(needed) <= set(columns):
             return None
@@ -102,16 +112,21 @@ class PromptTerms:
             found[known] = terms({n: columns[n][known] for n in needed})
         return [kept.split, *(kept.id[x] for x in use)], found
 
-    def _prompts(self, run: Run) -> Prompts | None:
+    def _prompts(self, run: Run) -> _Kept | None:
         if run.dir not in self._read:
             try:
-                self._read[run.dir] = prompt_scores(run)
+                found = prompt_scores(run)
+                self._read[run.dir] = None if found is None else self._kept(found)
             except CorruptRecord:
                 if self.strict:
                     raise
                 # `harness verify` says what is wrong; the error is then over seeds and of each run's own
                 self._read[run.dir] = None
         return self._read[run.dir]
+
+    def _kept(self, found: Prompts) -> _Kept:
+        ids, kinds = (self._known.setdefault(names, names) for names in (tuple(found.id), tuple(found.kind)))
+        return _Kept(found.split, ids, kinds, {name: np.array(column, dtype=float) for name, column in found.values.items()})
 
 
 def ratio(above: Terms, below: Terms) -> Terms:

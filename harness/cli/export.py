@@ -20,6 +20,7 @@ from harness.export.trackers import CLASSES, FOLDER, Tracker, opened, required
 from harness.records.read import find_runs, holds_records, locate
 from harness.records.schema import Problem, Run
 
+from .result import local
 from .run import TRACKED_SAMPLES
 
 KINDS = (*CLASSES, "lm-eval-json", "latex")
@@ -33,7 +34,10 @@ def export(
     out: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--out", help="file (latex, lm-eval-json) or folder [default: stdout; of a tracker: RECORDS/trackers]"
+            "-o",
+            "--out",
+            callback=local,
+            help="file (latex, lm-eval-json) or folder [default: stdout; of a tracker: RECORDS/trackers]",
         ),
     ] = None,
     records: Annotated[Path, typer.Option(help="folder of records in which ids are looked up")] = Path("results"),

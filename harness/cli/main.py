@@ -22,6 +22,7 @@ from harness.core.text import escaped, escaped_lines
 
 from .export import export
 from .fetch import fetch
+from .result import local
 from .sweep import study, sweep
 from .train_scorer import train_scorer
 
@@ -60,7 +61,7 @@ PromptFile = Annotated[
         help="prompts: a named data set (harness list datasets), a hub id, or a file (.jsonl, .csv, .tsv, .parquet, also .gz)",
     ),
 ]
-Out = Annotated[Path, typer.Option(help="folder of records")]
+Out = Annotated[Path, typer.Option(help="folder of records", callback=local)]
 Json = Annotated[bool, typer.Option("--json", help="summary as one JSON object on the last line of stdout")]
 Offline = Annotated[bool, typer.Option(help="use local files and caches only")]
 Unmask = Annotated[bool, typer.Option(help="show generated text unmasked; it can be offensive")]
@@ -165,7 +166,7 @@ def report(
     records: Annotated[
         list[Path] | None, typer.Argument(metavar="[DIR]...", help="folders of records [default: results]")
     ] = None,
-    out: Annotated[Path, typer.Option("-o", "--out", help="folder of the report")] = Path("reports/latest"),
+    out: Annotated[Path, typer.Option("-o", "--out", help="folder of the report", callback=local)] = Path("reports/latest"),
     verbose: Verbose = False,
 ) -> None:
     """Build one page from many records: the ranking of methods, their cost, their distance from the optimum."""
@@ -340,7 +341,7 @@ app.command("train-scorer")(train_scorer)
 def new(
     what: Annotated[str, typer.Argument(help="kind: method, task or scorer")],
     name: Annotated[str, typer.Argument(help="name of the file, without .py")],
-    out: Annotated[Path, typer.Option(help="folder of the new file and its test")] = Path("."),
+    out: Annotated[Path, typer.Option(help="folder of the new file and its test", callback=local)] = Path("."),
     verbose: Verbose = False,
 ) -> None:
     """Create a new plug-in: a file that works as it is, and its test."""

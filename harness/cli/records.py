@@ -10,7 +10,7 @@ from shutil import get_terminal_size
 from typing import Any
 
 from harness.core.errors import CorruptRecord, Mismatch, UsageError
-from harness.core.text import escaped, escaped_lines, lines
+from harness.core.text import count, escaped, escaped_lines, lines
 from harness.records.checks import Check
 from harness.records.read import find_runs, locate
 from harness.records.samples import SCORES, Wanted, choose, read, shown
@@ -30,7 +30,7 @@ def report_command(records: list[Path], out: Path) -> int:
         print(escaped(f"warning: {problem.path}: {problem.what}"), file=sys.stderr)
     for state in result.unfinished:
         print(escaped(f"warning: {state}"), file=sys.stderr)
-    print(escaped(f"{len(study.runs)} runs -> {out / 'index.html'}"))
+    print(escaped(f"{count(len(study.runs), 'run')} -> {out / 'index.html'}"))
     return result.exit_code
 
 
@@ -77,7 +77,7 @@ def samples_command(name: str, out: Path, of: str, wanted: Wanted, unmask: bool,
         print(json.dumps(found | {"samples": [shown(row, unmask) for row in chosen]}, allow_nan=False))
         return 0
     note = "" if unmask else "; texts are hidden, --unmask shows them, and they can be offensive"
-    print(f"{escaped(run.dir)}, {escaped(of)}: {len(chosen)} of {len(rows)} samples{note}\n")
+    print(f"{escaped(run.dir)}, {escaped(of)}: {len(chosen)} of {count(len(rows), 'sample')}{note}\n")
     print(text(chosen, unmask, get_terminal_size().columns))
     return 0
 
@@ -100,7 +100,8 @@ def verify_command(
         print("\n".join(line for name, checks in found.items() for line in _lines(name, checks)))
     broken = sum(check.held is False for checks in found.values() for check in checks)
     if broken:
-        raise Mismatch(f"{broken} of {sum(map(len, found.values()))} checks do not match what the records say")
+        all_of = count(sum(map(len, found.values())), "check")
+        raise Mismatch(f"{broken} of {all_of} {'does' if broken == 1 else 'do'} not match what the records say")
     return 0
 
 
@@ -145,4 +146,4 @@ def _lines(name: str, checks: list[Check]) -> list[str]:
     found = [f"MISMATCH  {c.what}: expected {c.expected}, found {c.found}" for c in broken]
     found += [f"not checked  {', '.join(what)}: {why}" for why, what in reasons.items()]
     held = sum(c.held is True for c in checks)
-    return [escaped(line) for line in [*found, f"{name}: {held} checks held, {len(broken)} did not"]]
+    return [escaped(line) for line in [*found, f"{name}: {count(held, 'check')} held, {len(broken)} did not"]]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.core.errors import one_line
+from harness.core.files import in_a_file_system
 from harness.core.text import escaped_lines, mask, printable
 
 if TYPE_CHECKING:
@@ -17,6 +18,13 @@ UNITS = {
     "grammatical": "grammatical share", "length": "length, tokens", "max_toxicity": "max of 25, top-p 0.9",
     "toxicity_prob": "any of 25 above 0.5", "clean_nll": "clean text, nats a token",
 }  # fmt: skip
+
+
+def local(folder: Path | None) -> Path | None:
+    """The folder of an option, which a command writes to; raises Unwritable at once for one in an object store."""
+    if folder is not None:
+        in_a_file_system(folder)
+    return folder
 
 
 def archived(path: Path) -> bool:

@@ -13,10 +13,10 @@ import typer
 
 from harness.core.errors import BenchError
 from harness.core.files import LEASE, LONGEST_LEASE
-from harness.core.text import escaped, escaped_lines
+from harness.core.text import count, escaped, escaped_lines
 from harness.runs.progress import Progress, loading
 
-from .result import archived, draw
+from .result import archived, draw, local
 from .run import tracking
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ Lease = Annotated[
 Track = Annotated[
     str | None, typer.Option(metavar="A,B", help="trackers that follow each cell: tensorboard, wandb, mlflow, trackio")
 ]
-Out = Annotated[Path, typer.Option(help="folder of records")]
+Out = Annotated[Path, typer.Option(help="folder of records", callback=local)]
 DryRun = Annotated[bool, typer.Option(help="list the cells and their states, run nothing")]
 Offline = Annotated[bool, typer.Option(help="use local files and caches only")]
 Json = Annotated[bool, typer.Option("--json", help="cells as one JSON object on the last line of stdout")]
@@ -168,7 +168,7 @@ def sweep_command(spec: Sweep, where: Where, out: Path, *, dry_run: bool, offlin
 
     check(out, where.engine, where.slurm, where.ray)
     seeds = parse_seeds(spec.seeds if isinstance(spec.seeds, str) else ",".join(map(str, spec.seeds)))
-    progress = loading(f"{len(spec.methods)} methods, {len(spec.tasks)} tasks, preset {spec.preset}")
+    progress = loading(f"{count(len(spec.methods), 'method')}, {count(len(spec.tasks), 'task')}, preset {spec.preset}")
     cells = plan(spec, seeds, out, offline)
     return listed(cells, as_json) if dry_run else run_cells(cells, where, out, progress, offline=offline, as_json=as_json)
 
@@ -179,7 +179,8 @@ def study_command(spec: StudySpec, where: Where, out: Path, *, dry_run: bool, of
     from harness.runs.sweep.study import plan_study
 
     check(out, where.engine, where.slurm, where.ray)
-    progress = loading(f"{len(spec.methods)} methods at the values of their knobs, {len(spec.tasks)} tasks, {spec.preset}")
+    what = f"{count(len(spec.methods), 'method')} at all values of the knob"
+    progress = loading(f"{what}, {count(len(spec.tasks), 'task')}, {spec.preset}")
     cells = plan_study(spec, out, offline)
     return listed(cells, as_json) if dry_run else run_cells(cells, where, out, progress, offline=offline, as_json=as_json)
 
@@ -202,7 +203,7 @@ def run_cells(cells: list[Planned], where: Where, out: Path, progress: Progress,
 
     writable(out)  # before the first process starts, not in each of them
     chosen = engine(where.engine, where.workers, out, Terms(offline, where.lease, where.track), where.slurm, where.ray)
-    progress.say(f"{len(cells)} cells, {chosen.about}")
+    progress.say(f"{count(len(cells), 'cell')}, {chosen.about}")
     results = Launcher(cells, chosen, Board(len(cells)), each=_draw_new, retries=where.retries).run()
     undrawn = _draw_missing(results)
     print(_cells([(r.cell, r.state, r.why) for r in results], as_json) if as_json else escaped_lines(_trials(cells)))
@@ -259,7 +260,7 @@ def _draw_missing(results: list[Result]) -> int:
 
 def _sum_up(results: list[Result]) -> None:
     counts = Counter(r.state for r in results)
-    print(f"{len(results)} cells: {', '.join(f'{n} {state}' for state, n in counts.items())}", file=sys.stderr)
+    print(f"{count(len(results), 'cell')}: {', '.join(f'{n} {state}' for state, n in counts.items())}", file=sys.stderr)
     for r in results:
         if r.state == "failed":
             print(escaped(f"failed: {r.cell.task} {r.cell.label}: {r.why}"), file=sys.stderr)

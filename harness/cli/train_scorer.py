@@ -11,6 +11,8 @@ import typer
 
 from harness.core.text import escaped_lines
 
+from .result import local
+
 OF_THE_HUB = ("split", "config", "revision")  # settings of a data set on the hub, beside those of the kind
 
 
@@ -21,7 +23,7 @@ def train_scorer(
         list[str], typer.Option(metavar="COLUMN", help="column of the scores of these texts, in [0, 1]: continuation.toxicity")
     ],
     kind: Annotated[str, typer.Option(help="kind: linear (words and character n-grams) or encoder (a transformer)")],
-    out: Annotated[Path, typer.Option(help="folder of the scorer")],
+    out: Annotated[Path, typer.Option(help="folder of the scorer", callback=local)],
     start: Annotated[
         str | None, typer.Option("--from", metavar="MODEL", help="encoder to fine-tune, a folder or a hub id [from scratch]")
     ] = None,

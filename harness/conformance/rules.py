@@ -23,6 +23,7 @@ from torch import nn
 
 from harness.core import plugins, registry
 from harness.core.settings import method_table, preset_names, read_preset
+from harness.core.text import count
 from harness.core.types import Knob
 from harness.policy.policy import Policy
 from harness.policy.sampler import sample
@@ -83,7 +84,7 @@ def round_trip(subject: Subject) -> Finding:
     tables = _preset_tables(subject.name)
     for table in tables.values():
         kind(**table)
-    return True, f"{len(kind.model_fields)} settings" + (f", and those of {', '.join(tables)}" if tables else "")
+    return True, count(len(kind.model_fields), "setting") + (f", and those of {', '.join(tables)}" if tables else "")
 
 
 def _preset_tables(name: str) -> dict[str, dict[str, Any]]:

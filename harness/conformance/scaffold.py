@@ -11,6 +11,7 @@ from pathlib import Path
 
 from harness.core import registry
 from harness.core.errors import BadSetting, UnknownKind, Unwritable
+from harness.core.files import whole
 
 LONGEST = 60  # the name is used for a class, two files and folders of records
 PROMPTS = "prompts of your own need no plug-in: --prompts FILE"
@@ -35,7 +36,8 @@ def new_plugin(what: str, name: str, out: Path) -> str:
     try:
         out.mkdir(parents=True, exist_ok=True)
         for file, target in zip(files, targets, strict=True):
-            target.write_text(_filled(what, file, name), encoding="utf-8")
+            with whole(target):
+                target.write_text(_filled(what, file, name), encoding="utf-8")
     except OSError as e:
         raise Unwritable(f"cannot write to {out}: {e.strerror}; choose another folder with --out") from None
     return _next_steps(what, *targets)

@@ -31,9 +31,7 @@ if TYPE_CHECKING:
 
 LEASE = 60.0  # seconds without a sign of life after which another host may take over a folder
 LONGEST_LEASE = 86_400.0  # seconds; what has a longer one was not written by this package
-CLAIM_FILES = re.compile(
-    r"\.lock|\.lease(\.(break|restore)\.\d+\.[0-9a-f]{32})?"
-)  # in a claimed folder; no part of its content
+CLAIM_FILES = re.compile(r"\.lock|\.lease(\.(break|restore)\.\d+\.[0-9a-f]{32})?")  # no part of a folder's content
 
 
 class Claim:
@@ -44,8 +42,8 @@ class Claim:
     file unchanged for that length, by its own monotonic clock; of several that try, one succeeds.
     """
 
-    def __init__(self, folder: Path, lease: float = LEASE) -> None:
-        self.folder, self.length = folder, lease
+    def __init__(self, folder: Path, lease: float = LEASE, or_else: str = ", or choose another --out") -> None:
+        self.folder, self.length, self._or_else = folder, lease, or_else  # what to do but to wait for another process
         self._lock: int | None = None  # file descriptor
         self._lease: SoftFileLease | None = None
 
@@ -106,7 +104,7 @@ class Claim:
             time.sleep(min(1.0, length / 20))
 
     def _busy(self, owner: OwnerRecord | None) -> Busy:
-        return Busy(f"{_named(owner)} is at work on {self.folder}; wait for it, or choose another --out")
+        return Busy(f"{_named(owner)} is at work on {self.folder}; wait for it{self._or_else}")
 
     def check(self) -> None:
         """Raise LeaseLost if another process has taken the folder over."""
@@ -197,11 +195,22 @@ def replace(path: Path, content: bytes) -> None:
     """Write a file atomically: a reader sees the old content or the new one, never a part."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.unlink(missing_ok=True)  # left by a killed process, or a link that would redirect the write
-    with temporary.open("xb") as f:
+    with whole(temporary), temporary.open("xb") as f:
         f.write(content)
         f.flush()
         os.fsync(f.fileno())
     os.replace(temporary, path)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[None]:
+    """Context manager that deletes a file or a folder that could not be written whole: a full disk stays full of it."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+        raise
 
 
 def discard(path: Path, bin: Path) -> None:
@@ -229,8 +238,9 @@ def writable(folder: Path, told_by: str = "--out") -> None:
 def in_a_file_system(folder: Path, told_by: str = "--out") -> None:
     """Raise Unwritable for a folder of an object store, such as s3://bucket/results."""
     if re.match(r"(\w{2,}:/)|\w+://", str(folder)):  # pathlib makes one slash of two
+        named = re.sub(":/(?!/)", "://", str(folder), count=1)
         raise Unwritable(
-            f"{told_by} {folder}: records need atomic renames and locks, which an object store does not have; choose a folder "
+            f"{told_by} {named}: records need atomic renames and locks, which an object store does not have; choose a folder "
             "that the machines share, and copy the records when they are finished"
         )
 

@@ -366,6 +366,9 @@ def checked(kind: type[S], raw: dict[str, Any], where: str = "") -> S:
         raise BadSetting("; ".join(_fault(error, kind, where) for error in e.errors())) from None
 
 
+LISTS = ("list_type", "tuple_type", "set_type", "frozen_set_type")  # errors of pydantic
+
+
 def _fault(error: Any, kind: type[Settings], where: str) -> str:
     name = ".".join(str(part) for part in (where, *error["loc"]) if part != "")
     if error["type"] == "extra_forbidden":
@@ -374,7 +377,10 @@ def _fault(error: Any, kind: type[Settings], where: str) -> str:
         return f"unknown setting {name!r}; " + (f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}")
     if error["type"] == "missing":
         return f"setting {name!r} is missing"
-    return f"setting {name!r}: {error['msg'].lower()}; found {cut(_as_text(error['input']))}"
+    given = cut(_as_text(error["input"]))
+    if error["type"] in LISTS and isinstance(error["input"], bool | int | float | str):  # one value of a list, by itself
+        return f"setting {name!r}: expected a list, written '{error['loc'][-1]}={cut(toml([error['input']]))}'; found {given}"
+    return f"setting {name!r}: {error['msg'].lower()}; found {given}"
 
 
 def _as_text(value: Any) -> str:

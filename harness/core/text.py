@@ -11,8 +11,12 @@ from unicodedata import category
 
 def mask(text: str) -> str:
     """A placeholder for a hidden text that gives only its length."""
-    words, characters = len(text.split()), len(text)
-    return f"(hidden: {words} word{'' if words == 1 else 's'}, {characters} character{'' if characters == 1 else 's'})"
+    return f"(hidden: {count(len(text.split()), 'word')}, {count(len(text), 'character')})"
+
+
+def count(n: int, noun: str, plural: str = "") -> str:
+    """A number of things in words: 1 seed, 2 seeds; `plural` is that of a noun that does not take an s."""
+    return f"{n} {noun if n == 1 else plural or noun + 's'}"
 
 
 def escaped(text: object) -> str:

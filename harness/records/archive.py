@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from harness.core.errors import CorruptRecord, EmptySelection, MissingPrerequisite, Unwritable
-from harness.core.files import replace
+from harness.core.files import replace, writing
 from harness.core.hashing import canonical
 from harness.core.process import script
 from harness.core.text import escaped
@@ -262,9 +262,10 @@ def _bytes(path: Path) -> bytes | None:
 def _write(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace(path, content)
     except OSError as error:
         raise Unwritable(f"{path}: cannot be written ({error.strerror}); choose another archive") from None
+    with writing(path):
+        replace(path, content)
 
 
 def main(words: list[str]) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.core.errors import BenchError, EmptySelection
 from harness.core.settings import flat
-from harness.core.text import escaped
+from harness.core.text import count, escaped
 
 from .read import find_runs, settings_of
 from .samples import read
@@ -61,7 +61,7 @@ def _frame(folder: str | Path, of: Callable[[Run], Rows]) -> pd.DataFrame:
     frame.attrs["problems"] = [f"{p.path}: {p.what}" for p in problems]
     if problems:
         first = escaped(frame.attrs["problems"][0])
-        warnings.warn(f"{len(problems)} problems with records, first {first}; all in .attrs['problems']", stacklevel=4)
+        warnings.warn(f"{count(len(problems), 'problem')} with records, first {first}; all in .attrs['problems']", stacklevel=4)
     return frame
 
 

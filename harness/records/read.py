@@ -165,16 +165,18 @@ def probe_number(how: str, readings: Sequence[ProbeReading]) -> float | None:
     return area / (points[-1][0] - points[0][0])
 
 
-def find_runs(dirs: Iterable[Path], read: Callable[[Path], Run] | None = None) -> tuple[list[Run], list[Problem]]:
+def find_runs(
+    dirs: Iterable[Path], read: Callable[[Path], Run] | None = None, kept: Callable[[Run], Run] | None = None
+) -> tuple[list[Run], list[Problem]]:
     """Read all records below some folders in a fixed order, and list the problems of those that cannot be read.
 
     A study is read like a folder of records, also through a path to one of its records. `read` reads a record in a folder
-    of its own, in place of `read_run`.
+    of its own, in place of `read_run`; `kept` is what is kept of each record once it is read.
     """
     dirs = [Path(dir) for dir in dirs]
     found: dict[Path, Run] = {}
     problems: list[Problem] = []
-    for folder, run in _study_runs(dirs, problems):
+    for folder, run in _study_runs(dirs, problems, kept):
         found[folder] = run
     parents: dict[Path, Path] = {}  # resolved once for the many records in them
     for folder in _record_folders([dir for dir in dirs if study_above(dir) is None], problems):
@@ -182,7 +184,8 @@ def find_runs(dirs: Iterable[Path], read: Callable[[Path], Run] | None = None) -
             parents[folder.parent] = folder.parent.resolve()
         real = folder.resolve() if folder.is_symlink() or folder.name in ("", "..") else parents[folder.parent] / folder.name
         try:
-            found[real] = (read or read_run)(folder)
+            run = (read or read_run)(folder)
+            found[real] = kept(run) if kept else run
         except CorruptRecord as error:
             problems.append(Problem(folder, str(error).removeprefix(f"{folder}: ")))
     runs = sorted(found.values(), key=_order)
@@ -197,7 +200,7 @@ def holds_records(name: str) -> bool:
     return study is not None and bool(_study_runs([Path(name)], []))
 
 
-def _study_runs(dirs: list[Path], problems: list[Problem]) -> list[tuple[Path, Run]]:
+def _study_runs(dirs: list[Path], problems: list[Problem], kept: Callable[[Run], Run] | None = None) -> list[tuple[Path, Run]]:
     """The runs of the studies that the paths name or point into, each study read once; adds to `problems`."""
     wanted: dict[Path, list[Path]] = {}
     for dir in dirs:
@@ -215,7 +218,8 @@ def _study_runs(dirs: list[Path], problems: list[Problem]) -> list[tuple[Path, R
         taken: set[Path] = set()
         for record in chosen:
             try:
-                found.append((record.dir.resolve(), _from_tables(record)))
+                run = _from_tables(record)
+                found.append((record.dir.resolve(), kept(run) if kept else run))
             except CorruptRecord as error:
                 problems.append(Problem(record.dir, str(error).removeprefix(f"{record.dir}: ")))
             if record.dir in taken:

@@ -9,7 +9,7 @@ from math import isnan
 from typing import Any, NamedTuple, cast
 
 from harness.core.errors import CorruptRecord, EmptySelection, MissingPrerequisite, UnknownName, UsageError
-from harness.core.text import mask
+from harness.core.text import count, mask
 
 from .read import source_of
 from .schema import PaperSample, Run, Sample, wrong_columns
@@ -83,7 +83,8 @@ def _filtered(rows: list[Sample], wanted: Wanted) -> list[Sample]:
     if (text := wanted.search) is not None:
         found = [row for row in found if text.casefold() in row["response"].casefold()]
     if not found:
-        raise EmptySelection(f"none of {len(rows)} samples matches these filters; leave out --kind, --prompt or --search")
+        of = count(len(rows), "sample")
+        raise EmptySelection(f"none of {of} matches these filters; leave out --kind, --prompt or --search")
     return found
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.errors import BadData, CannotWrite, CorruptRecord, Unwritable
-from harness.core.files import CLAIM_FILES, LEASE, Claim, discard, in_a_file_system, replace, writing
+from harness.core.files import CLAIM_FILES, LEASE, Claim, discard, in_a_file_system, replace, whole, writing
 from harness.core.hashing import canonical, content_hash, identity_hash
 
 from .read import read_manifest, read_run
@@ -60,9 +60,9 @@ class RunStore:
     Each write raises CannotWrite if it fails, LeaseLost if another process has taken the folder over.
     """
 
-    def __init__(self, path: Path, lease: float = LEASE) -> None:
+    def __init__(self, path: Path, lease: float = LEASE, or_else: str = ", or choose another --out") -> None:
         self.path = path
-        self._claim = Claim(path, lease)
+        self._claim = Claim(path, lease, or_else)
         self._folder: os.stat_result | None = None  # of the folder when it was opened
 
     def open(self, say: Callable[[str], None] = lambda text: None) -> None:
@@ -203,7 +203,8 @@ class RunStore:
             raise BadData(f"{file} is not a table of samples: {wrong}; look at the texts and scores of the task")
         with self._writing(file) as target:
             target.parent.mkdir(exist_ok=True)
-            frame.to_parquet(target.with_suffix(".tmp"), index=False)
+            with whole(target.with_suffix(".tmp")):
+                frame.to_parquet(target.with_suffix(".tmp"), index=False)
             os.replace(target.with_suffix(".tmp"), target)
 
     def hashes(self, coming: dict[str, Any]) -> dict[str, str]:
@@ -220,8 +221,9 @@ class RunStore:
 
         with self._writing("checkpoints/unfinished") as unfinished:
             self._make(unfinished)
-            policy.save(unfinished)
-            torch.save(state, unfinished / "state.pt")
+            with whole(unfinished):
+                policy.save(unfinished)
+                torch.save(state, unfinished / "state.pt")
             new = unfinished.with_name(f"update-{state['trial']['cost']['updates']:07d}")
             while new.exists():  # there is always a complete checkpoint: one of the same update is deleted with the older ones
                 new = new.with_name(new.name + "+")
@@ -242,7 +244,8 @@ class RunStore:
         """Save atomically the policy of a point that may be deployed at the end; earlier ones are kept."""
         with self._writing("checkpoints/unfinished-kept") as unfinished:
             self._make(unfinished)
-            policy.save(unfinished)
+            with whole(unfinished):
+                policy.save(unfinished)
             self._discard(self.kept_policy(update))
             os.replace(unfinished, self.kept_policy(update))
 
@@ -277,7 +280,8 @@ class RunStore:
             unfinished = self.path / "policy.tmp"
             if hasattr(policy, "save"):
                 self._make(unfinished)
-                policy.save(unfinished)
+                with whole(unfinished):
+                    policy.save(unfinished)
             self._discard(target)  # with another look at the claim
             if unfinished.exists():
                 os.replace(unfinished, target)

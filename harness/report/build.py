@@ -24,9 +24,10 @@ from markupsafe import Markup
 from harness.analysis.cells import Cell
 from harness.analysis.columns import BY_KEY
 from harness.analysis.curves.attainment import MOST
-from harness.analysis.groups import WORLD, Group
+from harness.analysis.groups import WORLD, Entry, Group
 from harness.analysis.study import Study, StudyGroup
-from harness.core.errors import EmptySelection, Unwritable
+from harness.core.errors import EmptySelection
+from harness.core.files import replace, writable, writing
 from harness.core.hashing import canonical
 from harness.core.text import plain
 from harness.records.schema import Problem, Run
@@ -40,6 +41,7 @@ from .figures.style import GLYPHS
 from .sections import (
     collapse_table,
     kinds_table,
+    omitted,
     optimum_table,
     overview,
     overview_caption,
@@ -47,10 +49,14 @@ from .sections import (
     probe_table,
     probe_words,
     time_table,
+    without_section,
 )  # fmt: skip
+from .tables import MOST_LISTED
 from .verdict import impossible, unscored, verdict
 
 MOST_SEEDS = 8  # of a cell that are named one by one
+MOST_NAMED = 1000  # records in the command that builds the page again
+MOST_RECORDS = 2000  # of a group under Provenance
 SCRIPT = resources("harness.report").joinpath("templates/page.js").read_text(encoding="utf-8")
 
 
@@ -69,33 +75,35 @@ class BuildResult(NamedTuple):
 
 
 def build(study: Study, out: Path) -> BuildResult:
-    """Write the report of a study; raises EmptySelection without a run, Unwritable if a file cannot be written."""
+    """Write the report of a study; raises EmptySelection without a run, Unwritable for the folder, CannotWrite for a file."""
     cannot_be = sorted(p for group in study.groups for p in impossible(group))
-    shown = [samples(group.at_middle) for group in study.groups]
-    unread = [p for group in study.groups for p in (*group.at_middle.traces[1], *group.at_middle.probings[1])] + [
-        p for _, found in shown for p in found
-    ]
-    problems = sorted({*study.problems, *cannot_be, *unread})
+    problems = sorted({*study.problems, *cannot_be})
     if not study.runs:
         why = f"; {len(problems)} could not be read, first {_problem_text(problems[0])}" if problems else ""
         raise EmptySelection(f"no run to report on{why}")
     names = _places([run.dir for run in study.runs] + [p.path for p in problems])
+    by_group: list[list[Cell]] = [[] for _ in study.groups]
+    for cell in study.cells:
+        by_group[cell.group].append(cell)
+    slugs, several = _slugs(study.groups), len(study.groups) > 1
     parts = [
-        _section(group, slug, heading, names, [c for c in study.cells if c.group == i], responses)
-        for i, (group, slug, heading, (responses, _)) in enumerate(
-            zip(study.groups, _slugs(study.groups), study.headings, shown, strict=True)
-        )
+        _section(group, study.groups[i], slugs[i], study.headings[i], names, by_group[i]) for i, group in enumerate(study.shown)
     ]
-    several = len(parts) > 1
-    unfinished = [(f"{part['heading']}: " if several else "") + state for part in parts for state in part["states"]]
+    problems = sorted({*problems, *(p for part in parts for p in part["unread"])})
+    headed = zip(study.headings, by_group, strict=True)
+    unfinished = [f"{heading}: " * several + state for heading, found in headed for cell in found for state in _states(cell)]
     page: dict[str, Any] = {
         "title": _title(study.groups),
         "overview": overview(study) if several else None,
         "overview_caption": overview_caption(study),
         "sections": parts,
-        "problems": [{"path": names[p.path], "what": plain(p.what)} for p in problems],
-        "unfinished": unfinished,
-        "command": _command([names[run.dir] for run in study.runs] + [names[p.path] for p in problems]),
+        "without": without_section(study),
+        "problems": [{"path": names[p.path], "what": plain(p.what)} for p in problems[:MOST_LISTED]],
+        "unfinished": unfinished[:MOST_LISTED],
+        "n_problems": len(problems),
+        "n_unfinished": len(unfinished),
+        "command": _command([names[run.dir] for run in study.runs], [names[p.path] for p in problems]),
+        "folders": len(study.runs) > MOST_NAMED,
         "script": Markup(SCRIPT),
         "script_hash": b64encode(sha256(SCRIPT.encode()).digest()).decode(),
     }
@@ -105,21 +113,25 @@ def build(study: Study, out: Path) -> BuildResult:
         "tables/methods.csv": tables.methods_csv(study).encode("utf-8", "replace"),
         "tables/runs.csv": tables.runs_csv(study).encode("utf-8", "replace"),
         "tables/cells.csv": tables.cells_csv(study.cells).encode("utf-8", "replace"),
-        **({"tables/curves.csv": curves_csv(study).encode("utf-8", "replace")} if any(g.curves for g in study.groups) else {}),
+        **({"tables/curves.csv": curves_csv(study).encode("utf-8", "replace")} if any(g.curves for g in study.shown) else {}),
+        **({"tables/problems.csv": _problems_csv(problems, names)} if len(problems) > MOST_LISTED else {}),
         **{name: content for part in parts for name, content in part["files"].items()},
     }
     return BuildResult(_write(Path(out), files), problems, cannot_be, unfinished)
 
 
 def _section(
-    whole: StudyGroup, slug: str, heading: str, names: dict[Path, str], cells: list[Cell], responses: dict[str, Any] | None
+    whole: StudyGroup, every: StudyGroup, slug: str, heading: str, names: dict[Path, str], cells: list[Cell]
 ) -> dict[str, Any]:
-    """The values that the templates show of one group, and the files of its figures.
+    """The values that the templates show of a group, or of a part of `every` group, and the files of its figures.
 
     Of a group with curves all but the curves is of each method at the middle value of its knob.
     """
     group = whole.at_middle
-    sheets, data = pictures(whole, slug)
+    responses, unread = samples(group)
+    sheets, data, untraced = pictures(whole, slug)
+    here = {entry.name for entry in whole.entries}
+    listed = whole.runs if len(whole.runs) <= MOST_RECORDS else [run for e in whole.entries for run in whole.drawn(e)]
     as_json = (json.dumps(rounded(data), separators=(",", ":"), sort_keys=True, allow_nan=False) + "\n").encode()
     shown = {
         "optimum": optimum_table(group), "collapse": collapse_table(group), "kinds": kinds_table(group),
@@ -133,9 +145,10 @@ def _section(
         "curves": bool(whole.curves),
         "falls": plain(over_optimised(whole)),
         "probed": plain(probe_words(group)),
-        "cells": tables.cell_matrix(whole, cells),
-        "states": [state for cell in cells for state in _states(cell)],
-        "unscored": unscored(whole),
+        "omitted": omitted(whole, every),
+        "cells": tables.cell_matrix(whole, [c for c in cells if whole is every or c.name in here]),
+        "unread": [*unread, *untraced, *group.probings[1]],
+        "unscored": tables.listed(unscored(whole)),
         "methods": tables.method_table(group),
         "runs": tables.run_table(group),
         "tables": shown,
@@ -143,7 +156,7 @@ def _section(
             name: {"file": f"figures/{name}-{slug}", "panels": list(map(Markup, s.panels))} for name, s in sheets.items()
         },
         "most_attained": MOST,
-        "legend": [_legend(method) for method in data["methods"]],
+        "legend": [_legend(method, entry) for method, entry in zip(data["methods"], group.entries, strict=True)],
         "families": _families(data["methods"]),
         "data": f"figures/data-{slug}.json",
         "json": _data_uri("application/json", as_json),
@@ -155,7 +168,8 @@ def _section(
         "cards": method_cards(group),
         "scorers": scorer_cards(group),
         "world": _world(whole),
-        "provenance": [_provenance(run, names[run.dir]) for run in whole.runs],
+        "provenance": [_provenance(run, names[run.dir]) for run in listed],
+        "n_records": len(whole.runs),
         "files": {
             f"figures/data-{slug}.json": as_json,
             **{f"tables/{name}-{slug}.csv": _table_csv(table) for name, table in shown.items() if table},
@@ -165,9 +179,9 @@ def _section(
     }
 
 
-def _legend(method: dict[str, Any]) -> dict[str, Any]:
-    seeds = len({run["seed"] for run in method["runs"] if run["status"] == "done"})
-    return {**{key: method[key] for key in ("name", "colour")}, "glyph": GLYPHS[method["marker"]], "seeds": seeds}
+def _legend(method: dict[str, Any], entry: Entry) -> dict[str, Any]:
+    shown = {key: method[key] for key in ("name", "colour")}
+    return {**shown, "glyph": GLYPHS[method["marker"]], "seeds": figures_data.seeds(entry)}
 
 
 def _families(methods: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -205,10 +219,10 @@ def _slugs(groups: Iterable[Group]) -> list[str]:
     """One file name per group, numbered if groups share preset and task."""
     plain_names = [re.sub(r"[^a-z0-9]+", "-", f"{g.preset}-{g.task}".lower()).strip("-")[:60] or "runs" for g in groups]
     seen: Counter[str] = Counter()
-    slugs = []
+    same, slugs = Counter(plain_names), []
     for name in plain_names:
         seen[name] += 1
-        slugs.append(f"{name}-{seen[name]}" if plain_names.count(name) > 1 else name)
+        slugs.append(f"{name}-{seen[name]}" if same[name] > 1 else name)
     return slugs
 
 
@@ -269,8 +283,15 @@ def _places(paths: list[Path]) -> dict[Path, str]:
     return places
 
 
-def _command(places: list[str]) -> str:
-    return " \\\n  ".join(["harness report", *(shlex.quote(place) for place in sorted(set(places))), "--out REPORT"])
+def _command(runs: list[str], problems: list[str]) -> str:
+    """The command that builds the page again: with the folders above the records where these are too many."""
+    places = runs if len(runs) <= MOST_NAMED else [os.path.dirname(run) for run in runs]
+    return " \\\n  ".join(["harness report", *map(shlex.quote, sorted({*places, *problems[:MOST_NAMED]})), "--out REPORT"])
+
+
+def _problems_csv(problems: list[Problem], names: dict[Path, str]) -> bytes:
+    rows: list[list[object]] = [["path", "problem"], *([names[p.path], p.what] for p in problems)]
+    return tables.to_csv(rows).encode("utf-8", "replace")
 
 
 def _problem_text(problem: Problem) -> str:
@@ -300,12 +321,11 @@ def _markdown() -> Environment:
 
 def _write(out: Path, files: dict[str, bytes]) -> list[Path]:
     paths = []
+    writable(out)
     for name in sorted(files):
         path = out / name
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(files[name])
-        except OSError as error:
-            raise Unwritable(f"{path}: cannot be written ({error.strerror}); choose another folder with --out") from None
+        with writing(path):
+            path.parent.mkdir(exist_ok=True)
+            replace(path, files[name])
         paths.append(path)
     return paths

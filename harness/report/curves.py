@@ -319,10 +319,11 @@ def _apart(found: Readings) -> list[str]:
 
 def curve_overview(study: Study) -> Table:
     """Methods by groups: the least KL for TARGET percent, and the area."""
-    placed = [{r.name: r for r in group.readings.rows} for group in study.groups]
-    methods = list(dict.fromkeys(r.name for group in study.groups for r in group.readings.rows))
+    placed = [{r.name: r for r in group.readings.rows} for group in study.shown]
+    methods = list(dict.fromkeys(r.name for group in study.shown for r in group.readings.rows))
     rows = [[m, *(_placed(by.get(m)) for by in placed)] for m in methods]
-    return Table(["Method", *(f"{name} (least KL for {TARGET:.0f}%; area)" for name in study.headings)], rows, [])
+    names = study.headings[: len(study.shown)]
+    return Table(["Method", *(f"{name} (least KL for {TARGET:.0f}%; area)" for name in names)], rows, [])
 
 
 def _placed(reading: Reading | None) -> str:
@@ -338,7 +339,7 @@ def curves_csv(study: Study) -> str:
     names = ["least_kl", *keys, "area", "flops", "seconds"]
     head = ["preset", "task", "group", "method", "knob", "values", "seeds", "reach", "best_rank", "worst_rank"]
     rows: list[list[object]] = [[*head, *(f"{name}{end}" for name in names for end in ("", "_low", "_high"))]]
-    for i, group in enumerate(study.groups, 1):
+    for i, group in enumerate(study.shown, 1):
         rows += [_csv_row(group, i, reading) for reading in (group.readings.rows if group.curves else [])]
     return to_csv(rows)
 

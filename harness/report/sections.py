@@ -13,11 +13,12 @@ from harness.analysis.curves.attainment import MOST, attained
 from harness.analysis.curves.probes import Probing, apart, pairs
 from harness.analysis.groups import Entry, counted
 from harness.analysis.ranking import Ranked, share_of_area
-from harness.analysis.scalars import as_data, shown
+from harness.analysis.scalars import MOST_RUNS as MOST_TRACED
+from harness.analysis.scalars import as_data, shown, traces
 from harness.analysis.stats import Z95, Interval
 from harness.analysis.study import Study, StudyGroup
 from harness.core.types import Metric
-from harness.records.schema import Run
+from harness.records.schema import Problem, Run
 
 from .curves import curve_data, curve_overview
 from .figures import sheets
@@ -25,7 +26,7 @@ from .figures.data import figure_data
 from .figures.panels import COMPUTE, JUDGE_KL, JUDGE_PPL, OVER, REWARD_KL, REWARD_PPL
 from .figures.probes import title_of
 from .figures.sheets import Dots, Sheet
-from .tables import Table, bounded, entry_table, number, run_ids
+from .tables import MOST_COLUMNS, Table, bounded, entry_table, listed, number, run_ids
 
 AREA = Column("area", "Judge area", "share of the frontier's", "up", ".2f", partial(share_of_area, key="judge"))
 REWARD_AREA = Column("reward_area", "Reward area", "share of the frontier's", "up", ".2f", partial(share_of_area, key="reward"))
@@ -33,8 +34,11 @@ REGRET = Column("regret", "Regret", "reward", "down", ".3f", final("regret"))
 OPTIMUM = (BY_KEY["efficiency"], BY_KEY["excess_kl"], REGRET, AREA, REWARD_AREA)
 
 
-def pictures(whole: StudyGroup, slug: str) -> tuple[dict[str, Sheet], dict[str, Any]]:
-    """All sheets of a group by name, and their data; but for curves they show the middle values of the knobs."""
+def pictures(whole: StudyGroup, slug: str) -> tuple[dict[str, Sheet], dict[str, Any], list[Problem]]:
+    """All sheets of a group by name, their data, and the records whose training scalars cannot be read.
+
+    But for curves they show the middle values of the knobs.
+    """
     group = whole.at_middle
     data = figure_data(group)
     made = {}
@@ -60,12 +64,49 @@ def pictures(whole: StudyGroup, slug: str) -> tuple[dict[str, Sheet], dict[str, 
     data["attainment"] = attained(data)
     if data["attainment"]:
         made["attainment"] = sheets.bands(data, data["attainment"][:MOST])
-    traces, _ = group.traces
-    data["scalars"] = as_data(traces)
-    if panelled := shown(traces):
+    found_traces, unread = traces(group)  # large, so that nothing keeps them
+    data["scalars"] = as_data(found_traces)
+    if panelled := shown(found_traces):
         colours = {entry.name: m["colour"] for entry, m in zip(group.entries, data["methods"], strict=True)}
         made["training"] = sheets.training(data["title"], panelled, colours)
-    return made, data
+    return made, data, unread
+
+
+def omitted(group: StudyGroup, whole: StudyGroup) -> list[str]:
+    """What a section leaves out of a group that has too much for a page, a sentence each; `group` is the part it shows."""
+    sentences, middle = [], group.at_middle
+    n, m = (len(g.curves or g.entries) for g in (group, whole))
+    if n < m:
+        what = "methods with their other settings" if group.curves else "choices of settings"
+        sentences.append(
+            f"This section has {n} of {m} {what}: of each method the best first, by this page's own numbers. "
+            "Nothing else of this section uses the others, which are in tables/methods.csv and tables/runs.csv."
+        )
+    drawn = sum(len(middle.drawn(entry)) for entry in middle.entries)
+    if drawn < len(middle.runs):
+        sentences.append(
+            f"Figures draw, and the table of runs lists, {drawn} of {len(middle.runs)} runs: of each method those of the "
+            "lowest seeds. Bands of attainment are of these runs; means, intervals and tests are of all. "
+            "tables/runs.csv has every run."
+        )
+    read = sum(len(middle.drawn(entry, MOST_TRACED)) for entry in middle.entries)
+    if read < drawn:
+        sentences.append(f"Training scalars are those of {read} runs, of each method those of the lowest seeds.")
+    if len({run.manifest.seed for run in group.runs}) > MOST_COLUMNS:
+        sentences.append("The table of cells counts the seeds in each state; tables/cells.csv has the state of every seed.")
+    return sentences
+
+
+def without_section(study: Study) -> list[str]:
+    """The groups that have no section of their own, as a page would be too large, and where their numbers are."""
+    rest = list(zip(study.headings, study.groups, strict=True))[len(study.shown) :]
+    if not rest:
+        return []
+    return [
+        f"Of {len(study.groups)} groups the {len(study.shown)} with the most runs have a section. The others are in "
+        "tables/methods.csv, tables/runs.csv and tables/cells.csv; for a page of them, give harness report their folders:",
+        *listed([f"{heading}: {len(group.runs)} run{'' if len(group.runs) == 1 else 's'}" for heading, group in rest]),
+    ]
 
 
 def _probe_data(probing: Probing) -> dict[str, Any]:
@@ -157,18 +198,19 @@ def _profile(run: Run) -> dict[str, float] | None:
 
 def overview(study: Study) -> Table:
     """Methods by groups: percent of the undesired score removed, and the set of ranks; of curves the least KL and the area."""
-    if all(group.curves for group in study.groups):
+    if all(group.curves for group in study.shown):
         return curve_overview(study)
-    placed = [{r.entry.name: r for r in group.at_middle.ranks} for group in study.groups]
-    here = [{entry.name for entry in group.at_middle.entries} for group in study.groups]
+    placed = [{r.entry.name: r for r in group.at_middle.ranks} for group in study.shown]
+    here = [{entry.name for entry in group.at_middle.entries} for group in study.shown]
     methods = sorted(set().union(*here))
     rows = [[m, *(_placed(by.get(m), m in known) for by, known in zip(placed, here, strict=True))] for m in methods]
-    return Table(["Method", *(f"{name} (% removed)" for name in study.headings)], rows, [])
+    names = study.headings[: len(study.shown)]
+    return Table(["Method", *(f"{name} (% removed)" for name in names)], rows, [])
 
 
 def overview_caption(study: Study) -> str:
     """What the numbers of the overview are."""
-    if study.groups and all(group.curves for group in study.groups):
+    if study.shown and all(group.curves for group in study.shown):
         return "Least KL in nats that removes 80% of the habit, with its 95% interval; area as a share of the frontier's"
     return "Percent of the base policy's undesired score removed, with the set of ranks and n seeds"
 

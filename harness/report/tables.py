@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from harness.analysis.cells import STATES, Cell, counts
 from harness.analysis.columns import COLUMNS, Column, bound_sign, of_base, title
 from harness.analysis.groups import Entry, Estimate, Group, counted, measure
 from harness.analysis.stats import Z95
@@ -16,9 +18,6 @@ from harness.analysis.study import Study, StudyGroup
 from harness.core.text import plain
 from harness.core.types import Metric
 from harness.records.schema import Run
-
-if TYPE_CHECKING:
-    from harness.analysis.cells import Cell
 
 MISSING = "–"
 ROUNDING = 1e-12
@@ -33,6 +32,8 @@ class Table(NamedTuple):
 
 
 MOST_RUNS = 5  # run ids per row; all are in tables/runs.csv
+MOST_COLUMNS = 50  # seeds of a group that have a column of states each
+MOST_LISTED = 500  # lines of a list
 
 
 def method_table(group: StudyGroup) -> Table:
@@ -57,12 +58,17 @@ def run_ids(entry: Entry) -> str:
     return ", ".join(ids[:MOST_RUNS]) + more
 
 
+def listed(lines: list[str]) -> list[str]:
+    """The lines of a list, of many the first, and how many more there are."""
+    return lines if len(lines) <= MOST_LISTED else [*lines[:MOST_LISTED], f"and {len(lines) - MOST_LISTED} more"]
+
+
 def run_table(group: Group) -> Table:
-    """One row per run: value ± half of its 95% interval over prompts."""
+    """One row per run: value ± half of its 95% interval over prompts; of many runs those that are drawn."""
     notes: list[str] = []
     rows = []
     for entry in group.entries:
-        for run in entry.runs:
+        for run in group.drawn(entry):
             m = run.manifest
             cells = [_single(c.of(run), c, notes) for c in COLUMNS]
             rows.append([entry.name, str(m.seed), m.status, plain(m.run_id), *cells])
@@ -70,9 +76,14 @@ def run_table(group: Group) -> Table:
 
 
 def cell_matrix(group: Group, cells: list[Cell]) -> Table:
-    """States by method and seed; a cell that was not run is shown as missing."""
+    """States by method and seed; a cell that was not run is shown as missing. Of many seeds, how many are in each state."""
     seeds = sorted({run.manifest.seed for run in group.runs})
-    rows = [[cell.name, *(_state(cell, seed) for seed in seeds)] for cell in cells]
+    if len(seeds) > MOST_COLUMNS:
+        return _state_counts(cells)
+    rows = []
+    for cell in cells:
+        ids = _by_seed(cell)
+        rows.append([cell.name, *(_state(cell, seed, len(ids[seed])) for seed in seeds)])
     return Table(["Method", *(f"seed {seed}" for seed in seeds)], rows, [])
 
 
@@ -80,9 +91,9 @@ def cells_csv(cells: list[Cell]) -> str:
     """The state of every cell as CSV, one row per seed, with the reason if it is not done."""
     rows: list[list[object]] = [["preset", "task", "group", "method", "seed", "state", "runs", "why"]]
     for c in cells:
+        ids = _by_seed(c)
         for seed, state in c.seeds.items():
-            ids = " ".join(run.manifest.run_id for run in c.runs if run.manifest.seed == seed)
-            rows.append([c.preset, c.task, c.group + 1, c.name, seed, state, ids, c.reasons.get(seed, "")])
+            rows.append([c.preset, c.task, c.group + 1, c.name, seed, state, " ".join(ids[seed]), c.reasons.get(seed, "")])
     return to_csv(rows)
 
 
@@ -198,9 +209,24 @@ def _mark(reason: str, notes: list[str]) -> str:
     return " " + note.split(" ", 1)[0]
 
 
-def _state(cell: Cell, seed: int) -> str:
+def _state_counts(cells: list[Cell]) -> Table:
+    """The number of seeds of each cell in each state that some cell has."""
+    found = [counts(cell) for cell in cells]
+    states = [state for state in STATES if any(state in of for of in found)]
+    rows = [[c.name, c.state, *(str(of.get(s, 0)) for s in states)] for c, of in zip(cells, found, strict=True)]
+    return Table(["Method", "State", *(f"{state} (seeds)" for state in states)], rows, [])
+
+
+def _by_seed(cell: Cell) -> dict[int, list[str]]:
+    """The ids of a cell's runs by seed."""
+    found: dict[int, list[str]] = defaultdict(list)
+    for run in cell.runs:
+        found[run.manifest.seed].append(run.manifest.run_id)
+    return found
+
+
+def _state(cell: Cell, seed: int, records: int) -> str:
     """The state of a seed, with the number of its records if there are several."""
-    records = sum(run.manifest.seed == seed for run in cell.runs)
     state = cell.seeds.get(seed, "not asked for")
     return f"{state}, {records} records" if records > 1 else state
 

@@ -13,6 +13,8 @@ from harness.records.schema import Problem
 
 from .tables import number
 
+MOST_NAMED = 40  # in one sentence
+
 
 def verdict(group: StudyGroup) -> list[str]:
     """Sentences for the top of a report: the best method, its cost, its distance to the optimum, and the uncertainty."""
@@ -176,7 +178,8 @@ def _nothing(group: StudyGroup) -> str:
     if not any(counted(entry) for entry in group.entries):
         return "No verdict: no run is done."
     reasons = sorted({reason for entry in group.entries for reason in group.estimate(entry, BY_KEY["removed"]).reasons})
-    why = f" ({'; '.join(reasons)})" if reasons else ""
+    more = f"; and {len(reasons) - MOST_NAMED} more" if len(reasons) > MOST_NAMED else ""
+    why = f" ({'; '.join(reasons[:MOST_NAMED])}{more})" if reasons else ""
     return f"No verdict: no valid run measured the share of the undesired score removed{why}."
 
 
@@ -189,7 +192,8 @@ def left_out(group: Group) -> list[str]:
 def suspects(group: StudyGroup) -> list[str]:
     if not group.above:
         return []
-    names = ", ".join(f"{run.manifest.method} seed {run.manifest.seed}" for run, _ in group.above)
+    names = ", ".join(f"{run.manifest.method} seed {run.manifest.seed}" for run, _ in group.above[:MOST_NAMED])
+    names += f" and {more} more" if (more := len(group.above) - MOST_NAMED) > 0 else ""
     what = "above the frontier by more than the error, which no policy can be; such a method is not ranked"
     return [f"Suspected bug in the suite, not a good method: {names} {what}."]
 

@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 
 from harness.core import registry
 from harness.core.errors import BadData, BadSetting, PromptTooLong
+from harness.core.files import in_a_file_system
 from harness.core.hashing import folder_identity
 from harness.core.hub import hub_offline
 from harness.core.process import local_rank
@@ -93,6 +94,8 @@ def parts(settings: RunSettings, task_name: str, offline: bool = False, out: Pat
     """
     import torch
 
+    if out is not None:
+        in_a_file_system(out)  # before minutes of loading
     scorers.check_given(settings)
     chosen = settings.model
     with hub_offline(offline):

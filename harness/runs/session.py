@@ -20,6 +20,7 @@ from harness.core.errors import BadData, Busy, CannotWrite, CorruptRecord, Inter
 from harness.core.files import LEASE
 from harness.core.hashing import identity_hash
 from harness.core.settings import RunSettings
+from harness.core.text import count
 from harness.core.types import Metric
 from harness.measure.evaluator import Evaluation, Evaluator
 from harness.policy.models import processes
@@ -377,7 +378,7 @@ def blamed(method: str, trial: Trial) -> Iterator[None]:
     try:
         yield
     except NotFinite as e:
-        raise NotFinite(f"{method} after {trial.cost.updates} updates: {e}") from e
+        raise NotFinite(f"{method} after {count(trial.cost.updates, 'update')}: {e}") from e
 
 
 @torch.no_grad()

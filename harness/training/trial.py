@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from harness.core.errors import MethodFailed, NotFinite, RunFailed
+from harness.core.text import count
 from harness.core.types import DeployedPolicy, Documents, Prompts, Rollout, Settings, Task
 from harness.policy.models import processes
 from harness.policy.policy import Policy, tokens_of
@@ -178,7 +179,7 @@ class Trial:
         reward = self.reward(rollout).to(rollout.response.device)
         kept = ~reward.isnan()
         if int(kept.sum()) < at_least:
-            found = f"the scorer gave {int(kept.sum())} rewards for {len(kept)} responses"
+            found = f"the scorer gave {count(int(kept.sum()), 'reward')} for {count(len(kept), 'response')}"
             raise RunFailed(f"{found}, fewer than the {at_least} that an update needs; look at the scorer, or draw more")
         return rollout.rows(kept), reward[kept]
 

@@ -25,13 +25,13 @@ def calls(monkeypatch) -> Counter:
         groups.world: id, ranking.above_frontier: id,
         ranking.ranking: lambda sound, test=None: tuple(id(entry) for entry, _ in sound),
         scalars.traces: id, groups.estimate: lambda entry, of, key="", prompts=None: (id(entry), key or of.__code__),
-        read.find_runs: lambda dirs: tuple(dirs),
+        read.find_runs: lambda dirs, **kept: tuple(dirs),
     }.items():  # fmt: skip
 
         @wraps(function)
-        def counting(*args, function=function, argument=argument):
-            counted[function.__name__, argument(*args)] += 1
-            return function(*args)
+        def counting(*args, function=function, argument=argument, **more):
+            counted[function.__name__, argument(*args, **more)] += 1
+            return function(*args, **more)
 
         for name, module in list(sys.modules.items()):
             if name.startswith("harness.") and getattr(module, function.__name__, None) is function:
@@ -46,7 +46,7 @@ def test_a_report_computes_each_number_once(tmp_path: Path, calls: Counter, monk
         name: sections.sheets.Sheet(b"<svg></svg>", ["<svg></svg>"], b"")
         for name in ("pareto", "fluency", "compute", "overoptimisation")
     }
-    monkeypatch.setattr(build, "pictures", lambda group, slug: (drawn, figure_data(group) | {"traces": group.traces}))
+    monkeypatch.setattr(build, "pictures", lambda group, slug: (drawn, figure_data(group), scalars.traces(group)[1]))
     study = read_study([tmp_path / "records"])
     build.build(study, tmp_path / "page")
     for group in study.groups:

@@ -58,8 +58,10 @@ def points(result: ProbeResult) -> Iterable[str]:
 
 def _probing(rows: list[tuple[Entry, Run, ProbeResult]]) -> Probing:
     first = rows[0][2]
-    names = list(dict.fromkeys(entry.name for entry, _, _ in rows))
-    methods = [_probed(name, [(run, result) for entry, run, result in rows if entry.name == name]) for name in names]
+    by_name: dict[str, list[tuple[Run, ProbeResult]]] = {}
+    for entry, run, result in rows:
+        by_name.setdefault(entry.name, []).append((run, result))
+    methods = [_probed(name, found) for name, found in by_name.items()]
     return Probing(first.probe, first.settings, first.unit, first.number, list(points(first)), methods)
 
 

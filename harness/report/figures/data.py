@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from harness.analysis.columns import BY_KEY
-from harness.analysis.groups import Entry, metric
+from harness.analysis.groups import Entry, counted, metric
 from harness.analysis.study import StudyGroup
 from harness.core.text import plain, shorten
 from harness.records.schema import Evaluation, Frontier, Run
@@ -65,7 +65,14 @@ def _frontier(found: Frontier) -> dict[str, Any]:
 def _method(group: StudyGroup, entry: Entry, look: Look) -> dict[str, Any]:
     mean = {key: group.estimate(entry, BY_KEY[key]) for key in (*MEASURED, *COSTS)}
     means = {k: dict(e.interval._asdict(), n=e.n) if e.interval and e.n > 1 else None for k, e in mean.items()}
-    return {"name": shorten(entry.name), **look._asdict(), "runs": [_one(run) for run in entry.runs], "mean": means}
+    drawn = group.drawn(entry)
+    fewer = {} if len(drawn) == len(entry.runs) else {"seeds": seeds(entry), "runs_left_out": len(entry.runs) - len(drawn)}
+    return {"name": shorten(entry.name), **look._asdict(), "runs": [_one(run) for run in drawn], "mean": means, **fewer}
+
+
+def seeds(entry: Entry) -> int:
+    """The number of seeds of an entry that are done."""
+    return len({run.manifest.seed for run in counted(entry)})
 
 
 def _one(run: Run) -> dict[str, Any]:

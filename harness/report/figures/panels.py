@@ -387,6 +387,7 @@ def _draw_mean(ax: Axes, method: dict[str, Any], panel: Panel, gid: str) -> Note
     )  # fmt: skip
     ends = ", ".join(f"{key} {e['mean']:.4g} [{e['low']:.4g}, {e['high']:.4g}]" for key, e in ((panel.x, x), (panel.y, y)))
     ids = ", ".join(run["run_id"] for run in method["runs"] if run["status"] == "done")
+    ids += f" and {more} more" if (more := method.get("runs_left_out")) else ""
     return Note(f"{gid}-a", [f"{method['name']}, mean of {y['n']} seeds: {ends}; runs {ids}"])
 
 

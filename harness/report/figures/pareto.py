@@ -75,7 +75,7 @@ def _legend(figure: Figure, data: dict[str, Any], columns: int) -> None:
 def legend_entries(data: dict[str, Any], panels: Sequence[Panel] = PICTURE) -> Iterator[tuple[Any, str]]:
     """Yield handle and label of every element that some panel of a figure shows."""
     for m in data["methods"]:
-        seeds = len({run["seed"] for run in m["runs"] if run["status"] == "done"})
+        seeds = m.get("seeds", len({run["seed"] for run in m["runs"] if run["status"] == "done"}))
         label = f"{m['name']}, {seeds} seed{'' if seeds == 1 else 's'}"
         yield Line2D([], [], color=m["colour"], marker=m["marker"], markersize=7, linewidth=1, markeredgecolor=INK), label
     if any(None not in base_of(data, panel) for panel in panels):

@@ -162,7 +162,7 @@ def probe(run: Run, probes: list[Asked], told: Named, out: Path, offline: bool, 
     """
     if run.manifest.archive:
         raise MissingPrerequisite(f"{run.dir} is kept in an archive, which has no policy to probe")
-    store = RunStore(run.dir)
+    store = RunStore(run.dir, or_else=" and run the same command again")
     store.open(progress.say)
     try:
         run = read_run(run.dir)  # as it is now that no other process writes it

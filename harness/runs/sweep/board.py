@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from harness.core.text import escaped
+from harness.core.text import count, escaped
 
 from .plan import Planned, Result
 
@@ -74,7 +74,7 @@ class Board:
         """The board as text: the overall progress, then one line per running cell."""
         failed = sum(r.state == "failed" for r in results)
         left = self.seconds_left([r.seconds for r in running], waiting, workers)
-        head = f"{len(results)}/{self.total} cells" + (f", {failed} failed" if failed else "")
+        head = f"{len(results)}/{count(self.total, 'cell')}" + (f", {failed} failed" if failed else "")
         head += "" if left is None else f", about {duration(left)} left"
         return [head, *(f"  {r.cell.label}: {r.last} ({duration(r.seconds)})" for r in running)]
 
