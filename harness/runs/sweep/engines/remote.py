@@ -13,7 +13,7 @@ from pathlib import Path
 from harness.core.process import cores
 from harness.runs.sweep.plan import Planned
 
-from .contract import End, Terms, log_of, told
+from .contract import End, Terms, log_of, told, write_log
 from .process import Process, command, progress_in
 
 LOOK = 0.2  # seconds between two looks at the process
@@ -88,7 +88,7 @@ class Carrier:
         if time.monotonic() - self._written > 1:
             self._written = time.monotonic()
             with suppress(OSError):
-                Path(self.order.log).write_text("\n".join(process.lines) + "\n", encoding="utf-8")
+                write_log(Path(self.order.log), list(process.lines))
 
 
 def _lives(process: int) -> bool:
