@@ -22,10 +22,22 @@ def pytest_collection_finish():
     gc.freeze()  # modules and tests live to the end: a full collection need not pass over a million objects each time
 
 
+@pytest.fixture(scope="session")
+def parser():
+    """The parser of the command line, which is otherwise built again by each call: most of the time of a short one."""
+    from typer.main import get_command
+
+    from harness.cli import main
+
+    return get_command(main.app)
+
+
 @pytest.fixture
-def harness(capsys, monkeypatch):
+def harness(capsys, monkeypatch, parser):
     """Call the command line: -> exit code, standard output, standard error."""
     from harness.cli import main
+
+    monkeypatch.setattr(main, "app", parser)
 
     def call(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["harness", *map(str, words)])
