@@ -49,6 +49,22 @@ def harness(capsys, monkeypatch, parser):
     return call
 
 
+@pytest.fixture(autouse=True)
+def pictures(request, monkeypatch):
+    """No run is drawn, which takes as long as many a run itself, but in a test with the mark `pictures`."""
+    from harness.cli import result
+
+    if request.node.get_closest_marker("pictures") is None:
+        monkeypatch.setattr(result, "_draw", _in_place_of_pictures)
+
+
+def _in_place_of_pictures(store, target):
+    """Files of the names of pictures, of a record that is whole."""
+    store.record()
+    for path, content in ((target, b"\x89PNG\r\n\x1a\n"), (target.with_suffix(".svg"), b"<?xml")):
+        path.write_bytes(content)
+
+
 @pytest.fixture
 def undrawn(monkeypatch):
     """Sheets without marks, for tests of anything but the pictures of a report."""
