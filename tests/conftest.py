@@ -22,10 +22,22 @@ def pytest_collection_finish():
     gc.freeze()  # modules and tests live to the end: a full collection need not pass over a million objects each time
 
 
+@pytest.fixture(scope="session")
+def parser():
+    """The parser of the command line, which is otherwise built again by each call: most of the time of a short one."""
+    from typer.main import get_command
+
+    from harness.cli import main
+
+    return get_command(main.app)
+
+
 @pytest.fixture
-def harness(capsys, monkeypatch):
+def harness(capsys, monkeypatch, parser):
     """Call the command line: -> exit code, standard output, standard error."""
     from harness.cli import main
+
+    monkeypatch.setattr(main, "app", parser)
 
     def call(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["harness", *map(str, words)])
@@ -35,6 +47,22 @@ def harness(capsys, monkeypatch):
         return int(stopped.value.code or 0), out, err
 
     return call
+
+
+@pytest.fixture(autouse=True)
+def pictures(request, monkeypatch):
+    """No run is drawn, which takes as long as many a run itself, but in a test with the mark `pictures`."""
+    from harness.cli import result
+
+    if request.node.get_closest_marker("pictures") is None:
+        monkeypatch.setattr(result, "_draw", _in_place_of_pictures)
+
+
+def _in_place_of_pictures(store, target):
+    """Files of the names of pictures, of a record that is whole."""
+    store.record()
+    for path, content in ((target, b"\x89PNG\r\n\x1a\n"), (target.with_suffix(".svg"), b"<?xml")):
+        path.write_bytes(content)
 
 
 @pytest.fixture

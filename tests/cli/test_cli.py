@@ -57,14 +57,6 @@ def scored(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture
-def undrawn(monkeypatch) -> None:
-    monkeypatch.setattr(result, "draw", lambda path: path / "picture.png")
-
-
-UNDRAWN = pytest.mark.usefixtures("undrawn")  # for tests of anything but the picture
-
-
 def run(out: Path, method: str = "quark", task: str = "toxicity", **more) -> list:
     return ["run", "--method", method, "--task", task, "--out", out, *quick.flags(method, **more)]
 
@@ -76,6 +68,7 @@ def one_error(err: str) -> str:
     return lines[0]
 
 
+@pytest.mark.pictures
 def test_a_run_its_record_and_its_picture(harness, tmp_path):
     code, out, err = harness(*run(tmp_path), "--json", "--profile")
     assert code == 0
@@ -111,7 +104,6 @@ def test_a_run_its_record_and_its_picture(harness, tmp_path):
     assert code == 0 and placed["final"] == summary["final"] and placed["cost"]["flops"] == 0
 
 
-@UNDRAWN
 @pytest.mark.parametrize("method", ["base", "best-of-n", "best_quantile", "unlikelihood"])
 def test_every_method_runs(harness, tmp_path, method):
     code, out, _ = harness(*run(tmp_path, method.replace("-", "_")), "--json")
@@ -135,7 +127,6 @@ def test_a_name_answers_to_hyphens_and_underscores():
 REAL = {"task__fluency": "none", "evaluation__split": "test", "evaluation__base_samples": 50, "budget__updates": 2}
 
 
-@UNDRAWN
 @pytest.mark.parametrize(("model", "prompts"), [("gpt2", "rtp"), ("llama", "scored")])
 def test_real_models_and_prompts(harness, tmp_path, request, model, prompts):
     model, prompts = request.getfixturevalue(model), request.getfixturevalue(prompts)
@@ -151,7 +142,6 @@ def test_real_models_and_prompts(harness, tmp_path, request, model, prompts):
     assert code == 0 and "sampling base responses" not in err
 
 
-@UNDRAWN
 def test_detoxify_as_the_reward(harness, tmp_path, gpt2, rtp):
     checkpoint, config = folders.detoxify_checkpoint(tmp_path / "detoxify")
     scorer = {"task__reward": "detoxify", "scorers__detoxify__checkpoint": checkpoint, "scorers__detoxify__config": config}
@@ -162,14 +152,12 @@ def test_detoxify_as_the_reward(harness, tmp_path, gpt2, rtp):
     assert identity["scorers"]["reward"]["name"] == "detoxify" and len(identity["scorers"]["reward"]["sha256"]) == 64
 
 
-@UNDRAWN
 def test_the_micro_judge_reads_any_models_text(harness, tmp_path, gpt2, rtp):
     small = REAL | {"task__fluency": "micro"}
     code, out, _ = harness(*run(tmp_path, **small), "--model", gpt2, "--prompts", rtp, "--json")
     assert code == 0 and json.loads(out.splitlines()[-1])["final"]["ppl"]["value"] > 1
 
 
-@UNDRAWN
 def test_a_method_in_a_file(harness, tmp_path):
     source = (ROOT / "methods" / "best_quantile.py").read_text()
     mine = tmp_path / "mine.py"
@@ -257,7 +245,6 @@ def test_a_results_folder_that_is_a_file(harness, tmp_path):
     assert code == 2 and "--out" in one_error(err)
 
 
-@UNDRAWN
 def test_records_that_are_corrupt(harness, tmp_path):
     cell = quick.cell(tmp_path, "base")
     cell.path.mkdir(parents=True)
@@ -270,7 +257,6 @@ def test_records_that_are_corrupt(harness, tmp_path):
     assert code == 0
 
 
-@UNDRAWN
 def test_a_corrupt_cache_is_named_and_made_again(harness, tmp_path, gpt2, rtp):
     command = [*run(tmp_path, "base", **REAL), "--model", gpt2, "--prompts", rtp]
     assert harness(*command)[0] == 0
@@ -280,7 +266,6 @@ def test_a_corrupt_cache_is_named_and_made_again(harness, tmp_path, gpt2, rtp):
     assert code == 0 and cached.name in err and "they are computed again" in err and cached.stat().st_size > 1000
 
 
-@UNDRAWN
 def test_a_degraded_run_exits_4(harness, tmp_path, monkeypatch):
     from harness.tasks.micro.scorers import InsultJudge
 

@@ -102,6 +102,7 @@ def test_samples_are_masked_unless_unmasked(harness, records, store):
     assert "hidden" in masked and "answer" not in masked and "answer" in unmasked
 
 
+@pytest.mark.pictures
 def test_a_picture_that_is_not_there_is_drawn(harness, records, store):
     for path in records.rglob("picture.png"):
         path.unlink()

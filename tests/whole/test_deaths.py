@@ -269,6 +269,7 @@ class Figure:
         """A picture takes it."""
 
 
+@pytest.mark.pictures
 def test_a_picture_that_was_not_drawn_is_drawn_when_asked_again(tmp_path, monkeypatch):
     path = write_run(tmp_path, "quark", 0)
     monkeypatch.setattr(pareto, "run_picture", lambda run: Figure(run.dir))

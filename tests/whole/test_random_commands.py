@@ -3,14 +3,19 @@
 import json
 import random
 import traceback
+from pathlib import Path
 
 import fake_records as fake
 import pytest
 
+from harness.cli import sweep
 from harness.conformance import rules
 from harness.core import registry
 from harness.core.errors import MissingPrerequisite
 from harness.runs import assemble
+from harness.runs.sweep import plan as plans
+from harness.runs.sweep import study
+from harness.runs.sweep.engines import ray_tasks
 
 CODES = {0, 1, 2, 3, 4, 5}
 ODD = (
@@ -28,24 +33,23 @@ KEYS = (
     "scorers", "scorers.vader",
     "scorers.vader.kind", "method", "quark.kl_coef", "preset", "num_quantiles",
 )  # fmt: skip
+WHERE = ("--workers", "--out", "--engine", "--slurm", "--ray", "--retries", "--lease", "--track")
 OPTIONS = {
-    "run": ("--method", "--task", "--preset", "--seed", "--seeds", "--set", "--budget", "--model", "--prompts", "--out"),
-    "sweep": (
-        "--methods",
-        "--tasks",
+    "run": (
+        "--method",
+        "--task",
+        "--preset",
+        "--seed",
         "--seeds",
         "--set",
-        "--grid",
-        "--file",
-        "--preset",
-        "--workers",
+        "--budget",
+        "--model",
+        "--prompts",
+        "--track",
         "--out",
-        "--engine",
-        "--slurm",
-        "--ray",
-        "--retries",
-        "--lease",
     ),
+    "sweep": ("--methods", "--tasks", "--seeds", "--set", "--grid", "--file", "--preset", *WHERE),
+    "study": ("--methods", "--tasks", *WHERE),
     "eval": ("--policy", "--task", "--preset", "--set", "--model", "--prompts"),
     "report": ("-o",),
     "status": (),
@@ -71,6 +75,31 @@ WORDS = {
     "report": 1,
     "export": 1,
 }
+GOOD = {  # values of options that are right, so that what comes after them is reached
+    "--engine": ("local", "slurm", "ray"),
+    "--slurm": (
+        "cluster=local",
+        "cluster=local,mem_gb=2",
+        "partition=a,time=1:00:00",
+        "time=1:00:00,nodes=2,tasks=3",
+        "gpus=x",
+    ),
+    "--ray": ("127.0.0.1:1", "address=auto,num_gpus=1", "num_cpus=2", "num_gpus=0.5,memory=1e9"),
+    "--retries": ("0", "3"),
+    "--lease": ("1", "60", "0.5"),
+    "--workers": ("1", "64"),
+    "--track": ("", "tensorboard", "wandb,mlflow", "trackio"),
+    "--out": ("records", "new/records", "50%j"),
+}
+TABLES = ("set", "grid", "knobs", "evaluation", "optimizer", "budget", "task", "moon")
+PLAN = {  # the keys of a file of a sweep or a study, with right values
+    "methods": ('["base", "quark"]', '["ppo"]', '["./mine.py"]'), "tasks": ('["toxicity"]', '["sentiment", "pii"]'),
+    "preset": ('"micro"', '"small"', '"./own.toml"'), "seeds": ('"0-2"', "[0, 3]", "[]"), "other_seeds": ('"0-1"', "[1]"),
+}  # fmt: skip
+VALUES = (
+    "1", "-1", "0.5", "true", '"a"', '""', "[]", "[[1], [2]]", "{}", "{a = 1}", "nan", "inf", "7" * 70, "[" * 5000,
+    "1979-05-27", '["\\u001b[31m"]', '"\\u202e"', "[1, 'a']", "é", "=", '"a\\u0000b"', "[0.1, 0.3]",
+)  # fmt: skip
 KINDS = ("methods", "tasks", "presets", "runs", "method", "task", "preset", "run")
 NEEDED = {
     "run": {"--method": "quark", "--task": "toxicity"},
@@ -83,26 +112,50 @@ READERS = ("status", "samples", "verify", "compare", "list", "show")
 
 def command(rng: random.Random, here: str) -> list[str]:
     """A command line most of whose words are right, so that the odd ones are read."""
-    verb = rng.choice(list(OPTIONS))
+    verb = rng.choice([*OPTIONS, "sweep", "study"])
     words = [verb]
     for i in range(WORDS.get(verb, 0)):
         words.append(
             rng.choice(KINDS) if i == 0 and verb in ("list", "show", "check", "new") and rng.random() < 0.9 else odd(rng)
         )
-    chosen = {option: odd(rng) for option in OPTIONS[verb] if rng.random() < 0.25}
+    if verb == "study" or (verb == "sweep" and rng.random() < 0.4):
+        Path("plan.toml").write_bytes(plan_file(rng))
+        words += ["plan.toml"] if verb == "study" else ["--file", "plan.toml"]
+    rare = {option: 0.08 if verb in ("sweep", "study") and option not in WHERE else 0.25 for option in OPTIONS[verb]}
+    chosen = {option: value_of(rng, option) for option, chance in rare.items() if rng.random() < chance}
+    fitting = [name for name in ("slurm", "ray") if f"--{name}" in chosen]
+    if fitting and rng.random() < 0.8:
+        chosen["--engine"] = fitting[0]
     for option, value in (NEEDED.get(verb, {}) | chosen).items():
         if option in ("--set", "--grid"):
             value = f"{rng.choice(KEYS) if rng.random() < 0.9 else odd(rng)}={odd(rng)}"
         words += [option, value]
     if verb in READERS:
         words += ["--out", here]
-    if verb in ("run", "sweep") and rng.random() < 0.5:
+    if verb in ("run", "sweep", "study") and rng.random() < 0.3:
         words.append("--dry-run")
     return words
 
 
 def odd(rng: random.Random) -> str:
     return rng.choice(ODD)
+
+
+def value_of(rng: random.Random, option: str) -> str:
+    """A value of an option: right, more often than not, where there are right ones."""
+    return rng.choice(GOOD[option]) if option in GOOD and rng.random() < 0.85 else odd(rng)
+
+
+def plan_file(rng: random.Random) -> bytes:
+    """The text of a file of a sweep or a study, most of whose lines are right."""
+    lines = [
+        f"{key} = {rng.choice(good if rng.random() < 0.9 else VALUES)}" for key, good in PLAN.items() if rng.random() < 0.8
+    ]
+    for table in rng.sample(TABLES, rng.choice((0, 0, 1, 3))):
+        lines.append(f"[{table}]" if rng.random() < 0.9 else f"{table} = {rng.choice(VALUES)}")
+        lines += [f"{rng.choice(KEYS)} = {rng.choice(VALUES)}" for _ in range(rng.randint(0, 2))]
+    whole = "\n".join(lines).encode()
+    return whole if rng.random() < 0.95 else rng.choice((b"", b"\xff\xfe", b"\x00", whole + b"\xff", whole[: len(whole) // 2]))
 
 
 @pytest.fixture
@@ -116,11 +169,42 @@ def nothing_is_loaded(monkeypatch, tmp_path):
         registry.load("method", name)
         return []
 
+    for where, name in ((plans, "plan"), (study, "plan_study")):  # as after planning, for what comes with the engine
+        monkeypatch.setattr(where, name, without_models(getattr(where, name)))
+    monkeypatch.setattr(sweep, "listed", lambda cells, as_json: 0)
+    monkeypatch.setattr(ray_tasks.RayEngine, "_start", absent)
     monkeypatch.setattr(assemble, "parts", absent)
     monkeypatch.setattr(rules, "check_method", loaded_only)
     fake.write_study(tmp_path / "records")
-    (tmp_path / "a" / "b").mkdir(parents=True)
+    for name in ("a/b", "home"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("XDG_CACHE_HOME", "MPLCONFIGDIR"):  # libraries keep their caches there
+        monkeypatch.setenv(name, str(tmp_path / "a" / "b" / "caches"))
     monkeypatch.chdir(tmp_path / "a" / "b")
+    before = there(tmp_path)
+    yield
+    assert there(tmp_path) == before  # the working folder holds what --out names, and nothing else is touched
+
+
+def there(place: Path) -> dict[str, tuple[int, int]]:
+    """The files and folders of a place but for those below a/b: sizes and times of files."""
+    found = (path for path in place.rglob("*") if not path.is_relative_to(place / "a" / "b"))
+    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else (0, 0) for path in found}
+
+
+def without_models(plan):
+    """A planner that finds no cells where it needs a model."""
+
+    def planned(*words, **more):
+        try:
+            return plan(*words, **more)
+        except MissingPrerequisite as e:
+            if "no model in this test" in str(e):
+                return []
+            raise
+
+    return planned
 
 
 def fault(harness, words: list[str]) -> str | None:
@@ -139,7 +223,7 @@ def fault(harness, words: list[str]) -> str | None:
 
 def try_out(harness, seed: int, n: int) -> None:
     rng = random.Random(seed)
-    commands = [command(rng, "../../records") for _ in range(n)]
+    commands = (command(rng, "../../records") for _ in range(n))  # one by one, each with its file
     faults = {found: words for words in commands if (found := fault(harness, words)) is not None}
     assert not faults, "\n".join(f"{found}: {json.dumps(words)[:300]}" for found, words in faults.items())
 
@@ -153,4 +237,4 @@ def test_random_commands_are_answered_in_a_line(harness, nothing_is_loaded, seed
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", [1000, 1001])
 def test_hundreds_of_random_commands_are_answered_in_a_line(harness, nothing_is_loaded, seed):
-    try_out(harness, seed, 400)
+    try_out(harness, seed, 450)

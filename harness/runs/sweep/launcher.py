@@ -16,7 +16,7 @@ from typing import Any
 from harness.runs.session import interruptible
 
 from .board import Board
-from .engines.contract import End, Engine, Job, log_of
+from .engines.contract import End, Engine, Job, log_of, write_log
 from .plan import Planned, Result, state_of
 from .worker import BUSY
 
@@ -117,7 +117,7 @@ class Launcher:
             self._died[cell.path] += 1
             self.board.say(f"{cell.label}: {why(job, end)}; tried again, {self._died[cell.path]} of {self.retries}")
             self.waiting.append((cell, time.monotonic()))
-        elif code == 130:  # preempted: its state is saved
+        elif code in INTERRUPTED:  # preempted: its state is saved, or it was still loading
             self._finish(Result(cell, "interrupted"))
         else:
             self._finish(Result(cell, "failed", why(job, end), job.seconds))
@@ -138,17 +138,23 @@ def why(job: Job, end: End) -> str:
     log, lines = log_of(job.cell), list(job.lines)
     kept = f"log {log}"
     try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_log(log, lines)
     except OSError as e:
         kept = f"no log: {e.strerror}"
     if end.code is None:
         return f"{end.lost} ({kept})"
     if end.code < 0:
-        name = signal.Signals(-end.code).name
-        return f"killed by {name}" + ("; out of memory?" if name == "SIGKILL" else "") + f" ({kept})"
+        return f"killed by {named(-end.code)}" + ("; out of memory?" if end.code == -signal.SIGKILL else "") + f" ({kept})"
     said = job.last.removeprefix("error: ") if lines else f"exit code {end.code}"
     return f"{said} ({kept})"
+
+
+def named(number: int) -> str:
+    """The name of a signal; those for a program's own use have none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def exit_code(results: list[Result]) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from harness.core.errors import Busy, Interrupted
 from harness.core.process import explain, prepare
 from harness.export.live import Tracking, tracked
 from harness.runs.progress import loading
+
+from .engines.process import PATIENCE
+from .engines.remote import GRACE
 
 BUSY = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
@@ -49,4 +53,6 @@ def _run(cell: dict[str, Any]) -> int:
 def _watch_parent() -> None:
     os.read(0, 1)  # nothing is ever written; it returns when the other end closes
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the progress has no reader any more, and a broken pipe would fail the run
-    os.kill(os.getpid(), signal.SIGTERM)
+    for number, seconds in ((signal.SIGTERM, GRACE), (signal.SIGTERM, PATIENCE), (signal.SIGKILL, PATIENCE)):
+        os.kill(os.getpid(), number)  # after the current update; at once; a method or a scorer that never returns hears neither
+        time.sleep(seconds)

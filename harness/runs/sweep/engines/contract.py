@@ -7,12 +7,13 @@ engine needs to know nothing of records, and any process that is lost may be sta
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from harness.core.files import LEASE
+from harness.core.files import LEASE, replace
+from harness.core.text import escaped
 from harness.records.write import file_name
 from harness.runs.sweep.plan import Planned
 
@@ -98,3 +99,9 @@ def log_of(cell: Planned) -> Path:
     """The file that keeps the output of a cell that failed."""
     task, method = (file_name(Path(name).stem) for name in (cell.task, cell.method))
     return cell.out / ".logs" / f"{task}-{method}-{cell.run_id}-s{cell.seed}.txt"
+
+
+def write_log(log: Path, lines: Iterable[str]) -> None:
+    """Write a log in place of what is there, a pipe or a link too, with control characters as escapes; raises OSError."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    replace(log, "".join(f"{escaped(line)}\n" for line in lines).encode(errors="backslashreplace"))

@@ -15,7 +15,7 @@ from harness.core.process import cores
 from harness.runs.sweep.plan import Planned
 
 from .contract import End, Job, Terms
-from .remote import Followed, Order, carry_out, fresh_log, order
+from .remote import Followed, Order, asked, carry_out, fresh_log, order
 
 QUEUED = 256  # cells that are handed to a cluster at once, which may grow
 REACH = 20.0  # seconds until a cluster that does not answer counts as missing
@@ -45,9 +45,7 @@ class RayJob(Followed):
         """Request a stop with the state saved; on a second call, at once."""
         import ray
 
-        self._stop.parent.mkdir(parents=True, exist_ok=True)
-        self._stop.touch()
-        if self._asked:
+        if not asked(self._stop) or self._asked:
             self.cancel()
         elif not self.lines:  # it waits, or has just begun
             ray.cancel(self._reference)

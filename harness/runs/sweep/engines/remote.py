@@ -13,7 +13,7 @@ from pathlib import Path
 from harness.core.process import cores
 from harness.runs.sweep.plan import Planned
 
-from .contract import End, Terms, log_of, told
+from .contract import End, Terms, log_of, told, write_log
 from .process import Process, command, progress_in
 
 LOOK = 0.2  # seconds between two looks at the process
@@ -88,7 +88,7 @@ class Carrier:
         if time.monotonic() - self._written > 1:
             self._written = time.monotonic()
             with suppress(OSError):
-                Path(self.order.log).write_text("\n".join(process.lines) + "\n", encoding="utf-8")
+                write_log(Path(self.order.log), list(process.lines))
 
 
 def _lives(process: int) -> bool:
@@ -107,9 +107,20 @@ def carry_out(order: Order) -> tuple[int, list[str]]:
 
 
 def fresh_log(cell: Planned) -> None:
-    """Make room for the log of a cell, without what an earlier attempt left; raises OSError."""
-    log_of(cell).parent.mkdir(parents=True, exist_ok=True)
-    log_of(cell).unlink(missing_ok=True)
+    """Make room for the log of a cell, without what an earlier attempt left; a folder that refuses is no reason to stop."""
+    with suppress(OSError):
+        log_of(cell).parent.mkdir(parents=True, exist_ok=True)
+        log_of(cell).unlink(missing_ok=True)
+
+
+def asked(stop: Path) -> bool:
+    """Ask for a stop by the presence of a file; False if it cannot be written, so that only the cluster can end the cells."""
+    try:
+        stop.parent.mkdir(parents=True, exist_ok=True)
+        stop.touch()
+    except OSError:
+        return False
+    return True
 
 
 class Followed(ABC):

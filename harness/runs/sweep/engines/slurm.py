@@ -10,14 +10,15 @@ import os
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
-from harness.core.errors import BadSetting, MissingPrerequisite, RunFailed, one_line
+from harness.core.errors import BadSetting, MissingPrerequisite, RunFailed, Unwritable, one_line
 from harness.core.process import cores
 from harness.runs.sweep.plan import Planned
 
 from .contract import End, Job, Terms
-from .remote import GRACE, Carrier, Followed, Order, fresh_log, order
+from .remote import GRACE, Carrier, Followed, Order, asked, fresh_log, order
 
 FOR_EVER = 60 * 24 * 365  # minutes: the local executor has no queue whose limits would count
 ARRAY = 1_000  # jobs in the queue at a time; the usual limit of an array
@@ -56,7 +57,7 @@ class SlurmJob(Followed):
 
     def poll(self) -> End | None:
         """How it ended, None while it runs or waits."""
-        if self.job.paths.result_pickle.exists():
+        if os.path.exists(self.job.paths.result_pickle):  # False where the folder cannot be searched
             return self._result()
         if not self.job.done():
             self._ended = None
@@ -72,17 +73,18 @@ class SlurmJob(Followed):
         return type(self.job).__name__ == "LocalJob"
 
     def _result(self) -> End:
-        error = self.job.exception()
-        if error is not None:
-            return End(None, f"job {self.job.job_id} failed: {one_line(_last_line(error))}")
-        code, self._lines = self.job.result()
+        try:
+            error = self.job.exception()
+            if error is not None:
+                return End(None, f"job {self.job.job_id} failed: {one_line(_last_line(error))}")
+            code, self._lines = self.job.result()
+        except Exception as e:  # a pickle that is cut off, or was written by another Python
+            return End(None, f"job {self.job.job_id} left a result that cannot be read: {one_line(e)}")
         return End(code)
 
     def ask_to_stop(self) -> None:
         """Request a stop with the state saved, or the end of a job that waits; on a second call, at once."""
-        self._stop.parent.mkdir(parents=True, exist_ok=True)
-        self._stop.touch()
-        if self._asked or self.job.state in ("PENDING", "REQUEUED"):
+        if not asked(self._stop) or self._asked or self.job.state in ("PENDING", "REQUEUED"):
             self.cancel()
         self._asked = True
 
@@ -97,7 +99,14 @@ class SlurmEngine:
     pause = 1.0
 
     def __init__(self, options: Mapping[str, Any], out: Any, workers: int | None, terms: Terms) -> None:
-        """Raises MissingPrerequisite without submitit or Slurm, BadSetting for options that submitit refuses."""
+        """Raises MissingPrerequisite without submitit or Slurm, BadSetting for options that submitit refuses.
+
+        Unwritable for a folder with a name that Slurm would read as a pattern.
+        """
+        if "%" in str(out.absolute()) or not str(out.absolute()).isprintable():
+            raise Unwritable(
+                f"--out {out}: Slurm reads % in the name of a folder as a pattern; choose a name of plain characters"
+            )
         try:
             import submitit
         except ImportError:
@@ -150,7 +159,8 @@ class SlurmEngine:
 
     def close(self) -> None:
         """Remove the request to stop, which no job reads any more."""
-        self._stop.unlink(missing_ok=True)
+        with suppress(OSError):
+            self._stop.unlink(missing_ok=True)
 
 
 def _parameters(given: dict[str, Any], workers: int | None, local: bool) -> dict[str, Any]:
