@@ -46,4 +46,5 @@ METHODS = {  # by family; this order sets the shades and markers of a family's m
         "gradient ascent on the worst samples, KL on the rest (Jang et al. 2022)",
     ),
     "npo": ("harness.methods.npo:NPO", "negative preference on the worst samples, KL on the rest (Zhang et al. 2024)"),
+    "simnpo": ("harness.methods.simnpo:SimNPO", "negative preference without a reference, KL on the rest (Fan et al. 2024)"),
 }

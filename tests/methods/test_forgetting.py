@@ -8,12 +8,14 @@ from trials import new_trial
 
 from harness.methods.gradient_ascent import GradientAscent, GradientAscentSettings
 from harness.methods.npo import NPO, NPOSettings
+from harness.methods.simnpo import SimNPO, SimNPOSettings
 from harness.methods.unlikelihood import Unlikelihood, UnlikelihoodSettings
 
 SMALL = {"explore_every": 1, "explore_prompts": 10, "batch_size": 10, "num_quantiles": 5}
 METHODS = {
     "gradient_ascent": GradientAscent(GradientAscentSettings(**SMALL)),
     "npo": NPO(NPOSettings(**SMALL)),
+    "simnpo": SimNPO(SimNPOSettings(**SMALL)),
     "unlikelihood": Unlikelihood(UnlikelihoodSettings(**SMALL)),
 }
 
