@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from harness.policy.logprobs import said_before as said_before
     from harness.policy.logprobs import token_logprobs as token_logprobs
     from harness.policy.models.ensemble import Ensemble as Ensemble
+    from harness.policy.models.vectors import subtract_task as subtract_task
     from harness.policy.policy import Policy as Policy
     from harness.policy.policy import tokens_of as tokens_of
     from harness.policy.sampler import sample as sample
@@ -82,6 +83,7 @@ NAMES = {
     "measure.frontier": ("best_of_n_kl",),
     "measure.probed": ("Probe", "Probed", "Reading", "with_matrices"),
     "policy.models.ensemble": ("Ensemble",),
+    "policy.models.vectors": ("subtract_task",),
     "policy.logprobs": ("entropy", "kl", "log_not", "log_nots", "masked_mean", "masked_sum", "said_before", "token_logprobs"),
     "policy.policy": ("Policy", "tokens_of"),
     "policy.sampler": ("sample",),
