@@ -10,6 +10,14 @@ METHODS = {  # by family; this order sets the shades and markers of a family's m
     ),
     "best_of_n": ("harness.methods.best_of_n:BestOfN", "control: the base response of highest reward among n, no training"),
     "dexperts": ("harness.methods.dexperts:DExperts", "decoding with an expert and an anti-expert (Liu et al. 2021)"),
+    "self_debias": (
+        "harness.methods.self_debias:SelfDebias",
+        "decoding against what a call for the habit makes likelier, no training (Schick et al. 2021)",
+    ),
+    "steering": (
+        "harness.methods.steering:Steering",
+        "a vector added to the activations of a layer, no training (Turner et al. 2023)",
+    ),
     "quark": ("harness.methods.quark:Quark", "conditioning on quantized reward tokens (Lu et al. 2022)"),
     "conditional_pretraining": (
         "harness.methods.conditional_pretraining:ConditionalPretraining",
