@@ -12,7 +12,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from harness.core.errors import BadSetting
 from harness.policy import caches as caching
+from harness.policy import configs
 
 from .ensemble import Caches
 
@@ -58,6 +60,7 @@ class SelfDebiased(nn.Module):
     def _told(self, tokens: Tensor, opening: bool, inputs: dict[str, Any]) -> dict[str, Any]:
         """The inputs of the second reading, whose rows begin with the told tokens: each column stands further right."""
         found, mask, extra = dict(inputs), inputs.get("attention_mask"), len(self.told)
+        self._check_room(tokens, inputs.get("position_ids"))
         first = tokens.new_zeros(len(tokens)) if mask is None else (mask == 0).sum(1)
         if mask is not None:
             found["attention_mask"] = (torch.arange(mask.shape[1] + extra, device=mask.device) >= first[:, None]).to(mask)
@@ -69,6 +72,15 @@ class SelfDebiased(nn.Module):
             columns = torch.arange(tokens.shape[1] + extra, device=tokens.device)
             found["position_ids"] = (columns - first[:, None]).clamp(min=0)
         return found | {"input_ids": inserted(tokens, first, tokens.new_tensor(self.told), self.bos)}
+
+    def _check_room(self, tokens: Tensor, position: Tensor | None) -> None:
+        """Raise BadSetting where the text and the told tokens before it are more than the model reads at once."""
+        length, context = tokens.shape[1] if position is None else int(position.max()) + 1, configs.context_length(self.base)
+        if length + len(self.told) > context:
+            raise BadSetting(
+                f"the text before the prompt has {len(self.told)} tokens, prompt and response {length}, and the model reads "
+                f"{context} at once; shorten method.description, or lower method.examples"
+            )
 
     def parts(self) -> dict[str, Any]:
         """The one model."""
