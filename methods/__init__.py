@@ -55,6 +55,10 @@ METHODS = {  # by family; this order sets the shades and markers of a family's m
     ),
     "npo": ("harness.methods.npo:NPO", "negative preference on the worst samples, KL on the rest (Zhang et al. 2024)"),
     "simnpo": ("harness.methods.simnpo:SimNPO", "negative preference without a reference, KL on the rest (Fan et al. 2024)"),
+    "rmu": (
+        "harness.methods.rmu:RMU",
+        "activations of the worst samples toward a random vector, the rest held (Li et al. 2024)",
+    ),
     "task_vector": (
         "harness.methods.task_vector:TaskVector",
         "weights minus what a copy learns from bad corpus text (Ilharco et al. 2022)",

@@ -30,7 +30,7 @@ class SelfDebiasSettings(Settings):
     decay: float = Field(50.0, ge=0, description="lambda, decay of a token's probability with delta; 0 is the base policy")
     description: str = Field(TOXIC, description="text that calls for the habit, before the prompt; '' takes bad responses")
     examples: int = Field(2, ge=1, description="bad responses before the prompt (description = '')")
-    explore_prompts: int = Field(256, ge=1, description="prompts whose responses the examples are taken from (description = '')")
+    explore_prompts: int = Field(256, ge=1, description="prompts of the exploration for the examples (description = '')")
 
 
 class SelfDebias:
@@ -54,7 +54,7 @@ class SelfDebias:
     def _described(self, tokenizer: Any) -> tuple[int, ...]:
         """The tokens of the description; raises BadSetting for a model without a tokenizer."""
         if tokenizer is None:
-            raise BadSetting("the model has no tokenizer to read method.description with; set method.description='' for examples")
+            raise BadSetting("the model has no tokenizer for method.description; set method.description='' for examples")
         return tuple(tokenizer(self.settings.description, add_special_tokens=False).input_ids)
 
     def _examples(self, trial: Trial) -> tuple[int, ...]:
