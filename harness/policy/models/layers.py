@@ -17,8 +17,8 @@ from .steered import hooked, layers_of
 def activations(policy: Policy, rollout: Rollout, layer: int, trained: int | None = None) -> Tensor:
     """What a layer leaves where a response token is predicted, float32: [B, R] -> [B, R, D]; charged as a forward pass.
 
-    Layers are counted from 0. Only `trained` of them get a gradient, this one the last, with the first the table of positions if
-    there is one; None stands for all below. Where the response mask is False the values are finite and arbitrary. Raises
+    Layers are counted from 0. Only `trained` of them get a gradient, this one the last (with the first of all its table of
+    positions, if there is one); None stands for all below. Where the response mask is False the values are finite and arbitrary. Raises
     BadSetting for a model whose layers are not found.
     """
     policy.count(tokens_of(rollout))
