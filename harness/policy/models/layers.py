@@ -18,8 +18,8 @@ def activations(policy: Policy, rollout: Rollout, layer: int, trained: int | Non
     """What a layer leaves where a response token is predicted, float32: [B, R] -> [B, R, D]; charged as a forward pass.
 
     Layers are counted from 0. Only `trained` of them get a gradient, this one the last (with the first of all its table of
-    positions, if there is one); None stands for all below. Where the response mask is False the values are finite and arbitrary. Raises
-    BadSetting for a model whose layers are not found.
+    positions, if there is one); None stands for all below. Where the response mask is False the values are finite and
+    arbitrary. Raises BadSetting for a model whose layers are not found.
     """
     policy.count(tokens_of(rollout))
     read = partial(_read, policy, layer=layer, trained=trained)
