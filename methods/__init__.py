@@ -10,6 +10,14 @@ METHODS = {  # by family; this order sets the shades and markers of a family's m
     ),
     "best_of_n": ("harness.methods.best_of_n:BestOfN", "control: the base response of highest reward among n, no training"),
     "dexperts": ("harness.methods.dexperts:DExperts", "decoding with an expert and an anti-expert (Liu et al. 2021)"),
+    "self_debias": (
+        "harness.methods.self_debias:SelfDebias",
+        "decoding against what a call for the habit makes likelier, no training (Schick et al. 2021)",
+    ),
+    "steering": (
+        "harness.methods.steering:Steering",
+        "a vector added to the activations of a layer, no training (Turner et al. 2023)",
+    ),
     "quark": ("harness.methods.quark:Quark", "conditioning on quantized reward tokens (Lu et al. 2022)"),
     "conditional_pretraining": (
         "harness.methods.conditional_pretraining:ConditionalPretraining",
@@ -46,4 +54,13 @@ METHODS = {  # by family; this order sets the shades and markers of a family's m
         "gradient ascent on the worst samples, KL on the rest (Jang et al. 2022)",
     ),
     "npo": ("harness.methods.npo:NPO", "negative preference on the worst samples, KL on the rest (Zhang et al. 2024)"),
+    "simnpo": ("harness.methods.simnpo:SimNPO", "negative preference without a reference, KL on the rest (Fan et al. 2024)"),
+    "rmu": (
+        "harness.methods.rmu:RMU",
+        "activations of the worst samples toward a random vector, the rest held (Li et al. 2024)",
+    ),
+    "task_vector": (
+        "harness.methods.task_vector:TaskVector",
+        "weights minus what a copy learns from bad corpus text (Ilharco et al. 2022)",
+    ),
 }

@@ -17,7 +17,7 @@ from torch import Tensor
 from harness.core.errors import EmptySelection, NotFinite
 from harness.core.types import Decoding, Metric, Prompts, Rollout, Task
 from harness.policy.logprobs import masked_mean, token_logprobs
-from harness.policy.models import adapters, ensemble
+from harness.policy.models import adapters, composite
 from harness.policy.policy import Policy
 
 from .evaluator import Base, Evaluator, base_rollout
@@ -141,7 +141,7 @@ def with_matrices(policy: Policy, change: Callable[[Tensor, int], Tensor]) -> Po
 
     found = policy.frozen_copy()
     if policy.setup.lora is not None:
-        found = found.around(ensemble.mapped(found.model, adapters.merged))
+        found = found.around(composite.mapped(found.model, adapters.merged))
     seen: set[int] = set()
     for module in found.modules():
         for weight in module.parameters(recurse=False):

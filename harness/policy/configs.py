@@ -25,13 +25,13 @@ def context_length(model: Any) -> int:
     A model whose rotation of positions changes beyond a length ("longrope") reads a text otherwise with a cache than
     without one from there on, so its context ends there.
     """
-    config = text_config(model)
+    config, reserved = text_config(model), getattr(model, "reserved", 0)
     longest = next((value for name in LONGEST if isinstance(value := getattr(config, name, None), int)), UNLIMITED)
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type") != "longrope":
-        return longest
+        return longest - reserved
     limit = rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
-    return min(longest, limit or longest)
+    return min(longest, limit or longest) - reserved
 
 
 def cached_numbers(model: Any) -> int:

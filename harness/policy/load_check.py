@@ -22,6 +22,7 @@ from harness.core.types import Prompts, Rollout
 
 from . import caches
 from .logprobs import token_logprobs
+from .models import composite
 from .policy import Policy
 from .sampler import decode, until_eos
 
@@ -116,7 +117,7 @@ def _readings(policy: Policy, prompts: Prompts, rollout: Rollout, alone: list[Te
 
 def _states_differ(policy: Policy, rollout: Rollout) -> bool:
     """Whether the hidden states alone are other than those that the logits are read from; methods use both."""
-    if policy.passes > 1:  # an ensemble has none
+    if composite.file_of(policy.model) is not None:  # a model made of others has none
         return False
     states, alone = policy.logits_and_states(rollout)[1], policy.states(rollout)
     if states.shape != alone.shape or states.shape[-1] != policy.width:

@@ -19,6 +19,7 @@ from harness.core.files import read_json
 from harness.core.hashing import WEIGHTS, check_files, folder_identity, is_gguf, matching
 
 from .configs import text_config, vocabulary
+from .models import composite
 from .tokenizers import read_tokenizer
 from .weights import read_model, refuse_adapter
 
@@ -152,8 +153,9 @@ def _check_plain(folder: Path) -> None:
     own, todo = folder / "policy.json", f"measure it with harness eval --policy {folder}"
     if not own.is_file():
         return
-    if (folder / "ensemble.json").is_file():
-        raise BadData(f"{folder} holds an ensemble of models, expected one; {todo}, or take one of its models, {folder}/expert")
+    if (path := composite.found(folder)) is not None:
+        what, part = composite.named(path)
+        raise BadData(f"{folder} holds {what}, expected one; {todo}, or take one of its models, {folder}/{part}")
     if control := read_json(own).get("num_control", 0):  # a file of somebody else's has no such key
         raise BadData(f"{folder} holds a policy with {control} control tokens, which a base policy cannot have; {todo}")
 

@@ -26,7 +26,7 @@ from .logprobs.head import logits_of
 from .logprobs.packed import Packed, packed, real_positions, unpacked
 from .logprobs.rows import after, aligned, by_length, insert, prepend
 from .logprobs.terms import Shared, attach
-from .models import adapters, ensemble
+from .models import adapters, composite
 from .models.setup import Setup, in_parts, recomputed_layers
 from .weights import read_model
 
@@ -176,13 +176,13 @@ class Policy(nn.Module):
 
     def _read_rows(self, rollout: Rollout, states: bool) -> tuple[Tensor, ...]:
         if not self.plain_head:
-            return self._by_rows(partial(self._own_logits, states=states), rollout)
+            return self.by_rows(partial(self._own_logits, states=states), rollout)
         # only states are moved to their response token, not logits of the whole vocabulary
         shape, (found, real) = rollout.response.shape, self._read_states(rollout)
         logits = self._logits(found, real, shape)
         return (logits, unpacked(found, real, shape)) if states else (logits,)
 
-    def _by_rows(self, read: Callable[[Rollout], tuple[Tensor, ...]], rollout: Rollout) -> tuple[Tensor, ...]:
+    def by_rows(self, read: Callable[[Rollout], tuple[Tensor, ...]], rollout: Rollout) -> tuple[Tensor, ...]:
         """What is read of a batch, in micro-batches if a gradient will follow and the setup asks for them."""
         size, rows = self.setup.micro_batch, torch.arange(len(rollout.response), device=rollout.response.device)
         if not 0 < size < len(rows) or not self.trains:
@@ -204,12 +204,12 @@ class Policy(nn.Module):
     def _states(self, rollout: Rollout) -> Tensor:
         """The last hidden states, float32, of any model: [B, R] -> [B, R, D]."""
         if not self.plain_head:
-            return self._by_rows(lambda part: (self._own_states(part),), rollout)[0]
+            return self.by_rows(lambda part: (self._own_states(part),), rollout)[0]
         return unpacked(*self._read_states(rollout), rollout.response.shape)
 
     def _read_states(self, rollout: Rollout) -> tuple[Tensor, Tensor | None]:
         """The last hidden states at the positions of response tokens, and those: [B, R] -> [n, D], [n] or None for all."""
-        (found,) = self._by_rows(lambda part: (self._states_read(part),), rollout)  # those of a row follow the row before
+        (found,) = self.by_rows(lambda part: (self._states_read(part),), rollout)  # those of a row follow the row before
         return found, self._real(rollout.response_mask)
 
     def _states_read(self, rollout: Rollout) -> Tensor:
@@ -326,15 +326,15 @@ class Policy(nn.Module):
         Of a model with an adapter only that is written, and the name and sha256 of its base. The tokenizer, if there is one,
         has the control tokens as special tokens.
         """
-        parts = ensemble.folders(self.model, folder)
+        parts = composite.folders(self.model, folder)
         adapted = any(map(adapters.attached, parts.values()))
         if adapted:
             adapters.save_all(parts, self.setup.base.get("name", ""))
-            ensemble.write_alpha(self.model, folder)
         else:
-            for model in parts.values():
+            for part, model in parts.items():
                 model.generation_config = self._generation()
-            self.model.save_pretrained(folder)
+                model.save_pretrained(part)
+        composite.write_state(self.model, folder)
         for part in {folder, *parts} if self.tokenizer is not None else ():
             self.tokenizer.save_pretrained(part)
         state = {"bos": self.bos, "eos": self.eos, "num_control": self.num_control, "prefix": list(self.prefix)}
@@ -346,7 +346,7 @@ class Policy(nn.Module):
         """The policy as a run leaves it: itself, or with whole weights where the setup merges adapters."""
         if self.setup.lora is None or not self.setup.lora.merge:
             return self
-        return self.around(ensemble.mapped(self.model, adapters.merged))
+        return self.around(composite.mapped(self.model, adapters.merged))
 
     def _generation(self) -> Any:
         """How others draw from the saved model: as it is measured, at temperature 1 over the vocabulary alone."""
@@ -372,10 +372,10 @@ class Policy(nn.Module):
             state |= {"prefix": tuple(state["prefix"]), "ends": tuple(state.get("ends", ()))}
             known = state.pop("base", None)
             if known is None:
-                return cls(ensemble.read(folder, partial(read_model, dtype=dtype)), **state)
+                return cls(composite.read(folder, partial(read_model, dtype=dtype)), **state)
             if base is None or known.get("sha256") != base.setup.base.get("sha256"):
                 raise BadData(adapters.of_another_base(folder, known, None if base is None else base.setup.base))
-            return cls(ensemble.read(folder, partial(adapters.read, base=base.model)), **state)
+            return cls(composite.read(folder, partial(adapters.read, base=base.model)), **state)
 
     def count(self, tokens: int) -> None:
         """Tell whoever watches of a forward pass over so many tokens."""

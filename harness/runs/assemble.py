@@ -29,7 +29,7 @@ from harness.measure import base_responses as base_policy
 from harness.measure.evaluator import EVALUATION_VERSION, Evaluator
 from harness.measure.kept import KeptEvaluation
 from harness.policy.loading import LoadedModel, load_model, with_prefix
-from harness.policy.models import adapters, processes
+from harness.policy.models import adapters, composite, processes
 from harness.policy.models.setup import setup_of
 from harness.policy.policy import Policy, naming
 from harness.policy.tokenizers import read_tokenizer
@@ -274,7 +274,7 @@ def external_model(where: str, shared: Parts, offline: bool, prefix: str | None 
             raise BadSetting(f"{where} is the policy of a run, which has its own prefix; leave out --prefix")
         policy = Policy.load(folder, base=base.policy)
         check_model(policy, folder)
-        parts = [folder / "policy.json", *sorted(folder.glob("ensemble.json")), *sorted(folder.rglob("*.safetensors"))]
+        parts = [folder / "policy.json", *composite.files(folder), *sorted(folder.rglob("*.safetensors"))]
         files = [hashlib.sha256(path.read_bytes()).hexdigest() for path in parts]
         identity: dict[str, Any] = {"sha256": files}
         # a policy of an older run has no tokenizer, so only the size of its vocabulary can be compared

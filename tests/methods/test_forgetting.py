@@ -8,12 +8,16 @@ from trials import new_trial
 
 from harness.methods.gradient_ascent import GradientAscent, GradientAscentSettings
 from harness.methods.npo import NPO, NPOSettings
+from harness.methods.rmu import RMU, RMUSettings
+from harness.methods.simnpo import SimNPO, SimNPOSettings
 from harness.methods.unlikelihood import Unlikelihood, UnlikelihoodSettings
 
 SMALL = {"explore_every": 1, "explore_prompts": 10, "batch_size": 10, "num_quantiles": 5}
 METHODS = {
     "gradient_ascent": GradientAscent(GradientAscentSettings(**SMALL)),
     "npo": NPO(NPOSettings(**SMALL)),
+    "rmu": RMU(RMUSettings(**SMALL)),
+    "simnpo": SimNPO(SimNPOSettings(**SMALL)),
     "unlikelihood": Unlikelihood(UnlikelihoodSettings(**SMALL)),
 }
 
@@ -33,7 +37,7 @@ def test_what_is_forgotten_lies_below_the_line_of_the_first_exploration(name, mo
         return found
 
     def learned(trial, first, second, *rest):
-        bad = first if not rest else first.rows(second.any(1))  # unlikelihood has one batch and masks
+        bad = first if name != "unlikelihood" else first.rows(second.any(1))  # unlikelihood has one batch and masks
         forgotten.append([rewards[tuple(row)] for row in bad.response.tolist()])
         trial.update(trial.policy.logits(first).sum() * 0)
         return {}

@@ -15,11 +15,11 @@ from harness.runs.cost import estimate
 
 FAMILIES = {  # in this order their members take shades and markers, so figures stay as they were
     "controls": ["base", "mle", "random_reward", "best_quantile"],
-    "at decoding": ["best_of_n", "dexperts"],
+    "at decoding": ["best_of_n", "dexperts", "self_debias", "steering"],
     "likelihood, weighted or conditioned": ["quark", "conditional_pretraining", "filtering", "rwr", "awr"],
     "policy gradients": ["ppo", "reinforce", "rloo", "grpo", "gdc"],
     "preferences": ["dpo", "kto"],
-    "pushing bad text down": ["unlikelihood", "gradient_ascent", "npo"],
+    "pushing bad text down": ["unlikelihood", "gradient_ascent", "npo", "simnpo", "rmu", "task_vector"],
 }
 
 
@@ -42,7 +42,7 @@ def test_a_method_that_is_not_installed_or_names_no_family_is_another(monkeypatc
 
 
 def test_what_trains_nothing_says_so():
-    assert estimate.untrained() == ["base", "best_of_n"]
+    assert estimate.untrained() == ["base", "best_of_n", "self_debias", "steering"]
 
 
 @pytest.mark.parametrize("name", sorted(registry.table("method")))

@@ -6,15 +6,11 @@ product of experts in which a token that the anti-expert likes loses what the ex
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from harness.core.files import read_json
 from harness.policy import caches as caching
 
 PARTS = ("base", "expert", "anti_expert")
@@ -27,6 +23,7 @@ class Ensemble(nn.Module):
     """
 
     passes = len(PARTS)
+    PARTS: ClassVar[tuple[str, ...]] = PARTS
 
     def __init__(self, base: nn.Module, expert: nn.Module, anti_expert: nn.Module, alpha: float) -> None:
         super().__init__()
@@ -49,11 +46,18 @@ class Ensemble(nn.Module):
         base, expert, anti_expert = (o.logits.float() for o in out)
         return SimpleNamespace(logits=combined(base, expert, anti_expert, self.alpha), cache=Caches(list(grown)))
 
-    def save_pretrained(self, folder: Path) -> None:
-        """Write a Hugging Face folder for each model, and alpha in `ensemble.json`."""
-        for part in PARTS:
-            getattr(self, part).save_pretrained(folder / part)
-        write_alpha(self, folder)
+    def parts(self) -> dict[str, Any]:
+        """The three models by name."""
+        return {part: getattr(self, part) for part in PARTS}
+
+    def state(self) -> dict[str, Any]:
+        """Alpha, for `ensemble.json`."""
+        return {"alpha": self.alpha}
+
+    @classmethod
+    def of(cls, parts: dict[str, Any], state: dict[str, Any]) -> Ensemble:
+        """The ensemble of such models with such a state."""
+        return cls(**parts, alpha=float(state["alpha"]))
 
 
 class Caches:
@@ -63,36 +67,6 @@ class Caches:
         self.parts = parts
 
 
-def folders(model: Any, folder: Path) -> dict[Path, Any]:
-    """Where `save_pretrained` puts each of a model's own models: three for an ensemble, one for any other."""
-    if isinstance(model, Ensemble):
-        return {folder / part: getattr(model, part) for part in PARTS}
-    return {folder: model}
-
-
 def combined(base: Tensor, expert: Tensor, anti_expert: Tensor, alpha: float) -> Tensor:
     """Logits of the ensemble: three times [..., V] -> [..., V]."""
     return base + alpha * (expert - anti_expert)
-
-
-def write_alpha(model: Any, folder: Path) -> None:
-    """Write alpha in `ensemble.json` if a model is an ensemble."""
-    if isinstance(model, Ensemble):
-        (folder / "ensemble.json").write_text(json.dumps({"alpha": model.alpha}))
-
-
-def mapped(model: Any, change: Callable[[Any], Any]) -> Any:
-    """A model with each of its own models changed: three of an ensemble, one of any other."""
-    if isinstance(model, Ensemble):
-        base, expert, anti_expert = (change(getattr(model, part)) for part in PARTS)
-        return Ensemble(base, expert, anti_expert, model.alpha)
-    return change(model)
-
-
-def read(folder: Path, one: Callable[[Path], Any]) -> Any:
-    """The model that a policy's folder holds, plain or an ensemble, each model read by `one`."""
-    if (folder / "ensemble.json").is_file():
-        alpha = float(read_json(folder / "ensemble.json")["alpha"])
-        base, expert, anti_expert = (one(folder / part) for part in PARTS)
-        return Ensemble(base, expert, anti_expert, alpha)
-    return one(folder)
