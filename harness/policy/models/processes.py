@@ -71,15 +71,16 @@ def _leave() -> None:
 
 def size() -> int:
     """The number of processes that divide the work now: 1 without a group, and within `alone`."""
-    return _grouped() if not _ALONE.get() else 1
+    return grouped() if not _ALONE.get() else 1
 
 
 def rank() -> int:
     """The place of this process in its group, 0 without one."""
-    return dist.get_rank() if _grouped() > 1 else 0
+    return dist.get_rank() if grouped() > 1 else 0
 
 
-def _grouped() -> int:
+def grouped() -> int:
+    """The number of processes of the group, also within `alone`: 1 without one."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
@@ -114,6 +115,13 @@ def shares(n: int) -> list[Share]:
     """The rows of each process."""
     each, more = divmod(n, size())
     return [Share(r * each + min(r, more), each + (r < more)) for r in range(size())]
+
+
+def level_rows(n: int) -> Tensor:
+    """The rows of this process among n, and the first of all again where another process has one more: [as many in each]."""
+    most, share = shares(n)[0].size, shares(n)[rank()]
+    rows = torch.arange(share.begin, share.begin + share.size)
+    return torch.cat([rows, rows.new_zeros(most - share.size)])
 
 
 def gathered(x: Tensor, n: int) -> Tensor:
