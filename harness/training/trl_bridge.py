@@ -160,7 +160,7 @@ def _build(kind: Any, config: Any, trial: Trial, options: dict[str, Any], row: d
 
 def _shell(policy: Policy) -> Any:
     """The policy's model with the same weights, but with attributes of its own for a trainer to write to."""
-    model = copy.copy(policy.model)
+    model = sharding.shell(policy.model)
     model.config, model.generation_config = copy.deepcopy((model.config, model.generation_config))
     return model
 

@@ -77,6 +77,15 @@ def changed(model: Any, change: Callable[[Any], None]) -> Any:
     return ensemble.mapped(plain, lambda part: shard(part, device))
 
 
+def shell(model: Any) -> Any:
+    """A shallow copy: of a sharded model one of its plain type, whose passes gather weights as those of the model do."""
+    if FORM not in model.__dict__:
+        return copy.copy(model)
+    found = object.__new__(type(model.__dict__[FORM]))
+    found.__dict__.update(model.__dict__)
+    return found
+
+
 def _whole(model: Any, wanted: bool) -> Any:
     form = model.__dict__[FORM]
     full = {name: full_tensor(weight, wanted) for name, weight in model.named_parameters()}
