@@ -29,7 +29,7 @@ from harness.measure.evaluator import EVALUATION_VERSION, Evaluator
 from harness.measure.kept import KeptEvaluation
 from harness.policy.loading import LoadedModel, load_model, with_prefix
 from harness.policy.models import adapters, processes, sharding
-from harness.policy.models.setup import setup_of
+from harness.policy.models.setup import check_shard, setup_of
 from harness.policy.policy import Policy, naming
 from harness.policy.tokenizers import read_tokenizer
 from harness.records.schema import SCHEMA_VERSION, Git, Provenance
@@ -67,6 +67,7 @@ class Parts(NamedTuple):
 def check(settings: RunSettings, method: str) -> None:
     """Check a run's settings before anything is loaded; raises BadSetting, UnknownName, or MissingPrerequisite without peft."""
     of_method = checked(registry.load("method", method).Settings, settings.method, "method")
+    check_shard(settings.model)
     if settings.model.lora.rank:
         adapters.required()
         if getattr(of_method, "start", "base") == "scratch":

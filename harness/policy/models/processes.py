@@ -176,10 +176,13 @@ def divided(n: int, work: Callable[[slice], tuple[Tensor, ...]]) -> tuple[Tensor
     return tuple(gathered(x, n) for x in found)
 
 
-def by_rows(read: Callable[[Rollout], tuple[Tensor, ...]], rollout: Rollout) -> tuple[Tensor, ...]:
-    """As `divided`, of the rows of a rollout: [B, R] -> [B, ...] each."""
+def by_rows(read: Callable[[Rollout], tuple[Tensor, ...]], rollout: Rollout, level: bool = False) -> tuple[Tensor, ...]:
+    """As `divided`, of the rows of a rollout: [B, R] -> [B, ...] each; if `level`, each process reads as many rows."""
     if size() == 1:
         return read(rollout)
+    if level:
+        own = rollout.rows(level_rows(len(rollout.response)).to(rollout.response.device))
+        return divided(len(rollout.response), lambda rows: read(own))
     return divided(len(rollout.response), lambda rows: read(rows_of(rollout, rows)))
 
 

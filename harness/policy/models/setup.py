@@ -17,6 +17,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from harness.core.errors import BadSetting
+from harness.core.process import started_together
 from harness.core.settings import ModelSettings
 
 from . import adapters, processes
@@ -51,11 +52,16 @@ class Setup(NamedTuple):
         return {"setup": changed} if changed else {}
 
 
+def check_shard(settings: ModelSettings) -> None:
+    """Raise BadSetting where weights are to be divided among processes and there is one."""
+    if settings.shard == "full" and max(processes.size(), started_together()) == 1:
+        raise BadSetting(ALONE)
+
+
 def setup_of(settings: ModelSettings, model: Any, sha256: str) -> Setup:
     """The setup that the settings of a model ask for; raises BadSetting or MissingPrerequisite where the model has no such."""
     lora, asked = None, settings.lora
-    if settings.shard == "full" and processes.size() == 1:
-        raise BadSetting(ALONE)
+    check_shard(settings)
     if asked.rank:
         lora = Lora(asked.rank, asked.alpha or 2.0 * asked.rank, asked.merge)
         adapters.required()

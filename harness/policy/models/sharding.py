@@ -1,9 +1,8 @@
 """Policies of more than one device's memory: weights, gradients and Adam's moments divided among the processes of a run.
 
 By PyTorch's `fully_shard` (FSDP2; Zhao et al. 2023, arXiv:2304.11277): every layer is a unit, the embeddings and the rest
-another. In training and wherever all processes read their rows in step, a unit's weights are gathered for its pass and dropped
-after it. Sampling and measuring are not in step, since responses end at different tokens, so there a model is `gathered` as a
-whole, without gradients and moments.
+another. Where all processes read their rows in step, in updates and in measuring, a unit's weights are gathered for its pass and
+dropped after it. Sampling is not in step, since responses end at different tokens: there the policy is `gathered` as a whole.
 
 A sharded model remembers its plain form without numbers. A change of its form (an adapter, rows of control tokens), a copy and
 a checkpoint are made of the `whole` model, in the host's memory.
@@ -21,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from harness.core.errors import BadSetting
+from harness.core.types import Rollout
 
 from . import ensemble, processes
 
@@ -104,9 +104,9 @@ def _filled(model: M, number: Callable[[nn.Parameter], Tensor]) -> M:
 
 def full_tensor(x: Tensor, wanted: bool = True) -> Any:
     """The parts of a tensor of all processes as one in the host's memory, a plain tensor as it is; None unless `wanted`."""
-    found = x.detach()
-    found = found.full_tensor() if divided(found) else found  # type: ignore[attr-defined]
-    return found.cpu() if wanted else None
+    found: Any = x.detach()
+    found = found.full_tensor().cpu() if divided(found) else found
+    return found if wanted else None
 
 
 def divided(x: Any) -> bool:
@@ -159,6 +159,14 @@ def _units(model: nn.Module) -> Iterable[Any]:
     from torch.distributed.fsdp import FSDPModule
 
     return (module for module in model.modules() if isinstance(module, FSDPModule))
+
+
+def by_rows(read: Callable[[Rollout], tuple[Tensor, ...]], rollout: Rollout, *models: Any) -> tuple[Tensor, ...]:
+    """What `read` returns of a rollout without a gradient, each process reading rows of its own: [B, R] -> [B, ...] each.
+
+    Of sharded models all read as many rows, so that they make the same passes.
+    """
+    return processes.by_rows(read, rollout, any(isinstance(model, nn.Module) and sharded(model) for model in models))
 
 
 def stepped(weight: nn.Parameter) -> nn.Parameter:
