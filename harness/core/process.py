@@ -86,6 +86,11 @@ def started_by_torchrun() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
 
 
+def started_together() -> int:
+    """The number of processes that torchrun started to make one run together; 1 without torchrun."""
+    return int(os.environ["WORLD_SIZE"]) if started_by_torchrun() else 1
+
+
 def local_rank() -> int:
     """The place of this process among those of its machine that torchrun started, which names its GPU; 0 without torchrun."""
     return int(os.environ.get("LOCAL_RANK", "0")) if "TORCHELASTIC_RUN_ID" in os.environ else 0

@@ -36,6 +36,9 @@ class ModelSettings(Settings):
     device: str = Field("auto", description="device: auto, cpu, cuda, mps")
     micro_batch: int = Field(0, ge=0, description="sequences of a training pass held at once; 0 holds the whole batch")
     checkpointing: bool = Field(False, description="gradient checkpointing: activations are recomputed layer by layer")
+    shard: Literal["none", "full"] = Field(
+        "none", description="full divides weights, gradients and optimizer's state among the processes of torchrun (FSDP)"
+    )
     lora: LoraSettings = Field(LoraSettings(), description="low-rank adapters instead of training all weights")
 
 

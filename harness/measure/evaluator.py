@@ -22,7 +22,7 @@ from harness.core.errors import BadScorer
 from harness.core.settings import EvaluationSettings
 from harness.core.types import Decoding, DeployedPolicy, Metric, PromptSet, Responses, Rollout, Task
 from harness.policy.logprobs import entropy, kl, masked_sum, token_logprobs
-from harness.policy.models import processes
+from harness.policy.models import processes, sharding
 from harness.policy.policy import Policy, has_closed_kl
 from harness.policy.sampler import is_end, sample
 
@@ -80,7 +80,7 @@ def divergence(policy: Policy, reference: Policy, rollout: Rollout, batch_size: 
         parts = [_divergence(policy, reference, part) for part in batches(rows, batch_size)]
         return tuple(torch.cat(x) for x in zip(*parts, strict=True))
 
-    return Divergence(*processes.by_rows(read, rollout))
+    return Divergence(*sharding.by_rows(read, rollout, policy, reference))
 
 
 def _divergence(policy: Policy, reference: Policy, rollout: Rollout) -> Divergence:
@@ -99,7 +99,7 @@ def mean_nll(policy: Policy, rollout: Rollout, batch_size: int = 256) -> tuple[N
             torch.cat([masked_sum(-token_logprobs(policy.deployed_logits(p), p.response), p.response_mask) for p in parts]),
         )
 
-    (nll,) = processes.by_rows(read, rollout)
+    (nll,) = sharding.by_rows(read, rollout, policy)
     return nll.double().cpu().numpy(), rollout.response_mask.sum(1).cpu().numpy()
 
 
@@ -401,7 +401,7 @@ def _forward_kl(policy: Policy, reference: Policy, rollout: Rollout, batch_size:
         parts = batches(rows, batch_size)
         return (torch.cat([masked_sum(kl(reference.logits(p), policy.deployed_logits(p)), p.response_mask) for p in parts]),)
 
-    return processes.by_rows(read, rollout)[0].double().cpu().numpy()
+    return sharding.by_rows(read, rollout, policy, reference)[0].double().cpu().numpy()
 
 
 def _of_responses(ended: NDArray[np.bool_], fluency: Fluency | None) -> dict[str, NDArray[Any]]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from harness.core.types import Rollout
-from harness.policy.models import processes
+from harness.policy.models import sharding
 from harness.policy.policy import Policy
 
 
@@ -27,7 +27,7 @@ def teacher_forced_repetition(
     def read(rows: Rollout) -> tuple[Tensor]:
         return (torch.cat([_repeated(policy.deployed_logits(p).argmax(-1), p, window) for p in batches(rows, batch_size)]),)
 
-    counts = processes.by_rows(read, rollout)[0].T.double().cpu().numpy()
+    counts = sharding.by_rows(read, rollout, policy)[0].T.double().cpu().numpy()
     return counts[0], counts[1], counts[2]
 
 

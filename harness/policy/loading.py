@@ -19,7 +19,7 @@ from harness.core.files import read_json
 from harness.core.hashing import WEIGHTS, check_files, folder_identity, is_gguf, matching
 
 from .configs import text_config, vocabulary
-from .models import composite
+from .models import composite, processes
 from .tokenizers import read_tokenizer
 from .weights import read_model, refuse_adapter
 
@@ -201,3 +201,16 @@ def _check_ids(folder: Path, tokenizer: Any, model: Any) -> None:
         raise BadData(
             f"the tokenizer in {folder} has ids up to {last}, the model only {size} embeddings; they do not belong together"
         )
+
+
+def to_write(policy: Any, published: bool = False) -> Any:
+    """A policy as the first process writes it: whole, where it is sharded, and if `published` as a run leaves it.
+
+    All processes must call it.
+    """
+    from .policy import Policy
+
+    if not isinstance(policy, Policy):
+        return policy
+    whole = policy.whole(everywhere=False)
+    return whole.published() if published and (whole is policy or processes.rank() == 0) else whole

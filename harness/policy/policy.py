@@ -26,7 +26,8 @@ from .logprobs.head import logits_of
 from .logprobs.packed import Packed, packed, real_positions, unpacked
 from .logprobs.rows import after, aligned, by_length, insert, prepend
 from .logprobs.terms import Shared, attach
-from .models import adapters, composite
+from .models import adapters, composite, sharding
+from .models.prepared import fused_activations, without_dropout
 from .models.setup import Setup, in_parts, recomputed_layers
 from .weights import read_model
 
@@ -107,11 +108,10 @@ class Policy(nn.Module):
         """Train the weights or freeze them; under LoRA those of the adapter, which a policy without one gets here."""
         lora = self.setup.lora
         if lora is None or not requires_grad:
-            return super().requires_grad_(requires_grad)
-        if not adapters.attached(self.model):
-            adapters.attach(self.model, lora)
-        for weight in adapters.trained(self.model):
-            weight.requires_grad_(True)
+            change: Callable[[Any], Any] = partial(nn.Module.requires_grad_, requires_grad=requires_grad)
+        else:
+            change = partial(adapters.trainable, lora=lora)
+        self.model = sharding.changed(self.model, change)
         return self
 
     @property
@@ -138,7 +138,7 @@ class Policy(nn.Module):
 
     def uncounted_states(self, rollout: Rollout) -> Tensor:
         """As `states`, charged to no trial, for what is computed once and charged where it is used: [B, R] -> [B, R, D]."""
-        return gather.read_states(self._states, rollout)
+        return gather.read_states(self._states, rollout, sharding.sharded(self.model))
 
     def head(self, states: Tensor, mask: Tensor | None = None) -> Tensor:
         """The logits that the output head gives for last hidden states, float32: [B, R, D] -> [B, R, V].
@@ -172,7 +172,8 @@ class Policy(nn.Module):
 
     def _read(self, rollout: Rollout, states: bool) -> tuple[Tensor, ...]:
         self.count(tokens_of(rollout) * self.passes)
-        return gather.read(partial(self._read_rows, states=states), rollout, self._real)
+        level = sharding.sharded(self.model)
+        return gather.read(partial(self._read_rows, states=states), rollout, self._real, level)
 
     def _read_rows(self, rollout: Rollout, states: bool) -> tuple[Tensor, ...]:
         if not self.plain_head:
@@ -236,7 +237,11 @@ class Policy(nn.Module):
     def _states_of(self, rollout: Rollout) -> Tensor:
         tokens, start = aligned(rollout)
         with self.computing():
-            states = self.model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
+            if sharding.sharded(self.model):  # whose weights are gathered where its own forward is called
+                inputs: dict[str, Any] = {"output_hidden_states": True, "logits_to_keep": 1}
+                states = caches.call(self.model, input_ids=tokens, use_cache=False, **inputs).hidden_states[-1]
+            else:
+                states = self.model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
         return after(states, start, rollout)
 
     def condition(self, prompts: Prompts) -> Prompts:
@@ -278,9 +283,10 @@ class Policy(nn.Module):
         ids = torch.arange(self.vocab_size, self.vocab_size + n)
         if self.num_control == 0:
             self.tokenizer = naming(self.tokenizer, self.vocab_size, n)
-            old = self.model.get_input_embeddings().weight.detach().clone()
+            old = sharding.full_tensor(self.model.get_input_embeddings().weight)
             rows = old.mean(0) + torch.randn(n, old.shape[1], generator=rng).to(old) * spread * old.std(0)
-            adapters.append(self.model, rows, frozen=adapters.attached(self.model))
+            add = partial(adapters.append, rows=rows, frozen=adapters.attached(self.model))
+            self.model = sharding.changed(self.model, add)
             self.num_control = n
         return ids.to(self.device)
 
@@ -292,7 +298,7 @@ class Policy(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             fresh = type(self.model)(copy.deepcopy(self.model.config))
-        self.model.load_state_dict(fresh.state_dict())
+        self.model = sharding.changed(self.model, lambda model: model.load_state_dict(fresh.state_dict()))
 
     def around(self, model: nn.Module) -> Policy:
         """A policy with another model of the same vocabulary, whose passes are charged to the same trial."""
@@ -305,16 +311,30 @@ class Policy(nn.Module):
         """This policy with the device, the precision, the setup and the tokenizer of its base, which `load` does not know."""
         self.precision, self.setup = base.precision, base.setup
         self.tokenizer = naming(base.tokenizer, self.vocab_size, self.num_control)
+        self.model = sharding.shard(self.model, base.device) if sharding.sharded(base.model) else self.model
         return self.to(base.device)
+
+    def whole(self, everywhere: bool = True) -> Policy:
+        """This policy with all weights in the host's memory if it is sharded, else itself; all processes must call it.
+
+        Unless `everywhere`, only the first process gets the numbers.
+        """
+        return self.around(sharding.whole(self.model, everywhere)) if sharding.sharded(self.model) else self
 
     def copy(self) -> Policy:
         """A copy with its own weights, under LoRA with its own adapter, whose passes are charged to no trial."""
         shared = self.on_forward, self.tokenizer
         self.on_forward = self.tokenizer = None
-        twin = copy.deepcopy(self, adapters.sharing(self.model) if self.setup.lora is not None else {}).eval()
+        twin = copy.deepcopy(self, self._not_copied()).eval()
         self.on_forward, self.tokenizer = shared
         twin.tokenizer = self.tokenizer
         return twin
+
+    def _not_copied(self) -> dict[int, Any]:
+        """The memo of a deep copy: weights that copies share, and a sharded model, which is divided anew."""
+        if sharding.sharded(self.model):
+            return {id(self.model): sharding.changed(self.model, lambda model: None)}
+        return adapters.sharing(self.model) if self.setup.lora is not None else {}
 
     def frozen_copy(self) -> Policy:
         """A copy whose weights require no gradient."""
@@ -423,27 +443,3 @@ def samples_itself(policy: Policy | DeployedPolicy) -> TypeIs[DeployedPolicy]:
 def has_closed_kl(policy: Policy | DeployedPolicy) -> TypeIs[DeployedPolicy]:
     """Whether the KL of a policy has a closed form, so that it is not computed from token probabilities."""
     return hasattr(policy, "kl_to_base")
-
-
-def without_dropout(model: nn.Module) -> nn.Module:
-    """The model in eval mode with dropout off for good, so that a training pass and a sampling pass agree.
-
-    Off for good, because a trainer may call `train()`. Llama's attention dropout is a number on the module.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        for name in [name for name, value in vars(module).items() if "dropout" in name and isinstance(value, float)]:
-            setattr(module, name, 0.0)
-    return model.eval()
-
-
-def fused_activations(model: nn.Module) -> nn.Module:
-    """The model with GPT-2's GELU as one kernel: the same function, without four intermediate tensors."""
-    from transformers.activations import GELUTanh, NewGELUActivation
-
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if type(child) is NewGELUActivation:
-                setattr(module, name, GELUTanh().train(child.training))
-    return model

@@ -20,7 +20,7 @@ from harness.core.types import Decoding, DeployedPolicy, Prompts, Rollout
 
 from . import configs
 from .decoding import Decoder, decoder
-from .models import processes
+from .models import processes, sharding
 from .policy import Policy, samples_itself
 
 Pick = Callable[["Distribution", Tensor, int], Tensor]
@@ -74,10 +74,11 @@ def _divided(
         found = _decoded(policy, prompts, decoding, noise[:, rows], batch_size)
         return tuple(part.view(x, -1, steps).transpose(0, 1) for part in found)
 
-    if x >= n:
-        response, logprobs = processes.divided(x, of_prompts)
-    else:
-        response, logprobs = (part.transpose(0, 1) for part in processes.divided(n, of_responses))
+    with sharding.gathered(policy):
+        if x >= n:
+            response, logprobs = processes.divided(x, of_prompts)
+        else:
+            response, logprobs = (part.transpose(0, 1) for part in processes.divided(n, of_responses))
     return response.reshape(x * n, steps), logprobs.reshape(x * n, steps)
 
 

@@ -55,13 +55,15 @@ def read_model(folder: Path, dtype: torch.dtype | None) -> Any:
 
 
 def digest(policy: Policy) -> str:
-    """SHA-256 of everything that decides the output of a policy: weights, vocabulary, prefix."""
+    """SHA-256 of everything that decides the output of a policy: weights (sharded: those here), vocabulary, prefix."""
     import torch
+
+    from .models.sharding import own
 
     total = hashlib.sha256(repr((policy.vocab_size, policy.num_control, policy.prefix)).encode())
     for name, weight in policy.state_dict().items():
         total.update(f"{name} {tuple(weight.shape)}".encode())
-        total.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+        total.update(own(weight.detach()).cpu().reshape(-1).view(torch.uint8).numpy())
     return total.hexdigest()
 
 

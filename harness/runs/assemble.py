@@ -29,8 +29,8 @@ from harness.measure import base_responses as base_policy
 from harness.measure.evaluator import EVALUATION_VERSION, Evaluator
 from harness.measure.kept import KeptEvaluation
 from harness.policy.loading import LoadedModel, load_model, with_prefix
-from harness.policy.models import adapters, composite, processes
-from harness.policy.models.setup import setup_of
+from harness.policy.models import adapters, composite, processes, sharding
+from harness.policy.models.setup import check_shard, setup_of
 from harness.policy.policy import Policy, naming
 from harness.policy.tokenizers import read_tokenizer
 from harness.records.schema import SCHEMA_VERSION, Git, Provenance
@@ -68,6 +68,7 @@ class Parts(NamedTuple):
 def check(settings: RunSettings, method: str) -> None:
     """Check a run's settings before anything is loaded; raises BadSetting, UnknownName, or MissingPrerequisite without peft."""
     of_method = checked(registry.load("method", method).Settings, settings.method, "method")
+    check_shard(settings.model)
     if settings.model.lora.rank:
         adapters.required()
         if getattr(of_method, "start", "base") == "scratch":
@@ -100,10 +101,13 @@ def parts(settings: RunSettings, task_name: str, offline: bool = False, out: Pat
     chosen = settings.model
     with hub_offline(offline):
         model = _known(load_model(_where(chosen.id), offline=offline, revision=chosen.revision))
-        model.policy.to(device(chosen.device))
+        where = torch.device(device(chosen.device))
+        model.policy.setup = setup_of(chosen, model.policy.model, model.identity["sha256"])
+        if model.policy.setup.shard:  # layer by layer: a whole policy may not fit
+            model.policy.model = sharding.shard(model.policy.model, where)
+        model.policy.to(where)
         computed = precision(chosen.dtype, model.policy.device)
         model.policy.precision, model.policy.tokenizer = getattr(torch, computed.dtype), model.tokenizer
-        model.policy.setup = setup_of(chosen, model.policy.model, model.identity["sha256"])
         task = _task(settings, task_name, model, offline, out)
     micro = model.identity.get("name") == "policy" and settings.task.prompts == "micro"
     return Parts(model, task, micro, named.file_identity("task", task_name), computed)
@@ -218,7 +222,8 @@ def fluency_model(where: str | None, settings: RunSettings, offline: bool, base:
 
     if where is None or where == "none":
         return None
-    if base is not None and where == settings.model.id != "micro" and settings.model.revision is None:
+    shared = base is not None and not base.policy.setup.shard  # a sharded policy is read by all processes in step
+    if shared and where == settings.model.id != "micro" and settings.model.revision is None:
         model = base._replace(policy=base.policy.around(base.policy.model))
         model.policy.precision = torch.float32  # as if it were loaded on its own
     else:
@@ -272,7 +277,7 @@ def external_model(where: str, shared: Parts, offline: bool, prefix: str | None 
     if (folder / "policy.json").is_file():
         if prefix is not None:
             raise BadSetting(f"{where} is the policy of a run, which has its own prefix; leave out --prefix")
-        policy = Policy.load(folder, base=base.policy)
+        policy = Policy.load(folder, base=base.policy.whole())
         check_model(policy, folder)
         parts = [folder / "policy.json", *composite.files(folder), *sorted(folder.rglob("*.safetensors"))]
         files = [hashlib.sha256(path.read_bytes()).hexdigest() for path in parts]

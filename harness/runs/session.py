@@ -23,7 +23,8 @@ from harness.core.settings import RunSettings
 from harness.core.text import count
 from harness.core.types import Metric
 from harness.measure.evaluator import Evaluation, Evaluator
-from harness.policy.models import processes
+from harness.policy.loading import to_write
+from harness.policy.models import processes, sharding
 from harness.policy.policy import Policy
 from harness.records import schema
 from harness.records.schema import SCHEMA_VERSION, Fault, Manifest, Provenance, Scalars, Selection, Summary, metric_records
@@ -193,7 +194,7 @@ class Session:
         if place == checkpoint_rule.KEPT:
             if not hasattr(trial.deployed, "save"):
                 raise RunFailed(f"{self.cell.method_name} has no policy that can be kept on disk; set evaluation.select=last")
-            self.store.keep_policy(trial.deployed, point.update)
+            self.store.keep_policy(to_write(trial.deployed), point.update)
         self.chosen = point
 
     def _deployed(self, trial: Trial, along: Evaluator) -> Any:
@@ -290,7 +291,7 @@ class Session:
             "clock": dict(self.clock.seconds),
             "scalars": self.scalar_rows,
         }
-        self.store.save_checkpoint(trial.policy, state)
+        self.store.save_checkpoint(to_write(trial.policy), state)
         if self.chosen is not None:
             self.store.drop_kept(self.chosen.update)
         self.saved = time.monotonic()
@@ -324,7 +325,7 @@ class Session:
             if rows:
                 self.store.write_samples(name, rows)
         self.store.write_prompts(self.cell.settings.evaluation.split, final.prompts)
-        self.store.finish(deployed.published() if isinstance(deployed, Policy) else deployed)
+        self.store.finish(to_write(deployed, published=True))
         status = "degraded" if self._degraded(trial, final) else "done"
         summary = self._summary(status, trial, evaluator, base, final)
         # with its summary on disk the run is done: the same command completes the rest, and nothing is removed before
@@ -385,15 +386,15 @@ def blamed(method: str, trial: Trial) -> Iterator[None]:
 def check_weights(trial: Trial) -> None:
     """Raise NotFinite if the norm of a policy's weights is not finite in float32."""
     policies = {id(p): p for p in (trial.policy, trial.deployed) if isinstance(p, torch.nn.Module)}
-    weights = [weight.detach() for policy in policies.values() for weight in policy.parameters()]
-    if not torch.nn.utils.get_total_norm(weights).isfinite():
+    weights = [sharding.own(weight.detach()) for policy in policies.values() for weight in policy.parameters()]
+    if processes.any_of(not torch.nn.utils.get_total_norm(weights).isfinite())[0]:
         raise NotFinite("it leaves weights that are NaN or too large; look at how it changes them, or try a smaller lr")
 
 
 def _load(checkpoint: Path, base: Policy) -> Policy:
     """Load the policy of a checkpoint; raises CorruptRecord if it cannot be read."""
     try:
-        return Policy.load(checkpoint, base=base)
+        return Policy.load(checkpoint, base=base.whole())
     except BadData as e:
         raise CorruptRecord(f"{one_line(e)}; start again with --fresh") from e
 

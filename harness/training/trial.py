@@ -16,7 +16,7 @@ from torch import Tensor
 from harness.core.errors import MethodFailed, NotFinite, RunFailed
 from harness.core.text import count
 from harness.core.types import DeployedPolicy, Documents, Prompts, Rollout, Settings, Task
-from harness.policy.models import processes
+from harness.policy.models import processes, sharding
 from harness.policy.policy import Policy, tokens_of
 from harness.policy.sampler import sample
 
@@ -115,6 +115,7 @@ class Trial:
         self._task, self._budget, self._lr = task, budget, lr
         self._optimizer_settings = optimizer or OptimizerSettings()
         self._optimizer: torch.optim.Optimizer | None = None
+        self._stepped: list[torch.nn.Parameter] = []  # what it changes: the weights, or the parts of a sharded policy
         self._beside: list[torch.nn.Module] = []  # trained with the policy, in the order of `train_also`
         self._kept: dict[str, Any] = {}
         self._restored = state
@@ -220,8 +221,7 @@ class Trial:
         optimizer.zero_grad()
         processes.check_same(self.rng, loss)
         processes.backward(loss)
-        processes.summed(p.grad for p in self._trained() if p.grad is not None)
-        norm = torch.nn.utils.clip_grad_norm_(self._trained(), self._optimizer_settings.clip_norm)
+        norm = self._clipped()
         self._check_finite("gradient norm", norm)
         for group in optimizer.param_groups:
             group["lr"] = self._learning_rate()
@@ -256,7 +256,7 @@ class Trial:
         saved = self._restored["kept"] if self._restored else {}
         for name, value in saved.items():
             if hasattr(state[name], "load_state_dict"):
-                state[name].load_state_dict(value)
+                sharding.fill(state[name], value)
             else:
                 state[name] = value
         for name, value in state.items():
@@ -271,14 +271,25 @@ class Trial:
         before = self._restored or {"kept": {}, "optimizer": None}  # until the method has taken it up, it must not be lost
         for name, value in self._kept.items():
             _check_plain(name, value)
-        kept = {k: v.state_dict() if hasattr(v, "state_dict") else v for k, v in self._kept.items()} or before["kept"]
-        optimizer = self._optimizer.state_dict() if self._optimizer else before["optimizer"]
+        kept = {k: sharding.state_of(v) if hasattr(v, "state_dict") else v for k, v in self._kept.items()} or before["kept"]
+        optimizer = before["optimizer"]
+        if self._optimizer is not None:
+            optimizer = sharding.whole_moments(self._optimizer.state_dict(), self._trained())
         state = {"rng": self.rng.get_state(), "cost": cost, "unscored": self.unscored, "spent": self._spent}
         return state | {"kept": kept, "optimizer": optimizer}
 
     def _trained(self) -> list[torch.nn.Parameter]:
         # the order is the optimizer's, which a checkpoint goes by
         return [p for module in (self.policy, *self._beside) for p in module.parameters() if p.requires_grad]
+
+    def _clipped(self) -> Tensor:
+        """Sum the gradients over the processes and clip them by their norm, which is returned: -> []."""
+        trained, most = self._trained(), self._optimizer_settings.clip_norm
+        whole = [p for p in trained if not sharding.divided(p)]
+        processes.summed(p.grad for p in whole if p.grad is not None)
+        if len(whole) == len(trained):
+            return torch.nn.utils.clip_grad_norm_(whole, most)
+        return sharding.clipped(trained, self._stepped, most)
 
     def _build_optimizer(self) -> torch.optim.Optimizer:
         # built at the first update, after a method has added its control tokens
@@ -291,9 +302,10 @@ class Trial:
                 f"the weights to train are {str(narrow).removeprefix('torch.')}, in which small steps are lost; "
                 f"expected float32 weights (model.dtype=bfloat16 computes in bfloat16 and keeps them)"
             )
-        self._optimizer = torch.optim.Adam(self._trained(), lr=self._lr, betas=s.betas, eps=s.eps, fused=True)
+        self._stepped = [sharding.stepped(p) for p in self._trained()]
+        self._optimizer = torch.optim.Adam(self._stepped, lr=self._lr, betas=s.betas, eps=s.eps, fused=True)
         if self._restored and self._restored["optimizer"]:
-            self._optimizer.load_state_dict(self._restored["optimizer"])
+            self._optimizer.load_state_dict(sharding.own_moments(self._restored["optimizer"], self._trained()))
         return self._optimizer
 
     def _learning_rate(self) -> float:

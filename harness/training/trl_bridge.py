@@ -36,7 +36,7 @@ from torch import Tensor
 
 from harness.core.errors import MissingPrerequisite, RunFailed
 from harness.core.types import Rollout
-from harness.policy.models import processes
+from harness.policy.models import processes, sharding
 from harness.policy.models.setup import in_parts, joined
 from harness.policy.policy import Policy, positions
 
@@ -160,7 +160,7 @@ def _build(kind: Any, config: Any, trial: Trial, options: dict[str, Any], row: d
 
 def _shell(policy: Policy) -> Any:
     """The policy's model with the same weights, but with attributes of its own for a trainer to write to."""
-    model = copy.copy(policy.model)
+    model = sharding.shell(policy.model)
     model.config, model.generation_config = copy.deepcopy((model.config, model.generation_config))
     return model
 
@@ -177,21 +177,24 @@ def _watch(shell: Any, policy: Policy) -> None:
         policy.count(int(attention_mask.sum()))
         rows = len(attention_mask)
         given = {name: x for name, x in inputs.items() if isinstance(x, Tensor) and x.dim() and len(x) == rows}
+        own = own_rows(rows)
+        part = {name: x[own] for name, x in (given | {"attention_mask": attention_mask}).items()}
+        out = read_in_parts(part, {name: x for name, x in inputs.items() if name not in given})
+        return out if processes.size() == 1 else processes.output_of_all(out, rows)
 
-        def read(first: int, last: int) -> Any:
-            part = {name: x[first:last] for name, x in given.items()}
-            return computed(attention_mask[first:last], **inputs | part)
-
-        def read_in_parts(first: int, last: int) -> Any:
-            size = policy.setup.micro_batch
-            if not 0 < size < last - first or not policy.trains:
-                return read(first, last)
-            return joined(in_parts(lambda i, j: read(first + i, first + j), last - first, size))
-
+    def own_rows(n: int) -> Any:
         if processes.size() == 1:
-            return read_in_parts(0, rows)
-        own = processes.shares(rows)[processes.rank()].read
-        return processes.output_of_all(read_in_parts(own.start, own.stop), rows)
+            return slice(0, n)
+        return processes.level_rows(n) if sharding.sharded(policy.model) else processes.shares(n)[processes.rank()].read
+
+    def read_in_parts(given: dict[str, Tensor], others: dict[str, Any]) -> Any:
+        def read(first: int, last: int) -> Any:
+            return computed(**{name: x[first:last] for name, x in given.items()}, **others)
+
+        rows, size = len(given["attention_mask"]), policy.setup.micro_batch
+        if not 0 < size < rows or not policy.trains:
+            return read(0, rows)
+        return joined(in_parts(read, rows, size))
 
     shell.forward = counted
 

@@ -16,29 +16,35 @@ from .terms import Shared, attach, flat
 
 
 def read(
-    rows: Callable[[Rollout], tuple[Tensor, ...]], rollout: Rollout, real: Callable[[Tensor], Tensor | None]
+    rows: Callable[[Rollout], tuple[Tensor, ...]],
+    rollout: Rollout,
+    real: Callable[[Tensor], Tensor | None],
+    level: bool = False,
 ) -> tuple[Tensor, ...]:
     """Logits, and states if `rows` returns them, each process reading its own rows: [B, R] -> [B, R, V], [B, R, D].
 
     `real` finds the positions of response tokens, None for all. Every process gets what is read of the whole batch, and passes
-    back the gradient of its own rows. With one process it is `rows`.
+    back the gradient of its own rows. With one process it is `rows`. With `level` all processes read as many rows.
     """
     if processes.size() == 1:
         return rows(rollout)
     n = len(rollout.response)
-    logits, *states = rows(_own(rollout))
+    logits, *states = rows(_own(rollout, level))
     found = gathered_logits(logits, real(rollout.response_mask), n)
     return found, *(processes.with_gradient(x, n) for x in states)
 
 
-def read_states(rows: Callable[[Rollout], Tensor], rollout: Rollout) -> Tensor:
+def read_states(rows: Callable[[Rollout], Tensor], rollout: Rollout, level: bool = False) -> Tensor:
     """As `read`, of states alone: [B, R] -> [B, R, D]."""
     if processes.size() == 1:
         return rows(rollout)
-    return processes.with_gradient(rows(_own(rollout)), len(rollout.response))
+    return processes.with_gradient(rows(_own(rollout, level)), len(rollout.response))
 
 
-def _own(rollout: Rollout) -> Rollout:
+def _own(rollout: Rollout, level: bool) -> Rollout:
+    """The rows of this process; if `level`, as many in each, so that all make the same passes of a sharded model."""
+    if level:
+        return rollout.rows(processes.level_rows(len(rollout.response)).to(rollout.response.device))
     return processes.rows_of(rollout, processes.shares(len(rollout.response))[processes.rank()].read)
 
 

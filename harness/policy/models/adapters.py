@@ -87,6 +87,14 @@ def attach(model: Any, lora: Lora) -> None:
     model.eval()
 
 
+def trainable(model: Any, lora: Lora) -> None:
+    """Make the adapter of a model train, which it gets here if it has none."""
+    if not attached(model):
+        attach(model, lora)
+    for weight in trained(model):
+        weight.requires_grad_(True)
+
+
 def trained(model: nn.Module) -> Iterator[nn.Parameter]:
     """The weights of adapters and of control tokens."""
     return (weight for name, weight in model.named_parameters() if ".lora_" in name or name.endswith(".control_rows"))

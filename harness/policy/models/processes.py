@@ -71,15 +71,16 @@ def _leave() -> None:
 
 def size() -> int:
     """The number of processes that divide the work now: 1 without a group, and within `alone`."""
-    return _grouped() if not _ALONE.get() else 1
+    return grouped() if not _ALONE.get() else 1
 
 
 def rank() -> int:
     """The place of this process in its group, 0 without one."""
-    return dist.get_rank() if _grouped() > 1 else 0
+    return dist.get_rank() if grouped() > 1 else 0
 
 
-def _grouped() -> int:
+def grouped() -> int:
+    """The number of processes of the group, also within `alone`: 1 without one."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
@@ -114,6 +115,13 @@ def shares(n: int) -> list[Share]:
     """The rows of each process."""
     each, more = divmod(n, size())
     return [Share(r * each + min(r, more), each + (r < more)) for r in range(size())]
+
+
+def level_rows(n: int) -> Tensor:
+    """The rows of this process among n, and the first of all again where another process has one more: [as many in each]."""
+    most, share = shares(n)[0].size, shares(n)[rank()]
+    rows = torch.arange(share.begin, share.begin + share.size)
+    return torch.cat([rows, rows.new_zeros(most - share.size)])
 
 
 def gathered(x: Tensor, n: int) -> Tensor:
@@ -168,10 +176,13 @@ def divided(n: int, work: Callable[[slice], tuple[Tensor, ...]]) -> tuple[Tensor
     return tuple(gathered(x, n) for x in found)
 
 
-def by_rows(read: Callable[[Rollout], tuple[Tensor, ...]], rollout: Rollout) -> tuple[Tensor, ...]:
-    """As `divided`, of the rows of a rollout: [B, R] -> [B, ...] each."""
+def by_rows(read: Callable[[Rollout], tuple[Tensor, ...]], rollout: Rollout, level: bool = False) -> tuple[Tensor, ...]:
+    """As `divided`, of the rows of a rollout: [B, R] -> [B, ...] each; if `level`, each process reads as many rows."""
     if size() == 1:
         return read(rollout)
+    if level:
+        own = rollout.rows(level_rows(len(rollout.response)).to(rollout.response.device))
+        return divided(len(rollout.response), lambda rows: read(own))
     return divided(len(rollout.response), lambda rows: read(rows_of(rollout, rows)))
 
 

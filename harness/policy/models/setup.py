@@ -17,12 +17,19 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from harness.core.errors import BadSetting
+from harness.core.process import started_together
 from harness.core.settings import ModelSettings
 
-from . import adapters
+from . import adapters, processes
 from .adapters import Lora
 
 RECOMPUTED: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}  # there is no dropout to repeat
+
+
+ALONE = (
+    "model.shard=full divides the weights among the processes of torchrun, and there is one process; start with torchrun "
+    "--nproc_per_node N -m harness run, or set model.shard=none"
+)
 
 
 class Setup(NamedTuple):
@@ -32,6 +39,7 @@ class Setup(NamedTuple):
     checkpointing: bool = False  # whether a layer's activations are computed again in the backward pass
     lora: Lora | None = None  # None trains all weights
     base: Mapping[str, str] = {}  # name and sha256 of the base model, beside which an adapter is saved
+    shard: bool = False  # whether weights are divided among processes, which changes no number
 
     def identity(self) -> dict[str, Any]:
         """What differs from training all weights on whole batches, for the identity of a run; empty where nothing does."""
@@ -44,16 +52,25 @@ class Setup(NamedTuple):
         return {"setup": changed} if changed else {}
 
 
+def check_shard(settings: ModelSettings) -> None:
+    """Raise BadSetting where weights are to be divided among processes and there is one."""
+    if settings.shard == "full" and max(processes.size(), started_together()) == 1:
+        raise BadSetting(ALONE)
+
+
 def setup_of(settings: ModelSettings, model: Any, sha256: str) -> Setup:
     """The setup that the settings of a model ask for; raises BadSetting or MissingPrerequisite where the model has no such."""
     lora, asked = None, settings.lora
+    check_shard(settings)
     if asked.rank:
         lora = Lora(asked.rank, asked.alpha or 2.0 * asked.rank, asked.merge)
         adapters.required()
         adapters.targets(model)
     if settings.checkpointing:
         checkpointed_layers(model)
-    return Setup(settings.micro_batch, settings.checkpointing, lora, {"name": settings.id, "sha256": sha256})
+    return Setup(
+        settings.micro_batch, settings.checkpointing, lora, {"name": settings.id, "sha256": sha256}, settings.shard == "full"
+    )
 
 
 def in_parts(read: Callable[[Any, Any], Any], rows: int, size: int) -> list[Any]:

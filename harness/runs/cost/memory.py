@@ -11,6 +11,7 @@ import json
 from typing import Any, NamedTuple
 
 from harness.core import registry
+from harness.core.process import started_together
 from harness.core.settings import RunSettings
 from harness.core.types import LoraSettings
 
@@ -36,10 +37,11 @@ class Memory(NamedTuple):
     activations: float
     logits: float
     scorers: float  # judge of fluency and classifiers
+    gathered: float = 0.0  # a sharded policy as a whole, while it samples
 
     @property
     def peak(self) -> float:
-        return sum(self)
+        return self.weights + self.training + self.scorers + max(self.activations + self.logits, self.gathered)
 
 
 def memory(settings: RunSettings, method: str, scorers: float = 0.0) -> dict[str, Any] | None:
@@ -109,7 +111,13 @@ def estimate(settings: RunSettings, policy: Shape, load: Load, scorers: float = 
     fluency = shape(settings.task.fluency or "none")
     judge = 4 * fluency.parameters / GB if fluency is not None else 0.0
     training = 12 * copies * trained
-    return Memory(weights / GB, training / GB, kept / GB, logits / GB, scorers + judge)
+    if model.shard == "none":
+        return Memory(weights / GB, training / GB, kept / GB, logits / GB, scorers + judge)
+    # a copy with an adapter has a part of the frozen weights too; of a layer weights and gradients are whole in its pass
+    n_processes, held = started_together(), 4 * copies * n if rank else 0
+    kept += 8 * n / policy.layers
+    part = (weights + held) / n_processes
+    return Memory(part / GB, training / n_processes / GB, kept / GB, logits / GB, scorers + judge, 4 * (n + trained) / GB)
 
 
 def fits(found: Memory, card: float) -> bool:
