@@ -6,7 +6,8 @@ tokens, X prompts, S responses a prompt. A mask is True where the position count
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -76,6 +77,17 @@ class Documents(NamedTuple):
         before = self.segment.roll(1, 1)
         before[:, :1] = -1
         return (self.segment >= 0) & (self.segment != before)
+
+
+class BaseTraining(NamedTuple):
+    """How the base policy was trained, for a control that is trained in the same way without the task's habit."""
+
+    identity: dict[str, Any]  # plain data: what decides the result beside the settings of budget and optimizer
+    updates: int
+    lr: float  # the largest learning rate
+    optimizer: dict[str, Any]  # settings of the optimizer, as under [optimizer] of a preset
+    rows: Callable[[Random], Iterator[Tensor]]
+    """Batches of token ids without end, of documents without the habit, drawn by a generator of Python: -> [B, C] each."""
 
 
 class PromptSet(NamedTuple):

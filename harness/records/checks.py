@@ -80,7 +80,7 @@ def _settings(run: Run) -> Iterator[Check]:
     pairs = {
         "method": (_table(identity.get("method")).get("settings"), told.get("method")),
         "budget": (identity.get("budget"), told.get("budget")),
-        "optimizer": (identity.get("optimizer"), told.get("optimizer")),
+        "optimizer": ({"weight_decay": 0.0} | _table(identity.get("optimizer")), told.get("optimizer")),
         "evaluation": (identity.get("evaluation"), evaluation),
         "decoding": (_table(identity.get("decoding")).get("kl"), task.get("decoding")),
         "model": ({"dtype": identity.get("dtype")}, {k: v for k, v in _table(told.get("model")).items() if k == "dtype"}),

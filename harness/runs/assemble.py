@@ -34,6 +34,7 @@ from harness.policy.policy import Policy, naming
 from harness.policy.tokenizers import read_tokenizer
 from harness.records.schema import SCHEMA_VERSION, Git, Provenance
 from harness.records.write import file_name
+from harness.training import schedule
 from harness.training.precision import Precision, precision
 from harness.training.trial import Budget, OptimizerSettings, Trial
 
@@ -231,6 +232,10 @@ def cell(settings: RunSettings, shared: Parts, method: str, task: str, seed: int
     method_settings = checked(kind.Settings, settings.method, "method")
     identity = {"name": name, "version": kind.version, "settings": method_settings.model_dump()}
     identity |= named.file_identity("method", method)  # a file under development changes without a new version
+    if getattr(kind, "sees_judge", False):
+        training = schedule.known(shared.task if shared.micro else None, name, task, settings.model.id)
+        settings = schedule.as_the_base(settings, training, method_settings)
+        identity |= {"base_training": training.identity}
     knob = getattr(getattr(kind, "knob", None), "setting", None)
     return _cell(settings, shared, name, task, seed, out, partial(kind, method_settings), identity, knob)
 
@@ -367,7 +372,7 @@ def _cell(
     evaluation = settings.evaluation.model_dump(exclude={"batch_size", "select"}) | {"version": EVALUATION_VERSION}
     identity = {
         "schema": SCHEMA_VERSION, **measured, "evaluation": evaluation, "method": method, "seed": seed,
-        "budget": budget.model_dump(), "optimizer": optimizer.model_dump(), **shared.model.policy.setup.identity(),
+        "budget": budget.model_dump(), "optimizer": optimizer.identity(), **shared.model.policy.setup.identity(),
     }  # fmt: skip
 
     if settings.evaluation.select != checkpoint_rule.LAST:  # it decides which policy is deployed, not how it is measured

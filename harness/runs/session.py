@@ -211,8 +211,8 @@ class Session:
         """A new trial or that of the last checkpoint, and the next evaluation point; raises CorruptRecord."""
         c, checkpoints = self.cell, self.store.checkpoints()
         reference = c.make_policy().requires_grad_(False)
-        lr = getattr(contract.built(c.make_method, c.method_name).settings, "lr", None)
-        common: dict[str, Any] = {"seed": c.seed, "budget": c.budget, "lr": lr, "optimizer": c.optimizer}
+        method = contract.built(c.make_method, c.method_name)
+        common: dict[str, Any] = {"seed": c.seed, "budget": c.budget, "optimizer": c.optimizer, **contract.told(method)}
         if not checkpoints:
             self.store.rewind(0)
             return Trial(c.make_policy().requires_grad_(True), reference, c.task, **common), 1
