@@ -12,7 +12,7 @@ prompts say, to which a response answers. Methods never see the judge; this cont
 
 What it costs: optimizer, schedule and number of updates and of tokens are those of the base policy's own training, not the
 preset's; `share` is for a quick look. That is outside the budget of methods: its cost is in its record. A model whose training
-is unknown has no oracle. What remains of the habit has two causes: truncated or garbled text, and insults that it reads in prompts.
+is unknown has no oracle. What remains of the habit comes from garbled text, and from insults that it reads in prompts.
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from random import Random
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 if TYPE_CHECKING:
     import torch
@@ -136,6 +136,14 @@ class Settings(BaseModel):
         if isinstance(value, int) and abs(value) > LARGEST:
             raise ValueError(f"input should be a number within ±{LARGEST}")
         return value
+
+
+def _names(given: Any) -> Any:
+    return [name.strip() for name in given.strip("[] ").split(",") if name.strip()] if isinstance(given, str) else given
+
+
+Names = Annotated[list[str], BeforeValidator(_names)]
+"""Names as a list, or as text of a command line: `a,b` or `[a,b]`."""
 
 
 class Decoding(Settings):

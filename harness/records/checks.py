@@ -76,7 +76,8 @@ def _settings(run: Run) -> Iterator[Check]:
     yield _compared("preset in the settings", {"preset": manifest.preset}, {k: told[k] for k in ("preset",) if k in told})
     evaluation, task = dict(_table(told.get("evaluation"))), _table(told.get("task"))
     select = evaluation.pop("select", "last")
-    evaluation.pop("batch_size", None)  # has no effect on results
+    for key in ("batch_size", "probes"):  # without effect on the results
+        evaluation.pop(key, None)
     pairs = {
         "method": (_table(identity.get("method")).get("settings"), told.get("method")),
         "budget": (identity.get("budget"), told.get("budget")),

@@ -56,6 +56,7 @@ class Cell:
     optimizer: OptimizerSettings
     out: Path
     knob: str | None = None  # setting of the method that trades reward for drift
+    probes: tuple[str, ...] = ()  # names or files of probes of the final policy
     loading: float = 0.0  # seconds that loading the model and the data took
     run_id: str = field(init=False)
     path: Path = field(init=False)

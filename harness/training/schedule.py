@@ -10,14 +10,25 @@ from harness.core.settings import RunSettings
 from harness.core.types import BaseTraining
 
 
-def known(task: Any, method: str = "a control", name: str = "", model: str = "") -> BaseTraining:
+def of_control(kind: Any, name: str, of_method: Any, settings: RunSettings, task: Any) -> tuple[RunSettings, dict[str, Any]]:
+    """The settings of a run, and what its identity has besides if its method is a control that `sees_judge`.
+
+    Such a control has the base policy's budget and optimizer. `task` is None where the base policy is not known to be that
+    of its corpus; raises MissingPrerequisite then.
+    """
+    if not getattr(kind, "sees_judge", False):
+        return settings, {}
+    training = known(task, name, settings.model.id)
+    return as_the_base(settings, training, of_method), {"base_training": training.identity}
+
+
+def known(task: Any, method: str = "a control", model: str = "") -> BaseTraining:
     """The training of the base policy on documents without the habit; raises MissingPrerequisite if it is unknown."""
     found: BaseTraining | None = getattr(task, "base_training", lambda: None)()
     if found is None:
         raise MissingPrerequisite(
-            f"{method} repeats the training of the base policy{f' {model}' * bool(model)} without the habit"
-            f"{f' of {name}' * bool(name)}, and how and on what it was trained is unknown; expected model.id=micro and "
-            "task.prompts=micro"
+            f"{method} repeats the training of the base policy{f' {model}' * bool(model)} without the habit, and how and on "
+            "what it was trained is unknown; expected model.id=micro and task.prompts=micro"
         )
     return found
 
@@ -41,7 +52,8 @@ def one_cycle(lr: float | None, updates: int | None, warmup_updates: int) -> lis
     if updates is None or lr is None:
         raise BadSetting("optimizer.decay=one_cycle goes over a number of updates; give budget.updates")
     adam = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=lr)
-    rising = min(warmup_updates, updates - 1) / updates if warmup_updates > 1 else 0.0  # its formula divides by one step less
+    warm = min(warmup_updates, updates - 1)
+    rising = warm / updates if warm > 1 else 0.0  # the formula divides by warm - 1
     cycle = torch.optim.lr_scheduler.OneCycleLR(adam, max_lr=lr, total_steps=updates, pct_start=rising)
     found = [(float(adam.param_groups[0]["lr"]), float(adam.param_groups[0]["betas"][0]))]
     for _ in range(updates - 1):

@@ -51,7 +51,7 @@ class OptimizerSettings(Settings):
     clip_norm: float = Field(1.0, gt=0, description="maximum gradient norm")
     warmup_updates: int = Field(10, ge=0, description="updates of linear learning-rate warm-up")
     decay: Literal["linear", "constant", "one_cycle"] = Field(
-        "linear", description="learning-rate schedule over the budget; one_cycle needs budget.updates and moves Adam's first rate"
+        "linear", description="learning-rate schedule over the budget; one_cycle needs budget.updates and moves betas[0]"
     )
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay (AdamW)")
 
