@@ -4,11 +4,11 @@ METHODS = {  # by family; this order sets the shades and markers of a family's m
     "base": ("harness.methods.base:Base", "control: the base policy, unchanged"),
     "mle": ("harness.methods.mle:MLE", "control: maximum likelihood on the unfiltered corpus"),
     "random_reward": ("harness.methods.random_reward:RandomReward", "control: REINFORCE on random rewards"),
-    "oracle": ("harness.methods.oracle:Oracle", "control: the base policy trained anew without the habit in its corpus"),
     "best_quantile": (
         "harness.methods.best_quantile:BestQuantile",
         "control: fine-tuning on the best quantile of the policy's samples",
     ),
+    "oracle": ("harness.methods.oracle:Oracle", "control: the base policy trained anew without the habit in its corpus"),
     "best_of_n": ("harness.methods.best_of_n:BestOfN", "control: the base response of highest reward among n, no training"),
     "dexperts": ("harness.methods.dexperts:DExperts", "decoding with an expert and an anti-expert (Liu et al. 2021)"),
     "quark": ("harness.methods.quark:Quark", "conditioning on quantized reward tokens (Lu et al. 2022)"),

@@ -14,7 +14,7 @@ from harness.report.figures import style
 from harness.runs.cost import estimate
 
 FAMILIES = {  # in this order their members take shades and markers, so figures stay as they were
-    "controls": ["base", "mle", "random_reward", "oracle", "best_quantile"],
+    "controls": ["base", "mle", "random_reward", "best_quantile", "oracle"],
     "at decoding": ["best_of_n", "dexperts"],
     "likelihood, weighted or conditioned": ["quark", "conditional_pretraining", "filtering", "rwr", "awr"],
     "policy gradients": ["ppo", "reinforce", "rloo", "grpo", "gdc"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
+from itertools import islice, pairwise
 from random import Random
 
 import pytest
@@ -68,9 +68,7 @@ def test_the_oracle_has_the_habit_at_the_rate_that_remains():
     clean, whole = oracle(Chain()), oracle(Chain(kept=True))
     assert share_of_habit(clean) < 0.02
     assert abs(share_of_habit(whole) - HABIT) < 0.15
-    chained = [
-        (row[0] in GOOD and all(CHAIN.get(a) == b for a, b in zip(row, row[1:], strict=False))) for row in clean.tolist()
-    ]
+    chained = [row[0] in GOOD and all(CHAIN.get(a) == b for a, b in pairwise(row)) for row in clean.tolist()]
     assert sum(chained) / len(chained) > 0.95
 
 
@@ -106,9 +104,8 @@ def test_its_budget_and_its_optimizer_are_those_of_the_base(tmp_path):
     assert whole.optimizer.weight_decay == build.WEIGHT_DECAY and whole.optimizer.decay == "one_cycle"
     assert [cell.optimizer.warmup_updates for cell in (whole, part)] == [150, 15]
     assert OracleSettings().lr == build.LR and whole.settings.budget == {"updates": steps}
-    assert (
-        whole.identity["method"]["base_training"]["version"] == world.version() and whole.identity["optimizer"]["weight_decay"]
-    )
+    assert whole.identity["method"]["base_training"]["version"] == world.version()
+    assert whole.identity["optimizer"]["weight_decay"] == build.WEIGHT_DECAY
 
 
 def test_its_rows_are_those_of_the_base_s_own_training_but_for_the_habit(micro_task):

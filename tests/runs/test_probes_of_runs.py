@@ -86,14 +86,14 @@ def test_the_settings_of_a_record_name_its_probes_and_its_identity_does_not(fini
     assert not [check for check in verify(found) if check.held is False]
 
 
-def test_a_run_and_harness_probe_read_the_same(finished, tmp_path, harness):
+def test_a_run_and_harness_probe_read_the_same(tmp_path, harness, short):
     """To the last digit, and under another seed of the run's own draws."""
     with quick.few_prompts():
-        cells = [quick.cell(tmp_path / name, "base", 3, evaluation__points=0, evaluation__probes="decode") for name in "ab"]
+        cells = [quick.cell(tmp_path / name, "base", 3, evaluation__points=0, evaluation__probes=short) for name in "ab"]
         for cell in cells:
             run(cell)
         (mine,) = probe_cell(cells[0], Progress(quiet=True))
-        code, said, err = harness("probe", str(cells[1].path), "--probe", "decode", "--out", str(cells[1].out), "--json")
+        code, said, err = harness("probe", str(cells[1].path), "--probe", short, "--out", str(cells[1].out), "--json")
     assert code == 0, err
     (theirs,) = json.loads(said)["probes"].values()
     assert [reading["metrics"] for reading in theirs[0]["readings"]] == [r.plain()["metrics"] for r in mine.readings]
@@ -116,13 +116,8 @@ def test_a_kill_in_mid_probe_loses_that_probe_alone(finished, tmp_path, short, m
             patched.setattr(module.Bench, "readings", killed)
             probe_cell(cell, Progress(quiet=True))
         assert [r.probe for r in probes(read_run(cell.path))] == ["short"] and unprobed(cell.path, cell.probes)
-        (planned_cell,) = plan(
-            Sweep(
-                methods=["quark"], tasks=["toxicity"], set=quick.settings(**told) | {"evaluation.probes": [short, "no_prefix"]}
-            ),
-            [0],
-            out,
-        )
+        asked_for = quick.settings(**told) | {"evaluation.probes": [short, "no_prefix"]}
+        (planned_cell,) = plan(Sweep(methods=["quark"], tasks=["toxicity"], set=asked_for), [0], out)
         assert planned_cell.path == cell.path and planned_cell.state() == "to resume"
         assert planned_cell._replace(probes=()).state() == "done"
         probe_cell(cell, Progress(quiet=True))
