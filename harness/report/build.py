@@ -47,6 +47,7 @@ from .sections import (
     probe_table,
     probe_words,
     time_table,
+    yardstick_words,
 )  # fmt: skip
 from .verdict import impossible, unscored, verdict
 
@@ -133,6 +134,7 @@ def _section(
         "curves": bool(whole.curves),
         "falls": plain(over_optimised(whole)),
         "probed": plain(probe_words(group)),
+        "yardsticks": plain(yardstick_words(group)),
         "cells": tables.cell_matrix(whole, cells),
         "states": [state for cell in cells for state in _states(cell)],
         "unscored": unscored(whole),
