@@ -122,10 +122,8 @@ def yardstick_words(group: StudyGroup) -> str:
     there = {m.method for probing in group.probings[0] for m in probing.methods}
     known = [WHAT_IT_IS[name] for name in YARDSTICKS if name in there]
     shared = any(returns(probing, m) is not None for probing in group.probings[0] for m in probing.methods)
-    both = (
-        " In brackets: the share of the way back, from the oracle's number (0%) to the base policy's (100%)" if shared else ""
-    )
-    return f"Yardsticks: {'; '.join(known)}.{both}" if known else ""
+    back = ". In brackets: the share of the way back, from the oracle's number (0%) to the base policy's (100%)" * shared
+    return f"Yardsticks: {'; '.join(known)}{back}." if known else ""
 
 
 def probe_words(group: StudyGroup) -> str:
