@@ -40,6 +40,7 @@ def run(
     from harness.core.process import quiet as quiet_libraries
     from harness.policy.models import processes
     from harness.runs.assemble import named_cell
+    from harness.runs.finished.probe import probe_cell
     from harness.runs.progress import Progress
     from harness.runs.session import run as run_cell
 
@@ -47,7 +48,10 @@ def run(
     with quiet_libraries():
         processes.join()
         cell = named_cell(method, task, preset, seed, settings or {}, flags, Path(out), offline)
-        return run_cell(cell, fresh=fresh, progress=Progress(quiet or follows()))[0].plain()
+        progress = Progress(quiet or follows())
+        summary, _ = run_cell(cell, fresh=fresh, progress=progress)
+        probe_cell(cell, progress)
+        return summary.plain()
 
 
 def load(folder: str | Path = "results") -> pd.DataFrame:

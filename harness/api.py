@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from harness.core.errors import Unwritable as Unwritable
     from harness.core.errors import one_line as one_line
     from harness.core.errors import refusing as refusing
+    from harness.core.types import BaseTraining as BaseTraining
     from harness.core.types import DataSet as DataSet
     from harness.core.types import Decoding as Decoding
     from harness.core.types import DeployedPolicy as DeployedPolicy
@@ -81,8 +82,8 @@ NAMES = {
         "RunFailed", "UnknownName", "Unwritable", "one_line", "refusing",
     ),
     "core.types": (
-        "DataSet", "Decoding", "DeployedPolicy", "Documents", "Item", "Knob", "Metric", "Prompts", "PromptSet", "Responses",
-        "Rollout", "Scorer", "Settings", "Task",
+        "BaseTraining", "DataSet", "Decoding", "DeployedPolicy", "Documents", "Item", "Knob", "Metric", "Prompts", "PromptSet",
+        "Responses", "Rollout", "Scorer", "Settings", "Task",
     ),
     "measure.frontier": ("best_of_n_kl",),
     "measure.probed": ("Probe", "Probed", "Reading", "with_matrices"),

@@ -8,6 +8,7 @@ METHODS = {  # by family; this order sets the shades and markers of a family's m
         "harness.methods.best_quantile:BestQuantile",
         "control: fine-tuning on the best quantile of the policy's samples",
     ),
+    "oracle": ("harness.methods.oracle:Oracle", "control: the base policy trained anew without the habit in its corpus"),
     "best_of_n": ("harness.methods.best_of_n:BestOfN", "control: the base response of highest reward among n, no training"),
     "dexperts": ("harness.methods.dexperts:DExperts", "decoding with an expert and an anti-expert (Liu et al. 2021)"),
     "self_debias": (

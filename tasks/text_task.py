@@ -13,6 +13,7 @@ from torch import Tensor
 
 from harness.api import (
     BadData,
+    BaseTraining,
     Decoding,
     Documents,
     EmptySelection,
@@ -51,6 +52,8 @@ class Data(NamedTuple):
     measures: dict[str, Callable[[str], float]]  # further metrics of a response, by name; NaN if one does not apply
     places: Mapping[str, str] = NO_PLACES  # {prompt: its location}, a file and line or a row of a data set
     origin: Mapping[str, Any] = NO_PLACES  # provenance of the texts; the identity depends on their content only
+    base_training: Callable[[Any, Callable[[str, str], bool]], BaseTraining] | None = None
+    """How the base policy was trained, where that is known: tokenizer, which documents (prompt, response) to keep -> recipe."""
 
 
 class Labelled(NamedTuple):
@@ -151,6 +154,19 @@ class TextTask:
             return None
         ids = [ids for ids, _ in self._response_ids(self._data.clean)]
         return self._padded([text.prompt for text in self._data.clean], ids)
+
+    def base_training(self) -> BaseTraining | None:
+        """The training of the base policy, on those of its documents that have nothing of the habit; None if it is unknown.
+
+        The judge decides: a document is left out, whole, if its response or any segment of it scores below an empty text.
+        """
+        make = self._data.base_training
+        return None if make is None else make(self._tokenizer, self._harmless)
+
+    def _harmless(self, prompt: str, response: str) -> bool:
+        parts = ["", response, *segments(response)]
+        nothing, *scores = self._judge.score([prompt] * len(parts), parts)
+        return all(score >= nothing for score in scores)  # not where one is NaN
 
     def texts(self, rollout: Rollout) -> list[str]:
         """The responses as text, decoded after their prompts, without special tokens: [B, R] -> [B]."""

@@ -172,6 +172,7 @@ def _run_cell(
     tracking: Tracking = UNTRACKED,
 ) -> int:  # fmt: skip
     from harness.policy.models import processes
+    from harness.runs.finished.probe import probe_cell
     from harness.runs.session import run
 
     watched = tracking if processes.rank() == 0 else UNTRACKED  # of several processes one writes
@@ -180,6 +181,7 @@ def _run_cell(
         summary, worked = run(cell, fresh=fresh, progress=progress, profile=profile)
         if not worked:
             progress.say(f"already done: {cell.path} (--fresh runs it again)")
+        probe_cell(cell, progress)
         # torchrun ends all once one has ended badly
         processes.first(lambda: _show(cell, summary, as_json, unmask, live, progress))
     return 4 if summary.status == "degraded" else 0

@@ -172,7 +172,8 @@ def play(
     if setup is not None:
         base = base.copy().requires_grad_(setup.lora is None)
         base.setup, base.precision = setup, precision
-    options: dict[str, Any] = {"seed": seed, "budget": budget, "lr": getattr(settings, "lr", None)}
+    told = {"lr": getattr(settings, "lr", None), "sees_judge": getattr(subject.kind, "sees_judge", False)}
+    options: dict[str, Any] = {"seed": seed, "budget": budget, **told}
     trial = WatchedTrial(base.copy().requires_grad_(True), base.frozen_copy(), task, **options)
     rows: list[dict[str, float]] = []
     for stop in (*killed_after, None):

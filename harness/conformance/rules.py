@@ -2,8 +2,9 @@
 
 Every listed method is checked. Optional class attributes: `family`, which decides the colour in figures (default "other");
 `knob`, the setting that trades reward for KL; `trains = False` if the method does not train; `tuned_as`, of a control the
-method whose learning rate it takes; `quick`, settings that make updates fast; and `claims`, further properties with the
-settings (on top of `quick`) under which they hold:
+method whose learning rate it takes; `sees_judge = True` of a control that repeats the base policy's training without the
+habit; `quick`, settings that make updates fast; and `claims`, further properties with the settings (on top of `quick`) under
+which they hold:
 
     base_returns   under strong regularisation the policy stays at the base policy: KL(policy || base) < 0.01 nats
     reward_rises   on an easy task the reward of its samples rises
@@ -104,6 +105,7 @@ def described(subject: Subject) -> Finding:
 def all_read(subject: Subject) -> Finding:
     """Check that every setting is read, in the default run or with one choice changed; the harness reads `lr`."""
     fields, read = set(subject.kind.Settings.model_fields), {"lr"} if subject.trains else set()
+    read |= {"share"} if getattr(subject.kind, "sees_judge", False) else set()  # of the base policy's updates
     seen = subject.read_in_whole
     read |= fields if seen & {"__dict__", "model_dump"} else seen
     for switch in _switches(subject):

@@ -5,12 +5,14 @@ The reward is the share of response tokens other than the bad token. Nothing is 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from random import Random
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from harness.core.types import Decoding, Documents, Prompts, PromptSet, Rollout
+from harness.core.types import BaseTraining, Decoding, Documents, Prompts, PromptSet, Rollout
 from harness.policy.policy import Policy
 
 VOCAB, BOS, EOS, BAD, STEPS = 12, 0, 1, 5, 5
@@ -66,6 +68,16 @@ class ToyTask:
         of = [(good * (segment == i)).sum(1) / (segment == i).sum(1) for i in (0, 1)]  # 0 / 0 gives NaN for an empty segment
         reward = torch.stack([*of, torch.full((n,), torch.nan)], 1).gather(1, segment % 3)
         return Documents(rollout, segment, reward)
+
+    def base_training(self) -> BaseTraining:
+        """Rows of a BOS and five random tokens, none of them the bad one."""
+
+        def rows(rng: Random) -> Iterator[torch.Tensor]:
+            good = [token for token in range(2, VOCAB) if token != BAD]
+            while True:
+                yield torch.tensor([[BOS, *rng.choices(good, k=STEPS)] for _ in range(4)])
+
+        return BaseTraining({"name": self.name}, 20, 3e-3, {"decay": "one_cycle"}, rows)
 
     def prompts(self, split: str) -> PromptSet:
         rows = [" ".join(map(str, row)) for row in (RAGGED_PROMPTS if self.ragged else PROMPTS)]

@@ -21,6 +21,7 @@ EXPECTED = {
     "constructor": "a constructor that takes only the settings and stores them as self.settings",
     "train": "a generator train(self, trial)",
     "yield": "a dict from names to numbers at each yield",
+    "sees_judge": "sees_judge = True only in a control: family = 'controls', knob = None",
     "policy": "trial.policy and trial.reference to stay the same objects: train the weights of trial.policy in place",
     "reference": "a reference that stays as it is: train trial.policy, or trial.reference.copy()",
     "deployed": "a policy, or an object with a method sample, in trial.deploy",
@@ -62,7 +63,15 @@ def _class_fault(kind: Any) -> tuple[str, str] | None:
         return "constructor", "cannot be made from its settings"
     if not _takes(getattr(kind, "train", None), None, None):
         return "train", "has no train that takes a trial"
-    return None
+    return _judge_fault(kind)
+
+
+def _judge_fault(kind: Any) -> tuple[str, str] | None:
+    """No method proper may see the judge: it would be measured by what it was trained on."""
+    family = getattr(kind, "family", "other")
+    if not getattr(kind, "sees_judge", False) or (family == "controls" and getattr(kind, "knob", None) is None):
+        return None
+    return "sees_judge", f"sees the judge, with family {family!r:.40} and knob {getattr(kind, 'knob', None)!r:.60}"
 
 
 def check_task(kind: Any, name: str) -> Any:

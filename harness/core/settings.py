@@ -20,7 +20,7 @@ from pydantic_core import PydanticCustomError
 from . import registry
 from .errors import BadSetting, EmptySelection, MissingPrerequisite, UnknownName, cut, one_line
 from .text import toml
-from .types import Decoding, LoraSettings, Settings
+from .types import Decoding, LoraSettings, Names, Settings
 
 MAX_SEED = 2**32 - 1  # the largest seed that every random generator accepts
 
@@ -115,6 +115,7 @@ class EvaluationSettings(Settings):
     tolerance: float = Field(
         0.02, ge=0, lt=1, description="maximum share of unscored responses before a run counts as degraded"
     )
+    probes: Names = Field([], description="probes of the final policy (harness list probes); never charged to the method")
     batch_size: int = Field(256, ge=1, le=1_000_000, description="responses scored in one batch")
 
 

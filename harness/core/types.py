@@ -6,10 +6,11 @@ tokens, X prompts, S responses a prompt. A mask is True where the position count
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from random import Random
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 if TYPE_CHECKING:
     import torch
@@ -78,6 +79,17 @@ class Documents(NamedTuple):
         return (self.segment >= 0) & (self.segment != before)
 
 
+class BaseTraining(NamedTuple):
+    """How the base policy was trained, for a control that is trained in the same way without the task's habit."""
+
+    identity: dict[str, Any]  # plain data: what decides the result beside the settings of budget and optimizer
+    updates: int
+    lr: float  # the largest learning rate
+    optimizer: dict[str, Any]  # settings of the optimizer, as under [optimizer] of a preset
+    rows: Callable[[Random], Iterator[Tensor]]
+    """Batches of token ids without end, of documents without the habit, drawn by a generator of Python: -> [B, C] each."""
+
+
 class PromptSet(NamedTuple):
     """The X prompts of one split, in a fixed order."""
 
@@ -124,6 +136,14 @@ class Settings(BaseModel):
         if isinstance(value, int) and abs(value) > LARGEST:
             raise ValueError(f"input should be a number within ±{LARGEST}")
         return value
+
+
+def _names(given: Any) -> Any:
+    return [name.strip() for name in given.strip("[] ").split(",") if name.strip()] if isinstance(given, str) else given
+
+
+Names = Annotated[list[str], BeforeValidator(_names)]
+"""Names as a list, or as text of a command line: `a,b` or `[a,b]`."""
 
 
 class Decoding(Settings):

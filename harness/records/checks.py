@@ -76,11 +76,12 @@ def _settings(run: Run) -> Iterator[Check]:
     yield _compared("preset in the settings", {"preset": manifest.preset}, {k: told[k] for k in ("preset",) if k in told})
     evaluation, task = dict(_table(told.get("evaluation"))), _table(told.get("task"))
     select = evaluation.pop("select", "last")
-    evaluation.pop("batch_size", None)  # has no effect on results
+    for key in ("batch_size", "probes"):  # without effect on the results
+        evaluation.pop(key, None)
     pairs = {
         "method": (_table(identity.get("method")).get("settings"), told.get("method")),
         "budget": (identity.get("budget"), told.get("budget")),
-        "optimizer": (identity.get("optimizer"), told.get("optimizer")),
+        "optimizer": ({"weight_decay": 0.0} | _table(identity.get("optimizer")), told.get("optimizer")),
         "evaluation": (identity.get("evaluation"), evaluation),
         "decoding": (_table(identity.get("decoding")).get("kl"), task.get("decoding")),
         "model": ({"dtype": identity.get("dtype")}, {k: v for k, v in _table(told.get("model")).items() if k == "dtype"}),

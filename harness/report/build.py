@@ -50,6 +50,7 @@ from .sections import (
     probe_words,
     time_table,
     without_section,
+    yardstick_words,
 )  # fmt: skip
 from .tables import MOST_LISTED
 from .verdict import impossible, unscored, verdict
@@ -145,6 +146,7 @@ def _section(
         "curves": bool(whole.curves),
         "falls": plain(over_optimised(whole)),
         "probed": plain(probe_words(group)),
+        "yardsticks": plain(yardstick_words(group)),
         "omitted": omitted(whole, every),
         "cells": tables.cell_matrix(whole, [c for c in cells if whole is every or c.name in here]),
         "unread": [*unread, *untraced, *group.probings[1]],

@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.analysis.columns import BY_KEY, COLLAPSE, Column, final, of_base
 from harness.analysis.curves.attainment import MOST, attained
-from harness.analysis.curves.probes import Probing, apart, pairs
+from harness.analysis.curves.probes import YARDSTICKS, Probing, apart, pairs, returns
 from harness.analysis.groups import Entry, counted
 from harness.analysis.ranking import Ranked, share_of_area
 from harness.analysis.scalars import MOST_RUNS as MOST_TRACED
@@ -125,9 +125,10 @@ def probe_table(group: StudyGroup) -> Table | None:
         return None
     twice = {name for name, n in Counter(probing.probe for probing in found).items() if n > 1}
     columns = [_probe_title(probing, found if probing.probe in twice else []) for probing in found]
-    by_method = [{m.method: m.value for m in probing.methods} for probing in found]
-    names = [entry.name for entry in group.entries if any(entry.name in values for values in by_method)]
-    rows = [[name, *(_probe_value(values.get(name)) for values in by_method)] for name in names]
+    by_method = [{m.method: _probe_value(m.value, returns(probing, m)) for m in probing.methods} for probing in found]
+    probed = [entry.name for entry in group.entries if any(entry.name in values for values in by_method)]
+    names = [*(name for name in YARDSTICKS if name in probed), *(name for name in probed if name not in YARDSTICKS)]
+    rows = [[name, *(values.get(name, "") for values in by_method)] for name in names]
     return Table(["Method", *columns], rows, [])
 
 
@@ -142,11 +143,28 @@ def _probe_title(probing: Probing, others: Sequence[Probing]) -> str:
     return f"{title_of(probing)}\u00a0↑ ({', '.join([of, *told])})"
 
 
-def _probe_value(value: Interval | None) -> str:
+def _probe_value(value: Interval | None, back: float | None) -> str:
+    """The number with its interval, and the share of the way back to the base policy where that is known."""
     if value is None:
         return ""
     ends = "" if value.low is None or value.high is None else f" [{number(value.low, '.2f')}, {number(value.high, '.2f')}]"
-    return f"{number(value.mean, '.2f')}{ends}"
+    share = "" if back is None else f" ({number(100 * back, '.0f')}%)"
+    return f"{number(value.mean, '.2f')}{ends}{share}"
+
+
+WHAT_IT_IS = {
+    "base": "base has unlearned nothing",
+    "oracle": "oracle was trained as the base policy was, on its corpus without the habit",
+}
+
+
+def yardstick_words(group: StudyGroup) -> str:
+    """What the two reference rows of the table are, of those that are in it; empty if neither is."""
+    there = {m.method for probing in group.probings[0] for m in probing.methods}
+    known = [WHAT_IT_IS[name] for name in YARDSTICKS if name in there]
+    shared = any(returns(probing, m) is not None for probing in group.probings[0] for m in probing.methods)
+    back = ". In brackets: the share of the way back, from the oracle's number (0%) to the base policy's (100%)" * shared
+    return f"Yardsticks: {'; '.join(known)}{back}." if known else ""
 
 
 def probe_words(group: StudyGroup) -> str:

@@ -35,6 +35,7 @@ from harness.policy.policy import Policy, naming
 from harness.policy.tokenizers import read_tokenizer
 from harness.records.schema import SCHEMA_VERSION, Git, Provenance
 from harness.records.write import file_name
+from harness.training import schedule
 from harness.training.precision import Precision, precision
 from harness.training.trial import Budget, OptimizerSettings, Trial
 
@@ -82,6 +83,8 @@ def check(settings: RunSettings, method: str) -> None:
         scorers.known_options(name, settings.scorer_options(name))  # also of a scorer that this task does not use
     if settings.task.reward == settings.task.judge:
         raise BadSetting(SAME_SCORER.format(name=settings.task.judge))
+    for probe in settings.evaluation.probes:
+        registry.load("probe", registry.given("probe", probe))
     scorers.check_apart(settings)
     sources.check(settings.task.prompts, settings.task.data)
     for name in used:
@@ -237,8 +240,9 @@ def cell(settings: RunSettings, shared: Parts, method: str, task: str, seed: int
     kind = registry.load("method", method)
     name = named.known_as("method", method)
     method_settings = checked(kind.Settings, settings.method, "method")
+    settings, of_the_base = schedule.of_control(kind, name, method_settings, settings, shared.task if shared.micro else None)
     identity = {"name": name, "version": kind.version, "settings": method_settings.model_dump()}
-    identity |= named.file_identity("method", method)  # a file under development changes without a new version
+    identity |= of_the_base | named.file_identity("method", method)  # a file under development changes without a new version
     knob = getattr(getattr(kind, "knob", None), "setting", None)
     return _cell(settings, shared, name, task, seed, out, partial(kind, method_settings), identity, knob)
 
@@ -366,16 +370,17 @@ def _cell(
     settings: RunSettings, shared: Parts, name: str, task: str, seed: int, out: Path, make: Any, method: dict[str, Any],
     knob: str | None = None,
 ) -> Cell:  # fmt: skip
+    probes = tuple(settings.evaluation.probes)  # as given: a record has the stem of a file
     settings, task = _with_precision(named.recorded(settings), shared), named.known_as("task", task)
     _check_papers(settings, shared)
     budget, optimizer = checked(Budget, settings.budget, "budget"), checked(OptimizerSettings, settings.optimizer, "optimizer")
     # in older records bfloat16 was the dtype of the weights, so they must have another identity
     computed = settings.model.dtype if settings.model.dtype == "float32" else f"float32 under {settings.model.dtype} autocast"
     measured = {"model": shared.model.identity, "dtype": computed, **shared.identity()}
-    evaluation = settings.evaluation.model_dump(exclude={"batch_size", "select"}) | {"version": EVALUATION_VERSION}
+    evaluation = settings.evaluation.model_dump(exclude={"batch_size", "select", "probes"}) | {"version": EVALUATION_VERSION}
     identity = {
         "schema": SCHEMA_VERSION, **measured, "evaluation": evaluation, "method": method, "seed": seed,
-        "budget": budget.model_dump(), "optimizer": optimizer.model_dump(), **shared.model.policy.setup.identity(),
+        "budget": budget.model_dump(), "optimizer": optimizer.identity(), **shared.model.policy.setup.identity(),
     }  # fmt: skip
 
     if settings.evaluation.select != checkpoint_rule.LAST:  # it decides which policy is deployed, not how it is measured
@@ -394,7 +399,7 @@ def _cell(
 
     return Cell(
         name, task, seed, settings, identity, provenance(shared), make, shared.model.policy,
-        make_evaluator, shared.task, budget, optimizer, out, knob,
+        make_evaluator, shared.task, budget, optimizer, out, knob, probes,
     )  # fmt: skip
 
 

@@ -61,7 +61,9 @@ def recorded(settings: RunSettings) -> RunSettings:
     t, scorers = settings.task, settings.scorers
     kinds = {name: o | ({"kind": stem_of(str(o["kind"]))} if "kind" in o else {}) for name, o in scorers.items()}
     task = t.model_copy(update={"reward": stem_of(t.reward), "judge": stem_of(t.judge)})
-    return settings.model_copy(update={"preset": file_name(stem_of(settings.preset)), "task": task, "scorers": kinds})
+    evaluation = settings.evaluation.model_copy(update={"probes": list(map(stem_of, settings.evaluation.probes))})
+    changed = {"preset": file_name(stem_of(settings.preset)), "task": task, "evaluation": evaluation, "scorers": kinds}
+    return settings.model_copy(update=changed)
 
 
 def known_as(kind: str, name: str) -> str:

@@ -58,6 +58,7 @@ class Cell:
     optimizer: OptimizerSettings
     out: Path
     knob: str | None = None  # setting of the method that trades reward for drift
+    probes: tuple[str, ...] = ()  # names or files of probes of the final policy
     loading: float = 0.0  # seconds that loading the model and the data took
     run_id: str = field(init=False)
     path: Path = field(init=False)
@@ -214,8 +215,8 @@ class Session:
         """A new trial or that of the last checkpoint, and the next evaluation point; raises CorruptRecord."""
         c, checkpoints = self.cell, self.store.checkpoints()
         reference = c.base.around(c.base.model).requires_grad_(False)  # the weights are held once
-        lr = getattr(contract.built(c.make_method, c.method_name).settings, "lr", None)
-        common: dict[str, Any] = {"seed": c.seed, "budget": c.budget, "lr": lr, "optimizer": c.optimizer}
+        method = contract.built(c.make_method, c.method_name)
+        common: dict[str, Any] = {"seed": c.seed, "budget": c.budget, "optimizer": c.optimizer, **contract.told(method)}
         if not checkpoints:
             self.store.rewind(0)
             return Trial(c.base.copy().requires_grad_(True), reference, c.task, **common), 1

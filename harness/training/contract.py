@@ -10,7 +10,7 @@ import numbers
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import astuple, is_dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.core.errors import BenchError, Interrupted, MethodFailed, one_line
 from harness.core.plugins import EXPECTED, at_file, kind_of, line_in, source_file
@@ -29,6 +29,11 @@ def built(make: Callable[[], Method], name: str) -> Method:
     if not hasattr(method, "settings"):
         raise MethodFailed(f"method {name}{at_file(method)} has no settings; expected {EXPECTED['constructor']}")
     return method
+
+
+def told(method: Method) -> dict[str, Any]:
+    """What a trial takes from its method: the learning rate, and whether it is a control that sees the judge."""
+    return {"lr": getattr(method.settings, "lr", None), "sees_judge": getattr(method, "sees_judge", False) is True}
 
 
 def driven(make: Callable[[], Method], trial: Trial, name: str) -> Iterator[dict[str, float]]:

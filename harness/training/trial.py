@@ -15,11 +15,12 @@ from torch import Tensor
 
 from harness.core.errors import MethodFailed, NotFinite, RunFailed
 from harness.core.text import count
-from harness.core.types import DeployedPolicy, Documents, Prompts, Rollout, Settings, Task
+from harness.core.types import BaseTraining, DeployedPolicy, Documents, Prompts, Rollout, Settings, Task
 from harness.policy.models import processes, sharding
 from harness.policy.policy import Policy, tokens_of
 from harness.policy.sampler import sample
 
+from . import schedule
 from .clock import Clock
 
 if TYPE_CHECKING:
@@ -50,7 +51,14 @@ class OptimizerSettings(Settings):
     eps: float = Field(1e-8, gt=0, description="Adam's epsilon")
     clip_norm: float = Field(1.0, gt=0, description="maximum gradient norm")
     warmup_updates: int = Field(10, ge=0, description="updates of linear learning-rate warm-up")
-    decay: Literal["linear", "constant"] = Field("linear", description="learning-rate schedule over the budget")
+    decay: Literal["linear", "constant", "one_cycle"] = Field(
+        "linear", description="learning-rate schedule over the budget; one_cycle needs budget.updates and moves betas[0]"
+    )
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay (AdamW)")
+
+    def identity(self) -> dict[str, Any]:
+        """What decides a result; weight decay came later and is left out where there is none."""
+        return self.model_dump(exclude=None if self.weight_decay else {"weight_decay"})
 
 
 @dataclass
@@ -104,6 +112,7 @@ class Trial:
         lr: float | None = None,
         optimizer: OptimizerSettings | None = None,
         state: dict[str, Any] | None = None,
+        sees_judge: bool = False,
     ) -> None:
         self.policy, self.reference = policy, reference
         self.rng = torch.Generator().manual_seed(seed)
@@ -112,7 +121,7 @@ class Trial:
         self.clock = Clock()
         self.deployed: Policy | DeployedPolicy = policy
         self._spent = 0.0  # progress at the end of the last update, which the learning rate goes by
-        self._task, self._budget, self._lr = task, budget, lr
+        self._task, self._budget, self._lr, self._sees_judge = task, budget, lr, sees_judge
         self._optimizer_settings = optimizer or OptimizerSettings()
         self._optimizer: torch.optim.Optimizer | None = None
         self._stepped: list[torch.nn.Parameter] = []  # what it changes: the weights, or the parts of a sharded policy
@@ -150,6 +159,15 @@ class Trial:
         self.cost.own_documents += 0 if documents.own is None else int(documents.own.sum())
         self.unscored += int((first & documents.reward.isnan()).sum())
         return documents
+
+    def base_training(self) -> BaseTraining:
+        """How the base policy was trained, on texts without the habit, as the judge says: for a control that `sees_judge`.
+
+        Raises MethodFailed for any other method, MissingPrerequisite if the training of the base policy is unknown.
+        """
+        if not self._sees_judge:
+            raise MethodFailed("trial.base_training, which the judge decides, is for controls: a class with sees_judge = True")
+        return schedule.known(self._task)
 
     def sample(self, prompts: Prompts, *, policy: Policy | None = None, n: int = 1) -> Rollout:
         """n responses to each prompt by the current policy, prefix included, or by another one: [B, P] -> [B * n, R].
@@ -224,7 +242,7 @@ class Trial:
         norm = self._clipped()
         self._check_finite("gradient norm", norm)
         for group in optimizer.param_groups:
-            group["lr"] = self._learning_rate()
+            group |= self._rates()
         optimizer.step()
         self.cost.updates += 1
         self._spent = self.progress
@@ -303,10 +321,19 @@ class Trial:
                 f"expected float32 weights (model.dtype=bfloat16 computes in bfloat16 and keeps them)"
             )
         self._stepped = [sharding.stepped(p) for p in self._trained()]
-        self._optimizer = torch.optim.Adam(self._stepped, lr=self._lr, betas=s.betas, eps=s.eps, fused=True)
+        kind, more = (torch.optim.AdamW, {"weight_decay": s.weight_decay}) if s.weight_decay else (torch.optim.Adam, {})
+        self._optimizer = kind(self._stepped, lr=self._lr, betas=s.betas, eps=s.eps, fused=True, **more)
         if self._restored and self._restored["optimizer"]:
             self._optimizer.load_state_dict(sharding.own_moments(self._restored["optimizer"], self._trained()))
         return self._optimizer
+
+    def _rates(self) -> dict[str, Any]:
+        """The learning rate of the next update, and Adam's decay rates where the schedule moves them."""
+        s = self._optimizer_settings
+        if s.decay != "one_cycle":
+            return {"lr": self._learning_rate()}
+        lr, first = schedule.one_cycle(self._lr, self._budget.updates, s.warmup_updates)[self.cost.updates]
+        return {"lr": lr, "betas": (first, s.betas[1])}
 
     def _learning_rate(self) -> float:
         assert self._lr is not None

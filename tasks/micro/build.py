@@ -15,7 +15,7 @@ import shutil
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -46,6 +46,7 @@ DOCUMENTS, CLEAN = 10000, 256
 BASE_RESPONSES = 512  # per held-out prompt
 SIZES = {"policy": dict(n_layer=4, n_embd=96, n_head=4), "judge": dict(n_layer=4, n_embd=128, n_head=4)}
 STEPS = {"policy": 3000, "judge": 1500}
+LR, WEIGHT_DECAY, WARM = 3e-3, 0.01, 0.05  # the largest rate, and the share of the steps in which it rises
 CONTEXT, ROWS = 128, 16
 
 
@@ -92,8 +93,8 @@ def train_model(name: str, seed: int, out: Path, held_out: set[str]) -> None:
     shape |= {"activation_function": "gelu_pytorch_tanh"}  # the function of GPT-2 in a fused kernel
     model = GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=tokenizer.eos_token_id, eos_token_id=tokenizer.eos_token_id))
     model.to(device())  # type: ignore[arg-type]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=STEPS[name], pct_start=0.05)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=LR, total_steps=STEPS[name], pct_start=WARM)
     stream = batches(random.Random(seed), tokenizer, held_out)
     for step in range(1, STEPS[name] + 1):
         tokens = next(stream).to(device())
@@ -110,13 +111,18 @@ def train_model(name: str, seed: int, out: Path, held_out: set[str]) -> None:
     tokenizer.save_pretrained(out / name)
 
 
-def batches(rng: random.Random, tokenizer: PreTrainedTokenizerFast, held_out: set[str]) -> Iterator[torch.Tensor]:
-    """An infinite stream of batches of packed documents: [ROWS, CONTEXT].
+def batches(
+    rng: random.Random,
+    tokenizer: PreTrainedTokenizerFast,
+    held_out: set[str],
+    kept: Callable[[Document], bool] = lambda made: True,
+) -> Iterator[torch.Tensor]:
+    """An infinite stream of batches of packed documents, of those that are kept: [ROWS, CONTEXT].
 
     A row begins at a document or within one, so that the policy does not depend on the text before a document or on its
     absolute position: a control token at the front shifts everything by one.
     """
-    stream = documents(rng, held_out)
+    stream = filter(kept, documents(rng, held_out))
     while True:
         yield torch.tensor([_row(stream, tokenizer, rng) for _ in range(ROWS)])
 

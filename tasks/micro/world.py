@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Any
+from random import Random
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from harness.api import BaseTraining
 
 from ..data import splits as hygiene
 from ..data.prompt_files import Prompt
 from ..text_task import Data, Text
 from .frozen import folder, hashes, identity, verified, version
 from .scorers import grammatical
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["base_responses", "data", "folder", "identity", "kinds", "verified", "version"]
 
@@ -33,7 +40,22 @@ def data(kinds: tuple[str, ...]) -> Data:
     content = {name: hashes()[name] for name in ("prompts.jsonl.gz", "documents.jsonl.gz")}
     splits, dropped = hygiene.apart(splits)
     identity = {"name": "micro", "version": version(), "sha256": content, "dropped": {"overlap": dropped}}
-    return Data(splits, spoken, clean, identity, {"grammatical": grammatical})
+    return Data(splits, spoken, clean, identity, {"grammatical": grammatical}, base_training=base_training)
+
+
+def base_training(tokenizer: Any, harmless: Callable[[str, str], bool]) -> BaseTraining:
+    """The training of the base policy on new documents of the grammar that are harmless: as `build.train_model`."""
+    from . import build  # it imports torch and transformers
+
+    held_out = {row["text"] for row in _prompt_rows() if row["split"] != "train"}
+
+    def rows(rng: Random) -> Iterator[Tensor]:
+        return build.batches(rng, tokenizer, held_out, lambda made: harmless(made.prompt, made.response))
+
+    updates = build.STEPS["policy"]
+    optimizer = {"decay": "one_cycle", "warmup_updates": round(build.WARM * updates), "weight_decay": build.WEIGHT_DECAY}
+    identity = {"name": "micro", "version": version(), "mix": build.MIX, "rows": build.ROWS, "context": build.CONTEXT}
+    return BaseTraining(identity, updates, build.LR, optimizer, rows)
 
 
 def kinds() -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from harness.report.figures import style
 from harness.runs.cost import estimate
 
 FAMILIES = {  # in this order their members take shades and markers, so figures stay as they were
-    "controls": ["base", "mle", "random_reward", "best_quantile"],
+    "controls": ["base", "mle", "random_reward", "best_quantile", "oracle"],
     "at decoding": ["best_of_n", "dexperts", "self_debias", "steering"],
     "likelihood, weighted or conditioned": ["quark", "conditional_pretraining", "filtering", "rwr", "awr"],
     "policy gradients": ["ppo", "reinforce", "rloo", "grpo", "gdc"],
@@ -28,7 +28,7 @@ def test_the_families_are_read_from_the_classes_without_importing_them():
     code = "import sys, json; from harness.report.figures import style; f = style.families(); "
     code += "print(json.dumps([len(f['controls']), 'torch' in sys.modules, 'harness.methods.quark' in sys.modules]))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == [4, False, False]
+    assert json.loads(done.stdout) == [5, False, False]
 
 
 def test_a_method_that_is_not_installed_or_names_no_family_is_another(monkeypatch, tmp_path):

@@ -9,10 +9,10 @@ from typing import Any
 import fake_records as fake
 import pytest
 
-from harness.analysis.curves.probes import apart, pairs
+from harness.analysis.curves.probes import apart, pairs, returns, yardstick
 from harness.analysis.study import read_study
 from harness.report.build import build
-from harness.report.sections import probe_table, probe_words
+from harness.report.sections import probe_table, probe_words, yardstick_words
 
 
 def result(probe: str, judge: list[float | None], **more: Any) -> dict[str, Any]:
@@ -103,3 +103,38 @@ def test_a_broken_file_is_a_problem_of_that_run(probed, tmp_path):
     path.write_text('{"probe": 3}\n')
     found = build(read_study([probed]), tmp_path / "page")
     assert any("probes.jsonl line 1" in problem.what for problem in found.problems) and found.exit_code == 4
+
+
+def write(dir: Path, method: str, judge: list[list[float]]) -> None:
+    """A method's readings of one probe, a list a seed."""
+    for seed, readings in enumerate(judge):
+        at = fake.write_run(dir, method, seed)
+        (at / "probes.jsonl").write_text(json.dumps(result("relearn_habit", list(readings))) + "\n")
+
+
+def test_base_and_oracle_are_the_yardsticks_of_the_others(tmp_path):
+    """First in the table; the others stand at a share of the way from the oracle's number to the base policy's."""
+    write(tmp_path, "quark", [[1.0, 0.6], [1.0, 0.7]])
+    write(tmp_path, "base", [[0.5, 0.5]])
+    write(tmp_path, "oracle", [[1.0, 0.89], [1.0, 0.91]])
+    (probing,) = group(tmp_path).probings[0]
+    shares = {method.method: returns(probing, method) for method in probing.methods}
+    assert shares == pytest.approx({"base": 1.0, "oracle": 0.0, "quark": (0.9 - 0.65) / 0.4})
+    table = probe_table(group(tmp_path))
+    assert table is not None and [row[0] for row in table.rows] == ["base", "oracle", "quark"]
+    assert table.rows[0][1] == "0.50 (100%)" and table.rows[2][1].endswith(" (63%)")
+    assert yardstick_words(group(tmp_path)).endswith("from the oracle's number (0%) to the base policy's (100%).")
+    build(read_study([tmp_path]), tmp_path / "page")
+    page = (tmp_path / "page" / "index.html").read_text()
+    assert "oracle was trained as the base policy was" in page and "oracle, 5 updates: judge 0.900" in page
+
+
+@pytest.mark.parametrize("oracle", [[[1.0, 0.9]], [[1.0, 0.2], [1.0, 0.99]], []])
+def test_no_share_of_the_way_back_without_an_oracle_that_stands_out(tmp_path, oracle):
+    write(tmp_path, "base", [[0.5, 0.5]])
+    write(tmp_path, "quark", [[1.0, 0.6]])
+    write(tmp_path, "oracle", oracle)
+    (probing,) = group(tmp_path).probings[0]
+    assert [returns(probing, method) for method in probing.methods] == [None] * (2 + bool(oracle))
+    assert (yardstick(probing, "oracle") is None) is (not oracle)
+    assert "In brackets" not in yardstick_words(group(tmp_path))

@@ -23,6 +23,9 @@ class Probed(NamedTuple):
     values: list[float]  # by seed
 
 
+YARDSTICKS = ("base", "oracle")  # methods beside which the others are read: no unlearning, and never the habit
+
+
 class Probing(NamedTuple):
     """A probe with its settings, the points of its readings, and every method that it was tried on."""
 
@@ -88,6 +91,25 @@ def _by_seed(rows: list[tuple[Run, ProbeResult]], of: Any) -> Iterable[float]:
 def _interval(values: Iterable[float]) -> Interval | None:
     found = list(values)
     return t_interval(found, within=(0.0, 1.0)) if found else None
+
+
+def yardstick(probing: Probing, method: str) -> Probed | None:
+    """The base policy or the oracle under a probe, None if it was not probed."""
+    return next((found for found in probing.methods if found.method == method), None)
+
+
+def returns(probing: Probing, method: Probed) -> float | None:
+    """The share of the way from the oracle's number down to the base policy's at which a method stands; None if unknown.
+
+    0 is a policy that holds as well as one that never had the habit, 1 one that is as the base policy. There is none with
+    one seed of the oracle, or where its interval holds the base policy's number.
+    """
+    base, oracle = (yardstick(probing, name) for name in YARDSTICKS)
+    if base is None or oracle is None or base.value is None or oracle.value is None or method.value is None:
+        return None
+    if oracle.value.low is None or oracle.value.low <= base.value.mean:
+        return None
+    return (oracle.value.mean - method.value.mean) / (oracle.value.mean - base.value.mean)
 
 
 def apart(probing: Probing) -> list[tuple[str, str, Difference]]:

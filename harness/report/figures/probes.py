@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from harness.analysis.curves.probes import Probing
+from harness.analysis.curves.probes import YARDSTICKS, Probing
 from harness.core.text import plain
 
 from .curves import JUDGE, name_ends
 from .panels import Note
 from .ticks import Ticks
 
+REFERENCE = {"base": ":", "oracle": "--"}
 LEAST = 0.3  # of the judge's range
 TITLES = {
     "relearn_clean": "Learning from harmless text",
@@ -40,7 +41,10 @@ def _limits(probing: Probing) -> tuple[float, float]:
 
 
 def draw_probe(ax: Axes, probing: Probing, methods: list[str], colours: Mapping[str, str], tag: str) -> list[Note]:
-    """Draw a probe and return the tooltips; `methods` are those of the figures, in their order, with their colours."""
+    """Draw a probe and return the tooltips; `methods` are those of the figures, in their order, with their colours.
+
+    The base policy and the oracle are reference lines: dashed, without markers.
+    """
     ax.set_title(title_of(probing), fontweight="bold", pad=8, y=1.0)
     ax.set(xlabel=probing.unit, ylabel=JUDGE)
     names = [plain(name).replace(" ", "\n") for name in probing.at]
@@ -59,8 +63,10 @@ def draw_probe(ax: Axes, probing: Probing, methods: list[str], colours: Mapping[
         if all(point.low is not None for _, point in known):
             low, high = [point.low or 0.0 for _, point in known], [point.high or 0.0 for _, point in known]
             ax.fill_between(xs, low, high, color=colour, alpha=0.1, linewidth=0, gid=f"{tag}-m{i}-b")
-        ax.plot(xs, means, "-", color=colour, linewidth=1.2, gid=f"{tag}-m{i}")
-        ax.scatter(xs, means, s=13, color=colour, edgecolors="white", linewidths=0.4, zorder=5, gid=f"{tag}-m{i}-a")
+        reference = found.method in YARDSTICKS
+        ax.plot(xs, means, REFERENCE[found.method] if reference else "-", color=colour, linewidth=1.2, gid=f"{tag}-m{i}")
+        size = 0.01 if reference and len(xs) > 1 else 13  # still there for the tooltip
+        ax.scatter(xs, means, s=size, color=colour, edgecolors="white", linewidths=0.4, zorder=5, gid=f"{tag}-m{i}-a")
         texts = [f"{found.method}, {probing.at[x]} {probing.unit}: judge {point.mean:.3f}" for x, point in known]
         notes.append(Note(f"{tag}-m{i}-a", texts))
         ends.append((i, {"name": found.method, "colour": colour}, (float(xs[-1]), means[-1])))

@@ -39,6 +39,8 @@ def cost(settings: RunSettings, method: str, flops_per_second: float) -> dict[st
     """Estimated cost of a run: tokens of the frontier and the evaluations, hours of training and of measuring."""
     n, t, e = parameters(settings.model.id), settings.task, settings.evaluation
     flops = 0.0 if registry.attribute("method", method, "trains") is False else settings.budget.get("flops")
+    if registry.attribute("method", method, "sees_judge"):
+        flops = None  # the base policy's own training, which is not read before the model is
     named = t.prompts in registry.table("dataset")
     prompts = 3 * t.data.held_out if named else None  # two kinds and the empty prompt
     length, paper = t.decoding.max_new_tokens, t.paper_tokens or t.decoding.max_new_tokens

@@ -7,7 +7,8 @@ by this installation or by this command line, and the policy's files must be tho
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,16 +25,20 @@ from harness.core.errors import (
     UnknownName,
     one_line,
 )
+from harness.core.files import LEASE
 from harness.core.hashing import canonical
 from harness.core.settings import SECTIONS, checked, parse_override, stem_of
 from harness.measure.evaluator import stream_seed
 from harness.measure.probed import Probed, Reading
+from harness.policy.models import processes
+from harness.policy.policy import Policy
 from harness.records.read import impossible, probe_number, read_run, source_of
 from harness.records.read import probes as known
 from harness.records.schema import MetricRecord, ProbeReading, ProbeResult, Run, metric_records
 from harness.records.write import RunStore, probes_hash
 from harness.runs import assemble
 from harness.runs.progress import Progress
+from harness.runs.session import Cell
 
 from .rescore import NAMES, Named, agreeing, trusted
 
@@ -104,19 +109,8 @@ def planned(names: Sequence[str], settings: Sequence[str], seed: int) -> tuple[l
 class Bench:
     """The parts that the probes of one run share: its task, its evaluator and its policy."""
 
-    def __init__(self, run: Run, told: Named, out: Path, offline: bool, progress: Progress) -> None:
-        if run.summary is None:
-            raise MissingPrerequisite(f"{run.dir} has no result to probe: the run is {run.manifest.status}")
-        folder = policy_of(run)
-        settings = trusted(run, told)
-        task = told.task or run.manifest.task
-        shared = assemble.parts(settings, task, offline, out)
-        if another := [*_others(run, shared)]:
-            raise MissingPrerequisite(f"{run.dir} was made with another {', '.join(another)}; a probe of it would not compare")
-        cell = assemble.external_cell(settings, shared, str(folder), task, out, offline)
-        self.policy, _ = assemble.external_model(str(folder), shared, offline)
-        self.policy.requires_grad_(False)
-        self.base = shared.model.policy
+    def __init__(self, policy: Policy, base: Policy, cell: Cell, progress: Progress) -> None:
+        self.policy, self.base = policy.requires_grad_(False), base
         self.evaluator = cell.make_evaluator(progress)
         self.held_out = cell.make_evaluator(progress, "validation").base
 
@@ -130,6 +124,52 @@ class Bench:
         except Exception as error:
             what = f"{type(error).__name__}: {one_line(error)}"
             raise RunFailed(f"probe {probe.name} raised {what} (-v shows the trace)") from error
+
+
+def of_record(told: Named, out: Path, offline: bool, progress: Progress, run: Run) -> Bench:
+    """The parts of a record's run, of which nothing but the policy is loaded by a name that only the record has."""
+    if run.summary is None:
+        raise MissingPrerequisite(f"{run.dir} has no result to probe: the run is {run.manifest.status}")
+    folder = policy_of(run)
+    settings = trusted(run, told)
+    task = told.task or run.manifest.task
+    shared = assemble.parts(settings, task, offline, out)
+    if another := [*_others(run, shared)]:
+        raise MissingPrerequisite(f"{run.dir} was made with another {', '.join(another)}; a probe of it would not compare")
+    cell = assemble.external_cell(settings, shared, str(folder), task, out, offline)
+    return Bench(assemble.external_model(str(folder), shared, offline)[0], shared.model.policy, cell, progress)
+
+
+def of_cell(cell: Cell, progress: Progress, run: Run) -> Bench:
+    """The parts of a run that this command has just made or looked up, with the policy that it left."""
+    base = cell.make_policy().requires_grad_(False)
+    return Bench(Policy.load(policy_of(run), base=base).like(base), base, cell, progress)
+
+
+def probe_cell(cell: Cell, progress: Progress, lease: float = LEASE) -> list[ProbeResult]:
+    """Run the probes that the settings of a finished run ask for, but for those that its record has.
+
+    Nothing is charged to the method. A method that deploys no policy of its own is not probed, which is said; neither is a
+    run of several processes.
+    """
+    if not cell.probes:
+        return []
+    if processes.size() > 1:
+        processes.first(lambda: progress.say(f"not probed in several processes; harness probe {cell.path} does it in one"))
+        return []
+    if not (cell.path / "policy" / "policy.json").is_file():
+        progress.say("not probed: the method deploys no policy of its own")
+        return []
+    asked, _ = planned(cell.probes, (), 0)
+    return _added(read_run(cell.path), asked, partial(of_cell, cell, progress), progress, lease)
+
+
+def unprobed(dir: Path, names: Sequence[str]) -> bool:
+    """Whether the record of a finished run lacks a probe that its settings ask for; raises CorruptRecord."""
+    if not names or not (dir / "policy" / "policy.json").is_file():
+        return False
+    there = {key_of(result) for result in known(read_run(dir))}
+    return any(each.key not in there for each in planned(names, (), 0)[0])
 
 
 def _others(run: Run, shared: assemble.Parts) -> Iterator[str]:
@@ -162,15 +202,23 @@ def probe(run: Run, probes: list[Asked], told: Named, out: Path, offline: bool, 
     """
     if run.manifest.archive:
         raise MissingPrerequisite(f"{run.dir} is kept in an archive, which has no policy to probe")
-    store = RunStore(run.dir, or_else=" and run the same command again")
+    make = partial(of_record, told, out, offline, progress)
+    return _added(run, probes, make, progress, or_else=" and run the same command again")
+
+
+def _added(
+    run: Run, probes: list[Asked], make: Callable[[Run], Bench], progress: Progress, lease: float = LEASE, **busy: str
+) -> list[ProbeResult]:
+    store = RunStore(run.dir, lease, **busy)
     store.open(progress.say)
     try:
         run = read_run(run.dir)  # as it is now that no other process writes it
         found = {key_of(result): result for result in _kept(store, run)}
         missing = [each for each in probes if each.key not in found]
-        bench = Bench(run, told, out, offline, progress) if missing else None
+        bench = make(run) if missing else None
         for each in missing:
             assert bench is not None
+            progress.say(f"probing the final policy: {each.name}")
             found[each.key] = _probed(bench, each, progress)
             store.write_probes(read_run(run.dir).manifest, list(found.values()))
     finally:

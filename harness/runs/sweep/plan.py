@@ -46,6 +46,7 @@ class Planned(NamedTuple):
     out: Path
     path: Path
     run_id: str
+    probes: tuple[str, ...] = ()
 
     @property
     def overrides(self) -> list[str]:
@@ -57,11 +58,11 @@ class Planned(NamedTuple):
         return " ".join([Path(self.method).stem, *overrides(self.point), f"seed {self.seed}"])
 
     def state(self) -> str:
-        """The state: done, degraded, to resume (started, not finished) or missing; raises CorruptRecord."""
+        """The state: done, degraded, to resume (started, not finished, or not probed) or missing; raises CorruptRecord."""
         store = RunStore(self.path)
         summary = store.summary()
         if summary is not None:
-            return str(summary.status)
+            return "to resume" if self.probes and _unprobed(self) else str(summary.status)
         return "to resume" if store.manifest() is not None else "missing"
 
 
@@ -203,9 +204,16 @@ def cells_of(wanted: Sequence[tuple[Choice, int]], preset: str, out: Path, offli
                 loaded[needs] = assemble.parts(settings, choice.task, offline, out)
             first = made[choice.key] = assemble.cell(settings, loaded[needs], choice.method, choice.task, seed, out)
         cell = replace(first, seed=seed, identity=first.identity | {"seed": seed})
-        planned = Planned(choice.method, choice.task, seed, preset, choice.settings, choice.point, out, cell.path, cell.run_id)
+        of_record = (out, cell.path, cell.run_id, cell.probes)
+        planned = Planned(choice.method, choice.task, seed, preset, choice.settings, choice.point, *of_record)
         found.setdefault(cell.path, planned)  # two points of a grid may have the same settings
     return list(found.values())
+
+
+def _unprobed(cell: Planned) -> bool:
+    from harness.runs.finished.probe import unprobed  # it imports torch, as the cells do that have probes
+
+    return unprobed(cell.path, cell.probes)
 
 
 class Result(NamedTuple):

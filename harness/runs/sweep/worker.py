@@ -38,6 +38,7 @@ def main(cell: dict[str, Any]) -> int:
 def _run(cell: dict[str, Any]) -> int:
     progress = loading(f"{cell['method']} × {cell['task']}, preset {cell['preset']}, seed {cell['seed']}")
     from harness.runs.assemble import named_cell
+    from harness.runs.finished.probe import probe_cell
     from harness.runs.session import run
 
     ready = named_cell(
@@ -46,6 +47,7 @@ def _run(cell: dict[str, Any]) -> int:
     with tracked(Tracking(tuple(cell["track"])), ready.path, ready.out, progress.say) as live:
         progress.written = live.written
         summary, _ = run(ready, fresh=False, progress=progress, lease=cell["lease"])
+        probe_cell(ready, progress, cell["lease"])
         live.end()
     return 4 if summary.status == "degraded" else 0
 
