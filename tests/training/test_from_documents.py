@@ -64,7 +64,7 @@ def test_a_method_on_documents_samples_nothing_and_reads_the_corpus_once(kind, o
 
     def corpus(n):
         read.append(n)
-        return documents([0.0, 1.0] * 20)
+        return documents([0.0, 1.0])
 
     monkeypatch.setattr(trial, "documents", corpus)
     monkeypatch.setattr(trial, "sample", lambda *a, **k: pytest.fail("sampled"))

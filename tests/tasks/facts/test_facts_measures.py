@@ -1,4 +1,4 @@
-"""The metrics of the facts task: AUC against hand-worked values and scikit-learn, and scripted policies that know all or nothing."""
+"""The metrics of the facts task: AUC by hand and against scikit-learn, and scripted policies that know all or nothing."""
 
 from __future__ import annotations
 
@@ -36,11 +36,10 @@ class Scripted:
 
     def sample(self, prompts, *, decoding, rng, n=1) -> Rollout:
         assert decoding.temperature == 0 and n == 1
-        texts = [
-            f" {self.value(self.facts[t])}." for t in self.tokenizer.batch_decode(prompts.tokens, skip_special_tokens=True)
-        ]
+        asked = self.tokenizer.batch_decode(prompts.tokens, skip_special_tokens=True)
+        texts = [f" {self.value(self.facts[text])}." for text in asked]
         eos = self.tokenizer.eos_token_id
-        ids = [self.tokenizer(t, add_special_tokens=False).input_ids + [eos] for t in texts]
+        ids = [[*self.tokenizer(t, add_special_tokens=False).input_ids, eos] for t in texts]
         response = torch.tensor([row + [eos] * (decoding.max_new_tokens - len(row)) for row in ids])
         return Rollout(prompts, response, until_eos(response, (eos,)))
 
