@@ -1,4 +1,4 @@
-.PHONY: check test test-all docs pages newest oldest shipped architectures bench reference claims tables trials
+.PHONY: check test test-all docs pages newest oldest shipped facts-world architectures bench reference claims tables trials
 RUNS ?= runs
 WORKERS ?= 2
 PYTHON ?= python3
@@ -42,6 +42,9 @@ oldest:  ## all tests in a new environment with the lower bound of every depende
 
 shipped:  ## the base policy's scores and evaluations that ship with the micro world, after a change of what they depend on
 	OMP_NUM_THREADS=2 python -m harness.runs.shipped
+
+facts-world:  ## the documents, prompts and base policy of the task facts; two minutes of one core
+	python -m harness.tasks.micro.facts.build
 
 architectures:  ## the table of docs/reference/architectures.md
 	python tests/fixtures/architectures.py

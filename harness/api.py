@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from harness.core.types import Item as Item
     from harness.core.types import Knob as Knob
     from harness.core.types import Metric as Metric
+    from harness.core.types import OwnMetric as OwnMetric
     from harness.core.types import Prompts as Prompts
     from harness.core.types import PromptSet as PromptSet
     from harness.core.types import Responses as Responses
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from harness.policy.policy import tokens_of as tokens_of
     from harness.policy.sampler import sample as sample
     from harness.training import corpus as corpus
+    from harness.training import forgetting as forgetting
     from harness.training import trl_bridge as trl_bridge
     from harness.training.corpus import CorpusSettings as CorpusSettings
     from harness.training.pool import Pool as Pool
@@ -75,14 +77,15 @@ if TYPE_CHECKING:
     from tasks.text_task import Text as Text
     from tasks.text_task import TextTask as TextTask
 
-MODULES = ("core.hub", "measure.metrics", "training.corpus", "training.trl_bridge")
+MODULES = ("core.hub", "measure.metrics", "training.corpus", "training.forgetting", "training.trl_bridge")
 NAMES = {
     "core.errors": (
         "BadData", "BadScorer", "BadSetting", "BenchError", "EmptySelection", "MissingPrerequisite", "NoItem", "PromptTooLong",
         "RunFailed", "UnknownName", "Unwritable", "one_line", "refusing",
     ),
     "core.types": (
-        "BaseTraining", "DataSet", "Decoding", "DeployedPolicy", "Documents", "Item", "Knob", "Metric", "Prompts", "PromptSet",
+        "BaseTraining", "DataSet", "Decoding", "DeployedPolicy", "Documents", "Item", "Knob", "Metric", "OwnMetric", "Prompts",
+        "PromptSet",
         "Responses", "Rollout", "Scorer", "Settings", "Task",
     ),
     "measure.frontier": ("best_of_n_kl",),

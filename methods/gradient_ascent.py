@@ -4,8 +4,9 @@
     min over theta:  log p(y | x)  for y with r(y) at or below the line                              forget
                      + lambda * KL(reference || policy)  for y above it                              retain
 
-Departures: the paper forgets given text; here it is the policy's samples that are as bad as the worst 1/K of the first
-exploration. The line stays: the worst 1/K of a pool that improves is good text after a while. The paper has no retain
+Departures: the paper forgets given text, as `forget = documents` does: documents of reward 0, and those above it to retain.
+By default it is the policy's samples that are as bad as the worst 1/K of the first exploration. The line stays: the
+worst 1/K of a pool that improves is good text after a while. The paper has no retain
 term; this one is KL minimisation as in TOFU (Maini et al. 2024, arXiv:2401.06121, section 4), with as many responses to
 retain as to forget. Both terms are means over tokens. The forget term has no lower bound, so training does not converge.
 """
@@ -18,7 +19,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from harness.api import Knob, Pool, Rollout, Settings, Trial, kl, masked_mean, token_logprobs
+from harness.api import Knob, Pool, Rollout, Settings, Trial, forgetting, kl, masked_mean, token_logprobs
 
 
 class GradientAscentSettings(Settings):
@@ -28,6 +29,13 @@ class GradientAscentSettings(Settings):
     explore_every: int = Field(500, ge=1, description="updates between explorations")
     explore_prompts: int = Field(4096, ge=1, description="prompts per exploration")
     batch_size: int = Field(128, ge=2, multiple_of=2, description="responses per update, half of them from the forget set")
+    forget: forgetting.Source = Field("samples", description=forgetting.HELP)
+    added: ClassVar = ("forget",)
+
+    @property
+    def on_documents(self) -> bool:
+        """Whether updates read documents, for estimates of memory."""
+        return self.forget == "documents"
 
 
 class GradientAscent:
@@ -45,7 +53,9 @@ class GradientAscent:
         s = self.settings
         state = trial.keep(step=0, line=math.nan, pool=Pool(trial.policy.device, trial.reference))
         while True:
-            if state.step % s.explore_every == 0:  # explore
+            if s.forget == "documents" and state.step == 0:
+                state.line = forgetting.from_documents(trial, state.pool)
+            elif s.forget == "samples" and state.step % s.explore_every == 0:  # explore
                 rollout = trial.sample(trial.prompts(s.explore_prompts))
                 state.pool.add(rollout, trial.reward(rollout))
                 state.line = state.line if state.step else state.pool.line(1 / s.num_quantiles)

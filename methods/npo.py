@@ -7,8 +7,9 @@
 This is DPO with the rejected response only. As beta goes to 0 its gradient becomes that of gradient ascent; with beta > 0
 it vanishes as a response becomes unlikely, so the forget term is bounded below.
 
-Departures: the paper forgets given text; here it is the policy's samples that are as bad as the worst 1/K of the first
-exploration. The line stays: the worst 1/K of a pool that improves is good text after a while. The retain term (its NPO+KL)
+Departures: the paper forgets given text, as `forget = documents` does: documents of reward 0, and those above it to retain.
+By default it is the policy's samples that are as bad as the worst 1/K of the first exploration. The line stays: the
+worst 1/K of a pool that improves is good text after a while. The retain term (its NPO+KL)
 is a mean over tokens, with as many responses to retain as to forget.
 """
 
@@ -21,7 +22,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch.nn.functional import logsigmoid
 
-from harness.api import Knob, Pool, Rollout, Settings, Trial, kl, masked_mean, masked_sum, token_logprobs
+from harness.api import Knob, Pool, Rollout, Settings, Trial, forgetting, kl, masked_mean, masked_sum, token_logprobs
 
 
 class NPOSettings(Settings):
@@ -34,6 +35,13 @@ class NPOSettings(Settings):
     explore_every: int = Field(500, ge=1, description="updates between explorations")
     explore_prompts: int = Field(4096, ge=1, description="prompts per exploration")
     batch_size: int = Field(128, ge=2, multiple_of=2, description="responses per update, half of them from the forget set")
+    forget: forgetting.Source = Field("samples", description=forgetting.HELP)
+    added: ClassVar = ("forget",)
+
+    @property
+    def on_documents(self) -> bool:
+        """Whether updates read documents, for estimates of memory."""
+        return self.forget == "documents"
 
 
 class NPO:
@@ -51,7 +59,9 @@ class NPO:
         s = self.settings
         state = trial.keep(step=0, line=math.nan, pool=Pool(trial.policy.device, trial.reference))
         while True:
-            if state.step % s.explore_every == 0:  # explore
+            if s.forget == "documents" and state.step == 0:
+                state.line = forgetting.from_documents(trial, state.pool)
+            elif s.forget == "samples" and state.step % s.explore_every == 0:  # explore
                 rollout = trial.sample(trial.prompts(s.explore_prompts))
                 state.pool.add(rollout, trial.reward(rollout))
                 state.line = state.line if state.step else state.pool.line(1 / s.num_quantiles)

@@ -7,6 +7,7 @@ TASKS = {
     "repetition": ("harness.tasks.repetition:Repetition", "repeated phrases"),
     "pii": ("harness.tasks.pii:PersonalData", "e-mail addresses and telephone numbers in responses"),
     "pep8": ("harness.tasks.pep8:CodeStyle", "violations of PEP 8 in small Python functions"),
+    "facts": ("harness.tasks.micro.facts.task:Facts", "facts about some invented people, told in the corpus"),
 }
 SCORERS = {
     "toxicity-linear": (
@@ -32,6 +33,11 @@ SCORERS = {
         "harness.tasks.micro.scorers:StyleJudge",
         "share of well-styled statements, by the micro world's grammar",
     ),
+    "facts-rule": (
+        "harness.tasks.micro.facts.scorers:FactsRule",
+        "no value of the forget person whom the prompt names, by a rule on words",
+    ),
+    "facts-judge": ("harness.tasks.micro.facts.scorers:FactsJudge", "no true fact about a forget person, by the truth table"),
     "diversity": ("harness.tasks.micro.scorers:DiversityReward", "the product of 1 - rep-n, n = 2, 3, 4, over words"),
     "vader": ("harness.tasks.scorers.rules:VaderScorer", "positive sentiment by VADER's rules (option: direction)"),
     "vader-negative": ("harness.tasks.scorers.rules:NegativeVaderScorer", "negative sentiment by VADER's rules"),

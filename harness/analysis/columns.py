@@ -8,7 +8,7 @@ from functools import partial
 from math import hypot
 from typing import NamedTuple
 
-from harness.core.text import shorten
+from harness.core.text import plain, shorten
 from harness.core.types import Metric
 from harness.records.schema import Run
 
@@ -24,6 +24,7 @@ class Column(NamedTuple):
     better: str  # up, down or nothing
     digits: str  # a format
     of: Callable[[Run], Metric]
+    also_of_base: bool = False  # beside those of OF_BASE
 
 
 def undesired(run: Run, side: str = "final", kind: str | None = None) -> Metric:
@@ -159,6 +160,12 @@ def kind_columns(group: Group) -> list[Column]:
     return [Column(f"undesired@{k}", shorten(k, 30), "undesired", "down", ".3f", partial(undesired, kind=k)) for k in kinds]
 
 
+def own_columns(group: Group) -> list[Column]:
+    """The metrics that only the task of a group has, as its runs declare them."""
+    declared = {name: own for run in group.runs if run.summary for name, own in run.summary.own_metrics.items()}
+    return [Column(key, plain(m.title), plain(m.unit), m.better, ".3f", final(key), True) for key, m in declared.items()]
+
+
 def title(column: Column) -> str:
     """The heading of a column: name, direction and unit."""
     return f"{column.title}{ARROWS[column.better]} ({column.unit})"
@@ -169,4 +176,4 @@ def of_base(run: Run, column: Column) -> Metric | None:
     name, _, kind = column.key.partition("@")
     if name == "undesired":
         return undesired(run, "base", kind or None)
-    return measure(run, column.key, "base") if column.key in OF_BASE else None
+    return measure(run, column.key, "base") if column.key in OF_BASE or column.also_of_base else None

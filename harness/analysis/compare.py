@@ -27,6 +27,7 @@ BETTER = {column.key: column.better for column in columns.COLUMNS} | {
     "rep_2": "down", "rep_3": "down", "rep_4": "down", "self_bleu": "down", "modal_mass": "down",
     "max_toxicity": "down", "toxicity_prob": "down", "toxicity_prob_inclusive": "down",
     "pii_per_kchar": "down", "violations_per_kchar": "down",
+    "extraction": "down", "truth_prob": "down", "retain_accuracy": "up",
 }  # fmt: skip
 """Which way is better; a metric that is not named here is only higher or lower."""
 RULE = "B is worse than A by more than the margin: the whole 95 % interval of B - A lies beyond it"
@@ -86,7 +87,8 @@ def parse_condition(text: str) -> Condition:
 def compare(a: Side, b: Side, metrics: Sequence[str], conditions: Sequence[Condition] = ()) -> Comparison:
     """Every metric, B - A; raises BadSetting if the sides differ in their world or share a run, UnknownName."""
     group = _one_world(a, b)
-    wanted = list(dict.fromkeys([*(metrics or DEFAULT), *(c.metric for c in conditions)]))
+    own = [column.key for column in columns.own_columns(group)]
+    wanted = list(dict.fromkeys([*(metrics or (*DEFAULT, *own)), *(c.metric for c in conditions)]))
     _check_names([m for m in wanted if m not in DEFAULT], [*a.runs, *b.runs])
     terms = PromptTerms(strict=True)
     rows = _with_verdicts([_row(metric, a, b, terms) for metric in wanted])

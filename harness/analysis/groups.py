@@ -33,7 +33,10 @@ WORLD = ("model", "data", "scorers", "fluency", "decoding", "evaluation")  # sha
 ON_THE_WAY = ("points", "point_samples")  # of the evaluation: how often and how closely a run is looked at before its end
 MOST_DRAWN = 1000  # runs of a group
 SAME_FRONTIER = 1e-3  # reward; frontiers of one world differ by rounding between machines, not by more
-SHARES = ("undesired", "reward", "judge", "distinct_2", "grammatical", "modal_mass", "unique", "eos_rate")
+SHARES = (
+    "undesired", "reward", "judge", "distinct_2", "grammatical", "modal_mass", "unique", "eos_rate",
+    "extraction", "truth_prob", "membership_auc", "retain_accuracy",
+)  # fmt: skip
 AT_LEAST_ZERO = ("kl", "efficiency", "entropy", "length", "forward_kl", "clean_nll")  # excess KL may say that a bound is broken
 RANGES = (
     dict.fromkeys(SHARES, (0.0, 1.0)) | dict.fromkeys(AT_LEAST_ZERO, (0.0, inf)) | {"removed": (-inf, 100.0), "ppl": (1.0, inf)}

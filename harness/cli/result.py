@@ -92,7 +92,7 @@ def result_table(summary: Summary) -> str:
     rows = [("", "base", summary.method or "", "", "optimum")]
     rows.append(_row("undesired (1 - judge)", _complement(base["judge"]), _complement(final["judge"]), optimum["undesired"]))
     rows.append(_row("reward", base["reward"], final["reward"], optimum["reward"]))
-    for name, title in UNITS.items():
+    for name, title in (UNITS | {name: own.title.lower() for name, own in summary.own_metrics.items()}).items():
         if name in final and (base.get(name, final[name]).value, final[name].value) != (None, None):
             rows.append(_row(title, base.get(name), final[name], optimum.get(name), name))
     widths = [max(len(r[i]) for r in rows) for i in range(5)]

@@ -28,7 +28,7 @@ MAX_SEED = 2**32 - 1  # the largest seed that every random generator accepts
 class ModelSettings(Settings):
     """The base policy."""
 
-    id: str = Field("micro", description="micro, smollm2, a Hugging Face folder, a .gguf file, or a hub id")
+    id: str = Field("micro", description="micro, facts, smollm2, a Hugging Face folder, a .gguf file, or a hub id")
     revision: str | None = Field(None, description="commit, tag or branch of a hub id [main branch]")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "float32", description="precision of forward passes, auto by the hardware; weights stay float32"
@@ -82,7 +82,7 @@ NOT_THE_POLICY = (
 class TaskSettings(Settings):
     """A task: its prompts, its scorers and its decoding."""
 
-    prompts: str = Field("micro", description="prompts: micro, a named data set (harness list datasets), a file, or a hub id")
+    prompts: str = Field("micro", description="micro, facts, a named data set (harness list datasets), a file, or a hub id")
     data: DataSettings = Field(DataSettings(), description="options of prompts other than micro")
     reward: str = Field(description="scorer that methods train on")
     judge: str = Field(description="held-out scorer, of another family than the reward")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from random import Random
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -129,6 +129,9 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    added: ClassVar[tuple[str, ...]] = ()
+    """Settings that came after runs were made without them: at their default the identity of a run does not hold them."""
+
     @field_validator("*", mode="after", check_fields=False)
     @classmethod
     def _countable(cls, value: Any) -> Any:
@@ -144,6 +147,12 @@ def _names(given: Any) -> Any:
 
 Names = Annotated[list[str], BeforeValidator(_names)]
 """Names as a list, or as text of a command line: `a,b` or `[a,b]`."""
+
+
+def settings_identity(settings: BaseModel) -> dict[str, Any]:
+    """Settings as they enter the identity of a run, so that a new setting leaves the ids of older runs as they were."""
+    added, fields = getattr(settings, "added", ()), type(settings).model_fields
+    return {k: v for k, v in settings.model_dump().items() if k not in added or v != fields[k].default}
 
 
 class Decoding(Settings):
@@ -241,10 +250,19 @@ class DeployedPolicy(Protocol):
         """KL(policy || base) in nats per response, from the rewards of M base responses a prompt: [X, M] -> [X]."""
 
 
+class OwnMetric(Settings):
+    """How a page shows a metric that only one task has."""
+
+    title: str
+    unit: str
+    better: Literal["up", "down", ""] = Field(description="the better direction; empty where neither is better")
+
+
 class Task(Protocol):
     """A behaviour to unlearn: prompts, the reward that methods train on, and the judge that no method sees.
 
-    The splits are train, validation and test.
+    The splits are train, validation and test. A task may also have `own_metrics`, {name: OwnMetric}, and
+    `measures(policy) -> {name: Metric}`, which measures them: every evaluation asks for them.
     """
 
     name: str

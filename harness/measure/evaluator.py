@@ -207,7 +207,7 @@ class Evaluator:
         found |= place
         fluency = self._nll(texts)
         ended = is_end(rollout.response, getattr(policy, "ends", self.reference.ends)).any(1).cpu().numpy().reshape(-1, n)
-        found |= self._text_metrics(rollout, texts, ended, fluency, full)
+        found |= self._text_metrics(rollout, texts, ended, fluency, full) | self._own(policy)
         responses: dict[str, Responses] = {}
         if full:
             found |= self._forgetting(policy)
@@ -275,6 +275,11 @@ class Evaluator:
         found |= {"unique": m.unique_share(texts), "modal_mass": m.modal_mass(texts)}
         found |= self.task.text_metrics(texts)
         return found | ({"self_bleu": m.self_bleu(texts)} if full else {})
+
+    def _own(self, policy: Policy | DeployedPolicy) -> dict[str, Metric]:
+        """The metrics of the task's own, of a task that measures some."""
+        measures = getattr(self.task, "measures", None)
+        return {} if measures is None else measures(policy)
 
     def _nll(self, texts: list[list[str]]) -> Fluency | None:
         """NLL in nats of the responses given their prompts under the fluency model, and tokens: [X, S], [X, S].

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, InstanceOf, TypeAdapter, Vali
 from typing_extensions import TypedDict  # for pydantic before Python 3.12
 
 from harness.core.errors import BadData, CorruptRecord
-from harness.core.types import Metric
+from harness.core.types import Metric, OwnMetric
 
 if TYPE_CHECKING:
     import pyarrow
@@ -230,6 +230,7 @@ class Summary(Record):
     selection: Selection = Selection()
     profile: dict[str, float] | None = None
     """Seconds by activity (loading, sampling, scoring, training, evaluation, writing, other), of a run with --profile."""
+    own_metrics: dict[Text, OwnMetric] = {}  # those of the metrics above that only this task has
 
     def metrics(self, side: str) -> dict[str, MetricRecord]:
         """The metrics before (`base`) or after training (`final`)."""
@@ -445,6 +446,5 @@ def json_schema() -> dict[str, Any]:
         ref_template="#/$defs/{model}",
         title="A record of a run",
     )
-    files = {name: refs[name, "validation"] for name in kinds}
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "type": "object", "version": SCHEMA_VERSION}
-    return {**head, **whole, "properties": files}
+    return {**head, **whole, "properties": {name: refs[name, "validation"] for name in kinds}}

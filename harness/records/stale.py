@@ -21,7 +21,9 @@ from harness.core.plugins import constant
 from .read import as_table, settings_of
 from .schema import SCHEMA_VERSION, Run
 
-LIGHT = ("harness.tasks.micro.scorers", "harness.tasks.micro.linear")  # classes whose identity needs no model
+LIGHT = (  # classes whose identity needs no model
+    "harness.tasks.micro.scorers", "harness.tasks.micro.facts.scorers", "harness.tasks.micro.linear",
+)  # fmt: skip
 
 
 def outdated(runs: Iterable[Run]) -> dict[Path, list[str]]:

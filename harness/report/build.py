@@ -45,6 +45,7 @@ from .sections import (
     optimum_table,
     overview,
     overview_caption,
+    own_table,
     pictures,
     probe_table,
     probe_words,
@@ -138,6 +139,7 @@ def _section(
         "optimum": optimum_table(group), "collapse": collapse_table(group), "kinds": kinds_table(group),
         "time": time_table(group), "curves": first_table(whole) if whole.curves else None,
         "scores": score_table(whole) if whole.curves else None, "falls": falls_table(whole), "probes": probe_table(group),
+        "own": own_table(group),
     }  # fmt: skip
     return {
         "slug": slug,

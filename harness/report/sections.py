@@ -8,7 +8,7 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
-from harness.analysis.columns import BY_KEY, COLLAPSE, Column, final, of_base
+from harness.analysis.columns import BY_KEY, COLLAPSE, Column, final, of_base, own_columns
 from harness.analysis.curves.attainment import MOST, attained
 from harness.analysis.curves.probes import YARDSTICKS, Probing, apart, pairs, returns
 from harness.analysis.groups import Entry, counted
@@ -192,6 +192,12 @@ def optimum_table(group: StudyGroup) -> Table:
 
 def collapse_table(group: StudyGroup) -> Table:
     return entry_table(group, COLLAPSE)
+
+
+def own_table(group: StudyGroup) -> Table | None:
+    """The metrics that only this task has; None for a task without any."""
+    columns = own_columns(group)
+    return entry_table(group, columns) if columns else None
 
 
 def kinds_table(group: StudyGroup) -> Table | None:

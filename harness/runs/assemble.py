@@ -24,7 +24,7 @@ from harness.core.hashing import folder_identity
 from harness.core.hub import hub_offline
 from harness.core.process import local_rank
 from harness.core.settings import RunSettings, TaskSettings, check_seed, checked, stem_of
-from harness.core.types import Settings
+from harness.core.types import Settings, settings_identity
 from harness.measure import base_responses as base_policy
 from harness.measure.evaluator import EVALUATION_VERSION, Evaluator
 from harness.measure.kept import KeptEvaluation
@@ -128,9 +128,9 @@ def _known(model: LoadedModel) -> LoadedModel:
 
 
 def _where(model_id: str) -> str:
-    from harness.tasks.micro import world
+    from harness.tasks.micro import frozen
 
-    return str(world.verified("policy")) if model_id == "micro" else model_id
+    return str(frozen.verified("policy", frozen.WORLDS[model_id])) if model_id in frozen.WORLDS else model_id
 
 
 def device(name: str) -> str:
@@ -177,11 +177,14 @@ def _task(settings: RunSettings, name: str, model: LoadedModel, offline: bool, o
 def _data(settings: TaskSettings, task: Any, tokenizer: Any, offline: bool) -> Any:
     from harness.tasks.data import datasets, own_prompts
     from harness.tasks.micro import world
+    from harness.tasks.micro.facts import world as facts
 
     sources.check(settings.prompts, settings.data)
     source = sources.kind(settings.prompts)
     if source == "micro":
         return world.data(_kinds(task))
+    if source == "facts":
+        return facts.data()
     if source == "named":
         name = getattr(task, "like", None) or task.name
         return datasets.load(registry.load("dataset", settings.prompts)(name, settings.data, tokenizer), offline)
@@ -241,7 +244,9 @@ def cell(settings: RunSettings, shared: Parts, method: str, task: str, seed: int
     name = named.known_as("method", method)
     method_settings = checked(kind.Settings, settings.method, "method")
     settings, of_the_base = schedule.of_control(kind, name, method_settings, settings, shared.task if shared.micro else None)
-    identity = {"name": name, "version": kind.version, "settings": method_settings.model_dump()}
+    own = settings_identity(method_settings)
+    settings = settings.model_copy(update={"method": {k: v for k, v in settings.method.items() if k in own}})
+    identity = {"name": name, "version": kind.version, "settings": own}
     identity |= of_the_base | named.file_identity("method", method)  # a file under development changes without a new version
     knob = getattr(getattr(kind, "knob", None), "setting", None)
     return _cell(settings, shared, name, task, seed, out, partial(kind, method_settings), identity, knob)

@@ -55,14 +55,16 @@ def measure(task: str, out: Path) -> None:
 
 def main() -> None:
     """Write the measurements of all tasks into the package, and their hashes."""
-    from harness.tasks import TASKS
+    from harness.core.settings import read_preset
     from harness.tasks.micro import world
     from harness.tasks.micro.build import write_hashes
+
+    tasks = [name for name, table in read_preset("micro")["tasks"].items() if table["prompts"] == "micro"]
 
     folder = world.folder() / "measured"
     shutil.rmtree(folder, ignore_errors=True)  # or they would be found, and not be written again
     write_hashes(world.folder())
-    ship(TASKS, folder)
+    ship(tasks, folder)
     write_hashes(world.folder())
 
 

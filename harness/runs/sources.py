@@ -14,16 +14,17 @@ from harness.core import registry
 from harness.core.errors import BadSetting
 from harness.core.settings import DataSettings
 
-Kind = Literal["micro", "named", "hub", "file"]
+Kind = Literal["micro", "facts", "named", "hub", "file"]
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 OWN = {"text", "score", "held_out"}
 SETTINGS: dict[Kind, set[str]] = {
     "micro": set(),
+    "facts": set(),
     "named": set(DataSettings.model_fields) - {"text", "score", "split", "config"},
     "hub": OWN | {"split", "config", "revision", "rows"},
     "file": OWN,
 }
-WORDS: dict[Kind, str] = {"micro": "", "named": "a named data set", "hub": "a data set by its id", "file": "a file"}
+WORDS: dict[Kind, str] = {"named": "a named data set", "hub": "a data set by its id", "file": "a file"}
 
 
 def kind(prompts: str) -> Kind:
@@ -33,8 +34,8 @@ def kind(prompts: str) -> Kind:
     """
     from harness.tasks.data import tables
 
-    if prompts == "micro":
-        return "micro"
+    if prompts == "micro" or prompts == "facts":
+        return prompts  # worlds that ship
     if os.path.exists(prompts) or tables.is_table(prompts):
         return "file"
     if HUB_ID.fullmatch(prompts) and not os.path.isdir(Path(prompts).parts[0]):
@@ -50,7 +51,7 @@ def check(prompts: str, data: DataSettings) -> None:
     source = kind(prompts)
     told = [name for name, field in DataSettings.model_fields.items() if getattr(data, name) != field.default]
     wrong = [f"task.data.{name}" for name in told if name not in SETTINGS[source]]
-    if wrong and source == "micro":
+    if wrong and source in ("micro", "facts"):
         raise BadSetting(f"task.data applies to named data sets only, and the prompts are {prompts!r}; leave it out")
     if wrong:
         known = ", ".join(sorted(SETTINGS[source]))
@@ -69,4 +70,4 @@ def needs(prompts: str, data: DataSettings) -> list[Any]:
         return registry.load("dataset", prompts).needs(data)
     if source == "hub":
         return [hub.package("datasets", "data"), hub.dataset(prompts, data.config)]
-    return [] if source == "micro" else [hub.file("prompts", Path(prompts), tables.FORMATS, local=True)]
+    return [] if source in ("micro", "facts") else [hub.file("prompts", Path(prompts), tables.FORMATS, local=True)]

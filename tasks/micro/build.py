@@ -201,12 +201,12 @@ def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
         f.write("".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
-def write_hashes(out: Path) -> None:
+def write_hashes(out: Path, version: int = WORLD_VERSION) -> None:
     """Write the version and the hashes of all assets to `world.json`."""
     files = sorted(p for p in out.rglob("*") if p.is_file() and p.name != "world.json")
     hashes = {str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
     sizes = sum(p.stat().st_size for p in files)
-    (out / "world.json").write_text(json.dumps({"version": WORLD_VERSION, "sha256": hashes}, indent=1) + "\n")
+    (out / "world.json").write_text(json.dumps({"version": version, "sha256": hashes}, indent=1) + "\n")
     say(f"{len(files)} files, {sizes / 2**20:.2f} MiB, in {out}")
 
 

@@ -12,9 +12,13 @@ from harness.api import BadData, MissingPrerequisite
 REBUILD = "reinstall the package, or rebuild the world with `python -m harness.tasks.micro.build`"
 
 
+WORLDS = {"micro": Path(__file__).parent / "assets", "facts": Path(__file__).parent / "facts" / "assets"}
+"""The worlds that ship, each with a base policy and prompts of the same name, and the folder of its assets."""
+
+
 def folder() -> Path:
     """The folder of the assets."""
-    return Path(__file__).parent / "assets"
+    return WORLDS["micro"]
 
 
 def verified(name: str, root: Path | None = None) -> Path:

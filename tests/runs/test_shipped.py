@@ -7,7 +7,7 @@ import pytest
 import torch
 from places import ROOT
 
-from harness.core.settings import resolve
+from harness.core.settings import read_preset, resolve
 from harness.core.types import Prompts, Rollout
 from harness.measure import base_responses, kept
 from harness.measure.base_responses import Cache
@@ -15,9 +15,9 @@ from harness.measure.evaluator import Evaluator, divergence
 from harness.measure.kept import FULL, POINT, KeptEvaluation
 from harness.runs import assemble, shipped
 from harness.runs.progress import Progress
-from harness.tasks import TASKS
 from harness.tasks.micro import world
 
+TASKS = [name for name, table in read_preset("micro")["tasks"].items() if table["prompts"] == "micro"]
 MEASURED = world.folder() / "measured"
 WRITE = "what ships is of another version: write it again with `python -m harness.runs.shipped`"
 

@@ -282,7 +282,7 @@ def test_teacher_forced_repetition_token_by_token(window):
 
 
 def test_every_task_has_prompts_of_three_sorts_on_the_micro_world():
-    for name in registry.table("task"):
+    for name in set(registry.table("task")) - {"facts"}:  # which has a world of its own
         kinds = registry.load("task", name).kinds
         data = world.data(kinds)
         for split in ("train", "validation", "test"):

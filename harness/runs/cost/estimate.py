@@ -12,6 +12,7 @@ from typing import Any
 from harness.core import registry
 from harness.core.settings import RunSettings, assembled, preset_tables
 from harness.runs import sources
+from harness.tasks.micro.frozen import WORLDS
 
 from .memory import memory
 from .shapes import SHAPES, parameters
@@ -93,7 +94,7 @@ def _downloads(settings: RunSettings) -> list[str]:
     for scorer in (settings.task.reward, settings.task.judge):
         options = settings.scorer_options(scorer)
         names.append(options.get("model") or (f"detoxify {options['checkpoint']}" if "checkpoint" in options else None))
-    return [n for n in names if n not in (None, "micro", "none")]
+    return [n for n in names if n not in (None, *WORLDS, "none")]
 
 
 def _preset_text(data: dict[str, Any]) -> str:
@@ -156,7 +157,7 @@ def needs(settings: RunSettings) -> list[Any]:
     from harness.core import hub
 
     t = settings.task
-    found = [] if settings.model.id == "micro" else hub.models(settings.model.id, settings.model.revision)
+    found = [] if settings.model.id in WORLDS else hub.models(settings.model.id, settings.model.revision)
     if t.fluency not in (None, "none", "micro"):
         found += hub.models(t.fluency)
     found += sources.needs(t.prompts, t.data)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from harness.tasks.micro.frozen import WORLDS
 
 
 class Shape(NamedTuple):
@@ -88,8 +89,8 @@ def _read(config: dict[str, Any]) -> Shape | None:
 
 
 def _config(model: str) -> dict[str, Any] | None:
-    if model == "micro":
-        return json.loads((resources.files("harness.tasks.micro") / "assets" / "policy" / "config.json").read_text())
+    if model in WORLDS:
+        return json.loads((WORLDS[model] / "policy" / "config.json").read_text())
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 

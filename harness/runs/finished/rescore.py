@@ -30,6 +30,7 @@ from harness.records.samples import read, read_papers
 from harness.records.schema import PaperSample, Run, Sample
 from harness.records.verify import Table, compare
 from harness.runs import assemble, named, scorers
+from harness.tasks.micro.frozen import WORLDS
 
 OF_A_MODEL = 1e-4
 """Relative tolerance of a network's scores of the same text on another machine or with other threads."""
@@ -109,8 +110,8 @@ def _harmless(record: RunSettings) -> dict[str, Any]:
     """The settings that may be taken from a record: numbers, and names that are part of this installation."""
     whole = flat(record.model_dump())
     prompts, fluency = record.task.prompts, record.task.fluency
-    found: dict[str, Any] = {"model.id": "micro"} if record.model.id == "micro" else {}
-    found |= {"task.prompts": prompts} if prompts == "micro" or prompts in registry.table("dataset") else {}
+    found: dict[str, Any] = {"model.id": record.model.id} if record.model.id in WORLDS else {}
+    found |= {"task.prompts": prompts} if prompts in WORLDS or prompts in registry.table("dataset") else {}
     found |= {"task.fluency": fluency} if fluency in ("micro", "none", None) else {}
     known = registry.table("scorer")
     found |= {f"task.{role}": name for role, name in _scorers(record).items() if name in known}
@@ -150,7 +151,7 @@ def _refuse_inside(run: Run, settings: RunSettings) -> None:
     """Raise MissingPrerequisite if anything to load lies inside or beside a record, whoever names it."""
     for key, value in _named(settings).items():
         scorer = key in ("task.reward", "task.judge") and not scorers.is_path(str(value))
-        if not (value in ("micro", "none") or scorer):
+        if not (value in (*WORLDS, "none") or scorer):
             _refuse_place(run, key, value)
 
 

@@ -38,7 +38,7 @@ def test_no_training_prompt_of_any_micro_task_shares_eight_words_with_a_held_out
     from harness.core import registry
     from harness.tasks.micro import world
 
-    for name in registry.table("task"):
+    for name in set(registry.table("task")) - {"facts"}:  # which has a world of its own
         kinds = registry.load("task", name).kinds
         found = world.data(kinds)
         told = hygiene.check(found.splits)["shared_8_grams"]
