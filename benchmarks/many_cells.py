@@ -78,6 +78,8 @@ def main(folder: str, *sizes: str) -> None:
             "status": ["status", str(out)],
             "status again": ["status", str(out)],
             "report": ["report", str(out), "--out", str(Path(folder) / "page")],
+            "list runs": ["list", "runs", "--out", str(out)],
+            "compare": ["compare", "quark:task=toxicity", "ppo:task=toxicity", "--out", str(out)],
             "plan": [
                 "sweep", "--dry-run", "--methods", "base,quark", "--tasks", "toxicity", "--seeds", f"0-{cells // 2 - 1}",
                 "--out", str(Path(folder) / "nothing"),
@@ -86,6 +88,8 @@ def main(folder: str, *sizes: str) -> None:
             if os.environ.get("ONLY", name) == name or name.startswith(os.environ.get("ONLY", name)):
                 seconds, peak, code = measured(*words)
                 rows[name] = {"cpu_seconds": round(seconds, 1), "peak_mb": peak, "code": code}
+        if "report" in rows:
+            rows["report"]["page_mb"] = round((Path(folder) / "page" / "index.html").stat().st_size / 1e6, 1)
         print(json.dumps({"cells": cells} | rows), flush=True)
 
 

@@ -14,6 +14,7 @@ from harness.core.settings import parse_override
 from harness.core.text import plain, shorten
 from harness.records.read import by_id, find_runs, holds_records
 from harness.records.schema import Problem, Run
+from harness.records.tables.lean import Lean
 
 from .groups import DIGITS, HASH, groups, leaves, unlike
 from .ranking import above_frontier
@@ -44,13 +45,13 @@ def select(texts: Sequence[str], out: Path) -> list[Side]:
 
     @cache
     def everything() -> Records:  # read once, and only if an argument names a method
-        return find_runs([out]) if holds_records(str(out)) else ([], [])
+        return find_runs([out], kept=Lean()) if holds_records(str(out)) else ([], [])
 
     return [_side(text, out, everything) for text in texts]
 
 
 def _side(text: str, out: Path, everything: Callable[[], Records]) -> Side:
-    found, problems = find_runs([Path(text)]) if holds_records(text) else _named(text, out, everything)
+    found, problems = find_runs([Path(text)], kept=Lean()) if holds_records(text) else _named(text, out, everything)
     if not found:
         why = f"; {len(problems)} could not be read, first {problems[0].path}: {problems[0].what}" if problems else ""
         raise EmptySelection(f"{text!r} selects no run{why}")

@@ -55,8 +55,9 @@ def _knob(method: str) -> str:
 def runs(out: Path) -> list[dict[str, Any]]:
     """One row per run below a folder of records; an unreadable one is listed as such."""
     from harness.records.read import find_runs, holds_records
+    from harness.records.tables.lean import Lean
 
-    found, problems = find_runs([out]) if holds_records(str(out)) else ([], [])
+    found, problems = find_runs([out], kept=Lean()) if holds_records(str(out)) else ([], [])
     rows = [_run_row(run, out) for run in found]
     return rows + [{"run": str(p.path), "status": "unreadable", "judge": "-", "kl": "-"} for p in problems]
 

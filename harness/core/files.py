@@ -195,11 +195,12 @@ def replace(path: Path, content: bytes) -> None:
     """Write a file atomically: a reader sees the old content or the new one, never a part."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.unlink(missing_ok=True)  # left by a killed process, or a link that would redirect the write
-    with whole(temporary), temporary.open("xb") as f:
-        f.write(content)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(temporary, path)
+    with whole(temporary):
+        with temporary.open("xb") as f:
+            f.write(content)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
 
 
 @contextmanager
@@ -253,8 +254,7 @@ def writing(path: Path) -> Iterator[None]:
     except BenchError:
         raise
     except Exception as error:
-        reason = refused(error)
-        if reason is None:
+        if (reason := refused(error)) is None:
             raise
         raise CannotWrite(f"cannot write {path}: {reason}; fix this and run the same command to resume") from error
 

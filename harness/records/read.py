@@ -393,13 +393,20 @@ def locate(name: str, out: Path) -> Run:
     """
     if os.path.isdir(name) or study_above(Path(name)) is not None:
         return read_run(Path(name))
-    found, _ = find_runs([out]) if holds_records(str(out)) else ([], [])
+    found, _ = find_runs([out], kept=_named_alone) if holds_records(str(out)) else ([], [])
     if not found:
         raise EmptySelection(f"no folder {name}, and no runs in {out}; see harness list runs --out DIR")
     match = by_id(name, found)
     if match is None:
         raise UnknownName("run", name, [run.dir.name for run in found], "harness list runs")
-    return match
+    return read_run(match.dir)
+
+
+def _named_alone(run: Run) -> Run:
+    """A record without anything but what tells which it is: of many only one is wanted whole."""
+    m = run.manifest
+    names = {name: getattr(m, name) for name in ("schema_version", "run_id", "status", "preset", "task", "method", "seed")}
+    return Run(run.dir, Manifest(**names, identity={"of": cell(run)}), None, [], None)
 
 
 def by_id(name: str, runs: list[Run]) -> Run | None:

@@ -205,7 +205,7 @@ class RunStore:
             target.parent.mkdir(exist_ok=True)
             with whole(target.with_suffix(".tmp")):
                 frame.to_parquet(target.with_suffix(".tmp"), index=False)
-            os.replace(target.with_suffix(".tmp"), target)
+                os.replace(target.with_suffix(".tmp"), target)
 
     def hashes(self, coming: dict[str, Any]) -> dict[str, str]:
         """The content hashes of the files of a finished run by name, including JSON still to be written (`coming`)."""

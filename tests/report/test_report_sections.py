@@ -54,7 +54,7 @@ def test_runs_measured_by_another_ruler_have_a_section_that_says_how(key, tmp_pa
 def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace the pictures that every page has: they are drawn elsewhere."""
     sheets = {n: Sheet(b"<svg></svg>", ["<svg></svg>"], b"") for n in ("pareto", "fluency", "compute", "overoptimisation")}
-    monkeypatch.setattr("harness.report.build.pictures", lambda group, slug: (sheets, figure_data(group)))
+    monkeypatch.setattr("harness.report.build.pictures", lambda group, slug: (sheets, figure_data(group), []))
 
 
 LONG = "politeness_of_forum_replies_v2"

@@ -39,7 +39,7 @@ class Lean:
 
     def _manifest(self, found: Manifest) -> Manifest:
         parts = {name: self._table(getattr(found, name)) for name in ("identity", "settings")}
-        provenance = found.provenance.model_copy(update={key: self._once(value) for key, value in found.provenance})
+        provenance = _changed(found.provenance, {key: self._once(value) for key, value in found.provenance})
         return _changed(found, parts | {"provenance": provenance})
 
     def _summary(self, found: Summary) -> Summary:
@@ -54,8 +54,7 @@ class Lean:
 
     def _frontier(self, found: Frontier) -> Frontier:
         """A frontier that is that of another run but for whether a point of the run lies above it."""
-        same = self._once(found.model_copy(update={"above": None}), lambda: found.plain() | {"above": None})
-        return same.model_copy(update={"above": found.above})
+        return _changed(self._once(_changed(found, {"above": None})), {"above": found.above})
 
     def _row(self, row: Evaluation, final: dict[str, MetricRecord], costs: Iterable[str] | None) -> Evaluation:
         cost = row.cost or {}
