@@ -58,7 +58,6 @@ if TYPE_CHECKING:
     from harness.policy.logprobs import token_logprobs as token_logprobs
     from harness.policy.models.debiased import SelfDebiased as SelfDebiased
     from harness.policy.models.ensemble import Ensemble as Ensemble
-    from harness.policy.models.layers import activations as activations
     from harness.policy.models.steered import Steered as Steered
     from harness.policy.models.steered import layer_at as layer_at
     from harness.policy.models.vectors import subtract_task as subtract_task
@@ -68,6 +67,7 @@ if TYPE_CHECKING:
     from harness.training import corpus as corpus
     from harness.training import forgetting as forgetting
     from harness.training import trl_bridge as trl_bridge
+    from harness.training.activations import activations as activations
     from harness.training.corpus import CorpusSettings as CorpusSettings
     from harness.training.pool import Pool as Pool
     from harness.training.trial import Method as Method
@@ -92,12 +92,12 @@ NAMES = {
     "measure.probed": ("Probe", "Probed", "Reading", "with_matrices"),
     "policy.models.ensemble": ("Ensemble",),
     "policy.models.debiased": ("SelfDebiased",),
-    "policy.models.layers": ("activations",),
     "policy.models.steered": ("Steered", "layer_at"),
     "policy.models.vectors": ("subtract_task",),
     "policy.logprobs": ("entropy", "kl", "log_not", "log_nots", "masked_mean", "masked_sum", "said_before", "token_logprobs"),
     "policy.policy": ("Policy", "tokens_of"),
     "policy.sampler": ("sample",),
+    "training.activations": ("activations",),
     "training.corpus": ("CorpusSettings",),
     "training.pool": ("Pool",),
     "training.trial": ("Method", "Trial"),

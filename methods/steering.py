@@ -38,7 +38,7 @@ class Steering:
     version = 1
     Settings = SteeringSettings
     family = "at decoding"
-    knob = Knob("coefficient", (0.5, 1.0, 2.0, 4.0, 8.0))
+    knob = Knob("coefficient", (0.25, 0.5, 1.0, 2.0, 4.0))
     trains = False
     quick: ClassVar[dict[str, Any]] = {"explore_prompts": 64}
     claims: ClassVar[dict[str, dict[str, Any]]] = {"base_returns": {"coefficient": 1e-3}, "reward_rises": {"coefficient": 2.0}}

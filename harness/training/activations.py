@@ -9,9 +9,8 @@ from torch import Tensor
 from harness.core.types import Rollout
 from harness.policy.logprobs import gather
 from harness.policy.logprobs.rows import after, aligned
+from harness.policy.models.steered import hooked, layers_of
 from harness.policy.policy import Policy, tokens_of
-
-from .steered import hooked, layers_of
 
 
 def activations(policy: Policy, rollout: Rollout, layer: int, trained: int | None = None) -> Tensor:
