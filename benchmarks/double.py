@@ -1,8 +1,8 @@
 """The command line in double precision: `python benchmarks/double.py run ...`, or started by torchrun in several processes.
 
 For one question: whether two ways to compute the same, such as one process and two, differ by rounding alone. Rounding is a
-billion times smaller here than in float32; a mistake is as large as before. Its records are compared with each other only: their
-identity is that of float32.
+billion times smaller here than in float32; a mistake is as large as before. Its records are compared with each other only:
+their identity is that of float32.
 """
 
 from __future__ import annotations
