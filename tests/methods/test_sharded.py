@@ -7,6 +7,7 @@ import torch
 from together import together
 from trials import new_trial
 
+from harness.core.errors import BadSetting
 from harness.core.registry import load
 from harness.policy.models import sharding
 from harness.policy.models.adapters import Lora
@@ -105,3 +106,11 @@ def test_a_checkpoint_of_halves_goes_on_whole_and_the_other_way_round(shard_firs
         next(steps)
     for ours, theirs in zip(found, undisturbed[0].policy.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs.detach(), rtol=0, atol=2e-5)
+
+
+def test_a_model_without_layers_is_refused():
+    def refused():
+        with pytest.raises(BadSetting, match=r"Linear has no layers that are known as such; set model.shard=none"):
+            sharding.shard(torch.nn.Linear(2, 2), "cpu")
+
+    assert together(2, refused) == [None, None]

@@ -172,3 +172,15 @@ def test_the_peak_on_a_gpu_is_recorded_where_there_is_one(monkeypatch):
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3 * 2**20)
     assert session.peak_gpu_memory(torch.device("cuda", 0)) == {"peak_gpu_memory_mb": 3.0}
     assert session.peak_gpu_memory(torch.device("cpu")) == {}
+
+
+def test_a_sharded_policy_is_divided_by_the_processes_and_whole_while_it_samples(monkeypatch):
+    """Of n weights: 8 n bytes of policy and reference and 12 n of training in four parts; 4 n more while it samples."""
+    shape, load = shapes.SHAPES["gpt2"], Load(0, 1, 0, 0)
+    whole = estimate(settings(), shape, load)
+    for name, value in {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    found = estimate(settings("gpt2", "quark", "toxicity", "model.shard=full"), shape, load)
+    n = shape.parameters / 1e9
+    assert (found.weights, found.training) == pytest.approx((whole.weights / 4, whole.training / 4))
+    assert found.peak - found.scorers == pytest.approx(20 * n / 4 + 4 * n, rel=0.01)

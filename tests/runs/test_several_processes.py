@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from together import together
 
-from harness.core.errors import Busy, Interrupted
+from harness.core.errors import BadSetting, Busy, Interrupted
 from harness.measure import kept
 from harness.measure.base_responses import Cache
 from harness.policy.models import processes
@@ -82,16 +82,48 @@ def test_other_methods_leave_the_numbers_and_weights_of_one_process(method, tmp_
         torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
+def test_a_sharded_run_leaves_the_numbers_and_weights_of_one_process(tmp_path):
+    """With an adapter, merged at the end, in micro-batches."""
+    pytest.importorskip("trl")
+    pytest.importorskip("peft")
+    method, asked = "dpo", {"model__lora__rank": 4, "model__lora__merge": True, "model__micro_batch": 3}
+    asked |= {"budget__updates": 3, "evaluation__points": 0, "evaluation__paper_samples": 0}
+    cell = quick.cell(tmp_path / "one", method, **asked)
+    one = session.run(cell)[0]
+
+    def sharded():
+        found = quick.cell(tmp_path / "two", method, **asked, model__shard="full")
+        assert found.run_id == cell.run_id  # it changes no number
+        return session.run(found)[0]
+
+    for summary in together(2, sharded):
+        same_numbers(summary, one)
+    (other,) = (tmp_path / "two").glob("*/*/*/*/policy")
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (cell.path / "policy", other))
+    assert ours.keys() == theirs.keys()
+    for name in (name for name in ours if not name.endswith("c_attn.bias")):
+        torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=1e-5)
+
+
+def test_a_policy_is_not_sharded_by_one_process(tmp_path):
+    with pytest.raises(BadSetting, match=r"model.shard=full divides .* there is one process; start with torchrun"):
+        quick.cell(tmp_path, model__shard="full")
+
+
 def test_a_record_says_how_many_processes_made_it(tmp_path):
     assert quick.cell(tmp_path).provenance.processes == 1
     assert together(2, lambda: quick.cell(tmp_path).provenance.processes) == [2, 2]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("then", [1, 2])
-def test_a_signal_to_one_stops_all_and_any_number_goes_on(tmp_path, one, then, monkeypatch):
-    """The signal reaches the process that does not write, after the third update."""
+@pytest.mark.parametrize(("begun", "then"), [("none", "full"), ("full", "alone")])
+def test_a_signal_to_one_stops_all_and_any_number_goes_on(tmp_path, one, begun, then):
+    """The signal reaches the process that does not write, after the third update; two whole policies, or a sharded one."""
     cell, whole = quick.cell(tmp_path), session.check_weights
+
+    def run(shard):
+        return session.run(quick.cell(tmp_path, model__shard=shard))[0]
 
     def interrupted():
         def checked(trial):
@@ -100,14 +132,15 @@ def test_a_signal_to_one_stops_all_and_any_number_goes_on(tmp_path, one, then, m
             whole(trial)
 
         session.check_weights = checked  # of this process alone
-        session.run(cell)
+        run(begun)
 
     found = together(2, interrupted)
     assert all(isinstance(e, Interrupted) for e in found)
     assert read_manifest(cell.path).status == "interrupted"
     assert [p.name for p in (cell.path / "checkpoints").glob("update-*")] == ["update-0000003"]
-    summary = session.run(cell)[0] if then == 1 else together(2, lambda: session.run(cell)[0])[0]
-    same_numbers(summary, one)
+    found = [run("none")] if then == "alone" else together(2, lambda: run(then))
+    for summary in found:
+        same_numbers(summary, one)
 
 
 def test_the_texts_of_a_corpus_are_scored_by_all_processes():

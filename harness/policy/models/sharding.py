@@ -2,7 +2,7 @@
 
 By PyTorch's `fully_shard` (FSDP2; Zhao et al. 2023, arXiv:2304.11277): every layer is a unit, the embeddings and the rest
 another. Where all processes read their rows in step, in updates and in measuring, a unit's weights are gathered for its pass
-and dropped after it. Sampling is not in step, since responses end at different tokens: there the policy is `gathered` as a whole.
+and dropped after it. Sampling is not in step, as responses end at different tokens: there a policy is `gathered` as a whole.
 
 A sharded model remembers its plain form without numbers. A change of its form (an adapter, rows of control tokens), a copy and
 a checkpoint are made of the `whole` model, in the host's memory.
