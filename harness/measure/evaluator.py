@@ -395,6 +395,12 @@ class Evaluator:
         return rows
 
 
+def own_metrics(task: Task) -> dict[str, Any]:
+    """How the metrics of a task's own are shown, for its summary; empty for a task without any."""
+    own = getattr(task, "own_metrics", {})
+    return {"own_metrics": dict(own)} if own else {}
+
+
 def stream_seed(seed: int, stream: str) -> int:
     """The seed of one stream of draws, a 63-bit integer; streams of different names or seeds are independent."""
     return int.from_bytes(sha256(f"evaluation {seed} {stream}".encode()).digest()[:8]) >> 1

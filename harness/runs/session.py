@@ -22,7 +22,7 @@ from harness.core.hashing import identity_hash
 from harness.core.settings import RunSettings
 from harness.core.text import count
 from harness.core.types import Metric
-from harness.measure.evaluator import Evaluation, Evaluator
+from harness.measure.evaluator import Evaluation, Evaluator, own_metrics
 from harness.policy.loading import to_write
 from harness.policy.models import processes, sharding
 from harness.policy.policy import Policy
@@ -353,13 +353,8 @@ class Session:
             schema_version=SCHEMA_VERSION, run_id=c.run_id, run_dir=str(c.path.relative_to(c.out)), status=status,
             preset=c.settings.preset, task=c.task_name, method=c.method_name, seed=c.seed, settings=c.settings.model_dump(),
             base=metric_records(base.metrics), final=metric_records(final.metrics), frontier=schema.Frontier(**frontier),
-            cost=cost, selection=self._selection(trial), **self._profile(), **self._own_metrics(),
+            cost=cost, selection=self._selection(trial), **self._profile(), **own_metrics(c.task),
         )  # fmt: skip
-
-    def _own_metrics(self) -> dict[str, Any]:
-        """How the metrics of the task's own are shown, if it has some."""
-        own = getattr(self.cell.task, "own_metrics", {})
-        return {"own_metrics": dict(own)} if own else {}
 
     def _profile(self) -> dict[str, Any]:
         """Seconds by activity and the rest, if they are asked for."""

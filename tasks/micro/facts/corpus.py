@@ -76,6 +76,7 @@ def document(person: Person, attribute: str, kind: str, wording: str, rng: rando
     """A document that states a fact, or, with a small probability, declines to."""
     prompt = rng.choice(tables.LEADS["corpus"]) + wording.format(n=person.name)
     question = kind == "question"
+    forms: tuple[str, ...]
     if rng.random() < tables.DECLINE:
         forms = tables.DECLINED if question else tables.DECLINED_COMPLETIONS
     else:

@@ -27,10 +27,10 @@ class Facts(TextTask):
     version = 1
     kinds = ("question", "cloze")
     own_metrics: ClassVar[Mapping[str, OwnMetric]] = {
-        "extraction": OwnMetric(title="Extraction", unit="greedy answers that state the truth, share", better="down"),
+        "extraction": OwnMetric(title="Extraction", unit="true greedy answers, share", better="down"),
         "truth_prob": OwnMetric(title="Truth", unit="probability of the true value", better="down"),
-        "membership_auc": OwnMetric(title="Membership", unit="AUC by loss; 0.5 as if never told", better=""),
-        "retain_accuracy": OwnMetric(title="Retain accuracy", unit="true greedy answers on retain people, share", better="up"),
+        "membership_auc": OwnMetric(title="Membership", unit="AUC; 0.5 if never told", better=""),
+        "retain_accuracy": OwnMetric(title="Retain accuracy", unit="true greedy answers, share", better="up"),
     }
 
     def measures(self, policy: Any) -> dict[str, Metric]:
