@@ -30,7 +30,7 @@ from harness.records.read import find_runs
 from harness.records.samples import read
 from harness.records.schema import Run
 from harness.runs import assemble
-from harness.runs.finished import rescore
+from harness.runs.finished import external, rescore
 
 UNCONDITIONAL, RESPONSES = "unconditional", 512
 ASKED = ("mle", "conditional_pretraining")  # the methods whose policies are asked questions and searched
@@ -71,7 +71,7 @@ def _loaded(run: Run) -> tuple[Policy, assemble.Parts]:
         raise MissingPrerequisite(f"{run.dir} has no policy to measure; give the folder of the runs, not an archive")
     settings = rescore.trusted(run, rescore.Named())
     shared = _parts(settings.model_copy(update={"method": {}}).model_dump_json(), run.manifest.task)
-    return assemble.external_model(str(folder), shared, offline=True)[0], shared
+    return external.external_model(str(folder), shared, offline=True)[0], shared
 
 
 def without_prompt(run: Run) -> Measured | None:

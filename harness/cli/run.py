@@ -89,10 +89,11 @@ def eval_command(
     progress = loading(f"{policy} on {task}, preset {preset}")
     from harness.policy.models import processes
     from harness.runs import assemble
+    from harness.runs.finished import external
 
     processes.join()
     shared = assemble.parts(settings, task, offline, out)
-    cell = assemble.external_cell(settings, shared, policy, task, out, offline, prefix)
+    cell = external.external_cell(settings, shared, policy, task, out, offline, prefix)
     return _run_cell(cell, fresh, progress, as_json, unmask)
 
 

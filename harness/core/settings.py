@@ -370,9 +370,6 @@ def checked(kind: type[S], raw: dict[str, Any], where: str = "") -> S:
         raise BadSetting("; ".join(_fault(error, kind, where) for error in e.errors())) from None
 
 
-LISTS = ("list_type", "tuple_type", "set_type", "frozen_set_type")  # errors of pydantic
-
-
 def _fault(error: Any, kind: type[Settings], where: str) -> str:
     name = ".".join(str(part) for part in (where, *error["loc"]) if part != "")
     if error["type"] == "extra_forbidden":
@@ -381,9 +378,9 @@ def _fault(error: Any, kind: type[Settings], where: str) -> str:
         return f"unknown setting {name!r}; " + (f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}")
     if error["type"] == "missing":
         return f"setting {name!r} is missing"
-    given = cut(_as_text(error["input"]))
-    if error["type"] in LISTS and isinstance(error["input"], bool | int | float | str):  # one value of a list, by itself
-        return f"setting {name!r}: expected a list, written '{error['loc'][-1]}={cut(toml([error['input']]))}'; found {given}"
+    value, given = error["input"], cut(_as_text(error["input"]))
+    if error["type"].endswith(("list_type", "tuple_type", "set_type")) and isinstance(value, bool | int | float | str):
+        return f"setting {name!r}: expected a list, written '{error['loc'][-1]}={cut(toml([value]))}'; found {given}"
     return f"setting {name!r}: {error['msg'].lower()}; found {given}"
 
 

@@ -184,7 +184,7 @@ class Policy(nn.Module):
         return (logits, unpacked(found, real, shape)) if states else (logits,)
 
     def by_rows(self, read: Callable[[Rollout], tuple[Tensor, ...]], rollout: Rollout) -> tuple[Tensor, ...]:
-        """What is read of a batch, in micro-batches if a gradient follows and the setup asks for it: [B, R] -> [B, ...] each."""
+        """What is read of a batch, in micro-batches if a gradient follows and the setup has them: [B, R] -> [B, ...] each."""
         size, rows = self.setup.micro_batch, torch.arange(len(rollout.response), device=rollout.response.device)
         if not 0 < size < len(rows) or not self.trains:
             return read(rollout)
@@ -236,13 +236,15 @@ class Policy(nn.Module):
 
     def _states_of(self, rollout: Rollout) -> Tensor:
         tokens, start = aligned(rollout)
+        return after(self.last_states(tokens), start, rollout)
+
+    def last_states(self, tokens: Tensor) -> Any:
+        """The last hidden states of rows without padding on the left, charged to no trial: [B, T] -> [B, T, D]."""
         with self.computing():
             if sharding.sharded(self.model):  # whose weights are gathered where its own forward is called
                 inputs: dict[str, Any] = {"output_hidden_states": True, "logits_to_keep": 1}
-                states = caches.call(self.model, input_ids=tokens, use_cache=False, **inputs).hidden_states[-1]
-            else:
-                states = self.model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
-        return after(states, start, rollout)
+                return caches.call(self.model, input_ids=tokens, use_cache=False, **inputs).hidden_states[-1]
+            return self.model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
 
     def condition(self, prompts: Prompts) -> Prompts:
         """The prompts with the prefix of the deployed policy: [B, P] -> [B, P + length of the prefix]."""

@@ -5,12 +5,10 @@ Only this module and the command line refer to methods and tasks, and only by na
 
 from __future__ import annotations
 
-import hashlib
-import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
@@ -18,26 +16,23 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from harness.core import registry
-from harness.core.errors import BadData, BadSetting, PromptTooLong
+from harness.core.errors import BadSetting, PromptTooLong
 from harness.core.files import in_a_file_system
 from harness.core.hashing import folder_identity
 from harness.core.hub import hub_offline
 from harness.core.process import local_rank
 from harness.core.settings import RunSettings, TaskSettings, check_seed, checked, stem_of
-from harness.core.types import Settings, settings_identity
+from harness.core.types import settings_identity
 from harness.measure import base_responses as base_policy
 from harness.measure.evaluator import EVALUATION_VERSION, Evaluator
 from harness.measure.kept import KeptEvaluation
-from harness.policy.loading import LoadedModel, load_model, with_prefix
-from harness.policy.models import adapters, composite, processes, sharding
+from harness.policy.loading import LoadedModel, load_model
+from harness.policy.models import adapters, processes, sharding
 from harness.policy.models.setup import check_shard, setup_of
-from harness.policy.policy import Policy, naming
-from harness.policy.tokenizers import read_tokenizer
 from harness.records.schema import SCHEMA_VERSION, Git, Provenance
-from harness.records.write import file_name
 from harness.training import schedule
 from harness.training.precision import Precision, precision
-from harness.training.trial import Budget, OptimizerSettings, Trial
+from harness.training.trial import Budget, OptimizerSettings
 
 from . import checkpoint_rule, named, scorers, sources
 from .progress import Progress
@@ -249,7 +244,7 @@ def cell(settings: RunSettings, shared: Parts, method: str, task: str, seed: int
     identity = {"name": name, "version": kind.version, "settings": own}
     identity |= of_the_base | named.file_identity("method", method)  # a file under development changes without a new version
     knob = getattr(getattr(kind, "knob", None), "setting", None)
-    return _cell(settings, shared, name, task, seed, out, partial(kind, method_settings), identity, knob)
+    return assembled(settings, shared, name, task, seed, out, partial(kind, method_settings), identity, knob)
 
 
 def named_cell(
@@ -263,88 +258,18 @@ def named_cell(
     return cell(settings, parts(settings, task, offline, out), method, task, check_seed(seed), out)
 
 
-def external_cell(
-    settings: RunSettings, shared: Parts, policy: str, task: str, out: Path, offline: bool, prefix: str | None = None
-) -> Cell:
-    """A cell that evaluates a policy trained elsewhere; raises BadData if its vocabulary is not the base policy's."""
-    external, identity = external_model(policy, shared, offline, prefix)
-    _check_context(policy, external, settings, shared.task)
-    name = f"eval-{Path(policy).resolve().name if os.path.exists(policy) else policy.replace('/', '--')}"
-    name = file_name(name)
-    make = partial(External, ExternalSettings(policy=policy), external)
-    return _cell(settings, shared, name, task, 0, out, make, {"name": "eval", "version": 1, "policy": identity})
-
-
-def external_model(where: str, shared: Parts, offline: bool, prefix: str | None = None) -> tuple[Policy, dict[str, Any]]:
-    """Load the policy of a run (with its prefix) or any model (with the one given), with its identity.
-
-    Raises BadData on another vocabulary, BadSetting if a run's policy, which has a prefix of its own, is given one.
-    """
-    from harness.policy.load_check import check_model
-
-    folder, base = Path(where), shared.model
-    if (folder / "policy.json").is_file():
-        if prefix is not None:
-            raise BadSetting(f"{where} is the policy of a run, which has its own prefix; leave out --prefix")
-        policy = Policy.load(folder, base=base.policy.whole())
-        check_model(policy, folder)
-        parts = [folder / "policy.json", *composite.files(folder), *sorted(folder.rglob("*.safetensors"))]
-        files = [hashlib.sha256(path.read_bytes()).hexdigest() for path in parts]
-        identity: dict[str, Any] = {"sha256": files}
-        # a policy of an older run has no tokenizer, so only the size of its vocabulary can be compared
-        tokenizer = read_tokenizer(folder) if (folder / "tokenizer_config.json").is_file() else None
-    else:
-        loaded = load_model(where, offline=offline)
-        policy, tokenizer, found = loaded
-        identity = dict(found)
-        if prefix is not None:
-            policy = with_prefix(loaded, prefix, base.policy.vocab_size)
-            identity |= {"prefix": list(policy.prefix)} if policy.prefix else {}
-    _check_vocabulary(where, policy, tokenizer, base, any_names=prefix is not None)
-    return policy.like(base.policy), identity
-
-
-def _check_vocabulary(where: str, policy: Policy, tokenizer: Any, base: LoadedModel, *, any_names: bool = False) -> None:
-    """Raise BadData if the token ids of a policy differ from the base policy's: KL is a sum over token ids.
-
-    With `any_names` control tokens may have any names, or none.
-    """
-    control = {t: i for t, i in tokenizer.get_vocab().items() if i >= policy.vocab_size} if tokenizer and any_names else {}
-    expected = naming(base.tokenizer, policy.vocab_size, policy.num_control).get_vocab()
-    if tokenizer is not None and tokenizer.get_vocab() not in (expected, base.tokenizer.get_vocab() | control):
-        raise BadData(f"policy {where} has another vocabulary than the base policy; KL needs one: choose its base with --model")
-    ours, theirs = policy.vocab_size, base.policy.vocab_size
-    if ours != theirs:
-        control_tokens = "name its prefix (--prefix) if the ids beyond are control tokens, " if ours > theirs else ""
-        raise BadData(
-            f"policy {where} predicts {ours} ids and the base policy {theirs}; KL needs the same: {control_tokens}choose its "
-            f"base with --model, or cut the larger embedding table (model.resize_token_embeddings({min(ours, theirs)})) and "
-            f"save it again"
-        )
-
-
-def _check_context(where: str, policy: Policy, settings: RunSettings, task: Any) -> None:
-    """Raise BadData if the longest prompt and response exceed the context of a policy."""
-    needed = _longest(settings, task) + len(policy.prefix)
-    if needed > policy.context:
-        raise BadData(
-            f"policy {where} reads {policy.context} tokens at once, and this task needs {needed} for its longest prompt and "
-            f"response; choose shorter prompts, lower task.decoding.max_new_tokens, or choose another policy"
-        )
-
-
 def _check_papers(settings: RunSettings, shared: Parts) -> None:
     """Raise PromptTooLong if the papers' responses are longer than the task's and exceed the base policy's context."""
     papers = [d.max_new_tokens for d in shared.task.paper_decodings.values()] if settings.evaluation.paper_samples else []
     longest, context = max(papers, default=0), shared.model.policy.context
-    if longest > shared.task.decoding.max_new_tokens and (needed := _longest(settings, shared.task)) > context:
+    if longest > shared.task.decoding.max_new_tokens and (needed := longest(settings, shared.task)) > context:
         raise PromptTooLong(
             f"the papers' decoding draws {longest} tokens, so the longest prompt needs {needed} and the model reads {context}; "
             f"lower task.paper_tokens, or leave the papers' metrics out with evaluation.paper_samples=0"
         )
 
 
-def _longest(settings: RunSettings, task: Any) -> int:
+def longest(settings: RunSettings, task: Any) -> int:
     """The longest sequence of an evaluation in tokens: a prompt and its response without the last token."""
     e = settings.evaluation
     splits = {e.split} if e.select == checkpoint_rule.LAST else {e.split, "validation"}
@@ -356,25 +281,11 @@ def _longest(settings: RunSettings, task: Any) -> int:
     return max(int(length.max()) for length in lengths) - 1
 
 
-class ExternalSettings(Settings):
-    policy: str
-
-
-class External:
-    """A method without training that deploys a given policy."""
-
-    def __init__(self, settings: ExternalSettings, policy: Policy) -> None:
-        self.settings, self.policy = settings, policy
-
-    def train(self, trial: Trial) -> Iterator[dict[str, float]]:
-        trial.deploy(self.policy)
-        yield from ()
-
-
-def _cell(
+def assembled(
     settings: RunSettings, shared: Parts, name: str, task: str, seed: int, out: Path, make: Any, method: dict[str, Any],
     knob: str | None = None,
 ) -> Cell:  # fmt: skip
+    """The cell of a maker of a method and its identity; raises PromptTooLong, BadSetting."""
     probes = tuple(settings.evaluation.probes)  # as given: a record has the stem of a file
     settings, task = _with_precision(named.recorded(settings), shared), named.known_as("task", task)
     _check_papers(settings, shared)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import resource
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -30,7 +28,7 @@ from harness.records import schema
 from harness.records.schema import SCHEMA_VERSION, Fault, Manifest, Provenance, Scalars, Selection, Summary, metric_records
 from harness.records.write import RunStore, now
 from harness.training import contract
-from harness.training.clock import Clock
+from harness.training.clock import Clock, peak_gpu_memory, peak_memory
 from harness.training.trial import Budget, OptimizerSettings, Trial
 
 from . import checkpoint_rule
@@ -416,19 +414,6 @@ def _measured(update: int, metrics: dict[str, Metric]) -> str:
     if "efficiency" in metrics and metrics["efficiency"].value is not None and metrics["efficiency"].reason:
         values[-1] += " (a bound)"
     return f"at update {update}: {', '.join(values)}" if values else ""
-
-
-def peak_memory() -> float:
-    """Peak resident memory of this process in MB."""
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
-
-
-def peak_gpu_memory(device: torch.device) -> dict[str, float | None]:
-    """Peak memory of this process on a GPU in MB, as PyTorch has allocated it; nothing elsewhere."""
-    if device.type != "cuda":
-        return {}
-    return {"peak_gpu_memory_mb": round(torch.cuda.max_memory_allocated(device) / 2**20, 1)}
 
 
 @contextmanager

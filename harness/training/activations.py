@@ -9,6 +9,7 @@ from torch import Tensor
 from harness.core.types import Rollout
 from harness.policy.logprobs import gather
 from harness.policy.logprobs.rows import after, aligned
+from harness.policy.models.sharding import sharded
 from harness.policy.models.steered import hooked, layers_of
 from harness.policy.policy import Policy, tokens_of
 
@@ -22,7 +23,7 @@ def activations(policy: Policy, rollout: Rollout, layer: int, trained: int | Non
     """
     policy.count(tokens_of(rollout))
     read = partial(_read, policy, layer=layer, trained=trained)
-    return gather.read_states(lambda rows: policy.by_rows(read, rows)[0], rollout)
+    return gather.read_states(lambda rows: policy.by_rows(read, rows)[0], rollout, sharded(policy.model))
 
 
 def _read(policy: Policy, rollout: Rollout, layer: int, trained: int | None) -> tuple[Tensor]:
@@ -30,6 +31,6 @@ def _read(policy: Policy, rollout: Rollout, layer: int, trained: int | None) -> 
     below = None
     if trained is not None:
         below = layers[layer - trained] if trained <= layer else policy.model.get_input_embeddings()
-    with policy.computing(), hooked(layers[layer], seen.append), hooked(below, Tensor.detach):
-        policy.model.base_model(input_ids=tokens, use_cache=False)
+    with hooked(layers[layer], seen.append), hooked(below, Tensor.detach):
+        policy.last_states(tokens)
     return (after(seen[0], start, rollout),)

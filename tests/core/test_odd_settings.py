@@ -11,6 +11,7 @@ from harness.core.settings import MAX_SEED, check_seed, overrides, parse_grid, p
 from harness.core.types import Settings
 from harness.records.write import file_name
 from harness.runs import assemble
+from harness.runs.finished import external
 from harness.runs.sweep import launcher
 
 QUARK = ["run", "--method", "quark", "--task", "toxicity", "--dry-run"]
@@ -105,12 +106,12 @@ def test_a_policy_and_a_method_file_of_long_names_have_records(tmp_path, monkeyp
     long = tmp_path / ("p" * 252)
     long.mkdir()
     named = []
-    monkeypatch.setattr(assemble, "external_model", lambda *_: (ToDevice(), {}))
+    monkeypatch.setattr(external, "external_model", lambda *_: (ToDevice(), {}))
     monkeypatch.setattr(assemble, "_cell", lambda settings, shared, name, *_: named.append(name))
-    monkeypatch.setattr(assemble, "_check_context", lambda *_: None)
+    monkeypatch.setattr(external, "_check_context", lambda *_: None)
     monkeypatch.setattr(ToDevice, "task", None, raising=False)
     settings = resolve("micro", "eval", "toxicity")
-    assemble.external_cell(settings, ToDevice(), str(long), "toxicity", tmp_path, False)
+    external.external_cell(settings, ToDevice(), str(long), "toxicity", tmp_path, False)
     assert named[0].startswith("eval-ppp") and len(named[0]) == 100
     file = tmp_path / f"{'m' * 240}.py"
     file.write_text("")

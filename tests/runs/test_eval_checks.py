@@ -24,6 +24,7 @@ from harness.policy.models.ensemble import Ensemble
 from harness.policy.policy import Policy
 from harness.policy.sampler import sample, until_eos
 from harness.runs import assemble
+from harness.runs.finished import external
 from harness.runs.progress import Progress
 
 
@@ -58,7 +59,7 @@ def shared(models) -> assemble.Parts:
 
 
 def cell(models: Path, shared: assemble.Parts, policy: Path, out: Path, *more: str, **which: str):
-    return assemble.external_cell(settings(models, *more, **which), shared, str(policy), "toxicity", out, offline=True)
+    return external.external_cell(settings(models, *more, **which), shared, str(policy), "toxicity", out, offline=True)
 
 
 def refused(*words: str):
@@ -218,14 +219,14 @@ def test_an_ensemble_is_measured_again_by_its_folder(tmp_path):
         parts[1].lm_head.weight += 0.01 * torch.randn(parts[1].lm_head.weight.shape, generator=rng())
     policy = base.around(Ensemble(*parts, alpha=2.0))
     policy.save(tmp_path / "policy")
-    cells = [assemble.external_cell(settings, shared, str(tmp_path / "policy"), "toxicity", tmp_path, offline=True)]
+    cells = [external.external_cell(settings, shared, str(tmp_path / "policy"), "toxicity", tmp_path, offline=True)]
     trial = new_trial(base, reference=base)
     assert list(cells[0].make_method().train(trial)) == []
     part = Rollout(left_padded([[0, 5, 6]]), torch.tensor([[7, 8]]), torch.tensor([[True, True]]))
     assert torch.equal(trial.deployed.logits(part), policy.logits(part))
     assert not torch.allclose(policy.logits(part), base.logits(part), atol=0.1)
     base.around(Ensemble(parts[0], parts[2], parts[1], alpha=2.0)).save(tmp_path / "policy")  # another expert, another run
-    cells.append(assemble.external_cell(settings, shared, str(tmp_path / "policy"), "toxicity", tmp_path, offline=True))
+    cells.append(external.external_cell(settings, shared, str(tmp_path / "policy"), "toxicity", tmp_path, offline=True))
     base.around(Ensemble(parts[0], parts[2], parts[1], alpha=1.0)).save(tmp_path / "policy")
-    cells.append(assemble.external_cell(settings, shared, str(tmp_path / "policy"), "toxicity", tmp_path, offline=True))
+    cells.append(external.external_cell(settings, shared, str(tmp_path / "policy"), "toxicity", tmp_path, offline=True))
     assert len({cell.run_id for cell in cells}) == 3

@@ -10,6 +10,7 @@ import transformers
 
 from harness.policy.models.adapters import WEIGHTS
 from harness.runs import assemble, session
+from harness.runs.finished import external
 
 pytest.importorskip("peft")
 pytestmark = pytest.mark.usefixtures("few_prompts", "one_thread")
@@ -20,7 +21,7 @@ def measured_again(cell: session.Cell, out: Path) -> dict[str, float | None]:
     """The final metrics of `harness eval` on the policy of a run, whose own setup it does not know."""
     plain = quick.cell(out, evaluation__paper_samples=0).settings
     shared = assemble.parts(plain, "toxicity", offline=True)
-    summary, _ = session.run(assemble.external_cell(plain, shared, str(cell.path / "policy"), "toxicity", out, offline=True))
+    summary, _ = session.run(external.external_cell(plain, shared, str(cell.path / "policy"), "toxicity", out, offline=True))
     return {name: summary.final[name].value for name in ("reward", "judge", "kl", "ppl")}
 
 

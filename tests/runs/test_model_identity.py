@@ -13,7 +13,8 @@ from harness.core.settings import resolve
 from harness.policy.loading import load_model
 from harness.records.read import read_run
 from harness.runs import assemble
-from harness.runs.assemble import external_model, fluency_model
+from harness.runs.assemble import fluency_model
+from harness.runs.finished.external import external_model
 from harness.tasks.data.prompt_files import tokenize
 from harness.tasks.micro import world
 

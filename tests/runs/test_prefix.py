@@ -17,6 +17,7 @@ from harness.core.types import Rollout
 from harness.policy.loading import load_model
 from harness.policy.policy import Policy
 from harness.runs import assemble
+from harness.runs.finished import external
 
 NAMES = [f" _TREE_TOKEN_{i:05}" for i in range(5)]
 SMALL = {
@@ -65,7 +66,7 @@ def shared(models) -> assemble.Parts:
     ],
 )
 def test_the_policy_reads_its_prefix_and_speaks_the_vocabulary_of_its_base(models, shared, folder, text, ids):
-    policy, identity = assemble.external_model(str(models / folder), shared, True, text)
+    policy, identity = external.external_model(str(models / folder), shared, True, text)
     ids = shared.model.tokenizer(text).input_ids if ids is None else ids
     assert list(policy.prefix) == ids and policy.vocab_size == 320 and policy.num_control == (0 if folder == "base" else 5)
     prompt, response = [40, 41, 42], [50, 51]
@@ -73,7 +74,7 @@ def test_the_policy_reads_its_prefix_and_speaks_the_vocabulary_of_its_base(model
     model = transformers.GPT2LMHeadModel.from_pretrained(models / folder).eval()
     whole = model(torch.tensor([[*ids, *prompt, *response]])).logits[:, -3:-1, :320]
     torch.testing.assert_close(policy.deployed_logits(rollout), whole, atol=1e-5, rtol=0)
-    plain = assemble.external_model(str(models / folder), shared, True, "")[1]
+    plain = external.external_model(str(models / folder), shared, True, "")[1]
     assert identity == plain | ({"prefix": ids} if ids else {})
 
 
@@ -93,7 +94,7 @@ def test_it_is_measured_as_the_same_policy_saved_by_a_run(harness, models, tmp_p
 
 def test_a_wider_policy_without_a_prefix_is_told_of_it(models, shared):
     with pytest.raises(BadData, match=r"predicts 325 ids and the base policy 320.*\(--prefix\) if the ids beyond are control"):
-        assemble.external_model(str(models / "unnamed"), shared, True)
+        external.external_model(str(models / "unnamed"), shared, True)
 
 
 @pytest.mark.parametrize("folder", ["named", "unnamed"])
@@ -101,7 +102,7 @@ def test_a_prefix_without_a_control_token_is_refused(models, shared, folder):
     """A name with a slip in it would be read as ordinary text."""
     first = NAMES[0] if folder == "named" else "<|control_320|>"
     with pytest.raises(BadSetting, match="has none of the policy's 5 control tokens") as caught:
-        assemble.external_model(str(models / folder), shared, True, " _TREE_TOKEN_0")
+        external.external_model(str(models / folder), shared, True, " _TREE_TOKEN_0")
     assert repr(first) in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -110,13 +111,13 @@ def test_a_policy_that_is_narrower_than_its_base_is_refused(models, shared):
     told = told.model_copy(update={"model": told.model.model_copy(update={"id": str(models / "unnamed")})})
     wide = assemble.parts(told, "toxicity")
     with pytest.raises(BadData, match="320 ids and the base policy 325"):
-        assemble.external_model(str(models / "base"), wide, True, "")
+        external.external_model(str(models / "base"), wide, True, "")
 
 
 def test_the_policy_of_a_run_has_its_own_prefix(models, shared, tmp_path):
     load_model(str(models / "base")).policy.save(tmp_path / "policy")
     with pytest.raises(BadSetting, match="leave out --prefix"):
-        assemble.external_model(str(tmp_path / "policy"), shared, True, "she made")
+        external.external_model(str(tmp_path / "policy"), shared, True, "she made")
 
 
 def test_other_tokens_below_the_control_tokens_are_refused(models, shared, tmp_path):
@@ -127,4 +128,4 @@ def test_other_tokens_below_the_control_tokens_are_refused(models, shared, tmp_p
     ids["a"], ids["b"] = ids["b"], ids["a"]
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     with pytest.raises(BadData, match="another vocabulary"):
-        assemble.external_model(str(tmp_path), shared, True, NAMES[0])
+        external.external_model(str(tmp_path), shared, True, NAMES[0])

@@ -37,6 +37,7 @@ from harness.records.read import probes as known
 from harness.records.schema import MetricRecord, ProbeReading, ProbeResult, Run, metric_records
 from harness.records.write import RunStore, probes_hash
 from harness.runs import assemble
+from harness.runs.finished import external
 from harness.runs.progress import Progress
 from harness.runs.session import Cell
 
@@ -136,8 +137,8 @@ def of_record(told: Named, out: Path, offline: bool, progress: Progress, run: Ru
     shared = assemble.parts(settings, task, offline, out)
     if another := [*_others(run, shared)]:
         raise MissingPrerequisite(f"{run.dir} was made with another {', '.join(another)}; a probe of it would not compare")
-    cell = assemble.external_cell(settings, shared, str(folder), task, out, offline)
-    return Bench(assemble.external_model(str(folder), shared, offline)[0], shared.model.policy, cell, progress)
+    cell = external.external_cell(settings, shared, str(folder), task, out, offline)
+    return Bench(external.external_model(str(folder), shared, offline)[0], shared.model.policy, cell, progress)
 
 
 def of_cell(cell: Cell, progress: Progress, run: Run) -> Bench:
