@@ -184,7 +184,7 @@ class Policy(nn.Module):
         return (logits, unpacked(found, real, shape)) if states else (logits,)
 
     def by_rows(self, read: Callable[[Rollout], tuple[Tensor, ...]], rollout: Rollout) -> tuple[Tensor, ...]:
-        """What is read of a batch, in micro-batches if a gradient follows and the setup has them: [B, R] -> [B, ...] each."""
+        """What is read of a batch, in micro-batches if the setup asks for them in training: [B, R] -> [B, ...] each."""
         size, rows = self.setup.micro_batch, torch.arange(len(rollout.response), device=rollout.response.device)
         if not 0 < size < len(rows) or not self.trains:
             return read(rollout)
