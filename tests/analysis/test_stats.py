@@ -109,10 +109,10 @@ WORLDS = {  # sd of a seed, of a method's own taste for a prompt, of a cell
 
 
 @pytest.mark.parametrize("n", FEWEST)
-@pytest.mark.parametrize("world", [pytest.param(w, marks=() if w == "both" else SLOW) for w in WORLDS])
 @pytest.mark.parametrize("paired", [False, True])
-def test_the_interval_over_seeds_and_prompts_covers_the_truth(n: int, world: str, paired: bool) -> None:
-    found = by_prompt(np.random.default_rng(n), WORLDS[world], n, paired)
+def test_the_interval_over_seeds_and_prompts_covers_the_truth(n: int, paired: bool) -> None:
+    """In the world of both; in the others the interval of no difference is in the test below."""
+    found = by_prompt(np.random.default_rng(n), WORLDS["both"], n, paired)
     assert 0.93 <= np.mean([d.low <= 0.5 <= d.high for d in found]) <= 0.97
 
 
@@ -125,7 +125,10 @@ FIFTH = "prompts add a fifth"
 def test_false_positives_over_seeds_and_prompts(n: int, world: str, paired: bool) -> None:
     """Where prompts add a fifth to the variance of the seeds a single t by Satterthwaite errs in 8 % at 3 seeds."""
     spreads = (1.0, sqrt(40 / 4 / n), 0.0) if world == FIFTH else WORLDS[world]
-    p = np.array([d.p for d in by_prompt(np.random.default_rng(20 + n), spreads, n, paired, effect=0.0)])
+    found = by_prompt(np.random.default_rng(20 + n), spreads, n, paired, effect=0.0)
+    if world != FIFTH:
+        assert 0.93 <= np.mean([d.low <= 0.0 <= d.high for d in found]) <= 0.97
+    p = np.array([d.p for d in found])
     for level in (0.05, 0.0125):  # alone, and the first step of Holm's over four metrics
         assert np.mean(p <= level) <= level + 3 * sqrt(level * (1 - level) / len(p))
 
