@@ -294,7 +294,8 @@ def _command(runs: list[str], problems: list[str]) -> str:
 
 
 def _problems_csv(problems: list[Problem], names: dict[Path, str]) -> bytes:
-    rows: list[list[object]] = [["path", "problem"], *([names[p.path], p.what] for p in problems)]
+    rows: list[list[object]] = [["path", "problem"]]
+    rows += [[names[p.path], p.what] for p in problems]
     return tables.to_csv(rows).encode("utf-8", "replace")
 
 

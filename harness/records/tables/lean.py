@@ -32,9 +32,8 @@ class Lean:
         """The record with less in it; its states, metrics and curves are the same."""
         summary = None if run.summary is None else self._summary(run.summary)
         final = {} if summary is None else summary.final
-        *before, last = run.trajectory or [None]
-        rows = [self._row(row, final, COSTS) for row in before if row is not None]
-        rows += [] if last is None else [self._row(last, final, None)]
+        rows = [self._row(row, final, COSTS) for row in run.trajectory[:-1]]
+        rows += [self._row(row, final, None) for row in run.trajectory[-1:]]
         return Run(run.dir, self._manifest(run.manifest), summary, rows, run.source)
 
     def _manifest(self, found: Manifest) -> Manifest:
