@@ -9,11 +9,11 @@ arXiv:2403.03218, section 4).
 h_l is the residual stream after layer l. Only the layers l-2 .. l are trained, as in the paper: nothing above them has a
 gradient, and what lies below is cut off.
 
-Departures: the paper forgets given text; here it is the policy's samples that are as bad as the worst 1/K of the first
-exploration, as in `npo`, with as many responses to retain as to forget. The norms are squared sums over the D dimensions
-divided by D, as in the authors' code, and means over the tokens of the batch. c is a multiple of the mean norm of h_l over
-the first batch to retain, since models differ in it; the paper chooses a number for each model. All weights of the three
-layers are trained; the authors' code takes some of them.
+Departures: the paper forgets given text, as `forget = documents` does; by default it is the policy's samples that are as
+bad as the worst 1/K of the first exploration, as in `npo`, with as many responses to retain as to forget. The norms are
+squared sums over the D dimensions divided by D, as in the authors' code, and means over the tokens of the batch. c is a
+multiple of the mean norm of h_l over the first batch to retain, since models differ in it; the paper chooses a number for
+each model. All weights of the three layers are trained; the authors' code takes some of them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from harness.api import Knob, Policy, Pool, Rollout, Settings, Trial, activations, layer_at, masked_mean
+from harness.api import Knob, Policy, Pool, Rollout, Settings, Trial, activations, forgetting, layer_at, masked_mean
 
 
 class RMUSettings(Settings):
@@ -40,6 +40,12 @@ class RMUSettings(Settings):
     explore_every: int = Field(500, ge=1, description="updates between explorations")
     explore_prompts: int = Field(4096, ge=1, description="prompts per exploration")
     batch_size: int = Field(128, ge=2, multiple_of=2, description="responses per update, half of them from the forget set")
+    forget: forgetting.Source = Field("samples", description=forgetting.HELP)
+
+    @property
+    def on_documents(self) -> bool:
+        """Whether updates read documents, for estimates of memory."""
+        return self.forget == "documents"
 
 
 class RMU:
@@ -77,7 +83,9 @@ class RMU:
     def _sets(self, trial: Trial, state: SimpleNamespace) -> tuple[Rollout, Rollout]:
         """Responses to forget and to retain, after an exploration where one is due: -> [batch_size / 2, R] each."""
         s = self.settings
-        if state.step % s.explore_every == 0:  # explore
+        if s.forget == "documents" and state.step == 0:
+            state.line = forgetting.from_documents(trial, state.pool)
+        elif s.forget == "samples" and state.step % s.explore_every == 0:  # explore
             rollout = trial.sample(trial.prompts(s.explore_prompts))
             state.pool.add(rollout, trial.reward(rollout))
             state.line = state.line if state.step else state.pool.line(1 / s.num_quantiles)

@@ -1,5 +1,5 @@
 """Simple negative preference optimisation on the policy's bad samples: NPO without a reference (Fan et al. 2024,
-arXiv:2410.07163, section 4, equation 4).
+arXiv:2410.07163, section 5).
 
     pool <- pool + {(x, y, r(y)) : y ~ policy(. | x)};  line: quantile 1/K of the first rewards                explore
     min over theta:  -2/beta * log sigmoid(-beta / |y| * log policy(y | x) - gamma)  for y at or below the line    forget
@@ -10,9 +10,10 @@ as hard as a common one. Here the mean log-probability of a token takes the plac
 long as it is likely, and a long one no more than a short one. As beta goes to 0 (gamma 0) the gradient becomes that of
 gradient ascent on the mean over the tokens of each response.
 
-Departures: the paper forgets given text; here it is the policy's samples that are as bad as the worst 1/K of the first
-exploration, as in `npo`. The paper's retain term is the loss on text to retain; here it is the KL of `npo`, a mean over
-tokens, so that the two methods differ in the forget term alone, with as many responses to retain as to forget.
+Departures: the paper forgets given text, as `forget = documents` does; by default it is the policy's samples that are as
+bad as the worst 1/K of the first exploration, as in `npo`. The paper's retain term is the loss on text to retain; here it
+is the KL of `npo`, a mean over tokens, so that the two methods differ in the forget term alone, with as many responses to
+retain as to forget.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch.nn.functional import logsigmoid
 
-from harness.api import Knob, Pool, Rollout, Settings, Trial, kl, masked_mean, masked_sum, token_logprobs
+from harness.api import Knob, Pool, Rollout, Settings, Trial, forgetting, kl, masked_mean, masked_sum, token_logprobs
 
 
 class SimNPOSettings(Settings):
@@ -39,6 +40,12 @@ class SimNPOSettings(Settings):
     explore_every: int = Field(500, ge=1, description="updates between explorations")
     explore_prompts: int = Field(4096, ge=1, description="prompts per exploration")
     batch_size: int = Field(128, ge=2, multiple_of=2, description="responses per update, half of them from the forget set")
+    forget: forgetting.Source = Field("samples", description=forgetting.HELP)
+
+    @property
+    def on_documents(self) -> bool:
+        """Whether updates read documents, for estimates of memory."""
+        return self.forget == "documents"
 
 
 class SimNPO:
@@ -63,7 +70,9 @@ class SimNPO:
     def _sets(self, trial: Trial, state: SimpleNamespace) -> tuple[Rollout, Rollout]:
         """Responses to forget and to retain, after an exploration where one is due: -> [batch_size / 2, R] each."""
         s = self.settings
-        if state.step % s.explore_every == 0:  # explore
+        if s.forget == "documents" and state.step == 0:
+            state.line = forgetting.from_documents(trial, state.pool)
+        elif s.forget == "samples" and state.step % s.explore_every == 0:  # explore
             rollout = trial.sample(trial.prompts(s.explore_prompts))
             state.pool.add(rollout, trial.reward(rollout))
             state.line = state.line if state.step else state.pool.line(1 / s.num_quantiles)

@@ -14,6 +14,8 @@ from harness.core.settings import resolve
 from harness.core.types import Documents, Prompts, Rollout, settings_identity
 from harness.methods.gradient_ascent import GradientAscent, GradientAscentSettings
 from harness.methods.npo import NPO, NPOSettings
+from harness.methods.rmu import RMU, RMUSettings
+from harness.methods.simnpo import SimNPO, SimNPOSettings
 from harness.training import forgetting
 from harness.training.pool import Pool
 
@@ -58,7 +60,9 @@ def test_a_corpus_with_one_side_only_is_refused(rewards, said):
         filled(rewards)
 
 
-@pytest.mark.parametrize(("kind", "of"), [(NPO, NPOSettings), (GradientAscent, GradientAscentSettings)])
+@pytest.mark.parametrize(
+    ("kind", "of"), [(NPO, NPOSettings), (GradientAscent, GradientAscentSettings), (SimNPO, SimNPOSettings), (RMU, RMUSettings)]
+)
 def test_a_method_on_documents_samples_nothing_and_reads_the_corpus_once(kind, of, monkeypatch):
     trial, read, learned = new_trial(updates=3), [], []
 
@@ -70,7 +74,7 @@ def test_a_method_on_documents_samples_nothing_and_reads_the_corpus_once(kind, o
     monkeypatch.setattr(trial, "sample", lambda *a, **k: pytest.fail("sampled"))
     method = kind(of(forget="documents", explore_every=1, batch_size=4))
 
-    def learn(trial, forget, retain):
+    def learn(trial, forget, retain, target=None):
         learned.append(({t % 2 for t in forget.response[:, 0].tolist()}, {t % 2 for t in retain.response[:, 0].tolist()}))
         trial.update(trial.policy.logits(forget).sum() * 0)
         return {}
