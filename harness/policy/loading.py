@@ -19,7 +19,6 @@ from harness.core.files import read_json
 from harness.core.hashing import WEIGHTS, check_files, folder_identity, is_gguf, matching
 
 from .configs import text_config, vocabulary
-from .models import composite, processes
 from .tokenizers import read_tokenizer
 from .weights import read_model, refuse_adapter
 
@@ -150,6 +149,8 @@ def _from_hub(name: str, offline: bool, revision: str | None) -> Path:
 
 def _check_plain(folder: Path) -> None:
     """Raises BadData for the policy of a run that is more than one language model over its own vocabulary."""
+    from .models import composite
+
     own, todo = folder / "policy.json", f"measure it with harness eval --policy {folder}"
     if not own.is_file():
         return
@@ -208,6 +209,7 @@ def to_write(policy: Any, published: bool = False) -> Any:
 
     All processes must call it.
     """
+    from .models import processes
     from .policy import Policy
 
     if not isinstance(policy, Policy):

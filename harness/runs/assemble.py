@@ -262,14 +262,14 @@ def _check_papers(settings: RunSettings, shared: Parts) -> None:
     """Raise PromptTooLong if the papers' responses are longer than the task's and exceed the base policy's context."""
     papers = [d.max_new_tokens for d in shared.task.paper_decodings.values()] if settings.evaluation.paper_samples else []
     longest, context = max(papers, default=0), shared.model.policy.context
-    if longest > shared.task.decoding.max_new_tokens and (needed := longest(settings, shared.task)) > context:
+    if longest > shared.task.decoding.max_new_tokens and (needed := longest_sequence(settings, shared.task)) > context:
         raise PromptTooLong(
             f"the papers' decoding draws {longest} tokens, so the longest prompt needs {needed} and the model reads {context}; "
             f"lower task.paper_tokens, or leave the papers' metrics out with evaluation.paper_samples=0"
         )
 
 
-def longest(settings: RunSettings, task: Any) -> int:
+def longest_sequence(settings: RunSettings, task: Any) -> int:
     """The longest sequence of an evaluation in tokens: a prompt and its response without the last token."""
     e = settings.evaluation
     splits = {e.split} if e.select == checkpoint_rule.LAST else {e.split, "validation"}

@@ -136,7 +136,7 @@ def test_every_print_of_the_commands_goes_through_the_one_function():
         "run.py": {"print(json.dumps(", "print(said if as_json"},
         "check.py": {"print(json.dumps("},
         "export.py": {"print(text, end"},  # LaTeX, whose letters are those that it reads, or JSON
-        "sweep.py": {"print(_cells(", 'print(f"{len(results)} cells', 'print("interrupted'},
+        "sweep.py": {"print(_cells(", 'print(f"{count(len(results), ', 'print("interrupted'},
         "records.py": {"print(json.dumps(", "print(text(", 'print("\\n".join(line for name, checks'},
         "archive.py": {'print(f"{len(done.added)} added'},
         "progress.py": {"print(elapsed + text"},

@@ -16,7 +16,7 @@ from harness.core.errors import MissingPrerequisite, UnknownName
 from harness.methods.best_quantile import BestQuantile, BestQuantileSettings
 from harness.policy.sampler import sample
 
-NEVER_BACK = {"awr", "base", "best_of_n", "conditional_pretraining", "filtering", "kto", "mle", "quark", "rwr"}
+NEVER_BACK = {"awr", "base", "best_of_n", "conditional_pretraining", "filtering", "kto", "mle", "oracle", "quark", "rwr"}
 
 
 def failing(checks) -> set[str]:

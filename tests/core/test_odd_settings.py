@@ -107,7 +107,7 @@ def test_a_policy_and_a_method_file_of_long_names_have_records(tmp_path, monkeyp
     long.mkdir()
     named = []
     monkeypatch.setattr(external, "external_model", lambda *_: (ToDevice(), {}))
-    monkeypatch.setattr(assemble, "_cell", lambda settings, shared, name, *_: named.append(name))
+    monkeypatch.setattr(assemble, "assembled", lambda settings, shared, name, *_: named.append(name))
     monkeypatch.setattr(external, "_check_context", lambda *_: None)
     monkeypatch.setattr(ToDevice, "task", None, raising=False)
     settings = resolve("micro", "eval", "toxicity")
@@ -126,7 +126,7 @@ def test_a_policy_and_a_method_file_of_long_names_have_records(tmp_path, monkeyp
 class ToDevice:
     """Stands for a policy, and for the parts that have one."""
 
-    device = "cpu"
+    device, micro = "cpu", False
 
     @property
     def model(self):

@@ -7,6 +7,7 @@ import torch
 from together import together
 from trials import new_trial
 
+from harness.conformance import toy
 from harness.core.errors import RunFailed
 from harness.core.registry import load
 from harness.methods import METHODS
@@ -30,7 +31,9 @@ def left(name: str, updates: int = UPDATES):
     """What a method yields, leaves as weights and was charged, after a few updates."""
     method, more = CASES[name]
     kind = load("method", method)
-    trial = new_trial(updates=updates, lr=1e-2, seed=3, optimizer=OptimizerSettings(eps=EPS))
+    judged = getattr(kind, "sees_judge", False)
+    task = toy.ToyTask() if judged else None  # which knows how its base policy was trained
+    trial = new_trial(updates=updates, lr=1e-2, seed=3, optimizer=OptimizerSettings(eps=EPS), sees_judge=judged, task=task)
     made = kind(kind.Settings(**getattr(kind, "quick", {}) | more))
     rows = [row for _, row in zip(range(updates), made.train(trial), strict=False)]
     weights = [p.detach() for p in trial.policy.parameters()]

@@ -226,7 +226,7 @@ def test_a_file_that_is_not_there_or_has_a_name_of_ours(harness, files):
 BARE = "from harness.api import TextTask\nclass T(TextTask):\n    version = 1\n"
 TASKS = {
     BARE: (BadSetting, r'names them itself: like = "toxicity", or settings'),
-    BARE + "    like = 'toxic'\n": (BadSetting, "is like 'toxic'; preset 'micro' has only pep8"),
+    BARE + "    like = 'toxic'\n": (BadSetting, "is like 'toxic'; preset 'micro' has only facts, pep8"),
     BARE + "    like = 3\n": (BadData, "has as like an object of type 'int'; expected like = NAME"),
     BARE + "    settings = 3\n": (BadData, "has as settings an object of type 'int'"),
     BARE + "    name = ''\n": (BadData, "has the name ''; expected a name"),

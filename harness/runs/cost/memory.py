@@ -54,7 +54,7 @@ def memory(settings: RunSettings, method: str, scorers: float = 0.0) -> dict[str
         return None
     load = load_of(settings, method)
     found = estimate(settings, policy, load, scorers)
-    parts = {name: round(value, 3) for name, value in found._asdict().items()}
+    parts = {name: round(value, 3) for name, value in found._asdict().items() if value or name != "gathered"}
     cards = {f"{card} GB": fits(found, card) for card in CARDS}
     advice = {
         f"{card} GB": changed
@@ -116,8 +116,8 @@ def estimate(settings: RunSettings, policy: Shape, load: Load, scorers: float = 
     # a copy with an adapter has a part of the frozen weights too; of a layer weights and gradients are whole in its pass
     n_processes, held = started_together(), 4 * copies * n if rank else 0
     kept += 8 * n / policy.layers
-    part = (weights + held) / n_processes
-    return Memory(part / GB, training / n_processes / GB, kept / GB, logits / GB, scorers + judge, 4 * (n + trained) / GB)
+    part, gathered = (weights + held) / n_processes, 4 * (n + (trained if rank else 0))
+    return Memory(part / GB, training / n_processes / GB, kept / GB, logits / GB, scorers + judge, gathered / GB)
 
 
 def fits(found: Memory, card: float) -> bool:

@@ -86,7 +86,7 @@ def _check_vocabulary(where: str, policy: Policy, tokenizer: Any, base: LoadedMo
 
 def _check_context(where: str, policy: Policy, settings: RunSettings, task: Any) -> None:
     """Raise BadData if the longest prompt and response exceed the context of a policy."""
-    needed = assemble.longest(settings, task) + len(policy.prefix)
+    needed = assemble.longest_sequence(settings, task) + len(policy.prefix)
     if needed > policy.context:
         raise BadData(
             f"policy {where} reads {policy.context} tokens at once, and this task needs {needed} for its longest prompt and "

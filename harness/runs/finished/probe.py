@@ -143,7 +143,7 @@ def of_record(told: Named, out: Path, offline: bool, progress: Progress, run: Ru
 
 def of_cell(cell: Cell, progress: Progress, run: Run) -> Bench:
     """The parts of a run that this command has just made or looked up, with the policy that it left."""
-    base = cell.make_policy().requires_grad_(False)
+    base = cell.base.around(cell.base.model).requires_grad_(False)
     return Bench(Policy.load(policy_of(run), base=base).like(base), base, cell, progress)
 
 

@@ -19,6 +19,7 @@ from harness.tasks.scorers.guard import GuardedScorer
 
 SCORING = sorted(set(SCORERS) - {"yours"})  # which stands for one that is missing
 NETWORKS = {"classifier", "detoxify"}
+OF_FACTS = {"facts-judge", "facts-rule"}
 SLOW = NETWORKS | {"evaluate"}  # whose every call costs
 UNSCORED = {
     "parso": 0.2,
@@ -58,7 +59,7 @@ def check(name: str, options: dict[str, dict], n: int, alone: int) -> None:
     assert found.shape == (n,) and found.dtype == np.float64
     scored = ~np.isnan(found)
     assert ((found[scored] >= 0) & (found[scored] <= 1)).all() and (~scored).mean() <= UNSCORED.get(name, 0)
-    assert len(set(found[scored].tolist())) > 1
+    assert len(set(found[scored].tolist())) > 1 or name in OF_FACTS  # these texts state none
     single = in_parts(scorer, prompts[::alone], responses[::alone], 1)
     np.testing.assert_allclose(single, found[::alone], rtol=0, atol=1e-5 if name in NETWORKS else 0)
 
