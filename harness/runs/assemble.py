@@ -219,8 +219,13 @@ def fluency_model(where: str | None, settings: RunSettings, offline: bool, base:
 
     if where is None or where == "none":
         return None
-    shared = base is not None and not base.policy.setup.shard  # a sharded policy is read by all processes in step
-    if shared and where == settings.model.id != "micro" and settings.model.revision is None:
+    # a sharded policy is read by all processes in step
+    if (
+        base is not None
+        and not base.policy.setup.shard
+        and where == settings.model.id != "micro"
+        and settings.model.revision is None
+    ):
         model = base._replace(policy=base.policy.around(base.policy.model))
         model.policy.precision = torch.float32  # as if it were loaded on its own
     else:
