@@ -54,7 +54,7 @@ def memory(settings: RunSettings, method: str, scorers: float = 0.0) -> dict[str
         return None
     load = load_of(settings, method)
     found = estimate(settings, policy, load, scorers)
-    parts = {name: round(value, 3) for name, value in found._asdict().items()}
+    parts = {name: round(value, 3) for name, value in found._asdict().items() if value or name != "gathered"}
     cards = {f"{card} GB": fits(found, card) for card in CARDS}
     advice = {
         f"{card} GB": changed
@@ -118,9 +118,8 @@ def estimate(settings: RunSettings, policy: Shape, load: Load, scorers: float = 
     per_layer = 8 * n / policy.layers
     policy_whole = 4 * (n + trained) if rank else 4 * n
     part = (weights + held) / n_processes
-    return Memory(
-        part / GB, training / n_processes / GB, (kept + per_layer) / GB, logits / GB, scorers + judge, policy_whole / GB
-    )
+    parts = (part, training / n_processes, kept + per_layer, logits)
+    return Memory(*(x / GB for x in parts), scorers + judge, policy_whole / GB)
 
 
 def fits(found: Memory, card: float) -> bool:
