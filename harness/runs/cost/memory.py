@@ -118,8 +118,8 @@ def estimate(settings: RunSettings, policy: Shape, load: Load, scorers: float = 
     per_layer = 8 * n / policy.layers
     policy_whole = 4 * (n + trained) if rank else 4 * n
     part = (weights + held) / n_processes
-    parts = (part, training / n_processes, kept + per_layer, logits)
-    return Memory(*(x / GB for x in parts), scorers + judge, policy_whole / GB)
+    weights, training, kept = part / GB, training / n_processes / GB, (kept + per_layer) / GB
+    return Memory(weights, training, kept, logits / GB, scorers + judge, policy_whole / GB)
 
 
 def fits(found: Memory, card: float) -> bool:
