@@ -118,8 +118,8 @@ def estimate(settings: RunSettings, policy: Shape, load: Load, scorers: float = 
     per_layer = 8 * n / policy.layers
     policy_whole = 4 * (n + trained) if rank else 4 * n
     part = (weights + held) / n_processes
-    weights, training, kept = part / GB, training / n_processes / GB, (kept + per_layer) / GB
-    return Memory(weights, training, kept, logits / GB, scorers + judge, policy_whole / GB)
+    parts, moments, held_now = part / GB, training / n_processes / GB, (kept + per_layer) / GB
+    return Memory(parts, moments, held_now, logits / GB, scorers + judge, policy_whole / GB)
 
 
 def fits(found: Memory, card: float) -> bool:
