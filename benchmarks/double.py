@@ -44,9 +44,10 @@ def widened(read: Callable[..., Any]) -> Callable[..., Any]:
 
 def main() -> None:
     from harness.cli.main import main as command
-    from harness.policy import loading, policy
+    from harness.policy import loading, policy, weights
 
-    loading.read_model, policy.read_model = widened(loading.read_model), widened(policy.read_model)
+    for module in (loading, policy):
+        setattr(module, "read_model", widened(weights.read_model))  # noqa: B010
     with double_precision():
         sys.exit(command())
 

@@ -223,9 +223,9 @@ def fluency_model(where: str | None, settings: RunSettings, offline: bool, base:
 
     if where is None or where == "none":
         return None
-    shared = base is not None and not base.policy.setup.shard  # a sharded policy is read by all processes in step
-    if shared and where == settings.model.id != "micro" and settings.model.revision is None:
-        model = base._replace(policy=base.policy.around(base.policy.model))
+    kept = None if base is None or base.policy.setup.shard else base  # a sharded policy is read by all processes in step
+    if kept is not None and where == settings.model.id != "micro" and settings.model.revision is None:
+        model = kept._replace(policy=kept.policy.around(kept.policy.model))
         model.policy.precision = torch.float32  # as if it were loaded on its own
     else:
         model = _known(load_model(str(world.verified("judge")) if where == "micro" else where, offline=offline))

@@ -115,9 +115,11 @@ def estimate(settings: RunSettings, policy: Shape, load: Load, scorers: float = 
         return Memory(weights / GB, training / GB, kept / GB, logits / GB, scorers + judge)
     # a copy with an adapter has a part of the frozen weights too; of a layer weights and gradients are whole in its pass
     n_processes, held = started_together(), 4 * copies * n if rank else 0
-    kept += 8 * n / policy.layers
-    part, gathered = (weights + held) / n_processes, 4 * (n + (trained if rank else 0))
-    return Memory(part / GB, training / n_processes / GB, kept / GB, logits / GB, scorers + judge, gathered / GB)
+    per_layer = 8 * n / policy.layers
+    policy_whole = 4 * (n + trained) if rank else 4 * n
+    part = (weights + held) / n_processes
+    parts, moments, held_now = part / GB, training / n_processes / GB, (kept + per_layer) / GB
+    return Memory(parts, moments, held_now, logits / GB, scorers + judge, policy_whole / GB)
 
 
 def fits(found: Memory, card: float) -> bool:
