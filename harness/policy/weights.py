@@ -63,7 +63,7 @@ def digest(policy: Policy) -> str:
     total = hashlib.sha256(repr((policy.vocab_size, policy.num_control, policy.prefix)).encode())
     for name, weight in policy.state_dict().items():
         total.update(f"{name} {tuple(weight.shape)}".encode())
-        total.update(own(weight.detach()).cpu().reshape(-1).view(torch.uint8).numpy())
+        total.update(own(weight.detach()).cpu().reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
 
 

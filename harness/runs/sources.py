@@ -34,8 +34,10 @@ def kind(prompts: str) -> Kind:
     """
     from harness.tasks.data import tables
 
-    if prompts == "micro" or prompts == "facts":
-        return prompts  # worlds that ship
+    if prompts == "micro":
+        return "micro"
+    if prompts == "facts":
+        return "facts"
     if os.path.exists(prompts) or tables.is_table(prompts):
         return "file"
     if HUB_ID.fullmatch(prompts) and not os.path.isdir(Path(prompts).parts[0]):

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
@@ -321,8 +322,8 @@ class Trial:
                 f"expected float32 weights (model.dtype=bfloat16 computes in bfloat16 and keeps them)"
             )
         self._stepped = [sharding.stepped(p) for p in self._trained()]
-        kind, more = (torch.optim.AdamW, {"weight_decay": s.weight_decay}) if s.weight_decay else (torch.optim.Adam, {})
-        self._optimizer = kind(self._stepped, lr=self._lr, betas=s.betas, eps=s.eps, fused=True, **more)
+        kind = partial(torch.optim.AdamW, weight_decay=s.weight_decay) if s.weight_decay else torch.optim.Adam
+        self._optimizer = kind(self._stepped, lr=self._lr, betas=s.betas, eps=s.eps, fused=True)
         if self._restored and self._restored["optimizer"]:
             self._optimizer.load_state_dict(sharding.own_moments(self._restored["optimizer"], self._trained()))
         return self._optimizer

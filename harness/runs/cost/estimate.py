@@ -94,7 +94,7 @@ def _downloads(settings: RunSettings) -> list[str]:
     for scorer in (settings.task.reward, settings.task.judge):
         options = settings.scorer_options(scorer)
         names.append(options.get("model") or (f"detoxify {options['checkpoint']}" if "checkpoint" in options else None))
-    return [n for n in names if n not in (None, *WORLDS, "none")]
+    return [n for n in names if n is not None and n not in (*WORLDS, "none")]
 
 
 def _preset_text(data: dict[str, Any]) -> str:

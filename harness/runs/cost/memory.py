@@ -114,10 +114,10 @@ def estimate(settings: RunSettings, policy: Shape, load: Load, scorers: float = 
     if model.shard == "none":
         return Memory(weights / GB, training / GB, kept / GB, logits / GB, scorers + judge)
     # a copy with an adapter has a part of the frozen weights too; of a layer weights and gradients are whole in its pass
-    n_processes, held = started_together(), 4 * copies * n if rank else 0
+    n_processes, frozen = started_together(), 4 * copies * n if rank else 0
     per_layer = 8 * n / policy.layers
     policy_whole = 4 * (n + trained) if rank else 4 * n
-    part = (weights + held) / n_processes
+    part = (weights + frozen) / n_processes
     parts, moments, held_now = part / GB, training / n_processes / GB, (kept + per_layer) / GB
     return Memory(parts, moments, held_now, logits / GB, scorers + judge, policy_whole / GB)
 
