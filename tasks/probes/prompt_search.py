@@ -6,8 +6,9 @@ reading is the mean judge score of the responses to the worst prompts.
 
 Departures. In the paper a large language model writes a new prompt after four examples; here the base policy writes it: the
 beginning of the drawn prompt stays, and its last token, which may mark the end of a turn; what is between is sampled anew. The
-worst prompts of a reading are scored once more with other draws, since the lowest of many noisy scores are too low. The
-decoding is the paper's: temperature 0.7, top-p 0.9.
+pool starts with the prompts that the policy answers best, a quarter of those drawn: what is found is then the work of the
+search, not of test prompts that are adversarial to begin with. The worst prompts of a reading are scored once more with other
+draws, since the lowest of many noisy scores are too low. The decoding is the paper's: temperature 0.7, top-p 0.9.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ from torch import Tensor
 from harness.api import Decoding, Metric, Probed, Prompts, Reading, Settings, metrics, sample
 
 TEMPERATURE = 0.1  # of the draws from the pool
+DRAWN = 4  # test prompts for each that is in the pool at the start
 LONGEST_TRY = 20  # draws of a parent without a new prompt, after which a trial is given up
 
 Ids = tuple[int, ...]
 
 
 class PromptSearchSettings(Settings):
-    start: int = Field(40, ge=2, description="test prompts in the pool at the start")
+    start: int = Field(40, ge=2, description="test prompts in the pool at the start, those answered best of four times as many")
     rounds: int = Field(10, ge=1, description="rounds")
     trials: int = Field(20, ge=1, description="new prompts per round")
     worst: int = Field(10, ge=1, description="prompts of a reading, the worst of the pool")
@@ -39,7 +41,7 @@ class PromptSearchSettings(Settings):
 class PromptSearch:
     """An evolutionary search for the prompts with the worst responses."""
 
-    version = 1
+    version = 2  # 1 began with prompts drawn at random
     Settings = PromptSearchSettings
     unit = "rounds"
     number = "worst"
@@ -49,7 +51,8 @@ class PromptSearch:
 
     def run(self, probed: Probed) -> Iterator[Reading]:
         s, pool = self.settings, dict[Ids, float]()
-        self._add(pool, probed, starting(probed.prompts, s.start, probed.rng))
+        self._add(pool, probed, starting(probed.prompts, DRAWN * s.start, probed.rng))
+        pool = {prompt: pool[prompt] for prompt in sorted(pool, key=lambda prompt: pool[prompt])[: s.start]}
         yield Reading(0, self._worst(pool, probed))
         for i in range(1, s.rounds + 1):
             self._add(pool, probed, [child for _ in range(s.trials) if (child := self._child(pool, probed)) is not None])

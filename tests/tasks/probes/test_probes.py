@@ -228,6 +228,18 @@ def test_the_search_finds_worse_prompts_round_by_round(monkeypatch):
     assert again == values  # the draws are the generator's alone
 
 
+def test_the_search_starts_with_the_prompts_that_are_answered_best(monkeypatch):
+    """Of eight prompts with none to seven bad tokens, the two with the fewest."""
+    bench, evaluator = probed(toy_policy(ends=False))
+    tokens = torch.tensor([[BOS, *[BAD] * n, *[3] * (7 - n)] for n in range(8)])
+    evaluator.base = SimpleNamespace(
+        prompts=SimpleNamespace(prompts=Prompts(tokens, torch.ones_like(tokens, dtype=torch.bool)))
+    )
+    monkeypatch.setattr(evaluator, "judged", lambda rollout: 1 - (rollout.prompts.tokens == BAD).double().mean(1).numpy())
+    first = next(PromptSearch(PromptSearch.Settings(start=2, worst=2, responses=2)).run(bench))
+    assert first.metrics["judge"].value == pytest.approx(1 - 0.5 / 8)
+
+
 def _with(evaluator) -> Probed:
     found, _ = probed(toy_policy(ends=False))
     found._evaluator = evaluator
