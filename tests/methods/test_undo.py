@@ -46,14 +46,14 @@ def test_alpha_0_stays_at_the_suppressed_policy():
     assert rows[2]["distillation"] == pytest.approx(0, abs=1e-6)
 
 
-@pytest.mark.parametrize("first", [1, 3])
+@pytest.mark.parametrize("first", [2, 5])
 def test_a_run_killed_in_either_phase_goes_on_as_it_would_have(tmp_path, first):
     method = UNDO(UNDOSettings(**QUICK | {"alpha": 0.5, "suppress": 0.5}))
-    whole, cut = (new_trial(updates=5) for _ in range(2))
-    rows = run(method, whole, 5)
+    whole, cut = (new_trial(updates=8) for _ in range(2))
+    rows = run(method, whole, 7)
     run(method, cut, first)
     again = resumed(cut, tmp_path)
-    assert run(method, again, 5 - first) == rows[first:] and same(weights(again.policy), weights(whole.policy))
+    assert run(method, again, 7 - first) == rows[first:] and same(weights(again.policy), weights(whole.policy))
 
 
 def test_an_adapter_is_refused():
