@@ -1,4 +1,4 @@
-"""Unlearn, noise, distil on outputs: distil a suppressed policy into a noised copy of itself (Lee et al. 2025, arXiv:2506.06278).
+"""Unlearn, noise, distil on outputs: a suppressed policy is distilled into its noised copy (Lee et al. 2025, arXiv:2506.06278).
 
     min over theta:  NPO's forget and retain terms on samples, see `npo`           suppress: the first share of the budget
     theta_s = theta;  theta <- (1 - alpha) theta_s + alpha theta_random            noise, once
