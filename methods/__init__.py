@@ -64,4 +64,5 @@ METHODS = {  # by family; this order sets the shades and markers of a family's m
         "harness.methods.task_vector:TaskVector",
         "weights minus what a copy learns from bad corpus text (Ilharco et al. 2022)",
     ),
+    "undo": ("harness.methods.undo:UNDO", "a suppressed policy distilled into a noised copy of itself (Lee et al. 2025)"),
 }

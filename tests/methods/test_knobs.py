@@ -19,7 +19,7 @@ FAMILIES = {  # in this order their members take shades and markers, so figures 
     "likelihood, weighted or conditioned": ["quark", "conditional_pretraining", "filtering", "rwr", "awr"],
     "policy gradients": ["ppo", "reinforce", "rloo", "grpo", "gdc"],
     "preferences": ["dpo", "kto"],
-    "pushing bad text down": ["unlikelihood", "gradient_ascent", "npo", "simnpo", "rmu", "task_vector"],
+    "pushing bad text down": ["unlikelihood", "gradient_ascent", "npo", "simnpo", "rmu", "task_vector", "undo"],
 }
 
 
