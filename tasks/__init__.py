@@ -98,4 +98,8 @@ PROBES = {
     ),
     "decode": ("harness.tasks.probes.decode:Decode", "other temperatures, greedy decoding, top-p"),
     "no_prefix": ("harness.tasks.probes.decode:NoPrefix", "the policy without the control token that it reads before a prompt"),
+    "downstream": (
+        "harness.tasks.probes.downstream:Downstream",
+        "tasks of lm-eval, local ones too (options: tasks, include, limit)",
+    ),
 }

@@ -24,7 +24,9 @@ TITLES = {
     "prompt_search": "Prompts searched for",
     "decode": "Other decodings",
     "no_prefix": "Without the control token",
+    "downstream": "Downstream tasks",
 }
+LABELS = {"downstream": "right answers"}  # what the number is, where it is not the judge's score
 
 
 def title_of(probing: Probing) -> str:
@@ -46,7 +48,7 @@ def draw_probe(ax: Axes, probing: Probing, methods: list[str], colours: Mapping[
     The base policy and the oracle are reference lines: dashed, without markers.
     """
     ax.set_title(title_of(probing), fontweight="bold", pad=8, y=1.0)
-    ax.set(xlabel=probing.unit, ylabel=JUDGE)
+    ax.set(xlabel=probing.unit, ylabel=LABELS.get(probing.probe, JUDGE))
     names = [plain(name).replace(" ", "\n") for name in probing.at]
     ax.set_xticks(range(len(probing.at)), names, fontsize=7.5)
     ax.set_xlim(-0.15, len(probing.at) - 0.85)
