@@ -58,8 +58,8 @@ class Downstream:
         manager = tasks_of(s.include, name)
         with offline():
             found: dict[str, Any] = lm_eval.simple_evaluate(
-                PolicyLM(policy, tokenizer, probed.rng), tasks=[name], num_fewshot=s.fewshot, limit=s.limit, task_manager=manager,
-                bootstrap_iters=0, log_samples=False, confirm_run_unsafe_code=False,
+                PolicyLM(policy, tokenizer, probed.rng), tasks=[name], num_fewshot=s.fewshot, limit=s.limit,
+                task_manager=manager, bootstrap_iters=0, log_samples=False, confirm_run_unsafe_code=False,
             )  # fmt: skip
         return found | {"lm_eval_version": lm_eval.__version__}
 
