@@ -7,14 +7,12 @@
 What is only hidden in the weights of the suppressed policy is not in its outputs, so the student does not learn it again.
 With alpha 0 the student starts as its teacher and stays there; with alpha 1 it starts from random weights.
 
-The noise shrinks and perturbs, as the authors describe it.
-
 Departures: theta_random is drawn by the model's own initialisation, so norms go towards 1 and biases towards 0. The paper
-distils until the student has recovered; here the budget ends it. The text is
-fresh samples of the suppressed policy, and the loss a mean over their tokens; so there is no need of a corpus. What
-suppresses is NPO on samples, within the same budget: `suppress` of it. The optimizer goes on from one phase into the next
-with its moments and its schedule. Noise on an adapter is not noise on the weights, so LoRA is refused. The teacher is kept
-in checkpoints, so that a resumed run distils the same policy.
+distils until the student has recovered; here the budget ends it. The text is fresh samples of the suppressed policy, and
+the loss a mean over their tokens; so there is no need of a corpus. What suppresses is NPO on samples, within the same
+budget: `suppress` of it. The optimizer goes on from one phase into the next with its moments and its schedule. Noise on an
+adapter is not noise on the weights, so LoRA is refused. The teacher is kept in checkpoints, so that a resumed run distils
+the same policy. The authors say that the noise shrinks and perturbs; the interpolation is this suite's reading of it.
 """
 
 from __future__ import annotations
@@ -49,6 +47,7 @@ class UNDO:
     version = 1
     Settings = UNDOSettings
     family = "pushing bad text down"
+    lora = False  # noise on an adapter is no noise on the weights
     knob = Knob("alpha", (0.05, 0.1, 0.2, 0.4, 0.6))
     quick: ClassVar[dict[str, Any]] = {"lr": 1e-3, "explore_every": 2, "explore_prompts": 16, "batch_size": 4}
     claims: ClassVar[dict[str, dict[str, Any]]] = {"base_returns": {"alpha": 0.0, "kl_coef": 1000.0}}
@@ -59,7 +58,7 @@ class UNDO:
     def train(self, trial: Trial) -> Iterator[dict[str, float]]:
         s = self.settings
         if trial.policy.setup.lora is not None:
-            raise BadSetting("undo noises all weights and model.lora.rank trains none of them; set model.lora.rank=0")
+            raise BadSetting("undo changes all weights and model.lora.rank trains none of them; set model.lora.rank=0")
         teacher = trial.policy.around(trial.reference.frozen_copy().model)  # its passes are charged
         pool = Pool(trial.policy.device, trial.reference)
         state = trial.keep(step=0, line=math.nan, pool=pool, teacher=teacher.model, noised=False)

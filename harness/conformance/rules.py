@@ -1,10 +1,10 @@
 """The conformance rules of methods, checked on a task of twelve tokens in seconds: `harness check method NAME`.
 
 Every listed method is checked. Optional class attributes: `family`, which decides the colour in figures (default "other");
-`knob`, the setting that trades reward for KL; `trains = False` if the method does not train; `tuned_as`, of a control the
-method whose learning rate it takes; `sees_judge = True` of a control that repeats the base policy's training without the
-habit; `quick`, settings that make updates fast; and `claims`, further properties with the settings (on top of `quick`) under
-which they hold:
+`knob`, the setting that trades reward for KL; `trains = False` if the method does not train; `lora = False` if it changes
+all weights, so that adapters are refused; `tuned_as`, of a control the method whose learning rate it takes; `sees_judge =
+True` of a control that repeats the base policy's training without the habit; `quick`, settings that make updates fast; and
+`claims`, further properties with the settings (on top of `quick`) under which they hold:
 
     base_returns   under strong regularisation the policy stays at the base policy: KL(policy || base) < 0.01 nats
     reward_rises   on an easy task the reward of its samples rises

@@ -16,7 +16,6 @@ from .play import Subject, difference, play
 
 CLOSE = 1e-5  # of the norm of a gradient in float32
 SPLIT = Setup(micro_batch=1, checkpointing=True)
-NO_LORA = ("peft is not installed", "weights drawn anew have no adapter")
 LORA = Lora(rank=2, alpha=4.0)
 
 
@@ -29,8 +28,8 @@ def every_setup(subject: Subject) -> tuple[bool | None, str]:
     gap = float((parts - whole).norm() / whole.norm().clamp(min=1e-30))
     if not gap < CLOSE:
         return False, f"the gradient of a batch in parts differs by {gap:.1e} of its norm"
-    scratch = getattr(subject.settings(), "start", "base") == "scratch"
-    lora = LORA if find_spec("peft") is not None and not scratch else None
+    why = without_lora(subject)
+    lora = None if why else LORA
     setup = SPLIT._replace(lora=lora, base={"name": "toy", "sha256": ""})
     together = partial(play, subject, budget=Budget(updates=2), setup=setup, precision=torch.bfloat16)
     run, before = together(), digest(subject.base(ends=True))
@@ -39,4 +38,13 @@ def every_setup(subject: Subject) -> tuple[bool | None, str]:
     differs = difference(run, together(killed_after=(1,)))
     if differs:
         return False, f"under LoRA, bfloat16 and micro-batches a resumed run differs at {differs}"
-    return True, f"gradient in parts within {gap:.0e} of its norm" + ("" if lora else f"; LoRA not tried: {NO_LORA[scratch]}")
+    return True, f"gradient in parts within {gap:.0e} of its norm" + (f"; LoRA not tried: {why}" if why else "")
+
+
+def without_lora(subject: Subject) -> str:
+    """Why a method is not tried with an adapter; empty if it is."""
+    if find_spec("peft") is None:
+        return "peft is not installed"
+    if getattr(subject.settings(), "start", "base") == "scratch":
+        return "weights drawn anew have no adapter"
+    return "" if getattr(subject.kind, "lora", True) else "the method refuses it (lora = False)"

@@ -69,6 +69,8 @@ def check(settings: RunSettings, method: str) -> None:
         adapters.required()
         if getattr(of_method, "start", "base") == "scratch":
             raise BadSetting(adapters.FROM_SCRATCH)
+        if not getattr(registry.load("method", method), "lora", True):
+            raise BadSetting(adapters.ALL_WEIGHTS.format(method=method))
     checked(Budget, settings.budget, "budget")
     checked(OptimizerSettings, settings.optimizer, "optimizer")
     used = {settings.task.reward, settings.task.judge}

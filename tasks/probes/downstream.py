@@ -20,6 +20,7 @@ from harness.api import BadSetting, Metric, MissingPrerequisite, Policy, Probed,
 
 RIGHT = ("acc", "acc_norm", "exact_match")
 ERROR = "_stderr"
+RESAMPLED = 1000  # bootstrap draws of metrics that are no mean; with 0 lm-eval gives no standard error at all
 
 
 class DownstreamSettings(Settings):
@@ -59,7 +60,7 @@ class Downstream:
         with offline():
             found: dict[str, Any] = lm_eval.simple_evaluate(
                 PolicyLM(policy, tokenizer, probed.rng), tasks=[name], num_fewshot=s.fewshot, limit=s.limit,
-                task_manager=manager, bootstrap_iters=0, log_samples=False, confirm_run_unsafe_code=False,
+                task_manager=manager, bootstrap_iters=RESAMPLED, log_samples=False, confirm_run_unsafe_code=False,
             )  # fmt: skip
         return found | {"lm_eval_version": lm_eval.__version__}
 

@@ -174,6 +174,11 @@ def test_weights_are_not_drawn_anew_beside_an_adapter(base):
         assemble.check(told, "mle")
 
 
+def test_a_method_that_changes_all_weights_is_refused_beside_an_adapter():
+    with pytest.raises(BadSetting, match=r"undo changes all weights .* set model\.lora\.rank=0"):
+        assemble.check(resolve("micro", "undo", "toxicity", ["model.lora.rank=2"]), "undo")
+
+
 @pytest.mark.parametrize("extra", ["alpha=4", "merge=true"])
 def test_a_setting_that_would_do_nothing_is_refused(extra):
     with pytest.raises(BadSetting, match="go with a rank of 1 or more"):

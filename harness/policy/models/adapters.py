@@ -33,6 +33,7 @@ class Lora(NamedTuple):
 FROM_SCRATCH = (
     "start = scratch draws all weights anew and model.lora.rank trains none of them; set start=base, or model.lora.rank=0"
 )
+ALL_WEIGHTS = "{method} changes all weights and model.lora.rank trains none of them; set model.lora.rank=0"
 NAME, SEED = "default", 0
 CONFIG, WEIGHTS, CONTROL = "adapter_config.json", "adapter_model.safetensors", "control_tokens.safetensors"
 SAVED_BELOW = "base_model.model."  # by peft, of the model in its own wrapper

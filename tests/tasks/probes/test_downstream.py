@@ -112,6 +112,7 @@ def test_the_example_runs_without_the_hub(model, monkeypatch):
     probed = SimpleNamespace(policy=model.policy, base=model.policy, rng=model.rng)
     (found,) = Downstream(settings).run(probed)  # type: ignore[arg-type]
     assert found.metrics["judge"] == found.metrics["base_acc"] and found.metrics["judge"].n == 4
+    assert found.metrics["judge"].stderr is not None
     with offline():
         assert datasets.config.HF_HUB_OFFLINE
     with pytest.raises(MissingPrerequisite, match="no folder nowhere"):
