@@ -59,8 +59,8 @@ def _leader(ranked: list[Ranked], group: StudyGroup) -> list[str]:
     base = _mean(estimate(first.entry, lambda run: undesired(run, "base")))
     left = _mean(group.estimate(first.entry, BY_KEY["undesired"]))
     share = f"{number(first.removed.mean, '.0f')}%{_range(first.removed)}"
-    if first.removed.mean <= 0:
-        change = number(-first.removed.mean, "+.0f")
+    if first.removed.mean < 0.5:  # not one percent
+        change = number(0.0 - round(first.removed.mean), "+.0f")
         return [f"No method removes the habit: the best, {name}, changes the undesired score by {change}%."]
     does = "removes most of the habit" if len(ranked) > 1 else "is the only method with a result"
     seeds = f"{first.n} seed{'s' if first.n > 1 else ''}"

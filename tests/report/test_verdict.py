@@ -46,7 +46,9 @@ def test_verdict_of_one_seed_claims_no_order(tmp_path: Path) -> None:
 
 
 def test_verdict_on_no_gain(tmp_path: Path) -> None:
-    assert judged(tmp_path, {"quark": [0.64]})[0].startswith("No method removes the habit")
+    assert judged(tmp_path / "less", {"quark": [0.64]})[0].startswith("No method removes the habit")
+    said = judged(tmp_path / "same", {"quark": [0.7001], "ppo": [0.64]})[0]  # of .3, .0001: less than one percent
+    assert said.startswith("No method removes the habit: the best, quark, changes the undesired score by +0%")
 
 
 def test_verdict_on_a_gain_that_may_be_none(tmp_path: Path) -> None:
