@@ -175,6 +175,6 @@ def test_the_command_runs_its_cells_and_goes_on(harness, tmp_path):
     told = "\n".join(f"{key} = {json.dumps(value)}" for key, value in quick.settings("base").items())
     path.write_text(f'methods = ["base"]\ntasks = ["toxicity"]\nseeds = "0"\n[set]\n{told}\n')
     code, _, err = harness("study", path, "--out", tmp_path / "out")
-    assert code == 0 and "1 cells: 1 done" in err
+    assert code == 0 and "1 cell: 1 done" in err
     code, out, _ = harness("study", path, "--out", tmp_path / "out", "--dry-run")
     assert code == 0 and out.startswith("done  toxicity  base seed 0")

@@ -439,7 +439,7 @@ def test_a_real_cell_interrupted_finished_and_left_alone(harness, tmp_path):
     assert read_run(path).manifest.status == "interrupted"
 
     code, out, err = harness(*words)
-    assert code == 0 and "1 cells: 1 done" in err and "| quark |" in out and "validation prompts" in out
+    assert code == 0 and "1 cell: 1 done" in err and "| quark |" in out and "validation prompts" in out
     assert read_run(path).summary.cost["updates"] == 20
     stamp = rows.stat().st_mtime_ns
     code, out, err = harness(*words, "--dry-run")
