@@ -20,32 +20,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from harness.api import Knob, Policy, Pool, Rollout, Settings, Trial, activations, forgetting, layer_at, masked_mean
+from harness.api import Knob, Policy, Pool, Rollout, Trial, activations, forgetting, layer_at, masked_mean
 
 
-class RMUSettings(Settings):
-    lr: float = Field(1e-5, gt=0, description="Adam's learning rate")
+class RMUSettings(forgetting.ForgetSettings):
     retain_coef: float = Field(100.0, ge=0, description="alpha, weight of the retain term")
     coefficient: float = Field(1.0, gt=0, description="length of the random vector, in mean norms of the activations; c")
     depth: float = Field(0.25, ge=0, le=1, description="layer l as a share of the model's depth; 0 is the first, 1 the last")
     layers: int = Field(3, ge=1, description="layers that are trained, l the last of them")
-    num_quantiles: int = Field(5, ge=2, description="K; text as bad as the worst 1/K of the first exploration is forgotten")
-    explore_every: int = Field(500, ge=1, description="updates between explorations")
-    explore_prompts: int = Field(4096, ge=1, description="prompts per exploration")
-    batch_size: int = Field(128, ge=2, multiple_of=2, description="responses per update, half of them from the forget set")
-    forget: forgetting.Source = Field("samples", description=forgetting.HELP)
-
-    @property
-    def on_documents(self) -> bool:
-        """Whether updates read documents, for estimates of memory."""
-        return self.forget == "documents"
 
 
 class RMU:
@@ -73,26 +61,12 @@ class RMU:
             step=0, line=math.nan, pool=Pool(trial.policy.device, trial.reference), target=torch.zeros(trial.reference.width)
         )
         while True:
-            forget, retain = self._sets(trial, state)
+            forget, retain = forgetting.sets(trial, state, self.settings)
             if state.step == 0:
                 state.target = self._target(trial, retain)
             scalars = self._learn(trial, forget, retain, state.target)
             state.step += 1
             yield scalars | {"pool_reward": state.pool.mean_reward()}
-
-    def _sets(self, trial: Trial, state: SimpleNamespace) -> tuple[Rollout, Rollout]:
-        """Responses to forget and to retain, after an exploration where one is due: -> [batch_size / 2, R] each."""
-        s = self.settings
-        if s.forget == "documents" and state.step == 0:
-            state.line = forgetting.from_documents(trial, state.pool)
-        elif s.forget == "samples" and state.step % s.explore_every == 0:  # explore
-            rollout = trial.sample(trial.prompts(s.explore_prompts))
-            state.pool.add(rollout, trial.reward(rollout))
-            state.line = state.line if state.step else state.pool.line(1 / s.num_quantiles)
-            state.pool.divide(state.line)
-        forget, _ = state.pool.draw(s.batch_size // 2, trial.rng, quantile=0)
-        retain, _ = state.pool.draw(s.batch_size // 2, trial.rng, quantile=1)
-        return forget, retain
 
     @torch.no_grad()
     def _target(self, trial: Trial, rollout: Rollout) -> Tensor:

@@ -20,32 +20,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 from pydantic import Field
 from torch.nn.functional import logsigmoid
 
-from harness.api import Knob, Pool, Rollout, Settings, Trial, forgetting, kl, masked_mean, masked_sum, token_logprobs
+from harness.api import Knob, Pool, Rollout, Trial, forgetting, kl, masked_mean, masked_sum, token_logprobs
 
 
-class SimNPOSettings(Settings):
-    lr: float = Field(1e-5, gt=0, description="Adam's learning rate")
+class SimNPOSettings(forgetting.ForgetSettings):
     beta: float = Field(
         2.5, gt=0, description="inverse temperature; the higher, the sooner unlikely responses stop contributing"
     )
     gamma: float = Field(0.0, ge=0, description="margin of the mean log-probability of a token, before the sigmoid")
     kl_coef: float = Field(1.0, ge=0, description="lambda, weight of the retain term, per nat")
-    num_quantiles: int = Field(5, ge=2, description="K; text as bad as the worst 1/K of the first exploration is forgotten")
-    explore_every: int = Field(500, ge=1, description="updates between explorations")
-    explore_prompts: int = Field(4096, ge=1, description="prompts per exploration")
-    batch_size: int = Field(128, ge=2, multiple_of=2, description="responses per update, half of them from the forget set")
-    forget: forgetting.Source = Field("samples", description=forgetting.HELP)
-
-    @property
-    def on_documents(self) -> bool:
-        """Whether updates read documents, for estimates of memory."""
-        return self.forget == "documents"
 
 
 class SimNPO:
@@ -62,24 +50,10 @@ class SimNPO:
     def train(self, trial: Trial) -> Iterator[dict[str, float]]:
         state = trial.keep(step=0, line=math.nan, pool=Pool(trial.policy.device, trial.reference))
         while True:
-            forget, retain = self._sets(trial, state)
+            forget, retain = forgetting.sets(trial, state, self.settings)
             scalars = self._learn(trial, forget, retain)
             state.step += 1
             yield scalars | {"pool_reward": state.pool.mean_reward()}
-
-    def _sets(self, trial: Trial, state: SimpleNamespace) -> tuple[Rollout, Rollout]:
-        """Responses to forget and to retain, after an exploration where one is due: -> [batch_size / 2, R] each."""
-        s = self.settings
-        if s.forget == "documents" and state.step == 0:
-            state.line = forgetting.from_documents(trial, state.pool)
-        elif s.forget == "samples" and state.step % s.explore_every == 0:  # explore
-            rollout = trial.sample(trial.prompts(s.explore_prompts))
-            state.pool.add(rollout, trial.reward(rollout))
-            state.line = state.line if state.step else state.pool.line(1 / s.num_quantiles)
-            state.pool.divide(state.line)
-        forget, _ = state.pool.draw(s.batch_size // 2, trial.rng, quantile=0)
-        retain, _ = state.pool.draw(s.batch_size // 2, trial.rng, quantile=1)
-        return forget, retain
 
     def _learn(self, trial: Trial, forget: Rollout, retain: Rollout) -> dict[str, float]:
         s, mask = self.settings, forget.response_mask

@@ -26,10 +26,22 @@ import torch
 from pydantic import Field
 from torch.nn.functional import logsigmoid
 
-from harness.api import BadSetting, Knob, Policy, Pool, Rollout, Settings, Trial, kl, masked_mean, masked_sum, token_logprobs
+from harness.api import (
+    BadSetting,
+    Knob,
+    Policy,
+    Pool,
+    Rollout,
+    Trial,
+    forgetting,
+    kl,
+    masked_mean,
+    masked_sum,
+    token_logprobs,
+)  # fmt: skip
 
 
-class UNDOSettings(Settings):
+class UNDOSettings(forgetting.ForgetSettings):
     lr: float = Field(1e-4, gt=0, description="Adam's learning rate of both phases")
     alpha: float = Field(0.2, ge=0, le=1, description="alpha, share of random weights in the student's first weights")
     suppress: float = Field(0.3, ge=0, lt=1, description="share of the budget spent on suppressing before the noise")
@@ -37,9 +49,6 @@ class UNDOSettings(Settings):
         0.1, gt=0, description="inverse temperature; the higher, the sooner unlikely responses stop contributing"
     )
     kl_coef: float = Field(1.0, ge=0, description="weight of the retain term while suppressing, per nat")
-    num_quantiles: int = Field(5, ge=2, description="K; text as bad as the worst 1/K of the first exploration is forgotten")
-    explore_every: int = Field(500, ge=1, description="updates between explorations while suppressing")
-    explore_prompts: int = Field(4096, ge=1, description="prompts per exploration")
     batch_size: int = Field(128, ge=2, multiple_of=2, description="responses per update; while suppressing half to forget")
 
 
@@ -72,14 +81,7 @@ class UNDO:
             yield scalars
 
     def _suppress(self, trial: Trial, state: SimpleNamespace) -> dict[str, float]:
-        s = self.settings
-        if state.step % s.explore_every == 0:
-            rollout = trial.sample(trial.prompts(s.explore_prompts))
-            state.pool.add(rollout, trial.reward(rollout))
-            state.line = state.line if state.step else state.pool.line(1 / s.num_quantiles)
-            state.pool.divide(state.line)
-        forget, _ = state.pool.draw(s.batch_size // 2, trial.rng, quantile=0)
-        retain, _ = state.pool.draw(s.batch_size // 2, trial.rng, quantile=1)
+        forget, retain = forgetting.sets(trial, state, self.settings)
         return self._forget(trial, forget, retain)
 
     def _forget(self, trial: Trial, forget: Rollout, retain: Rollout) -> dict[str, float]:
