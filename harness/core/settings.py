@@ -20,7 +20,7 @@ from pydantic_core import PydanticCustomError
 from . import registry
 from .errors import BadSetting, EmptySelection, MissingPrerequisite, UnknownName, cut, one_line
 from .text import toml
-from .types import Decoding, LoraSettings, Names, Settings
+from .types import Decoding, LoraSettings, Names, Settings, as_names
 
 MAX_SEED = 2**32 - 1  # the largest seed that every random generator accepts
 
@@ -36,9 +36,7 @@ class ModelSettings(Settings):
     device: str = Field("auto", description="device: auto, cpu, cuda, mps")
     micro_batch: int = Field(0, ge=0, description="sequences of a training pass held at once; 0 holds the whole batch")
     checkpointing: bool = Field(False, description="gradient checkpointing: activations are recomputed layer by layer")
-    shard: Literal["none", "full"] = Field(
-        "none", description="full divides weights, gradients and optimizer's state among the processes of torchrun (FSDP)"
-    )
+    shard: Literal["none", "full"] = Field("none", description="full divides weights and moments among processes (FSDP)")
     lora: LoraSettings = Field(LoraSettings(), description="low-rank adapters instead of training all weights")
 
 
@@ -380,7 +378,8 @@ def _fault(error: Any, kind: type[Settings], where: str) -> str:
         return f"setting {name!r} is missing"
     value, given = error["input"], cut(_as_text(error["input"]))
     if error["type"].endswith(("list_type", "tuple_type", "set_type")) and isinstance(value, bool | int | float | str):
-        return f"setting {name!r}: expected a list, written '{error['loc'][-1]}={cut(toml([value]))}'; found {given}"
+        as_list = f"{error['loc'][-1]}={cut(toml(as_names(value) if isinstance(value, str) else [value]))}"
+        return f"setting {name!r}: expected a list, written '{as_list}'; found {given}"
     return f"setting {name!r}: {error['msg'].lower()}; found {given}"
 
 

@@ -141,11 +141,12 @@ class Settings(BaseModel):
         return value
 
 
-def _names(given: Any) -> Any:
+def as_names(given: Any) -> Any:
+    """The names in a text of a command line, `a,b` or `[a,b]`, as a list; anything but a text as it is."""
     return [name.strip() for name in given.strip("[] ").split(",") if name.strip()] if isinstance(given, str) else given
 
 
-Names = Annotated[list[str], BeforeValidator(_names)]
+Names = Annotated[list[str], BeforeValidator(as_names)]
 """Names as a list, or as text of a command line: `a,b` or `[a,b]`."""
 
 

@@ -105,7 +105,10 @@ def test_an_object_store_is_refused_from_python_too() -> None:
         assemble.parts(resolve("micro", "quark", "toxicity"), "toxicity", out=Path(STORE))
 
 
-@pytest.mark.parametrize(("given", "said"), [(4, "bits=[4]"), (4.5, "bits=[4.5]"), ("8", 'bits=["8"]'), (True, "bits=[true]")])
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [(4, "bits=[4]"), (4.5, "bits=[4.5]"), ("8", 'bits=["8"]'), ("[a, b]", 'bits=["a", "b"]'), (True, "bits=[true]")],
+)
 def test_one_value_in_place_of_a_list_is_shown_as_a_list(given: Any, said: str) -> None:
     with pytest.raises(BadSetting) as found:
         checked(Quantize.Settings, {"bits": given})
