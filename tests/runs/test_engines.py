@@ -321,7 +321,7 @@ def test_a_disk_that_is_full_from_any_write_on_fails_the_cell_in_one_line_and_th
 
 
 def test_a_folder_removed_in_mid_run_fails_the_cell_in_one_line_and_the_same_sweep_starts_it_again(tmp_path):
-    cells = [planned(tmp_path, 0, pause=0.05)]
+    cells = [planned(tmp_path, 0, pause=0.2)]  # two seconds in which the folder is taken away, on a busy machine too
 
     def removes() -> None:
         while not (cells[0].path / "trajectory.jsonl").exists():
