@@ -44,6 +44,10 @@ METHODS = {  # by family; this order sets the shades and markers of a family's m
         "harness.methods.gdc:GDC",
         "policy gradients toward the posterior, by one of four divergences (Khalifa et al. 2021, Go et al. 2023)",
     ),
+    "reinforce_pp": (
+        "harness.methods.reinforce_pp:ReinforcePP",
+        "policy gradients whitened over all tokens, without a value network (Hu et al. 2025)",
+    ),
     "dpo": ("harness.methods.dpo:DPO", "preference pairs of the policy's samples, by TRL (Rafailov et al. 2023)"),
     "kto": ("harness.methods.kto:KTO", "the policy's samples labelled good or bad, by TRL (Ethayarajh et al. 2024)"),
     "unlikelihood": (

@@ -17,7 +17,7 @@ FAMILIES = {  # in this order their members take shades and markers, so figures 
     "controls": ["base", "mle", "random_reward", "best_quantile", "oracle"],
     "at decoding": ["best_of_n", "dexperts", "self_debias", "steering"],
     "likelihood, weighted or conditioned": ["quark", "conditional_pretraining", "filtering", "rwr", "awr"],
-    "policy gradients": ["ppo", "reinforce", "rloo", "grpo", "gdc"],
+    "policy gradients": ["ppo", "reinforce", "rloo", "grpo", "gdc", "reinforce_pp"],
     "preferences": ["dpo", "kto"],
     "pushing bad text down": ["unlikelihood", "gradient_ascent", "npo", "simnpo", "rmu", "task_vector", "undo"],
 }

@@ -14,7 +14,7 @@ from harness.core.settings import parse_override, preset_names, read_preset, res
 from harness.runs.sweep.plan import told
 from harness.runs.sweep.study import StudySpec, knob, ordered, plan_study, points, read_study
 
-UNTRIED = {"rmu", "self_debias", "simnpo", "steering", "task_vector", "undo"}  # no trials yet
+UNTRIED = {"reinforce_pp", "rmu", "self_debias", "simnpo", "steering", "task_vector", "undo"}  # no trials yet
 TRAINED = [name for name in registry.table("method") if registry.attribute("method", name, "knob")]
 
 
