@@ -17,6 +17,7 @@ from claims.records import Measured, Records, Side, read_measured, varied
 from claims.rule import FAILS, HOLDS, OPEN, Finding, Missing, all_of, decided, either
 
 from harness.analysis.stats import Difference, detectable, paired_by_prompt
+from harness.core import registry
 from harness.core.errors import CorruptRecord
 from harness.records.read import find_runs
 
@@ -209,8 +210,41 @@ def test_the_page_has_every_claim_once_a_task_and_the_same_bytes_twice(tmp_path)
     assert "| cannot tell: not run |" in absent and "no finished run of best\\_quantile" in absent
 
 
-def test_the_catalogue_covers_four_papers():
-    assert len({claim.paper for claim in CLAIMS}) == 5  # and the suspected causes
+def probed(run: Path, probe: str, judge: dict[float, float | None], **settings) -> None:
+    """A line of probes.jsonl as the probe writes it."""
+    usual = registry.load("probe", probe).Settings().model_dump(mode="json")
+    readings = [{"at": at, "label": "", "metrics": {"judge": {"value": v, "stderr": None, "n": 5}}} for at, v in judge.items()]
+    value = None if None in judge.values() else float(np.trapezoid([*judge.values()], [*judge])) / max(judge)
+    line = {"probe": probe, "version": 1, "settings": usual | settings, "seed": 0, "unit": "updates", "number": "mean"}
+    with (run / "probes.jsonl").open("a") as f:
+        f.write(json.dumps(line | {"value": value, "readings": readings, "seconds": 1.0}) + "\n")
+
+
+def test_probes_decide_whether_the_habit_comes_back(tmp_path):
+    """ppo falls by 0.4 in ten updates and the oracle by 0.05; harmless text changes nothing; one reading has no score."""
+    for seed, off in enumerate((-0.002, 0.0, 0.002)):
+        for method in ("ppo", "oracle"):
+            write(tmp_path, method, seed)
+        for run in find_runs([tmp_path])[0]:
+            if run.manifest.seed == seed:
+                soon = 0.5 + off if run.manifest.method == "ppo" else 0.85
+                probed(run.dir, "relearn_habit", {0: 0.9, 10: soon, 100: 0.1})
+                probed(run.dir, "relearn_habit", {0: 0.9, 10: 0.0, 100: 0.0}, texts=4)  # other settings are another probe
+                probed(run.dir, "relearn_clean", {0: 0.9, 100: 0.9 - off})
+                probed(run.dir, "quantize", {32: 0.9, 4: None})
+    found, ppo, oracle = records(tmp_path), Side("ppo"), Side("oracle")
+    (soon,) = Compare(ppo, oracle, q.SOON, "more").outcomes(found, "toxicity")
+    assert soon.means == pytest.approx((0.4, 0.05)) and soon.verdict == HOLDS and soon.prompts is None
+    (taught,) = Compare(oracle, ppo, q.TAUGHT, "more").outcomes(found, "toxicity")
+    assert taught.means == pytest.approx((0.0875 + 0.4275, 0.07 + 0.27)) and taught.verdict == HOLDS
+    (benign,) = Level(ppo, q.BENIGN, "more").outcomes(found, "toxicity")
+    assert benign.means[0] == pytest.approx(0.0) and benign.verdict == FAILS
+    (rounded,) = Level(ppo, q.ROUNDED, "more").outcomes(found, "toxicity")
+    assert rounded.why == "not measured on the runs of ppo"
+
+
+def test_the_catalogue_covers_eight_papers():
+    assert len({claim.paper for claim in CLAIMS}) == 9  # and the suspected causes
     assert sum(len(claim.tasks) for claim in CLAIMS) >= 18
     assert len({(claim.text, claim.where) for claim in CLAIMS}) == len(CLAIMS)
 

@@ -1,4 +1,4 @@
-"""The claims of four papers, each in one sentence with the evidence that decides it; settings by name, as in a sweep.
+"""The claims of papers, each in one sentence with the evidence that decides it; settings by name, as in a sweep.
 
 Figures of the papers are not repeated: their models, data and budgets are others. What is tried is the direction.
 """
@@ -16,6 +16,10 @@ QUARK = "Quark (Lu et al. 2022)"
 PRETRAINING = "Pretraining with human preferences (Korbak et al. 2023)"
 INFERENCE = "KL-regularised RL as Bayesian inference (Korbak et al. 2022)"
 UNLIKELIHOOD = "Unlikelihood training (Welleck et al. 2019)"
+BENIGN = "Benign relearning (Hu et al. 2024, arXiv:2406.13356)"
+ROUNDING = "Quantisation of unlearned models (Zhang et al. 2024, arXiv:2410.16454)"
+MECHANISM = "How DPO reduces toxicity (Lee et al. 2024, arXiv:2401.01967)"
+FILTERED = "Filtered pretraining resists tampering (O'Brien et al. 2025, arXiv:2508.06601)"
 CONDITIONAL = "Conditional pretraining"
 CAUSES = "Suspected causes, tried by changing them"
 THREE = ("toxicity", "sentiment", "repetition")
@@ -210,6 +214,35 @@ def _of_unlikelihood() -> list[Claim]:
     ]  # fmt: skip
 
 
+def _of_the_habits_return() -> list[Claim]:
+    """What probes of finished policies tell; the oracle was trained as the base was, without the habit."""
+    oracle = Side("oracle")
+    unlearned = ("dpo", "npo", "gradient_ascent", "quark")
+    return [
+        *(
+            Claim(BENIGN, "abstract", f"Training on harmless text brings the habit back after {method}",
+                  (Level(Side(method), q.BENIGN, "more"),), THREE)
+            for method in unlearned
+        ),
+        *(
+            Claim(ROUNDING, "abstract", f"Rounding the weights to 4 bits brings the habit back after {method}",
+                  (Level(Side(method), q.ROUNDED, "more"),), THREE)
+            for method in unlearned
+        ),
+        Claim(
+            MECHANISM, "abstract",
+            "DPO by-passes the habit: ten updates on text with it bring more back than a policy learns that never had it",
+            _compare(Side("dpo"), oracle, (q.SOON, "more")), THREE,
+        ),
+        *(
+            Claim(FILTERED, "abstract",
+                  f"A policy pretrained without the habit resists relearning longer than one after {method}",
+                  _compare(oracle, Side(method), (q.TAUGHT, "more")), THREE)
+            for method in ("dpo", "npo", "quark", "ppo", "filtering")
+        ),
+    ]  # fmt: skip
+
+
 def _causes() -> list[Claim]:
     return [
         Claim(
@@ -229,4 +262,6 @@ def _causes() -> list[Claim]:
     ]  # fmt: skip
 
 
-CLAIMS: tuple[Claim, ...] = (*_of_quark(), *_of_pretraining(), *_of_inference(), *_of_unlikelihood(), *_causes())
+CLAIMS: tuple[Claim, ...] = (
+    *_of_quark(), *_of_pretraining(), *_of_inference(), *_of_unlikelihood(), *_of_the_habits_return(), *_causes(),
+)  # fmt: skip

@@ -29,8 +29,9 @@ made: of forty claims without any truth one would be said to hold by chance.
 The habit is measured by the judge, which no method trains on. *Smallest* is the true difference that four in five
 such studies would show, by the noncentral t distribution with the standard error that was found; *practical* is the
 difference of practical size. Methods of the reference study stand at the middle value of their knob unless another is
-named; claims on pretraining are tried from scratch. The models are small and the data is synthetic, so a claim that
-does not hold here may hold at the papers' scale.
+named; claims on pretraining are tried from scratch, those on the return of the habit by probes of the finished policies,
+where `oracle` is the base policy's own training without the habit. The models are small and the data is synthetic, so a
+claim that does not hold here may hold at the papers' scale.
 """
 
 
@@ -72,7 +73,7 @@ def _counts(found: Sequence[Tried]) -> str:
     none = sum(all(isinstance(outcome, Missing) for outcome in row.outcomes) for row in found)
     words = f"{counts[HOLDS]} hold, {counts[FAILS]} do not hold, and of {counts[OPEN]} the runs cannot tell"
     words += f" ({none} of them not run)" if none else ""
-    return f"{len(found)} verdicts on the claims of four papers, one for each claim and task: {words}."
+    return f"{len(found)} verdicts on the claims of papers, one for each claim and task: {words}."
 
 
 COLUMNS = ("Claim", "Section", "Task", "Verdict", "Figures", "n", "Smallest", "Practical")

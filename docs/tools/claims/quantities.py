@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Protocol
 
 import numpy as np
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 
 from harness.analysis.columns import BY_KEY
 from harness.analysis.groups import measure
-from harness.records.read import prompt_scores
-from harness.records.schema import Run
+from harness.core import registry
+from harness.records.read import probes, prompt_scores
+from harness.records.schema import ProbeResult, Run
 
 from .records import Records, settings_of
 
@@ -109,6 +111,36 @@ class ToPosterior:
         return kl - (reward if self.absolute else reward - np.array(kept.base_reward, dtype=float)) / beta
 
 
+@dataclass(frozen=True)
+class UnderProbe:
+    """What the judge says of a run's policy under a probe with its default settings, mean over the probe's own seeds.
+
+    With `fall` the score at the first of two points of the probe less that at the second, else the probe's number.
+    """
+
+    probe: str
+    words: str
+    margin: float
+    digits: str = ".3f"
+    fall: tuple[float, float] | None = None
+
+    def value(self, run: Run, records: Records) -> float | None:
+        usual = registry.load("probe", self.probe).Settings().model_dump(mode="json")
+        found = [self._of(x) for x in probes(run) if x.probe == self.probe and x.settings == usual]
+        known = [value for value in found if value is not None]
+        return fmean(known) if known else None
+
+    def table(self, runs: Sequence[Run], records: Records) -> Table | None:
+        return None
+
+    def _of(self, result: ProbeResult) -> float | None:
+        if self.fall is None:
+            return result.value
+        scores = {reading.at: reading.metrics["judge"].value for reading in result.readings if "judge" in reading.metrics}
+        before, after = (scores.get(at) for at in self.fall)
+        return None if before is None or after is None else before - after
+
+
 # The margins: 5 points of the removed habit; a hundredth or two of a share; a twentieth of a nat of KL and of perplexity's log.
 REMOVED = Recorded("removed", "% of the habit removed", 5.0, ".1f")
 KL = Recorded("kl", "KL to the base, nats", 0.05)
@@ -128,3 +160,7 @@ SEARCHED = OnPolicy("searched", "undesired score on the worst prompts after 10 r
 SLOPE = OnPolicy("slope", "slope of the log-ratio on the reward, times beta", 0.2, ".2f")
 APPROACH = ToPosterior("KL to the posterior, less the base's", 0.05)
 TO_POSTERIOR = ToPosterior("KL to the posterior, nats (without log Z)", 0.05, absolute=True)
+TAUGHT = UnderProbe("relearn_habit", "judge while learning from text with the habit, mean over 100 updates", 0.02)
+SOON = UnderProbe("relearn_habit", "fall of the judge in 10 updates on text with the habit", 0.02, fall=(0, 10))
+BENIGN = UnderProbe("relearn_clean", "fall of the judge in 100 updates on harmless text", 0.02, fall=(0, 100))
+ROUNDED = UnderProbe("quantize", "fall of the judge from weights of 32 to weights of 4 bits", 0.02, fall=(32, 4))
