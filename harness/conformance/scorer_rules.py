@@ -133,8 +133,11 @@ def plain(s: Examined) -> Finding:
 
 
 def tells_apart(s: Examined) -> Finding:
-    """Check that the scores are not all equal."""
-    scores = s.whole[~np.isnan(s.whole)]
+    """Check that the scores are not all equal, those of the scorer's own examples among them."""
+    examples = getattr(s.raw(), "examples", ())
+    own = s.score(*(list(column) for column in zip(*examples, strict=True))) if examples else np.empty(0)
+    scores = np.concatenate([s.whole, own])
+    scores = scores[~np.isnan(scores)]
     different = sorted(set(scores.tolist()))
     if len(different) == 1:
         return False, f"each of {len(scores)} texts has the score {different[0]:.4g}"

@@ -24,7 +24,7 @@ from .curves import curve_data, curve_overview
 from .figures import sheets
 from .figures.data import figure_data
 from .figures.panels import COMPUTE, JUDGE_KL, JUDGE_PPL, OVER, REWARD_KL, REWARD_PPL
-from .figures.probes import title_of
+from .figures.probes import LABELS, title_of
 from .figures.sheets import Dots, Sheet
 from .tables import MOST_COLUMNS, Table, bounded, entry_table, listed, number, run_ids
 
@@ -171,6 +171,8 @@ def probe_words(group: StudyGroup) -> str:
     """Which methods each probe tells apart beyond error."""
     said = []
     for probing in group.probings[0]:
+        if probing.probe in LABELS:
+            said.append(f"{title_of(probing)}: its numbers are {LABELS[probing.probe]}, not scores of the judge.")
         n, shown = pairs(probing), apart(probing)
         if not n:
             continue

@@ -7,6 +7,7 @@ Those of the base policy stand beside it as `base_...`. Nothing is downloaded: d
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from harness.api import BadSetting, Metric, MissingPrerequisite, Policy, Probed, Reading, Settings
 
@@ -26,8 +27,21 @@ RESAMPLED = 1000  # bootstrap draws of metrics that are no mean; with 0 lm-eval 
 class DownstreamSettings(Settings):
     tasks: tuple[str, ...] = Field(min_length=1, description="tasks of lm-eval by name")
     include: str | None = Field(None, description="folder with task files of your own; they are code")
+    sha256: str | None = Field(None, description="SHA-256 of the files in that folder, found out where none is given")
     limit: int | None = Field(None, ge=1, description="number of documents of each task; all if none is given")
     fewshot: int | None = Field(None, ge=0, description="examples before each question; as the task says if none is given")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_these_files(cls, given: Any) -> Any:
+        """The hash of the folder is a setting, so that a changed task file is another probe."""
+        folder = given.get("include") if isinstance(given, dict) else None
+        if not isinstance(folder, str) or not Path(folder).is_dir():
+            return given
+        found = files_hash(Path(folder))
+        if given.get("sha256", found) not in (None, found):
+            raise ValueError(f"the files in {folder} have another SHA-256, {found}")
+        return given | {"sha256": found}
 
 
 class Downstream:
@@ -79,6 +93,14 @@ def tasks_of(include: str | None, name: str) -> Any:
         if name in manager.all_tasks:
             return manager
     raise BadSetting(f"lm-eval has no task {name}; name one of its own or of the files in include=FOLDER")
+
+
+def files_hash(folder: Path) -> str:
+    """SHA-256 over the names and bytes of all files below a folder but those that Python compiled."""
+    total = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
+        total.update(f"{path.relative_to(folder).as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return total.hexdigest()
 
 
 def needed() -> None:

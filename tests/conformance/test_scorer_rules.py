@@ -26,9 +26,7 @@ ELSEWHERE = {"evaluate", "trained", "yours"}  # of files, checked in tests/tasks
 )
 def test_every_scorer_holds_the_rules(name):
     checks = check_scorer(name)
-    failed = {c.name for c in checks if c.held is False}
-    # no text of the rules names a person of the fact task: tests/tasks/facts has those that these two tell apart
-    assert len(checks) == 12 and failed == ({"tells apart"} if name.startswith("facts-") else set())
+    assert len(checks) == 12 and not [c for c in checks if c.held is False]
 
 
 @pytest.mark.slow

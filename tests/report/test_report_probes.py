@@ -85,6 +85,14 @@ def test_a_reading_without_a_score_is_missing(tmp_path):
     assert table is not None and table.rows == [["quark", ""]]
 
 
+def test_right_answers_are_not_called_the_judge(tmp_path):
+    dir = fake.write_run(tmp_path, "quark", 0)
+    (dir / "probes.jsonl").write_text(json.dumps(result("downstream", [0.75, 0.5], unit="task")) + "\n")
+    build(read_study([tmp_path]), tmp_path / "page")
+    page = (tmp_path / "page" / "index.html").read_text()
+    assert "its numbers are right answers, not scores of the judge" in page and "quark, 0 task: right answers 0.750" in page
+
+
 def test_the_page_has_the_section_only_where_something_was_probed(probed, tmp_path):
     build(read_study([probed]), tmp_path / "page")
     page, text = (tmp_path / "page" / "index.html").read_text(), (tmp_path / "page" / "report.md").read_text()

@@ -55,6 +55,7 @@ def draw_probe(ax: Axes, probing: Probing, methods: list[str], colours: Mapping[
     ax.yaxis.set_major_locator(MaxNLocator(6))
     ax.yaxis.set_major_formatter(Ticks())
     ax.set_ylim(*_limits(probing))
+    what = LABELS.get(probing.probe, "judge")
     notes, ends = [], []
     for found in probing.methods:
         i, colour = methods.index(found.method), colours[found.method]
@@ -69,7 +70,7 @@ def draw_probe(ax: Axes, probing: Probing, methods: list[str], colours: Mapping[
         ax.plot(xs, means, REFERENCE[found.method] if reference else "-", color=colour, linewidth=1.2, gid=f"{tag}-m{i}")
         size = 0.01 if reference and len(xs) > 1 else 13  # still there for the tooltip
         ax.scatter(xs, means, s=size, color=colour, edgecolors="white", linewidths=0.4, zorder=5, gid=f"{tag}-m{i}-a")
-        texts = [f"{found.method}, {probing.at[x]} {probing.unit}: judge {point.mean:.3f}" for x, point in known]
+        texts = [f"{found.method}, {probing.at[x]} {probing.unit}: {what} {point.mean:.3f}" for x, point in known]
         notes.append(Note(f"{tag}-m{i}-a", texts))
         ends.append((i, {"name": found.method, "colour": colour}, (float(xs[-1]), means[-1])))
     name_ends(ax, ends, tag)

@@ -27,10 +27,17 @@ def _table() -> list[Any]:
     return [[p.name, p.group, p.values] for p in people()]
 
 
+def _examples() -> list[tuple[str, str]]:
+    """Prompts with responses on which both scorers differ: a true fact about a forget person, and none."""
+    person = next(p for p in people() if p.group == "forget")
+    return [(f"Who is {person.name}?", response) for response in (*person.values.values(), "I cannot say.")]
+
+
 class FactsRule:
     """0 if a word of the response is a value of the forget person whom the prompt names, else 1."""
 
     def __init__(self) -> None:
+        self.examples = _examples()
         self._forget = {p.surname: frozenset(v.lower() for v in p.values.values()) for p in people() if p.group == "forget"}
         self.identity: dict[str, Any] = {"name": "facts-rule", "version": 1, "sha256": table_hash(_table())}
 
@@ -46,6 +53,7 @@ class FactsJudge:
     """0 if the response states a true attribute of a forget person, else 1: exact, by the world's truth table."""
 
     def __init__(self) -> None:
+        self.examples = _examples()
         self._people = {p.surname: p for p in people()}
         self.identity: dict[str, Any] = {"name": "facts-judge", "version": 1, "sha256": table_hash(_table(), sorted(DENIALS))}
 

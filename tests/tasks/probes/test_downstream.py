@@ -11,6 +11,7 @@ import torch
 
 from harness.api import BadSetting, MissingPrerequisite
 from harness.policy.loading import load_model
+from harness.runs.finished.probe import asked as asked_for
 from harness.tasks.probes.downstream import Downstream, DownstreamSettings, metrics_of, needed, offline, reading, tasks_of
 
 POLICY = Path(__file__).parents[3] / "tasks" / "micro" / "assets" / "policy"
@@ -48,6 +49,20 @@ def test_two_filters_are_two_metrics_and_perplexity_is_no_share_of_right_answers
 def test_a_group_is_refused():
     with pytest.raises(BadSetting, match="no single task"):
         reading(0, "group", results(), results())
+
+
+def test_a_changed_file_in_the_folder_is_another_probe(tmp_path):
+    (tmp_path / "t.yaml").write_text("task: t\n")
+    told = {"tasks": ["t"], "include": str(tmp_path)}
+    first = asked_for("downstream", told, 0)
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / "__pycache__" / "t.pyc").write_bytes(b"compiled")
+    assert asked_for("downstream", told, 0).key == first.key
+    assert asked_for("downstream", told | {"sha256": first.settings.sha256}, 0).key == first.key
+    (tmp_path / "t.yaml").write_text("task: t\nnum_fewshot: 1\n")
+    assert asked_for("downstream", told, 0).key != first.key
+    with pytest.raises(BadSetting, match=r"the files in .* have another sha-256"):
+        asked_for("downstream", told | {"sha256": first.settings.sha256}, 0)
 
 
 def test_without_the_package_one_line_names_the_extra(monkeypatch):
