@@ -30,6 +30,11 @@ class TaskVectorSettings(Settings):
     batch_size: int = Field(64, ge=1, description="documents per update")
 
     @property
+    def held(self) -> int:
+        """Networks held without training, for estimates of memory: what is deployed, beside the copy that learns."""
+        return 1
+
+    @property
     def on_documents(self) -> bool:
         """Whether updates read documents, for estimates of memory."""
         return True

@@ -51,6 +51,11 @@ class UNDOSettings(forgetting.ForgetSettings):
     kl_coef: float = Field(1.0, ge=0, description="weight of the retain term while suppressing, per nat")
     batch_size: int = Field(128, ge=2, multiple_of=2, description="responses per update; while suppressing half to forget")
 
+    @property
+    def held(self) -> int:
+        """Networks held without training, for estimates of memory: the teacher."""
+        return 1
+
 
 class UNDO:
     version = 1

@@ -66,8 +66,10 @@ def curve_table(group: StudyGroup, rows: int | None = None) -> str:
         return markdown(whole)
     there = [reading.name for reading in group.readings.rows if reading.least and reading.least.value is not None]
     kept, far = there[: rows - 1], there[rows - 1 :]  # one row is the frontier's
-    columns = [x for x, name in enumerate(whole.header) if name.startswith(MAIN)]
-    shown = [[row[x] for x in columns] for row in whole.rows if row[0] in kept or row is whole.rows[0]]
+    best = [row for row in whole.rows if row[0] in kept or row is whole.rows[0]]
+    known = [any(row[x] not in ("", "–") for row in best) for x in range(len(whole.header))]
+    columns = [x for x, name in enumerate(whole.header) if name.startswith(MAIN) and known[x]]
+    shown = [[row[x] for x in columns] for row in best]
     never = [row[0] for row in whole.rows[1:] if row[0] not in there]
     said = [f"Need more KL: {_words(far)}."] if far else []
     said += [f"Never remove 80 %: {_words(never)}."] if never else []

@@ -91,6 +91,12 @@ def test_the_parts_of_an_update_of_gpt2_by_hand():
     assert found.peak == pytest.approx(sum(found))
 
 
+def test_a_network_that_is_held_has_weights_alone():
+    shape = shapes.SHAPES["gpt2"]
+    one, two = (estimate(settings(), shape, Load(64, 1, 52, 20, held)) for held in (0, 1))
+    assert two.weights == pytest.approx(one.weights + 4 * 124_439_808 / 1e9) and two[1:] == one[1:]
+
+
 def test_setups_change_the_part_that_they_are_for():
     shape, load = shapes.SHAPES["gpt2"], Load(64, 1, 52, 20)
     whole = estimate(settings(), shape, load)
@@ -116,6 +122,7 @@ def test_a_method_says_what_its_updates_have():
     assert load_of(settings("gpt2", "mle"), "mle") == Load(64, 1, 133, 133)
     samples = settings("gpt2", "rwr", "toxicity", "method.source=samples")
     assert load_of(samples, "rwr").scored == 20 and load_of(settings("gpt2", "rwr"), "rwr").scored == 133
+    assert load_of(settings("gpt2", "task_vector"), "task_vector").held == load_of(settings("gpt2", "undo"), "undo").held == 1
     assert load_of(settings("gpt2", "best_of_n"), "best_of_n") == Load(0, 0, 0, 0)
 
 

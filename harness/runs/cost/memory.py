@@ -77,13 +77,15 @@ class Load(NamedTuple):
     networks: int  # of the policy's size that are trained
     length: int  # tokens of a sequence
     scored: int  # of these, tokens whose logits are computed
+    held: int = 0  # networks of the policy's size beside it and the reference that are not trained
 
 
 def load_of(settings: RunSettings, method: str) -> Load:
     """The load of an update, from the properties of the method's settings that say so.
 
     `sequences` is what an update reads at once, without it `batch_size`; `networks` of the policy's size are trained, without
-    it one; `on_documents` is true where documents are read in place of prompts and responses.
+    it one, and `held` are kept beside it and the reference, without it none; `on_documents` is true where documents are read in
+    place of prompts and responses.
     """
     kind = registry.load("method", method)
     if getattr(kind, "trains", True) is False:
@@ -92,17 +94,17 @@ def load_of(settings: RunSettings, method: str) -> Load:
     scored = round(t.data.document_words / WORDS) if getattr(told, "on_documents", False) else t.decoding.max_new_tokens
     length = scored if getattr(told, "on_documents", False) else PROMPT + scored
     rows = getattr(told, "sequences", getattr(told, "batch_size", 0))
-    return Load(int(rows), int(getattr(told, "networks", 1)), length, scored)
+    return Load(int(rows), int(getattr(told, "networks", 1)), length, scored, int(getattr(told, "held", 0)))
 
 
 def estimate(settings: RunSettings, policy: Shape, load: Load, scorers: float = 0.0) -> Memory:
     """The peak of an update."""
-    rows, copies, length, scored = load
+    rows, copies, length, scored, beside = load
     model = settings.model
     n, narrow = policy.parameters, model.dtype == "bfloat16"
     rank = model.lora.rank
     trained = rank * policy.projected * policy.layers if rank else n
-    weights = 4 * (n + copies * trained)  # the reference, and what is trained
+    weights = 4 * (n * (1 + beside) + copies * trained)  # the reference, what is held beside it, and what is trained
     weights += 2 * n if narrow else 0  # autocast keeps a copy in 16 bits
     held = min(rows, model.micro_batch or rows) * length
     kept = held * (1 if model.checkpointing else policy.layers) * policy.activations * 4
