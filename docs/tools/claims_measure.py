@@ -3,13 +3,14 @@ r"""Measure what the claims need beyond the records: on saved policies and recor
     python docs/tools/claims_measure.py results/claims.jsonl --reference runs/reference --claims runs/claims
 
 Writes a JSON object a line: the run, the name of the quantity, its value and its terms. What is measured already is kept, so
-the command resumes. The folders must hold the runs themselves; an archive has no policies.
+the command resumes. The folders must hold the runs themselves; of an archive nothing is measured, which has no policies.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -129,11 +130,16 @@ def main(arguments: list[str]) -> None:
     args = parser.parse_args(arguments)
     records = Records(find_runs(args.reference)[0], find_runs(args.claims)[0])
     found: dict[Key, Measured] = dict(read_measured(args.file))
+    cut = set()  # runs of which an archive keeps a few responses and no policy
     for run, name in wanted(records):
         key = (run.manifest.run_id, name)
-        if key not in found and (new := measured(run, name)) is not None:
+        if key not in found and run.manifest.archive:
+            cut.add(run.dir)
+        elif key not in found and (new := measured(run, name)) is not None:
             found[key] = new
             replace(args.file, lines(found).encode())
+    if cut:
+        print(f"warning: {len(cut)} runs were not measured: they come from an archive, which keeps no policy", file=sys.stderr)
     print(f"{len(found)} quantities in {args.file}")
 
 

@@ -1,5 +1,6 @@
 """What the claims measure beyond the records: the slope of the log-ratio, a question, a search for prompts."""
 
+import json
 import random
 
 import claims_measure
@@ -143,6 +144,16 @@ def test_what_is_measured_is_kept_and_not_measured_again(tmp_path, monkeypatch):
     for _ in range(2):
         claims_measure.main([str(path), "--claims", str(tmp_path)])
     assert len(calls) == 1 and list(read_measured(path).values()) == [Measured(0.5, (0.0, 1.0))]
+
+
+def test_a_run_of_an_archive_is_left_out_and_said(tmp_path, monkeypatch, capsys):
+    """It keeps eight responses of thousands: a slope within prompts of those would be noise."""
+    scratch(tmp_path, "mle", 0)
+    (path,) = tmp_path.rglob("manifest.json")
+    fake.dump(path, json.loads(path.read_text()) | {"archive": {"samples": 8}})
+    monkeypatch.setattr(claims_measure, "ON_POLICY", {"question": lambda run: pytest.fail("it was measured")})
+    claims_measure.main([str(tmp_path / "found.jsonl"), "--claims", str(tmp_path)])
+    assert "1 runs were not measured" in capsys.readouterr().err and not (tmp_path / "found.jsonl").exists()
 
 
 def test_the_picture_has_the_same_bytes_twice(tmp_path):
