@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from io import StringIO
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from fake_reports import HOSTILE, Page, contents, only_group, report, rows_of, u
 from harness.analysis.columns import BY_KEY
 from harness.analysis.study import Study, StudyGroup
 from harness.report.curves import curve_data, curve_verdict, curves_csv, first_table, over_optimised, score_table
-from harness.report.figures import sheets
+from harness.report.figures import curves, sheets
 from harness.report.figures.curves import spread
 from harness.report.figures.data import figure_data
 from harness.report.sections import pictures
@@ -131,6 +132,19 @@ def test_every_curve_is_drawn_named_and_told_on_hover(group):
     assert 'class="m m3 band"' in drawn.panels[0] and " band" not in drawn.panels[2]
     by_family = sheets.families(data | curve_data(group, data), "y")
     assert len(by_family.panels) == len({method["family"] for method in data["methods"]})
+
+
+def test_a_curve_is_named_where_it_leaves_the_panel():
+    """From (2, 0.5) straight to (4, 0.9) on a log axis: reward 0.7 is reached halfway, at 2 * sqrt(2)."""
+    points = [{"ppl": 4.0, "reward": 0.9}, {"ppl": 8.0, "reward": 0.9}]
+    data, curve = {"base_point": {"ppl": 2.0, "reward": 0.5}}, {"points": points}
+    leaves = curves._end(data, curve, curves.PPL_REWARD, ((1.0, 16.0), (0.4, 0.7)))
+    assert leaves == pytest.approx((2 * 2**0.5, 0.7))
+    assert curves._end(data, curve, curves.PPL_REWARD, ((1.0, 3.0), (0.4, 1.0))) == pytest.approx(
+        (3.0, 0.5 + 0.4 * math.log2(1.5))
+    )
+    assert curves._end(data, curve, curves.PPL_REWARD, ((1.0, 16.0), (0.4, 1.0))) == (8.0, 0.9)
+    assert curves._end(data, curve, curves.PPL_REWARD, ((16.0, 32.0), (0.4, 1.0))) is None
 
 
 def test_labels_are_spread_without_overlap():

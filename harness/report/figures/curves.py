@@ -42,7 +42,7 @@ def draw_curves(ax: Axes, data: dict[str, Any], panel: Panel, tag: str, family: 
             ax.plot(x, y, "-", color="#c9c9c9", linewidth=0.7, zorder=2)
             continue
         notes += _draw(ax, data, curve, panel, f"{tag}-m{i}", bold=family is not None)
-        if (end := _end(data, curve, panel, limits[0][1])) is not None:
+        if (end := _end(data, curve, panel, limits)) is not None:
             ends.append((i, curve, end))
     name_ends(ax, ends, tag)
     return notes
@@ -149,15 +149,21 @@ def _optimum(ax: Axes, data: dict[str, Any], panel: Panel, limits: tuple) -> Non
         ax.plot([x for x, _ in part], [y for _, y in part], style, color=INK, linewidth=1.6, zorder=3)
 
 
-def _end(data: dict[str, Any], curve: dict[str, Any], panel: Panel, right: float) -> tuple[float, float] | None:
-    """Where a curve ends, or leaves the panel."""
+def _end(data: dict[str, Any], curve: dict[str, Any], panel: Panel, limits: tuple) -> tuple[float, float] | None:
+    """Where a curve ends, or leaves the panel for the last time; None if it is never inside."""
     x, y = _line(data, curve, panel)
-    if not x:
+    (left, right), (low, high) = limits
+    inside = [i for i, (a, b) in enumerate(zip(x, y, strict=True)) if left <= a <= right and low <= b <= high]
+    if not inside:
         return None
-    if panel.x == "kl" and x[-1] > right:
-        return right, float(np.interp(right, x, y))
-    inside = [(a, b) for a, b in zip(x, y, strict=True) if a <= right]
-    return inside[-1] if inside else None
+    last = inside[-1]
+    if last == len(x) - 1:
+        return x[last], y[last]
+    scale, back = (float, float) if panel.x == "kl" else (np.log, np.exp)  # the line is straight as it is drawn
+    (x0, y0), (x1, y1) = ((float(scale(x[i])), y[i]) for i in (last, last + 1))
+    ends = [(float(scale(left)), x0, x1), (float(scale(right)), x0, x1), (low, y0, y1), (high, y0, y1)]
+    share = min((t for edge, p, q in ends if p != q and (t := (edge - p) / (q - p)) >= 0), default=1.0)
+    return float(back(x0 + share * (x1 - x0))), y0 + share * (y1 - y0)
 
 
 def name_ends(ax: Axes, ends: Sequence[tuple[int, dict[str, Any], tuple[float, float]]], tag: str) -> None:
