@@ -1,4 +1,4 @@
-.PHONY: check test test-all docs pages newest oldest shipped facts-world architectures bench reference claims tables trials
+.PHONY: check test test-all docs pages newest oldest shipped facts-world facts architectures bench reference claims tables trials
 RUNS ?= runs
 WORKERS ?= 2
 PYTHON ?= python3
@@ -45,6 +45,13 @@ shipped:  ## the base policy's scores and evaluations that ship with the micro w
 
 facts-world:  ## the documents, prompts and base policy of the task facts; two minutes of one core
 	python -m harness.tasks.micro.facts.build
+
+facts:  ## the study of the task facts, its records and the table of docs/concepts/facts.md; ten minutes on two cores
+	harness sweep --file results/facts.toml --out $(RUNS)/facts --workers $(WORKERS)
+	python -m harness.tasks.micro.facts.build --without-forget $(RUNS)/never_told
+	harness eval --policy $(RUNS)/never_told --task facts --out $(RUNS)/facts
+	python -m harness.records.archive $(RUNS)/facts results/facts --samples 8
+	python docs/tools/readme_tables.py docs/concepts/facts.md results/facts
 
 architectures:  ## the table of docs/reference/architectures.md
 	python tests/fixtures/architectures.py

@@ -6,7 +6,7 @@
 A table stands between `<!-- table: TASK -->` and `<!-- end of table -->`; the rest of the page stays as it is. Of a study with
 several values of each knob it is the first table of the report, the least KL that removes 80 % first; else the most efficient
 method comes first. With `--rows` a table holds the best methods among those that remove at least 80 % of the undesired score,
-below the frontier or the base policy; a line below it names the others.
+below the frontier or the base policy; a line below it names the others. Metrics that only the task has come last.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import re
 import sys
 from pathlib import Path
 
-from harness.analysis.columns import BY_KEY, COLUMNS
+from harness.analysis.columns import BY_KEY, COLUMNS, own_columns
 from harness.analysis.groups import Entry
 from harness.analysis.study import Study, StudyGroup
 from harness.core.errors import BadData, EmptySelection, MissingPrerequisite, Unwritable
@@ -52,7 +52,7 @@ def short_table(group: StudyGroup, rows: int | None = None) -> str:
     entries = ordered(group)
     good = entries if rows is None else [entry for entry in entries if mean(group, entry, "removed") >= LEAST_REMOVED]
     kept = good if rows is None else good[: rows - 1]  # one row is the base policy's
-    columns = [c for c in COLUMNS if c.title in (SHOWN if rows is None else BRIEF)]
+    columns = [c for c in COLUMNS if c.title in (SHOWN if rows is None else BRIEF)] + own_columns(group)
     whole = entry_table(StudyGroup(group.preset, group.task, kept or entries), columns)
     shown = whole.rows if kept else whole.rows[:1]
     table = markdown(Table(whole.header[:-1], [row[:-1] for row in shown], whole.notes if kept else []))

@@ -38,6 +38,15 @@ def test_few_rows_hold_the_methods_that_remove_most_of_the_habit(group):
     assert "Seeds" in table and "Time" not in table
 
 
+def test_metrics_of_the_task_alone_come_last(tmp_path):
+    own = {"recall": {"title": "Recall", "unit": "share", "better": "up"}}
+    fake.write_run(tmp_path, "quark", 0, final={"recall": fake.point(0.25, 0.01)}, summary={"own_metrics": own})
+    (group,) = Study(*find_runs([tmp_path])).groups
+    header, *rows = readme_tables.short_table(group).strip().splitlines()
+    assert "| Recall\u00a0↑ (share) |" in header
+    assert next(row for row in rows if row.startswith("| quark")).endswith("| 0.250 |")
+
+
 def test_no_method_removes_enough(group):
     weak = StudyGroup(group.preset, group.task, [entry for entry in group.entries if entry.name == "mle"])
     table = readme_tables.short_table(weak, 10)
