@@ -6,7 +6,8 @@
 A table stands between `<!-- table: TASK -->` and `<!-- end of table -->`; the rest of the page stays as it is. Of a study with
 several values of each knob it is the first table of the report, the least KL that removes 80 % first; else the most efficient
 method comes first. With `--rows` a table holds the best methods among those that remove at least 80 % of the undesired score,
-below the frontier or the base policy; a line below it names the others. Metrics that only the task has come last.
+below the frontier or the base policy; a line below it names the others. Of a task with metrics of its own
+a table has those, a row for each method and setting, by what is removed.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ SHOWN = ("Undesired", "Removed", "Reward", "KL", "Efficiency", "Perplexity", "Gr
 BRIEF = ("Undesired", "Removed", "KL", "Efficiency", "Perplexity", "Grammatical")  # of a table with few rows
 PLACE = r"(<!-- table: {task} -->\n).*?(<!-- end of table -->)"
 MAIN = ("Method", "Least KL", "Removed at", "Area", "Rank", "Time")  # of a table of curves with few rows
+BESIDE_OWN = ("Removed", "KL")  # of a table with metrics that only its task has
 LEAST_REMOVED = 80.0  # percent of the base policy's undesired score
 
 
@@ -40,19 +42,21 @@ def mean(group: StudyGroup, entry: Entry, key: str) -> float:
     return float("-inf") if found is None else found.mean
 
 
-def ordered(group: StudyGroup) -> list[Entry]:
-    """The methods by descending efficiency, ties by name."""
-    return sorted(group.entries, key=lambda entry: (-mean(group, entry, "efficiency"), entry.name))
+def ordered(group: StudyGroup, key: str = "efficiency") -> list[Entry]:
+    """The methods by a descending column, ties by name."""
+    return sorted(group.entries, key=lambda entry: (-mean(group, entry, key), entry.name))
 
 
 def short_table(group: StudyGroup, rows: int | None = None) -> str:
     """The main columns of the method table as Markdown, with at most `rows` rows."""
-    if group.curves:
+    own = own_columns(group)
+    if group.curves and not own:
         return curve_table(group, rows)
-    entries = ordered(group)
+    entries = ordered(group, "removed" if own else "efficiency")
     good = entries if rows is None else [entry for entry in entries if mean(group, entry, "removed") >= LEAST_REMOVED]
     kept = good if rows is None else good[: rows - 1]  # one row is the base policy's
-    columns = [c for c in COLUMNS if c.title in (SHOWN if rows is None else BRIEF)] + own_columns(group)
+    among = BESIDE_OWN if own else SHOWN if rows is None else BRIEF
+    columns = [c for c in COLUMNS if c.title in among] + own
     whole = entry_table(StudyGroup(group.preset, group.task, kept or entries), columns)
     shown = whole.rows if kept else whole.rows[:1]
     table = markdown(Table(whole.header[:-1], [row[:-1] for row in shown], whole.notes if kept else []))
