@@ -134,6 +134,14 @@ def test_every_curve_is_drawn_named_and_told_on_hover(group):
     assert len(by_family.panels) == len({method["family"] for method in data["methods"]})
 
 
+def test_a_band_over_the_whole_panel_is_wide():
+    """Heights 0.1, 0.5 and 0.3, cut to the panel: their mean is half of its 0.6. What lies right of it counts for nothing."""
+    band = {"kl": [0.0, 1.0, 2.0, 9.0], "low": [0.5, -4.0, 0.5, -9.0], "high": [0.6, 0.9, 0.8, 9.0]}
+    assert curves._wide(band, ((0.0, 2.0), (0.4, 1.0)))
+    assert not curves._wide(band | {"low": [0.5, 0.8, 0.6, -9.0]}, ((0.0, 2.0), (0.4, 1.0)))
+    assert not curves._wide(band | {"low": []}, ((0.0, 2.0), (0.4, 1.0))) and not curves._wide(None, ((0.0, 2.0), (0.4, 1.0)))
+
+
 def test_a_curve_is_named_where_it_leaves_the_panel():
     """From (2, 0.5) straight to (4, 0.9) on a log axis: reward 0.7 is reached halfway, at 2 * sqrt(2)."""
     points = [{"ppl": 4.0, "reward": 0.9}, {"ppl": 8.0, "reward": 0.9}]

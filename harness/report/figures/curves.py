@@ -17,6 +17,7 @@ from .ticks import Ticks
 ROOM = 1.08  # of the KL cap, to the right edge
 LEADER = {"arrowstyle": "-", "linewidth": 0.4, "alpha": 0.55, "shrinkA": 0, "shrinkB": 2}
 SIZE, LINE = 7.5, 8.7  # points: of a label, and from one label to the next
+WIDE = 1 / 3  # of the panel's height: a wider band would hide the others, and is left to the family's own plot
 JUDGE, REWARD = "judge, 1 is best", "reward, 1 is best"
 KL_JUDGE = Panel("kl", "judge", "Held-out judge against KL", KL_LABEL, JUDGE, "better: up and left ↖")
 KL_REWARD = Panel("kl", "reward", "Reward against KL", KL_LABEL, REWARD, "better: up and left ↖")
@@ -41,7 +42,8 @@ def draw_curves(ax: Axes, data: dict[str, Any], panel: Panel, tag: str, family: 
             x, y = _line(data, curve, panel)
             ax.plot(x, y, "-", color="#c9c9c9", linewidth=0.7, zorder=2)
             continue
-        notes += _draw(ax, data, curve, panel, f"{tag}-m{i}", bold=family is not None)
+        bold = family is not None
+        notes += _draw(ax, data, curve, panel, f"{tag}-m{i}", bold, bold or not _wide(curve["bands"].get(panel.y), limits))
         if (end := _end(data, curve, panel, limits)) is not None:
             ends.append((i, curve, end))
     name_ends(ax, ends, tag)
@@ -59,9 +61,22 @@ def _line(data: dict[str, Any], curve: dict[str, Any], panel: Panel) -> tuple[li
     return [x for x, _ in start + points], [y for _, y in start + points]
 
 
-def _draw(ax: Axes, data: dict[str, Any], curve: dict[str, Any], panel: Panel, gid: str, bold: bool) -> list[Note]:
+def _wide(band: dict[str, Any] | None, limits: tuple) -> bool:
+    """Whether a band covers more than WIDE of the panel's height, on average over its length inside."""
+    (_, right), (low, high) = limits
+    if not band or not band["low"]:
+        return False
+    inside = [x <= right for x in band["kl"]]
+    ends = (np.clip(np.array(band[end], dtype=float)[inside], low, high) for end in ("high", "low"))
+    heights = np.subtract(*ends)
+    return bool(heights.size and heights.mean() > WIDE * (high - low))
+
+
+def _draw(
+    ax: Axes, data: dict[str, Any], curve: dict[str, Any], panel: Panel, gid: str, bold: bool, banded: bool = True
+) -> list[Note]:
     band, colour = curve["bands"].get(panel.y), curve["colour"]
-    if panel.x == "kl" and band and band["low"]:
+    if banded and panel.x == "kl" and band and band["low"]:
         shade: dict[str, Any] = {"alpha": 0.22 if bold else 0.07, "linewidth": 0, "zorder": 2.2, "gid": f"{gid}-b"}
         ax.fill_between(band["kl"], band["low"], band["high"], color=colour, **shade)
     x, y = _line(data, curve, panel)
