@@ -1,7 +1,7 @@
 r"""Write the page of results by method from records.
 
     python docs/tools/methods_page.py docs/results/methods.md --finals results/reference --trials results/trials \
-        --shapes results/shapes --picture reports/micro/figures/pareto-micro-toxicity.png
+        --shapes results/claims --picture reports/micro/figures/curves-micro-toxicity.png
 
 The page holds a table of finished runs for each task, the comparison with best-of-n at equal KL, the trials behind the
 settings, the checks of the papers' claims, and what each method needs. The picture is copied beside the page.
@@ -145,10 +145,9 @@ def page(finals: list[Run], trials: list[Run], shapes: list[Run], command: str, 
 
 def untried(group: Group, trials: list[Run]) -> list[str]:
     """The sentence on the source of the settings, if the task has no trials of its own."""
-    tried = sorted({run.manifest.task for run in trials})
-    if group.task in tried:
+    if any(run.manifest.task == group.task for run in trials):
         return []
-    return [f"No trials were run on this task; its settings were chosen on {', '.join(tried)}."]
+    return ["No trials were run on this task; its settings are the preset's for every task."]
 
 
 def plain_trials(runs: list[Run]) -> str:

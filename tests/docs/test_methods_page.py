@@ -104,7 +104,7 @@ def test_a_task_without_trials_of_its_own_says_whose_settings_it_has(tmp_path):
         fake.write_run(tmp_path, "quark", 0, task=task)
     found = runs(tmp_path)
     text = methods_page.page(found, [run for run in found if run.manifest.task == "toxicity"], [], "x")
-    said = "No trials were run on this task; its settings were chosen on toxicity."
+    said = "No trials were run on this task; its settings are the preset's for every task."
     assert text.count(said) == 1 and said in text[text.index("## sentiment") :].split("\n## ")[0]
 
 
