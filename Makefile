@@ -75,8 +75,8 @@ claims:  ## the study of the papers' claims, after the reference study, and its 
 	$(MAKE) tables
 
 tables:  ## the pages, tables and figures that are written from the committed records alone, the README's too; the same bytes each time
-	harness report $(addprefix results/reference/micro/,toxicity sentiment repetition) -o reports/micro
-	harness report $(addprefix results/reference/micro/,sentiment_negative pii pep8) -o reports/micro-more
+	harness report $(addprefix results/reference/micro/,toxicity sentiment repetition) -o reports/micro || [ $$? = 4 ]  # 4: cells are missing, as the page says
+	harness report $(addprefix results/reference/micro/,sentiment_negative pii pep8) -o reports/micro-more || [ $$? = 4 ]
 	python docs/tools/readme_tables.py README.md results/reference --rows 10
 	python docs/tools/readme_tables.py docs/results/tasks.md results/reference
 	python docs/tools/methods_page.py docs/results/methods.md --finals results/reference --trials results/trials \
