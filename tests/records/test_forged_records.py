@@ -240,7 +240,7 @@ def test_a_point_that_was_chosen_by_validation_is_a_row_of_the_trajectory(record
     assert broken(record) == {"chosen row of the trajectory"}
 
 
-@pytest.mark.parametrize("tree", ["reference", "trials", "shapes"])
+@pytest.mark.parametrize("tree", ["reference", "trials", "facts"])
 def test_the_records_of_this_repository_hold(tree):
     runs, problems = find_runs([KEPT.parents[3] / tree])
     assert runs and not problems

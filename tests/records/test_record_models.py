@@ -18,7 +18,7 @@ from harness.records.schema import Evaluation, Manifest, MetricRecord, Prompts, 
 from harness.records.tables.decode import Tables
 from harness.records.write import RunStore
 
-STUDIES = ["reference", *(pytest.param(name, marks=pytest.mark.slow) for name in ("shapes", "trials"))]
+STUDIES = ["reference", *(pytest.param(name, marks=pytest.mark.slow) for name in ("facts", "trials"))]
 
 
 def same(model, value, ordered: bool = True) -> None:
