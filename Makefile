@@ -12,7 +12,7 @@ check:  ## style, format, spelling and types
 	mypy
 	lint-imports
 
-test:  ## the test suite: offline, on a CPU, about seven minutes
+test:  ## the test suite: offline, on a CPU, about nine minutes
 	pytest
 
 test-all:  ## the test suite with its slow tests: simulated studies, thousands of texts for every scorer
@@ -48,7 +48,7 @@ facts-world:  ## the documents, prompts and base policy of the task facts; two m
 
 facts:  ## the study of the task facts, its records and the table of docs/concepts/facts.md; ten minutes on two cores
 	harness sweep --file results/facts.toml --out $(RUNS)/facts --workers $(WORKERS)
-	python -m harness.tasks.micro.facts.build --without-forget $(RUNS)/never_told
+	test -f $(RUNS)/never_told/model.safetensors || python -m harness.tasks.micro.facts.build --without-forget $(RUNS)/never_told
 	harness eval --policy $(RUNS)/never_told --task facts --out $(RUNS)/facts
 	python -m harness.records.archive $(RUNS)/facts results/facts --samples 8
 	python docs/tools/readme_tables.py docs/concepts/facts.md results/facts

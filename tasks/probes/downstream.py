@@ -35,10 +35,17 @@ class DownstreamSettings(Settings):
     @classmethod
     def _of_these_files(cls, given: Any) -> Any:
         """The hash of the folder is a setting, so that a changed task file is another probe."""
-        folder = given.get("include") if isinstance(given, dict) else None
-        if not isinstance(folder, str) or not Path(folder).is_dir():
+        if not isinstance(given, dict):
             return given
-        found = files_hash(Path(folder))
+        folder = given.get("include")
+        if not isinstance(folder, str) or not Path(folder).is_dir():
+            if folder is None and given.get("sha256") is not None:
+                raise ValueError("sha256 is that of the files in a folder; give include=FOLDER too")
+            return given
+        try:
+            found = files_hash(Path(folder))
+        except OSError as error:
+            raise ValueError(f"{error.filename} cannot be read ({error.strerror})") from None
         if given.get("sha256", found) not in (None, found):
             raise ValueError(f"the files in {folder} have another SHA-256, {found}")
         return given | {"sha256": found}

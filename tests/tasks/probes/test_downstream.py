@@ -65,6 +65,19 @@ def test_a_changed_file_in_the_folder_is_another_probe(tmp_path):
         asked_for("downstream", told | {"sha256": first.settings.sha256}, 0)
 
 
+def test_a_hash_without_a_folder_and_a_file_that_cannot_be_read_are_refused(tmp_path, monkeypatch):
+    with pytest.raises(BadSetting, match="give include=folder too"):
+        asked_for("downstream", {"tasks": ["t"], "sha256": "ab"}, 0)
+    (tmp_path / "t.yaml").write_text("task: t\n")
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(BadSetting, match=r"t\.yaml cannot be read"):
+        asked_for("downstream", {"tasks": ["t"], "include": str(tmp_path)}, 0)
+
+
 def test_without_the_package_one_line_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(MissingPrerequisite, match=r"unlearning-harness\[lm-eval\]"):
