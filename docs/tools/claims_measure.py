@@ -20,14 +20,14 @@ import torch
 from claims import posterior, question, search
 from claims.plot import BINS, SHOWN, TASKS
 from claims.records import Measured, Records, Side, read_measured, settings_of
+from readme_tables import runs_below
 
 from harness.api import Policy, Prompts, sample
-from harness.core.errors import MissingPrerequisite
+from harness.core.errors import EmptySelection, MissingPrerequisite
 from harness.core.files import replace
 from harness.core.process import script
 from harness.core.settings import RunSettings
 from harness.measure.evaluator import stream_seed
-from harness.records.read import find_runs
 from harness.records.samples import read
 from harness.records.schema import Run
 from harness.runs import assemble
@@ -128,7 +128,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--reference", type=Path, nargs="+", default=[], help="folders of runs of the reference study")
     parser.add_argument("--claims", type=Path, nargs="+", default=[], help="folders of runs of the claims study")
     args = parser.parse_args(arguments)
-    records = Records(find_runs(args.reference)[0], find_runs(args.claims)[0])
+    records = Records(runs_below(args.reference), runs_below(args.claims))
+    if not records.reference and not records.varied:
+        raise EmptySelection("no records to measure; run make reference or make claims first")
     found: dict[Key, Measured] = dict(read_measured(args.file))
     cut = set()  # runs of which an archive keeps a few responses and no policy
     for run, name in wanted(records):

@@ -11,7 +11,7 @@ import torch
 from claims import plot, posterior, question, search
 from claims.records import Measured, Records, read_measured
 
-from harness.core.errors import MissingPrerequisite, Unwritable
+from harness.core.errors import EmptySelection, MissingPrerequisite, Unwritable
 from harness.policy.loading import load_model
 from harness.records.read import find_runs
 from harness.tasks.micro import grammar, world
@@ -144,6 +144,12 @@ def test_what_is_measured_is_kept_and_not_measured_again(tmp_path, monkeypatch):
     for _ in range(2):
         claims_measure.main([str(path), "--claims", str(tmp_path)])
     assert len(calls) == 1 and list(read_measured(path).values()) == [Measured(0.5, (0.0, 1.0))]
+
+
+def test_a_folder_that_is_not_there_is_said(tmp_path, capsys):
+    with pytest.raises(EmptySelection, match="no records to measure"):
+        claims_measure.main([str(tmp_path / "found.jsonl"), "--reference", str(tmp_path / "nowhere")])
+    assert "nowhere" in capsys.readouterr().err
 
 
 def test_a_run_of_an_archive_is_left_out_and_said(tmp_path, monkeypatch, capsys):
