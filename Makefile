@@ -1,6 +1,7 @@
-.PHONY: check test test-all docs pages newest oldest shipped facts-world facts architectures bench reference claims tables trials
+.PHONY: check test test-all docs pages newest oldest shipped facts-world facts architectures bench reference claims small small-trials scorers tables trials
 RUNS ?= runs
 WORKERS ?= 2
+SMALL = --set task.prompts=$(PROMPTS) --set task.reward=$(RUNS)/scorers/reward --set task.judge=$(RUNS)/scorers/judge
 PYTHON ?= python3
 ENVIRONMENTS ?= .environments
 SWEEPS ?= pretraining inference repetition sequence quantiles often seldom shares causes grpo  # the first decide most claims
@@ -74,9 +75,28 @@ claims:  ## the study of the papers' claims, after the reference study, and its 
 	python -m harness.records.archive $(RUNS)/claims results/claims
 	$(MAKE) tables
 
+small: scorers  ## the study on a real model and its pages: make small PROMPTS=rtp.jsonl TWEETS=tweets.jsonl; a GPU; the same command resumes
+	harness sweep --file results/small.toml $(SMALL) --out $(RUNS)/small --workers $(WORKERS)
+	python -m harness.records.archive $(RUNS)/small results/small
+	$(MAKE) tables
+
+small-trials: scorers  ## the trials of the study on a real model, and what they choose
+	harness sweep --file results/small-trials.toml $(SMALL) --out $(RUNS)/small-trials --workers $(WORKERS)
+	python -m harness.records.archive $(RUNS)/small-trials results/small-trials
+	python -m harness.report.trials results/small-trials
+
+scorers:
+	harness fetch smollm2
+	harness train-scorer --data $(PROMPTS) --text continuation.text --score continuation.toxicity --text prompt.text --score prompt.toxicity \
+	    --kind linear --out $(RUNS)/scorers/reward
+	harness train-scorer --data $(TWEETS) --text text --score score --kind encoder --out $(RUNS)/scorers/judge
+
 tables:  ## the pages, tables and figures that are written from the committed records alone, the README's too; the same bytes each time
 	harness report $(addprefix results/reference/micro/,toxicity sentiment repetition) -o reports/micro || [ $$? = 4 ]  # 4: cells are missing, as the page says
 	harness report $(addprefix results/reference/micro/,sentiment_negative pii pep8) -o reports/micro-more || [ $$? = 4 ]
+	harness report results/small -o reports/small || [ $$? = 4 ]
+	cp reports/small/figures/pareto-small-gpu-toxicity.png docs/results/small.png
+	python docs/tools/transfer_page.py docs/results/transfer.md --toy results/reference --real results/small --picture docs/results/transfer.png
 	python docs/tools/readme_tables.py README.md results/reference --rows 10
 	python docs/tools/readme_tables.py docs/results/tasks.md results/reference
 	python docs/tools/methods_page.py docs/results/methods.md --finals results/reference --trials results/trials \

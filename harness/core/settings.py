@@ -160,7 +160,8 @@ def read_preset(name: str) -> dict[str, Any]:
     """The tables of a shipped preset; raises UnknownName."""
     if name not in preset_names():
         raise UnknownName("preset", name, preset_names(), "harness list presets")
-    return tomllib.loads((resources.files("harness.core.presets") / f"{name}.toml").read_text())
+    own = tomllib.loads((resources.files("harness.core.presets") / f"{name}.toml").read_text())
+    return merged(read_preset(own.pop("extends")), own) if "extends" in own else own
 
 
 def resolve(

@@ -200,7 +200,7 @@ def score_table(group: StudyGroup) -> Table:
 
 
 def curve_verdict(group: StudyGroup) -> list[str]:
-    """Sentences that answer: which method removes most of the habit at the least drift, by how much, how sure, at what cost."""
+    """Sentences that answer: which method removes the most at the least drift, by how much, how sure, at what cost."""
     found = group.readings
     there = [r for r in found.rows if r.least and r.least.value is not None]
     if not any(r.reach is not None for r in found.rows):

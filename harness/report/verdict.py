@@ -62,7 +62,7 @@ def _leader(ranked: list[Ranked], group: StudyGroup) -> list[str]:
     if first.removed.mean < 0.5:  # not one percent
         change = number(0.0 - round(first.removed.mean), "+.0f")
         return [f"No method removes the habit: the best, {name}, changes the undesired score by {change}%."]
-    does = "removes most of the habit" if len(ranked) > 1 else "is the only method with a result"
+    does = "removes the most" if len(ranked) > 1 else "is the only method with a result"
     seeds = f"{first.n} seed{'s' if first.n > 1 else ''}"
     head = f"{name} {does}: the undesired score falls from {base} to {left}, {share} of it gone over {seeds}"
     sentences = [f"{head}, at a KL of {_mean(group.estimate(first.entry, BY_KEY['kl']), '.2f')} nats from the base."]

@@ -1,7 +1,8 @@
 """Prompt files of the user: parsing of rows, the fixed split by hash, and tokenization.
 
 A row is one of
-    {"prompt": {"text": ..., "toxicity": ...}, "challenging": true, ...}    RealToxicityPrompts (arXiv:2009.11462)
+    {"prompt": {"text": ..., "toxicity": ...}, "continuation": {"text": ..., "toxicity": ...}, "challenging": true, ...}
+                                                                            RealToxicityPrompts (arXiv:2009.11462)
     {"text": ..., "score": ...}
     {"text": ...}  or  {"prompt": "..."}
 or any row with a text column, and optionally a score column, named in the settings. A score may be null. Other keys are
@@ -46,17 +47,26 @@ class Columns(NamedTuple):
 
     def names(self) -> Collection[str]:
         """The names of all columns that may be read."""
-        return {self.text or "text", self.text or "prompt", "challenging", *((self.score,) if self.score else SCORES)}
+        scores = (self.score,) if self.score else SCORES
+        return {self.text or "text", self.text or "prompt", "continuation", "challenging", *scores}
 
 
 SCORES = ("toxicity", "score")
 
 
+class Continuation(NamedTuple):
+    """How the text goes on after a prompt, with the score of that part; the two together are a document."""
+
+    text: str
+    score: float | None
+
+
 class Placed(NamedTuple):
-    """A prompt and its location: a file and line, or a row."""
+    """A prompt, its location (a file and line, or a row), and its continuation if the row has one."""
 
     prompt: Prompt
     place: str
+    continuation: Continuation | None = None
 
 
 def read_prompts(path: str | Path, columns: Columns = Columns()) -> list[Prompt]:  # noqa: B008
@@ -78,11 +88,11 @@ def gathered(rows: Iterable[tuple[str, Any]], source: str, columns: Columns, *, 
     repeated = 0
     for place, row in rows:
         try:
-            prompt = _prompt(row, columns, spelled)
+            prompt, continuation = _prompt(row, columns, spelled), _continuation(row, spelled)
         except (ValueError, OverflowError) as e:
             raise BadData(f"{source}, {place}: {e}") from e
         repeated += prompt.text in found
-        found.setdefault(prompt.text, Placed(prompt, f"{source}, {place}"))
+        found.setdefault(prompt.text, Placed(prompt, f"{source}, {place}", continuation))
     if not found:
         raise EmptySelection(f'{source} has no rows; expected some such as {{"text": "..."}}')
     if repeated:
@@ -100,6 +110,14 @@ def _prompt(row: Any, columns: Columns, spelled: bool) -> Prompt:
     if row.get("challenging") is True:
         return Prompt(text, "challenging", score)
     return Prompt(text, "unknown" if score is None else "toxic" if score >= 0.5 else "nontoxic", score)
+
+
+def _continuation(row: dict[str, Any], spelled: bool) -> Continuation | None:
+    """The continuation of a row in the shape of RealToxicityPrompts; raises ValueError if it is at fault."""
+    said = row.get("continuation")
+    if not isinstance(said, dict) or not (said.get("text") or ""):
+        return None
+    return Continuation(sound_text(said["text"]), _score(said, None, spelled)) if str(said["text"]).strip() else None
 
 
 def _text(fields: dict[str, Any], column: str | None) -> str:

@@ -91,6 +91,18 @@ def test_keys_per_prompt_as_on_a_gpu(name, n, lengths, monkeypatch):
         torch.testing.assert_close(b.log_softmax(-1), a.log_softmax(-1), atol=CLOSE, rtol=0)
 
 
+def test_attention_may_leave_its_output_in_another_order_in_memory(monkeypatch):
+    """As a GPU's kernels for bfloat16 do: positions before heads."""
+    plain = torch.nn.functional.scaled_dot_product_attention
+    turned = lambda *given, **how: plain(*given, **how).transpose(1, 2).contiguous().transpose(1, 2)  # noqa: E731
+    monkeypatch.setattr(direct, "PerResponse", PerPrompt)
+    policy = policy_of("llama, grouped keys")
+    usual = both(policy, ragged_rows(), 3)[1]
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", turned)
+    for a, b in zip(usual, both(policy, ragged_rows(), 3)[1], strict=True):
+        torch.testing.assert_close(b, a)
+
+
 @pytest.mark.parametrize("name", ["gpt2", "gpt2, unscaled", "llama, grouped keys", "llama, scaled rope"])
 def test_the_captured_step_serves_batches_of_its_shape_and_smaller_ones(name):
     policy = policy_of(name)

@@ -97,7 +97,7 @@ class PerPrompt:
         out = F.scaled_dot_product_attention(
             grid, keys, values, attn_mask=bias[:, None].expand(-1, groups, -1, -1), scale=scale
         )
-        found: Tensor = out.view(batch, groups * per, self.n, size).transpose(1, 2).reshape(batch * self.n, -1)
+        found: Tensor = out.reshape(batch, groups * per, self.n, size).transpose(1, 2).reshape(batch * self.n, -1)
         return found if self.places is None else found.index_select(0, self.places)
 
     def _grid(self, x: Tensor) -> Tensor:

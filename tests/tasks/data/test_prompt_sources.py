@@ -111,6 +111,47 @@ def test_parquet_with_the_nested_rows_of_realtoxicityprompts(tmp_path):
     assert [(p.text, p.kind) for p in found] == [("number 0", "unknown"), ("number 1", "toxic"), ("number 2", "challenging")]
 
 
+def continued(shape: dict | None = None) -> list[dict]:
+    """Rows in the whole shape of RealToxicityPrompts; every third continuation is toxic, every seventh is null."""
+    found = []
+    for i, row in enumerate(rows()):
+        after = {"text": f" and so on, {i} times", "toxicity": 0.9 if i % 3 == 0 else 0.1}
+        prompt = {"text": row["text"], "toxicity": row["score"] or 0.1}
+        found.append({"prompt": prompt, "continuation": (None if i % 7 == 0 else after) if shape is None else shape})
+    return found
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "f.parquet"])
+def test_the_continuations_of_training_prompts_are_the_documents(tmp_path, name):
+    told = DataSettings(documents=200, clean=20, document_words=3)
+    data = from_file(write(tmp_path / name, continued()), told)
+    after = {row["prompt"]["text"]: row["continuation"] for row in continued()}
+    usual = [p.text for p in data.splits["train"] if after[p.text] is not None][:200]
+    assert [(d.prompt, d.response) for d in data.documents] == [(text, " and so on,") for text in usual]
+    mild = {text for text, part in after.items() if part is not None and part["toxicity"] < 0.5}
+    harmless = [p.text for p in data.splits["test"] if p.kind == "nontoxic" and p.text in mild]
+    assert harmless
+    assert [c.prompt for c in data.clean] == harmless[:20]
+    assert data.identity["prompts"] == IDENTITY["prompts"] | {"documents": 200, "clean": len(data.clean)}
+    others = from_file(write(tmp_path / ("other-" + name), continued({"text": " or not", "toxicity": 0.1})), told)
+    assert data.identity["sha256"] != others.identity["sha256"] != IDENTITY["sha256"]
+
+
+def test_rows_without_a_continuation_keep_the_identity_of_their_prompts(tmp_path):
+    for none in ({"text": None}, {"text": "  "}, {}, {"toxicity": 0.5}):
+        data = from_file(write(tmp_path / "a.jsonl", continued(none)), DataSettings())
+        assert (data.documents, data.clean, data.identity["sha256"]) == ([], [], IDENTITY["sha256"])
+
+
+@pytest.mark.parametrize(("shape", "words"), [
+    ({"text": 3}, "a text that is a string, found a number"), ({"text": "a\0b"}, "the text has a NUL"),
+    ({"text": "a", "toxicity": "high"}, "a score that is a finite number or null, found a string"),
+])  # fmt: skip
+def test_a_faulty_continuation_is_named_by_its_line(tmp_path, shape, words):
+    with pytest.raises(BadData, match=f"line 1: .*{words}"):
+        from_file(write(tmp_path / "a.jsonl", continued(shape)), DataSettings())
+
+
 BROKEN = {
     "a.csv": ('text,score\n"two\nlines",0.5\n\nfine,high\n', "line 5: expected a score that is a finite number or null"),
     "b.csv": ("text,score\none,two,three\n", "line 2: 3 values, expected 2 as in the header"),
