@@ -11,7 +11,8 @@ out with probability `drop`, as in the paper, except the first one, and a token 
 bad if any of them is bad. GOOD before a prompt thus means that the whole response is good, although no token follows (in
 the paper it covers the first sentence only); with `drop` 1 there is one label per document. A document whose first segment
 could not be scored is not used. The threshold is a quantile over the segments of 1,000 documents, where the paper gives a
-score for each task; a tie with it is good. `token_spread` is as in Quark. Training starts from the base policy (finetuning).
+score for each task; a tie with it is good. `token_spread` and `neutral_updates` are as in Quark. Training starts from the base
+policy (finetuning).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from harness.api import CorpusSettings, Documents, Knob, Trial, corpus, masked_mean, token_logprobs
@@ -33,6 +34,16 @@ class ConditionalPretrainingSettings(CorpusSettings):
     token_spread: float = Field(
         1.0, gt=0, description="initial scale of control-token embeddings, in standard deviations of the vocabulary's"
     )
+    neutral_updates: int = Field(
+        0, ge=0, description="updates of the control tokens' embeddings alone, toward the reference, before training"
+    )
+    added: ClassVar = ("neutral_updates",)
+
+    @model_validator(mode="after")
+    def _neutral_to_a_base(self) -> ConditionalPretrainingSettings:
+        if self.neutral_updates and self.start == "scratch":
+            raise ValueError("neutral_updates needs start=base: fresh weights have nothing to be neutral to; set it to 0")
+        return self
 
 
 class ConditionalPretraining:
@@ -52,7 +63,10 @@ class ConditionalPretraining:
         if state.step == 0:
             corpus.begin(trial, s.start)
             state.threshold = corpus.threshold(corpus.segment_rewards(trial.documents(corpus.CALIBRATION)), s.quantile)
-        bad, good = policy.control_tokens(2, trial.rng, s.token_spread).tolist()
+        tokens = policy.control_tokens(2, trial.rng, s.token_spread)
+        if state.step == 0:
+            trial.settle(tokens, s.neutral_updates, s.batch_size)
+        bad, good = tokens.tolist()
         while True:
             if trial.progress < s.mle_share:
                 loss = corpus.nll(trial, corpus.draw(trial, s.batch_size))

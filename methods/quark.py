@@ -15,8 +15,10 @@ authors' release) takes KL(policy || reference) and a bonus of 0.06 on the entro
 Departures: the pool keeps token ids, so EOS is learned and no text is tokenised twice. Equal rewards are ordered at
 random, not by age, so old samples do not win ties. Reward tokens are never sampled. Responses that the scorer could
 not score are left out. A reward token follows the BOS token if the tokenizer adds one; `token_spread` above 1 initialises
-the embeddings of reward tokens further apart than those of words, since a small policy learns to use them slowly. The loss
-is a mean over the tokens of the batch, as in the authors' code.
+the embeddings of reward tokens further apart than those of words, since a small policy learns to use them slowly. With
+`neutral_updates` these embeddings are first trained alone, toward the reference without a token: an untrained token moves a
+pretrained policy by 1.5 nats, which a small budget does not win back. The loss is a mean over the tokens of the batch, as
+in the authors' code.
 
 Departures from the authors' release, which the paper does not mention: the release bans EOS for the first 3 tokens of a
 sampled response; here a response may end at once, as it may under the base policy, so that KL and frontier are of one
@@ -46,9 +48,13 @@ class QuarkSettings(Settings):
     token_spread: float = Field(
         1.0, gt=0, description="initial scale of reward-token embeddings, in standard deviations of the vocabulary's"
     )
+    neutral_updates: int = Field(
+        0, ge=0, description="updates of the reward tokens' embeddings alone, toward the reference, before training"
+    )
     explore_every: int = Field(500, ge=1, description="updates between explorations")
     explore_prompts: int = Field(4096, ge=1, description="prompts per exploration")
     batch_size: int = Field(128, ge=1, description="responses per update")
+    added: ClassVar = ("neutral_updates",)
 
 
 class Quark:
@@ -67,6 +73,8 @@ class Quark:
         s, policy = self.settings, trial.policy
         state = trial.keep(step=0, pool=Pool(trial.policy.device, trial.reference))
         reward_tokens = policy.control_tokens(s.num_quantiles, trial.rng, s.token_spread)
+        if state.step == 0:
+            trial.settle(reward_tokens, s.neutral_updates, s.batch_size)
         while True:
             if state.step % s.explore_every == 0:  # explore
                 explorer = policy if state.step else trial.reference

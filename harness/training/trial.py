@@ -14,10 +14,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from harness.core.errors import MethodFailed, NotFinite, RunFailed
+from harness.core.errors import BadSetting, MethodFailed, NotFinite, RunFailed
 from harness.core.text import count
 from harness.core.types import BaseTraining, DeployedPolicy, Documents, Prompts, Rollout, Settings, Task
-from harness.policy.models import processes, sharding
+from harness.policy.logprobs import kl, masked_mean
+from harness.policy.models import adapters, processes, sharding
 from harness.policy.policy import Policy, tokens_of
 from harness.policy.sampler import sample
 
@@ -247,6 +248,40 @@ class Trial:
         optimizer.step()
         self.cost.updates += 1
         self._spent = self.progress
+
+    def settle(self, tokens: Tensor, updates: int, batch_size: int) -> None:
+        """Train the embeddings of control tokens alone, until the policy behind any of them speaks as the reference does.
+
+        A step of Adam goes down KL(reference || policy), in nats per token, on fresh responses of the reference, each behind
+        one of the tokens [n]; its rate falls from a tenth of the embeddings' standard deviation to 0. The passes are charged,
+        but it is no update of the schedule. No checkpoint falls into it: call it before the first update. Raises NotFinite,
+        and BadSetting for a sharded policy.
+        """
+        weight, rows = adapters.control_rows(self.policy.model, self.policy.vocab_size)
+        if sharding.divided(weight):
+            raise BadSetting("model.shard=full cannot train control tokens alone; set neutral_updates=0, or model.shard=none")
+        own = weight[rows].detach().clone().requires_grad_()
+        rate, adam = float(own.detach().std()) / 10, torch.optim.Adam([own])
+        for step in range(updates):
+            drift = self._drift_behind(tokens, batch_size)
+            self._check_finite("loss", drift)
+            processes.check_same(self.rng, drift)
+            processes.backward(drift)
+            assert weight.grad is not None
+            own.grad = weight.grad[rows].clone()
+            processes.summed([own.grad])
+            adam.param_groups[0]["lr"] = rate * (1 - step / updates)
+            adam.step()
+            with torch.no_grad():
+                weight[rows] = own
+            self.policy.zero_grad()
+
+    def _drift_behind(self, tokens: Tensor, n: int) -> Tensor:
+        """KL(reference || policy behind a token drawn for each of n responses of the reference), nats per token: -> []."""
+        rollout = self.sample(self.prompts(n), policy=self.reference)
+        token = tokens[torch.randint(len(tokens), (n,), generator=self.rng).to(tokens.device)]
+        logits = self.policy.logits(rollout._replace(prompts=self.policy.prepend(token, rollout.prompts)))
+        return masked_mean(kl(self.reference_logits(rollout), logits), rollout.response_mask)
 
     def deploy(self, policy: Policy | DeployedPolicy) -> None:
         """Set what is measured and saved instead of `policy`, for a method whose policy is not a plain language model.

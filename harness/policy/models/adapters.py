@@ -122,6 +122,12 @@ class Widened(nn.Module):
         return found
 
 
+def control_rows(model: Any, first: int) -> tuple[nn.Parameter, slice]:
+    """The weight that holds the embeddings of control tokens, and its rows of them; `first` is the first token's id."""
+    table = model.get_input_embeddings()
+    return (table.control_rows, slice(None)) if isinstance(table, Widened) else (table.weight, slice(first, None))
+
+
 def append(model: Any, rows: Tensor, frozen: bool) -> None:
     """Put rows of control tokens behind the table of input embeddings, beside it if it is frozen: [n, D]."""
     table = model.get_input_embeddings()
