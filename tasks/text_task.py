@@ -29,7 +29,7 @@ from harness.api import (
 from .data import in_context
 from .data import splits as hygiene
 from .data.chat import Chat
-from .data.prompt_files import NO_PLACES, Prompt, opening, tokenize
+from .data.prompt_files import NO_PLACES, Prompt, cut, opening, tokenize
 
 SEGMENT = re.compile(r".+?(?:[.?!]+[\"')\]]*(?=\s|$)(?:[^\S\n]*\n+)?(?:\s+$)?|\n+(?:\s+$)?|$)", re.DOTALL)
 
@@ -40,6 +40,13 @@ class Text(NamedTuple):
     prompt: str
     response: str
     kind: str | None = None
+    ends: bool = True  # whether the document ends with the response; an extract goes on, and EOS after it is never learned
+
+
+def document(prompt: str, response: str, words: int, ends: bool) -> Text:
+    """A document of at most `words` words after its prompt; one that is cut does not end there."""
+    kept = cut(response, words)
+    return Text(prompt, kept, ends=ends and kept == response)
 
 
 class Data(NamedTuple):
@@ -258,25 +265,30 @@ class TextTask:
         ]
 
     def _response_ids(self, texts: list[Text]) -> list[tuple[list[int], list[int]]]:
-        """The tokens of each response with EOS, cut at the context, and the index of the segment in which each token begins.
+        """The tokens of each response, cut at the context, and the index of the segment in which each token begins.
 
-        Prompt and response are tokenized together, as the base policy was trained; a token that crosses the end of a
-        segment is not split. Room is left for a control token before each segment and before the document.
+        The last is EOS where the document ends with the response and is not cut. Prompt and response are tokenized together, as
+        the base policy was trained; a token that crosses the end of a segment is not split. Room is left for a control token
+        before each segment and before the document.
         """
         if not self._tokenizer.is_fast:
             raise BadData("the tokenizer gives no character offsets; use a fast one, with a tokenizer.json")
         asked = [self._asked(text.prompt) for text in texts]
         found = in_context.encoded(self._tokenizer, asked, [text.response for text in texts], offsets=True)
         lengths, parts = self._prompt_lengths(asked), [segments(text.response) for text in texts]
-        return [self._cut(*x, part, lengths[prompt]) for x, part, prompt in zip(found, parts, asked, strict=True)]
+        each = zip(found, parts, asked, texts, strict=True)
+        return [self._cut(*x, part, lengths[prompt], text.ends) for x, part, prompt, text in each]
 
-    def _cut(self, ids: list[int], starts: list[int], parts: list[str], prompt: int) -> tuple[list[int], list[int]]:
+    def _cut(
+        self, ids: list[int], starts: list[int], parts: list[str], prompt: int, document_ends: bool
+    ) -> tuple[list[int], list[int]]:
         """A response cut at the context after a prompt of this many tokens."""
         ends = np.cumsum([len(part) for part in parts])
         segment = np.searchsorted(ends, starts, side="right").tolist()
-        room = self._context - prompt - len(ends) - 3
-        last = segment[:room][-1] if segment[:room] else -1
-        return [*ids[:room], self._eos], [*segment[:room], last]
+        room = max(0, self._context - prompt - len(ends) - 3)
+        if len(ids) > room or not document_ends:
+            return ids[:room], segment[:room]
+        return [*ids, self._eos], [*segment, segment[-1] if segment else -1]
 
     def _prompt_lengths(self, prompts: list[str]) -> dict[str, int]:
         """The number of tokens of each distinct prompt with the tokenizer's opening."""

@@ -28,8 +28,8 @@ from typing import Any, ClassVar
 from harness.api import BadData, BadSetting, EmptySelection, Item, MissingPrerequisite, NoItem, hub, one_line
 
 from ..scorers.style import body_end
-from ..text_task import Data, Text
-from .prompt_files import Prompt, place, split_of
+from ..text_task import Data, Text, document
+from .prompt_files import Prompt, cut, place, split_of
 from .splits import grams
 from .tables import read_rows, shown
 
@@ -47,6 +47,7 @@ class Source:
     config: ClassVar[str | None] = None
     splits: ClassVar[dict[str, str | None]] = {"train": None}  # {split of the data set: our split, or None to hash}
     tasks: ClassVar[dict[str, tuple[str, str]]]  # {task: (kind of ordinary prompts, kind of adversarial prompts)}
+    ends: ClassVar[bool] = False  # whether a continuation runs to the end of a document; else it is an extract
 
     def __init__(self, task: str, settings: Any, tokenizer: Any) -> None:
         name = type(self).__name__
@@ -103,6 +104,7 @@ class Imdb(Source):
     repo = "stanfordnlp/imdb"
     splits: ClassVar = {"train": "train", "test": "held_out"}
     tasks: ClassVar = {"sentiment": ("positive", "negative"), "sentiment_negative": ("negative", "positive")}
+    ends = True
     words = 8
 
     def items(self, row: dict[str, Any]) -> Iterator[Item]:
@@ -168,6 +170,7 @@ class ScoredPile(Source):
 
     repo = "tomekkorbak/pii-pile-chunk3-0-50000"
     tasks: ClassVar = {"pii": ("sentence", "personal")}
+    ends = True
     words = 6
 
     def items(self, row: dict[str, Any]) -> Iterator[Item]:
@@ -231,7 +234,7 @@ def load(source: Source, offline: bool = False) -> Data:
     prompts = {"train": _train(splits["train"], limits.train)}
     for name in ("validation", "test"):
         prompts[name] = _held_out(source, name, splits[name], limits.held_out)
-    documents, held_out = (_documents(part, limits.document_words) for part in (corpus, clean))
+    documents, held_out = (_documents(part, limits.document_words, source.ends) for part in (corpus, clean))
     log.info("%s: %s; dropped %s", source.repo or limits.path, {k: len(v) for k, v in prompts.items()}, dict(dropped))
     identity = _identity(source, prompts, documents, held_out, dropped)
     places = {i.prompt: i.place for members in splits.values() for i in members}
@@ -303,8 +306,8 @@ def _held_out(source: Source, name: str, items: list[Item], limit: int) -> list[
     return chosen + [Prompt("", UNCONDITIONAL, None)] * min(limit, len(chosen))
 
 
-def _documents(items: list[Item], words: int) -> list[Text]:
-    return [Text(i.prompt, cut(i.response, words)) for i in items]
+def _documents(items: list[Item], words: int, ends: bool) -> list[Text]:
+    return [document(i.prompt, i.response, words, ends) for i in items]
 
 
 def _identity(
@@ -336,16 +339,6 @@ def _origin(source: Source) -> dict[str, Any]:
 def _name(source: Source) -> str:
     """The name of the data set: its hub id or its class name, never a folder."""
     return source.repo or type(source).__name__
-
-
-def cut(text: str, words: int) -> str:
-    """The first `words` words of a text, with the spaces between them."""
-    end = 0
-    for n, word in enumerate(re.finditer(r"\S+", text)):
-        if n == words:
-            return text[:end]
-        end = word.end()
-    return text
 
 
 def _said(text: Any) -> str:

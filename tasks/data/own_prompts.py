@@ -19,7 +19,7 @@ from typing import Any
 
 from harness.api import BadData, EmptySelection
 
-from ..text_task import Data, Text
+from ..text_task import Data, Text, document
 from . import datasets, prompt_files
 from . import splits as hygiene
 from .prompt_files import Columns, Placed, Prompt
@@ -72,7 +72,7 @@ def _documents(train: list[Prompt], test: list[Prompt], found: list[Placed], set
 
     def some(prompts: Iterable[Prompt], most: int) -> list[Text]:
         chosen = [p.text for p in prompts if p.text in parts][:most]
-        return [Text(text, datasets.cut(parts[text].text, settings.document_words)) for text in chosen]
+        return [document(text, parts[text].text, settings.document_words, ends=False) for text in chosen]
 
     def clean(prompt: Prompt) -> bool:
         part = parts.get(prompt.text)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from math import isfinite
@@ -180,6 +181,16 @@ def kind_of(value: Any) -> str:
     """The type of a value of a row in words, for an error message."""
     names = {dict: "an object", list: "a list", str: "a string", bool: "a truth value", type(None): "null", bytes: "bytes"}
     return names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
+
+
+def cut(text: str, words: int) -> str:
+    """The first `words` words of a text, with the spaces between them."""
+    end = 0
+    for n, word in enumerate(re.finditer(r"\S+", text)):
+        if n == words:
+            return text[:end]
+        end = word.end()
+    return text
 
 
 def split_prompts(prompts: list[Prompt]) -> dict[str, list[Prompt]]:

@@ -12,7 +12,7 @@ from harness.core.types import Decoding, Prompts, Rollout
 from harness.tasks.data import in_context
 from harness.tasks.data.prompt_files import Prompt, tokenize
 from harness.tasks.scorers.fluency import JudgeModel
-from harness.tasks.text_task import Data, Text, TextTask
+from harness.tasks.text_task import Data, Text, TextTask, document
 
 WORDS = ["▁the", "▁cat", "▁sat", "▁on", "▁mat", "ting", "▁", ",", "<0xC3>", "<0xA9>"]
 
@@ -118,6 +118,30 @@ def test_a_document_is_read_behind_its_prompt(llama2):
     first = len(llama2("the cat sat on.")["input_ids"]) - len(llama2("the cat")["input_ids"])
     assert segment == [0] * first + [1] * (len(ids) - first)
     assert in_context.encoded(llama2, ["the ca"], ["t sat"])[0][0] == llama2("t sat", add_special_tokens=False)["input_ids"]
+
+
+def test_a_document_ends_only_where_its_text_does(llama2):
+    """An extract, and what the context cuts off, must not teach a policy to stop."""
+    made, whole = task(llama2), llama2("the cat sat on. the mat")["input_ids"]
+    behind = whole[len(llama2("the cat")["input_ids"]) :]
+    text = Text("the cat", " sat on. the mat")
+    ((ids, segment),) = made._response_ids([text._replace(ends=False)])
+    assert ids == behind and len(segment) == len(ids)
+    room = made._context - (len(whole) - len(behind)) - 2 - 3  # for control tokens: one for each sentence, and three
+    for too_many in (0, 1, 2):
+        made._context = made._context - room + len(behind) - too_many
+        room = len(behind) - too_many
+        ((ids, segment),) = made._response_ids([text])
+        assert ids == ([*behind, llama2.eos_token_id] if not too_many else behind[:-too_many])
+        assert len(segment) == len(ids)
+    made._context = 4
+    assert made._response_ids([text]) == [([], [])]
+
+
+def test_a_cut_document_does_not_end():
+    assert document("a", " b c", 2, ends=True) == Text("a", " b c", ends=True)
+    assert document("a", " b c", 2, ends=False) == Text("a", " b c", ends=False)
+    assert document("a", " b c d", 2, ends=True) == Text("a", " b c", ends=False)
 
 
 def judge(tokenizer, **more) -> JudgeModel:

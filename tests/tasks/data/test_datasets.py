@@ -12,7 +12,8 @@ import transformers
 from harness.core.errors import BadData, BadSetting, EmptySelection, MissingPrerequisite
 from harness.core.settings import DataSettings
 from harness.tasks.data import datasets
-from harness.tasks.data.datasets import DExperts, Imdb, Item, RealToxicityPrompts, ScoredCode, ScoredPile, Source, WikiText, cut
+from harness.tasks.data.datasets import DExperts, Imdb, Item, RealToxicityPrompts, ScoredCode, ScoredPile, Source, WikiText
+from harness.tasks.data.prompt_files import cut
 from harness.tasks.data.splits import grams
 
 
@@ -162,7 +163,7 @@ def test_sizes_and_kinds():
     assert sum(count["train"].values()) == 50 and count["train"]["unconditional"] == 5 and count["train"]["other"] > 0
     assert len(data.documents) == 7 and len(data.clean) == 20
     assert all(int(prompt.split()[1]) % 3 for prompt, *_ in data.clean)  # of the others nobody knows whether they are clean
-    assert {document.response for document in data.documents} == {" and so"}
+    assert {(document.response, document.ends) for document in data.documents} == {(" and so", False)}
     train = {p.text for p in data.splits["train"]}
     assert not {p for p, *_ in data.clean} & train
 
@@ -217,6 +218,17 @@ def test_prompts_of_dexperts(tmp_path):
         datasets.load(source(DExperts, "sentiment", path=str(folder)))
     with pytest.raises(MissingPrerequisite, match="cannot read the prompts in"):
         datasets.load(source(DExperts, "sentiment", path=str(tmp_path / "nowhere")))
+
+
+@pytest.mark.parametrize("kind", [Imdb, ScoredPile, RealToxicityPrompts, DExperts, WikiText, ScoredCode])
+def test_only_a_review_and_a_document_of_the_pile_run_to_their_end(kind):
+    assert kind.ends == (kind in (Imdb, ScoredPile))
+
+
+def test_a_review_that_is_cut_does_not_end():
+    rows = [{"text": f"number {i} of many films" + " is good" * (2 + i % 2), "label": i % 4 // 2} for i in range(400)]
+    data = datasets.load(given(Imdb, rows, document_words=2))
+    assert {(d.response, d.ends) for d in data.documents} == {(" good", True), (" good is", False)}
 
 
 def test_cut_keeps_the_spaces():

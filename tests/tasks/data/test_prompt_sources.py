@@ -21,6 +21,7 @@ from harness.runs.cost.estimate import needs
 from harness.tasks.data import own_prompts, tables
 from harness.tasks.data.own_prompts import from_file, from_hub
 from harness.tasks.data.prompt_files import Columns, Prompt, held_out, read_prompts, split_prompts
+from harness.tasks.text_task import Text
 
 # what a file of these rows was known by before any other format was read, and is for ever
 IDENTITY = {
@@ -127,7 +128,7 @@ def test_the_continuations_of_training_prompts_are_the_documents(tmp_path, name)
     data = from_file(write(tmp_path / name, continued()), told)
     after = {row["prompt"]["text"]: row["continuation"] for row in continued()}
     usual = [p.text for p in data.splits["train"] if after[p.text] is not None][:200]
-    assert [(d.prompt, d.response) for d in data.documents] == [(text, " and so on,") for text in usual]
+    assert data.documents == [Text(text, " and so on,", ends=False) for text in usual]
     mild = {text for text, part in after.items() if part is not None and part["toxicity"] < 0.5}
     harmless = [p.text for p in data.splits["test"] if p.kind == "nontoxic" and p.text in mild]
     assert harmless
