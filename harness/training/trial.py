@@ -252,11 +252,13 @@ class Trial:
     def settle(self, tokens: Tensor, updates: int, batch_size: int) -> None:
         """Train the embeddings of control tokens alone, until the policy behind any of them speaks as the reference does.
 
-        A step of Adam goes down KL(reference || policy), in nats per token, on fresh responses of the reference, each behind
-        one of the tokens [n]; its rate falls from a tenth of the embeddings' standard deviation to 0. The passes are charged,
-        but it is no update of the schedule. No checkpoint falls into it: call it before the first update. Raises NotFinite,
-        and BadSetting for a sharded policy.
+        [n] -> None. A step of Adam goes down KL(reference || policy), in nats per token, on fresh responses of the reference,
+        each behind one of the n tokens; its rate falls from a tenth of the embeddings' standard deviation to 0. The passes
+        are charged, but it is no update of the schedule. No checkpoint falls into it: call it before the first update. Raises
+        NotFinite, and BadSetting for a sharded policy.
         """
+        if not updates:
+            return
         weight, rows = adapters.control_rows(self.policy.model, self.policy.vocab_size)
         if sharding.divided(weight):
             raise BadSetting("model.shard=full cannot train control tokens alone; set neutral_updates=0, or model.shard=none")
