@@ -86,6 +86,7 @@ small-trials: scorers  ## the trials of the study on a real model, and what they
 	python -m harness.report.trials results/small-trials
 
 scorers:
+	$(if $(and $(PROMPTS),$(TWEETS)),,$(error give the files: make small PROMPTS=rtp.jsonl TWEETS=tweets.jsonl))
 	harness fetch smollm2
 	harness train-scorer --data $(PROMPTS) --text continuation.text --score continuation.toxicity --text prompt.text --score prompt.toxicity \
 	    --kind linear --out $(RUNS)/scorers/reward

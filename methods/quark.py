@@ -16,9 +16,8 @@ Departures: the pool keeps token ids, so EOS is learned and no text is tokenised
 random, not by age, so old samples do not win ties. Reward tokens are never sampled. Responses that the scorer could
 not score are left out. A reward token follows the BOS token if the tokenizer adds one; `token_spread` above 1 initialises
 the embeddings of reward tokens further apart than those of words, since a small policy learns to use them slowly. With
-`neutral_updates` these embeddings are first trained alone, toward the reference without a token: an untrained token moves a
-pretrained policy by 1.5 nats, which a small budget does not win back. The loss is a mean over the tokens of the batch, as
-in the authors' code.
+`neutral_updates` these embeddings are first trained alone, toward the reference without a token, since an untrained token
+moves a pretrained policy. The loss is a mean over the tokens of the batch, as in the authors' code.
 
 Departures from the authors' release, which the paper does not mention: the release bans EOS for the first 3 tokens of a
 sampled response; here a response may end at once, as it may under the base policy, so that KL and frontier are of one

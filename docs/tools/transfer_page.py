@@ -4,7 +4,7 @@ r"""Write the page that compares the methods' numbers on two models: does the sm
         --picture docs/results/transfer.png
 
 For each task that both studies have it gives the rank correlation of the methods' numbers, with an interval, and each method's
-place in both. A method counts at the middle value of its knob; a method that one study lacks is left out.
+place in both. A method counts at the middle value of its knob where it ran at several; one that a study lacks is left out.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from harness.report.trials import at_cap, cap_of
 FEWEST = 4  # methods of which a correlation is given
 HEAD = """# Does the toy predict the real model?
 
-The methods' numbers on the micro world beside those on a pretrained language model ({real}), each at the middle value of its
-knob. A command writes this page from the records:
+The methods' numbers on the micro world, each at the middle value of its knob, beside those on a pretrained language model
+({real}), at the value of its preset. A command writes this page from the records:
 
     {command}
 

@@ -254,8 +254,8 @@ class Trial:
 
         [n] -> None. A step of Adam goes down KL(reference || policy), in nats per token, on fresh responses of the reference,
         each behind one of the n tokens; its rate falls from a tenth of the embeddings' standard deviation to 0. The passes
-        are charged, but it is no update of the schedule. No checkpoint falls into it: call it before the first update. Raises
-        NotFinite, and BadSetting for a sharded policy.
+        are charged, and end with the budget; it is no update of the schedule. No checkpoint falls into it, and an interrupt
+        waits for its end: call it before the first update. Raises NotFinite, and BadSetting for a sharded policy.
         """
         if not updates:
             return
@@ -265,6 +265,8 @@ class Trial:
         own = weight[rows].detach().clone().requires_grad_()
         rate, adam = float(own.detach().std()) / 10, torch.optim.Adam([own])
         for step in range(updates):
+            if self.progress >= 1:
+                return
             drift = self._drift_behind(tokens, batch_size)
             self._check_finite("loss", drift)
             processes.check_same(self.rng, drift)

@@ -49,7 +49,7 @@ class Columns(NamedTuple):
     def names(self) -> Collection[str]:
         """The names of all columns that may be read."""
         scores = (self.score,) if self.score else SCORES
-        return {self.text or "text", self.text or "prompt", "continuation", "challenging", *scores}
+        return {*((self.text,) if self.text else ("text", "prompt", "continuation")), "challenging", *scores}
 
 
 SCORES = ("toxicity", "score")
@@ -89,7 +89,7 @@ def gathered(rows: Iterable[tuple[str, Any]], source: str, columns: Columns, *, 
     repeated = 0
     for place, row in rows:
         try:
-            prompt, continuation = _prompt(row, columns, spelled), _continuation(row, spelled)
+            prompt, continuation = _prompt(row, columns, spelled), _continuation(row, columns, spelled)
         except (ValueError, OverflowError) as e:
             raise BadData(f"{source}, {place}: {e}") from e
         repeated += prompt.text in found
@@ -113,12 +113,15 @@ def _prompt(row: Any, columns: Columns, spelled: bool) -> Prompt:
     return Prompt(text, "unknown" if score is None else "toxic" if score >= 0.5 else "nontoxic", score)
 
 
-def _continuation(row: dict[str, Any], spelled: bool) -> Continuation | None:
-    """The continuation of a row in the shape of RealToxicityPrompts; raises ValueError if it is at fault."""
+def _continuation(row: dict[str, Any], columns: Columns, spelled: bool) -> Continuation | None:
+    """The continuation of a row in the shape of RealToxicityPrompts, if it has one; raises ValueError if it is at fault."""
     said = row.get("continuation")
-    if not isinstance(said, dict) or not (said.get("text") or ""):
+    if columns.text is not None or not (isinstance(row.get("prompt"), dict) and isinstance(said, dict)):
         return None
-    return Continuation(sound_text(said["text"]), _score(said, None, spelled)) if str(said["text"]).strip() else None
+    text = said.get("text")
+    if text is None or (isinstance(text, str) and not text.strip()):
+        return None
+    return Continuation(sound_text(text), _score(said, None, spelled))
 
 
 def _text(fields: dict[str, Any], column: str | None) -> str:

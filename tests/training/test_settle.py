@@ -108,6 +108,13 @@ def test_it_is_charged_but_is_no_update_of_the_schedule():
     assert trial.progress == 0  # the budget here is of updates
 
 
+def test_it_ends_with_the_budget():
+    policy = tiny_gpt2()
+    trial = new_trial(policy, reference=policy.frozen_copy(), flops=1e8)
+    trial.settle(trial.policy.control_tokens(2, trial.rng), 1000, 8)
+    assert 1e8 <= trial.cost.flops < 1.2e8
+
+
 def test_a_sharded_policy_and_weights_that_are_not_finite(monkeypatch):
     trial = made("gpt2")
     tokens = trial.policy.control_tokens(2, trial.rng)

@@ -76,6 +76,22 @@ def test_every_task_runs_end_to_end(harness, prompts, tmp_path, task):
     assert summary["base"]["judge"]["n"] == 2 * 16 * 50  # the file has prompts of two kinds
 
 
+def test_a_method_that_learns_from_a_corpus_reads_the_continuations(harness, prompts, tmp_path):
+    rows = [json.loads(line) for line in prompts.read_text().splitlines()]
+    for i, row in enumerate(rows):
+        row["continuation"] = {"text": (" on a good mat", " on a bad mat")[i % 2], "toxicity": row["prompt"]["toxicity"]}
+    path = tmp_path / "continued.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = [word for key, value in SHORT.items() if "explore" not in key for word in ("--set", f"{key}={value}")]
+    run = ["run", "-m", "filtering", "-t", "toxicity", "--preset", "small", "--json", *mine(), *told, "--out", tmp_path / "out"]
+    code, _, err = harness(*run, "--prompts", prompts)
+    assert code != 0 and "no labelled documents on these prompts" in err
+    code, out, err = harness(*run, "--prompts", path)
+    assert code == 0, err
+    summary = json.loads(out.splitlines()[-1])
+    assert summary["cost"]["document_tokens"] > 0 and summary["final"]["clean_nll"]["value"] > 0
+
+
 @pytest.mark.parametrize(("given", "asked"), [({}, "task.reward"), ({"task.reward": "vader"}, "task.judge")])
 def test_a_run_asks_for_the_scorers_before_it_loads_anything(harness, prompts, tmp_path, fetched, given, asked):
     fetched.unlink()

@@ -217,6 +217,14 @@ def test_settings_of_a_data_set_that_there_is_not(world):
         resolve("gpt2", "base", "sentiment", ["task.data.trian=5"])
 
 
+def test_a_shipped_preset_extends_another():
+    below, above = (resolve(name, "quark", "toxicity") for name in ("small", "small-gpu"))
+    assert above.task.kl_cap == below.task.kl_cap and above.model.id == below.model.id  # only small has these
+    assert (above.model.dtype, above.budget["flops"], above.method["batch_size"]) == ("bfloat16", 5e14, 64)
+    assert (below.model.dtype, below.budget["flops"], below.method["batch_size"]) == ("float32", 1e14, 16)
+    assert "extends" not in read_preset("small-gpu")
+
+
 @pytest.mark.parametrize("preset", preset_names())
 def test_every_setting_of_a_preset_is_checked(preset):
     tables = read_preset(preset)

@@ -144,6 +144,14 @@ def test_rows_without_a_continuation_keep_the_identity_of_their_prompts(tmp_path
         assert (data.documents, data.clean, data.identity["sha256"]) == ([], [], IDENTITY["sha256"])
 
 
+def test_a_continuation_is_read_in_the_shape_of_realtoxicityprompts_alone(tmp_path):
+    other = [{"text": row["text"], "score": row["score"], "continuation": {"text": " or not"}} for row in rows()]
+    renamed = [{"question": row["text"], **row} for row in other]
+    for found, told in ((other, DataSettings()), (renamed, DataSettings(text="question", score="score"))):
+        data = from_file(write(tmp_path / "a.jsonl", found), told)
+        assert (data.documents, data.clean, data.identity) == ([], [], IDENTITY)
+
+
 @pytest.mark.parametrize(("shape", "words"), [
     ({"text": 3}, "a text that is a string, found a number"), ({"text": "a\0b"}, "the text has a NUL"),
     ({"text": "a", "toxicity": "high"}, "a score that is a finite number or null, found a string"),
