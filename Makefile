@@ -64,6 +64,7 @@ bench:  ## speed: benchmarks/README.md; ONLY="quark and micro" measures some, BE
 reference:  ## the reference study, its records and all that is written from them; hours on two cores; the same command resumes
 	harness study results/reference.toml --out $(RUNS)/reference --workers $(WORKERS)
 	harness sweep --file results/more.toml --out $(RUNS)/reference --workers $(WORKERS)
+	harness sweep --file results/over.toml --out $(RUNS)/reference --workers $(WORKERS)
 	python -m harness.records.archive $(RUNS)/reference results/reference --samples 8
 	$(MAKE) tables
 
@@ -90,7 +91,7 @@ scorers:
 	harness fetch smollm2
 	harness train-scorer --data $(PROMPTS) --text continuation.text --score continuation.toxicity --text prompt.text --score prompt.toxicity \
 	    --kind linear --out $(RUNS)/scorers/reward
-	harness train-scorer --data $(TWEETS) --text text --score score --kind encoder --out $(RUNS)/scorers/judge
+	harness train-scorer --data $(TWEETS) --text text --score score --kind encoder --set undesired_share=0.1 --out $(RUNS)/scorers/judge
 
 tables:  ## the pages, tables and figures that are written from the committed records alone, the README's too; the same bytes each time
 	harness report $(addprefix results/reference/micro/,toxicity sentiment repetition) -o reports/micro || [ $$? = 4 ]  # 4: cells are missing, as the page says

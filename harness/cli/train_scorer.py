@@ -92,7 +92,7 @@ def shown(out: Path, found: Any) -> str:
             f"texts        {sizes}, of which {test.undesired:,} undesired{left}",
             f"AUC          {_number(test.auc)}{columns}",
             f"Spearman     {_number(test.spearman)}",
-            f"calibration  {test.ece:.3f} expected error",
+            f"calibration  {test.ece:.3f} expected error{_where(card.request.settings.get('undesired_share'))}",
             "",
             "prediction      texts   mean prediction   mean label",
             *(
@@ -104,6 +104,10 @@ def shown(out: Path, found: Any) -> str:
             f"use          --set task.reward={out} or --set task.judge={out}",
         ]
     )
+
+
+def _where(share: float | None) -> str:
+    return "" if share is None else f", where {share:.0%} of the texts are undesired"
 
 
 def _number(value: float | None) -> str:

@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from harness.api import BadData, Settings, refusing
+from harness.api import BadData, refusing
 
 from ..scorers import classifier
+from .measures import CommonSettings
 from .scorer import UNDESIRED
 
 SPECIAL = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
@@ -28,7 +29,7 @@ BUCKET = 50  # batches that are sorted by length together, so that a batch needs
 SCORED = 128  # texts in one forward pass without gradients
 
 
-class EncoderSettings(Settings):
+class EncoderSettings(CommonSettings):
     """Settings of the encoder; the sizes and the vocabulary apply to one from scratch."""
 
     layers: int = Field(2, ge=1, description="layers")

@@ -19,16 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from harness.api import BadData, MissingPrerequisite, Settings, one_line
+from harness.api import BadData, MissingPrerequisite, one_line
 
 from . import measures
+from .measures import CommonSettings
 
 WORD = re.compile(r"\w+")
 LONGEST = 100  # characters of a word that are read
 FEATURES, WEIGHTS = "features.json", "weights.safetensors"
 
 
-class LinearSettings(Settings):
+class LinearSettings(CommonSettings):
     """Settings of the linear model."""
 
     word_pairs: bool = Field(False, description="whether pairs of adjacent words are features, beside the words")

@@ -7,12 +7,24 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from harness.api import Settings
+from harness.api import BadData, Settings
 
 THRESHOLD = 0.5
 BINS = 10
 STEPS, RIDGE = 100, 1e-3  # Newton steps; penalty that keeps the map finite where the labels can be separated
+
+
+class CommonSettings(Settings):
+    """Settings that both kinds of trained scorers have."""
+
+    undesired_share: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="share of undesired texts where it will score, which moves its calibration [as in the data]",
+    )
 
 
 class Bin(Settings):
@@ -32,19 +44,44 @@ class Fit(Settings):
     undesired: int  # labels of 0.5 or more
     auc: float | None  # area under the ROC curve; None if all labels lie on one side
     spearman: float | None  # rank correlation; None if all labels or all predictions are equal
-    ece: float  # expected calibration error: mean |mean prediction - mean label| over the bins
+    ece: float  # expected calibration error: mean |mean prediction - mean label| over the bins, of texts weighted to the settings' share
     reliability: tuple[Bin, ...]
 
 
-def fit_of(labels: NDArray, predicted: NDArray) -> Fit:
-    """The match of predictions with labels: [N], [N]; numbers are rounded to six digits."""
+def fit_of(labels: NDArray, predicted: NDArray, share: float | None = None, of: float | None = None) -> Fit:
+    """The match of predictions with labels: [N], [N]; numbers are rounded to six digits.
+
+    With predictions for texts of which `share` are undesired, in place of the share `of` that the labels were drawn with, the
+    calibration is that of the texts weighted to this share.
+    """
     undesired = labels >= THRESHOLD
-    bins = _reliability(labels, predicted)
-    ece = sum(b.n * abs(b.predicted - b.label) for b in bins if b.predicted is not None and b.label is not None) / len(labels)
+    there, weights = (labels, np.ones_like(labels)) if share is None or of is None else weighted(labels, share, of)
+    bins, ece = _reliability(there, predicted, weights)
     return Fit(
         n=len(labels), undesired=int(undesired.sum()), auc=rounded(auc(undesired, predicted)),
         spearman=rounded(spearman(labels, predicted)), ece=round(ece, 6), reliability=tuple(bins),
     )  # fmt: skip
+
+
+def weighted(labels: NDArray, share: float, of: float) -> tuple[NDArray, NDArray]:
+    """Texts drawn with the share `of` undesired as if `share` were: [N] labels -> [N] labels, [N] weights.
+
+    Importance weights; a label between 0 and 1 counts as that part of an undesired text, and the rest of a desired one.
+    """
+    worse, better = labels * share / of, (1 - labels) * (1 - share) / (1 - of)
+    return worse / (worse + better), worse + better
+
+
+def prior_shift(share: float | None, of: float) -> float:
+    """The shift of logits calibrated where the share `of` is undesired that calibrates them where `share` is; 0 for None.
+
+    Bayes' rule: Saerens et al. 2002, section 2.2. Raises BadData if all texts of the data have the same label.
+    """
+    if share is None:
+        return 0.0
+    if not 0 < of < 1:
+        raise BadData(f"undesired_share needs labels of both kinds, found a mean label of {of:g}; leave it out")
+    return float(np.log(share / (1 - share)) - np.log(of / (1 - of)))
 
 
 def rounded(value: float | None) -> float | None:
@@ -71,14 +108,17 @@ def spearman(labels: NDArray, predicted: NDArray) -> float | None:
     return float(np.corrcoef(rankdata(labels), rankdata(predicted))[0, 1])
 
 
-def _reliability(labels: NDArray, predicted: NDArray) -> list[Bin]:
+def _reliability(labels: NDArray, predicted: NDArray, weights: NDArray) -> tuple[list[Bin], float]:
+    """The bins, and the expected calibration error."""
     place = np.minimum((predicted * BINS).astype(int), BINS - 1)
-    found = []
+    found, ece = [], 0.0
     for i in range(BINS):
         here = place == i
-        means = [round(float(x[here].mean()), 6) if here.any() else None for x in (predicted, labels)]
-        found.append(Bin(low=i / BINS, high=(i + 1) / BINS, n=int(here.sum()), predicted=means[0], label=means[1]))
-    return found
+        means = [float(np.average(x[here], weights=weights[here])) for x in (predicted, labels)] if here.any() else None
+        ece += 0.0 if means is None else float(weights[here].sum() / weights.sum()) * abs(means[0] - means[1])
+        shown = (None, None) if means is None else (rounded(means[0]), rounded(means[1]))
+        found.append(Bin(low=i / BINS, high=(i + 1) / BINS, n=int(here.sum()), predicted=shown[0], label=shown[1]))
+    return found, ece
 
 
 def sigmoid(x: NDArray) -> NDArray:

@@ -57,6 +57,11 @@ class Labelled(NamedTuple):
     left_out: dict[str, int]
     revision: str | None = None  # commit of a data set on the hub
 
+    @property
+    def share(self) -> float:
+        """The share that is undesired: the mean label."""
+        return float(self.undesired.mean())
+
     def split(self) -> dict[str, NDArray[np.int64]]:
         """The indices of the texts of train, validation and test, by the hash of the normalised text.
 

@@ -121,6 +121,7 @@ def _there(out: Path, request: Request, fresh: bool) -> Trained | None:
 def _build(new: Path, request: Request, asked: Asked, found: Labelled, folder: Path | None, hooks: Hooks) -> None:
     """Fit, calibrate and measure a scorer, and write all of its files to a folder."""
     split = found.split()
+    measures.prior_shift(asked.settings.undesired_share, found.share)  # raises before the training, not after
     hooks.say(", ".join(f"{name} {len(members):,}" for name, members in split.items()) + " texts")
     if isinstance(asked.settings, LinearSettings):
         predicted, training = _linear(new, asked.settings, found, split)
@@ -131,7 +132,7 @@ def _build(new: Path, request: Request, asked: Asked, found: Labelled, folder: P
     written = Card(
         kind=request.kind, request=request, revision=found.revision,
         rows=Split(**{name: len(members) for name, members in split.items()}), left_out=found.left_out,
-        test=measures.fit_of(found.undesired[split["test"]], predicted),
+        test=measures.fit_of(found.undesired[split["test"]], predicted, asked.settings.undesired_share, found.share),
         auc_by_column=_by_column(found, split["test"], predicted), training=training,
         versions={p: version(p) for p in ("unlearning-harness", *PACKAGES[request.kind])}, files=card.file_hashes(new),
     )  # fmt: skip
@@ -153,7 +154,8 @@ def _linear(
     texts = {name: [found.texts[i] for i in members] for name, members in split.items()}
     model = linear.train(texts["train"], found.undesired[split["train"]], settings)
     logits = np.array([model.logit(text) for text in texts["validation"]])
-    model = model.calibrated(*measures.calibration(found.undesired[split["validation"]], logits))
+    scale, shift = measures.calibration(found.undesired[split["validation"]], logits)
+    model = model.calibrated(scale, shift + measures.prior_shift(settings.undesired_share, found.share))
     model.write(new)
     return model.undesired(texts["test"]), {"features": float(sum(len(block.table) for block in model.blocks))}
 
@@ -171,7 +173,8 @@ def _encoder(
     validation = (texts["validation"], labels["validation"])
     fitting = encoder.fit(model, texts["train"], labels["train"], validation, settings, seed, folder is None, hooks.progress)
     logits = model.logits(model.ids(texts["validation"]))
-    model.calibrate(*measures.calibration(labels["validation"], logits))
+    scale, shift = measures.calibration(labels["validation"], logits)
+    model.calibrate(scale, shift + measures.prior_shift(settings.undesired_share, found.share))
     model.write(new)
     facts = fitting.plain() | {"threads": float(torch.get_num_threads())}
     return measures.sigmoid(model.logits(model.ids(texts["test"]))), facts

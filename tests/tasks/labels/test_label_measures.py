@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from harness.core.errors import BadData
 from harness.tasks.labels import measures
 
 
@@ -48,3 +49,37 @@ def test_the_calibrating_map_stays_finite_and_keeps_the_order():
     assert 1 < scale < 100 and abs(shift) < 1
     assert measures.calibration((logits < 0).astype(float), logits) == (1.0, 0.0)
     assert measures.sigmoid(np.array([-1000.0, 0.0, 1000.0])).tolist() == [0.0, 0.5, 1.0]
+
+
+def populations(share: float, n: int, seed: int):
+    """n texts of two normal kinds, of which `share` are undesired: labels, and the logits of Bayes' rule at a share of 80 %."""
+    rng = np.random.default_rng(seed)
+    labels = (rng.random(n) < share).astype(float)
+    x = rng.normal(np.where(labels == 1, 1.0, -1.0), 1.0)
+    return labels, 2 * x + np.log(0.8 / 0.2)  # log N(x; 1, 1) - log N(x; -1, 1) = 2x
+
+
+def test_a_share_moves_the_calibration_to_texts_drawn_at_that_share():
+    shift = measures.prior_shift(0.1, 0.8)
+    drawn_there, logits = populations(0.1, 40_000, 0)
+    there = measures.fit_of(drawn_there, measures.sigmoid(logits + shift))
+    assert there.ece < 0.005 < 0.2 < measures.fit_of(drawn_there, measures.sigmoid(logits)).ece
+    drawn_here, logits = populations(0.8, 40_000, 1)
+    here = measures.fit_of(drawn_here, measures.sigmoid(logits + shift), 0.1, 0.8)  # measured without any text of the other
+    assert here.ece < 0.01 and here.undesired == drawn_here.sum()
+    for a, b in zip(here.reliability, there.reliability, strict=True):
+        assert (a.predicted, a.label) == (pytest.approx(b.predicted, abs=0.02), pytest.approx(b.label, abs=0.06))
+
+
+def test_weights_of_a_graded_label_by_hand():
+    labels, weights = measures.weighted(np.array([1.0, 0.0, 0.5]), 0.1, 0.8)
+    assert weights == pytest.approx([1 / 8, 4.5, (1 / 8 + 4.5) / 2])  # 0.1 / 0.8, 0.9 / 0.2, and half of each
+    assert labels == pytest.approx([1.0, 0.0, (1 / 8) / (1 / 8 + 4.5)])
+    same = measures.weighted(np.array([0.3]), 0.8, 0.8)
+    assert [float(part[0]) for part in same] == pytest.approx([0.3, 1.0])
+
+
+def test_a_share_needs_labels_of_both_kinds():
+    assert measures.prior_shift(None, 1.0) == 0.0
+    with pytest.raises(BadData, match="labels of both kinds, found a mean label of 1; leave it out"):
+        measures.prior_shift(0.5, 1.0)

@@ -9,6 +9,7 @@ import pytest
 
 from harness.core.errors import BadData
 from harness.tasks.labels import card, rows
+from harness.tasks.labels.scorer import TrainedScorer
 
 pytest.importorskip("sklearn")
 
@@ -113,6 +114,29 @@ def test_damage_is_found_and_fresh_repairs_it(train, tmp_path):
     assert card.names(folder) == ["scorer.json"] and card.names(tmp_path) == []
     with pytest.raises(BadData, match=r"no scorer\.json in"):
         card.read(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["linear", "encoder"])
+def test_a_share_of_undesired_texts_lowers_every_score_alike(kind, harness, data, tmp_path):
+    small = ("--set", "epochs=1", "--set", "layers=1", "--set", "width=16", "--set", "heads=2") if kind == "encoder" else ()
+    common = ("train-scorer", "--data", data, "--text", "text", "--score", "score", "--kind", kind, *small)
+    assert harness(*common, "--out", tmp_path / "as-it-is")[0] == 0
+    code, out, _ = harness(*common, "--set", "undesired_share=0.05", "--out", tmp_path / "rare")
+    assert code == 0 and "expected error, where 5% of the texts are undesired" in out
+    texts = ["you saw the cat", "you saw the clown", "she kept the lamp"]
+    as_it_is, rare = (1 - TrainedScorer(str(tmp_path / name)).score([""] * 3, texts) for name in ("as-it-is", "rare"))
+    mean = np.mean([score for _, score in labelled.sentences(400)])
+    odds = (rare / (1 - rare)) / (as_it_is / (1 - as_it_is))
+    assert odds == pytest.approx(
+        (0.05 / 0.95) / (mean / (1 - mean)), rel=1e-3
+    )  # odds times the ratio of the odds of the shares
+
+
+def test_a_share_of_labels_that_are_all_alike(harness, tmp_path):
+    data = labelled.write(tmp_path / "alike.jsonl", [(text, 1.0) for text, _ in labelled.sentences(200)])
+    common = ("--data", data, "--text", "text", "--score", "score", "--kind", "encoder", "--out", tmp_path / "out")
+    code, _, err = harness("train-scorer", *common, "--set", "undesired_share=0.1")
+    assert code == 3 and "undesired_share needs labels of both kinds" in err and not (tmp_path / "out").exists()
 
 
 def test_several_columns_are_measured_each(harness, tmp_path):
