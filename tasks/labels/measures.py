@@ -44,7 +44,7 @@ class Fit(Settings):
     undesired: int  # labels of 0.5 or more
     auc: float | None  # area under the ROC curve; None if all labels lie on one side
     spearman: float | None  # rank correlation; None if all labels or all predictions are equal
-    ece: float  # expected calibration error: mean |mean prediction - mean label| over the bins, of texts weighted to the settings' share
+    ece: float  # expected calibration error: mean |mean prediction - mean label| over the bins, weighted to the settings' share
     reliability: tuple[Bin, ...]
 
 
