@@ -49,6 +49,8 @@ def wanted(records: Records) -> Iterator[tuple[Run, str]]:
         had = settings_of(run)
         if run.manifest.status == "done" and had.get("start") == "scratch" and not had.get("mle_share"):
             yield from ((run, name) for name in ON_POLICY if name == UNCONDITIONAL or run.manifest.method in ASKED)
+        if run.manifest.status == "done" and run.manifest.method in SHOWN and had.get("kl_coef"):
+            yield run, "slope"
 
 
 def measured(run: Run, name: str) -> Measured | None:

@@ -57,6 +57,7 @@ as_published = varied("rwr", start="scratch", beta=10.0)
 free = varied("reinforce", kl_coef=0.0)
 reinforce, gdc = Side("reinforce"), Side("gdc")
 reverse = varied("gdc", divergence="reverse_kl")
+longer = {"reinforce": varied("reinforce", kl_coef=0.05), "gdc": varied("gdc", divergence="forward_kl")}
 
 token = varied("unlikelihood", level="token")
 sequence = varied("unlikelihood", level="sequence", ngram=4)
@@ -258,6 +259,13 @@ def _causes() -> list[Claim]:
                 ("sentiment",),
             )
             for beta in (0.05, 0.2)
+        ),
+        *(
+            Claim(
+                CAUSES, "own", f"{side.method}: with four times the budget the slope comes nearer to 1 / beta",
+                _compare(longer[side.method], side, (q.SLOPE, "more")),
+            )
+            for side in (reinforce, gdc)
         ),
     ]  # fmt: skip
 
