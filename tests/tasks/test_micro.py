@@ -187,6 +187,25 @@ def test_the_shipped_base_responses_are_the_policys_own(base):
     assert stats.chi2_contingency(common).pvalue > 1e-4
 
 
+def test_the_base_policy_has_less_of_the_habit_than_its_corpus_in_dull_diaries_alone(base):
+    """Why mle removes less than nothing on the task of repetition: further training goes to the corpus's share."""
+    judge, documents = RepetitionJudge(), world.data(grammar.DIARY_KINDS).documents
+
+    def undesired(responses: list[str]) -> float:
+        return float(1 - judge.score([""] * len(responses), responses).mean())
+
+    found = {}
+    for kind in grammar.DIARY_KINDS:
+        rows = world.base_responses("test", (kind,))[:, :32].reshape(-1, world.RESPONSE_TOKENS)
+        said = [base.tokenizer.decode(row.tolist(), skip_special_tokens=True) for row in rows]
+        found[kind] = undesired(said), undesired([text.response for text in documents if text.kind == kind])
+    (diary, of_diary), (dull, of_dull) = (found[kind] for kind in grammar.DIARY_KINDS)
+    assert abs(diary - of_diary) < 0.02 and 0.03 < of_dull - dull < 0.09, found
+    assert (
+        -0.10 < 1 - (of_diary + of_dull) / (diary + dull) < -0.04
+    )  # the habit that mle would remove, had it learned the corpus
+
+
 def test_shipped_responses_go_with_the_prompts_of_a_kind():
     assert world.base_responses("test", grammar.TOXIC_KINDS).shape == (210, 512, 24)
     calm = world.base_responses("test", ("calm",))
