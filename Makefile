@@ -4,7 +4,7 @@ WORKERS ?= 2
 SMALL = --set task.prompts=$(PROMPTS) --set task.reward=$(RUNS)/scorers/reward --set task.judge=$(RUNS)/scorers/judge
 PYTHON ?= python3
 ENVIRONMENTS ?= .environments
-SWEEPS ?= pretraining inference repetition sequence quantiles often seldom shares causes budget grpo  # the first decide most claims
+SWEEPS ?= pretraining inference repetition sequence quantiles often seldom shares causes good budget grpo  # the first decide most claims
 
 check:  ## style, format, spelling and types
 	ruff check .

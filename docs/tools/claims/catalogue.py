@@ -44,7 +44,8 @@ seldom = varied("quark", explore_every=60, explore_prompts=2000)
 with_unlikelihood = varied("quark", unlikelihood_coef=0.1)
 
 mle = varied("mle", start="scratch")
-conditional = varied("conditional_pretraining", start="scratch", mle_share=0.0)
+conditional = varied("conditional_pretraining", start="scratch", mle_share=0.0, quantile=0.5)
+mostly_good = varied("conditional_pretraining", start="scratch", mle_share=0.0, quantile=0.1)
 filtering = varied("filtering", start="scratch", mle_share=0.0)
 others = {
     "unlikelihood": varied("unlikelihood", start="scratch"),
@@ -259,6 +260,10 @@ def _causes() -> list[Claim]:
                 ("sentiment",),
             )
             for beta in (0.05, 0.2)
+        ),
+        Claim(
+            CAUSES, "own", f"{CONDITIONAL} knows clean text better where nine tenths of the segments count as good, not half",
+            _compare(mostly_good, conditional, (q.CLEAN, "less")),
         ),
         *(
             Claim(

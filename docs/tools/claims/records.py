@@ -17,7 +17,7 @@ from harness.core.text import plain, shorten
 from harness.records.schema import Run
 
 Of = Literal["reference", "varied"]
-UNSAID = (("start", "scratch"), ("mle_share", 0.0))  # settings of all sides of a claim on pretraining
+UNSAID = (("start", "scratch"), ("mle_share", 0.0), ("quantile", 0.5))  # settings of all sides of a claim on pretraining
 MIDDLE = 2  # the place of the middle one of a knob's five values, from weak to strong
 
 
