@@ -267,7 +267,7 @@ def _causes() -> list[Claim]:
         ),
         *(
             Claim(
-                CAUSES, "own", f"{side.method}: with four times the budget the slope comes nearer to 1 / beta",
+                CAUSES, "own", f"{side.method}: with twice the budget the slope comes nearer to 1 / beta",
                 _compare(longer[side.method], side, (q.SLOPE, "more")),
             )
             for side in (reinforce, gdc)
