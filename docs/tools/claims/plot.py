@@ -75,6 +75,8 @@ def _figure(found: dict[tuple[str, str], list[Seed]]):  # type: ignore[no-untype
                 _panel(axes, key, found[key])
             for axes in line[len(keys) :]:
                 axes.set_axis_off()
+        handles, labels = panels[0, 0].get_legend_handles_labels()
+        panels[0, 0].legend(handles[:1], labels[:1], loc="lower right", frameon=False)
     return figure
 
 
@@ -82,7 +84,7 @@ def _panel(axes, key: tuple[str, str], seeds: list[Seed]) -> None:  # type: igno
     for beta, _, bins in seeds:
         axes.plot(bins[:, 0], bins[:, 1], "o", markersize=DOT, color="#1b6ca8", alpha=0.7)
         ends = np.array([bins[:, 0].min(), bins[:, 0].max()])
-        axes.plot(ends, ends / beta, color="#888888", linewidth=1, zorder=0)
-    axes.set_title(f"{key[1]}, {key[0]}: slope {np.mean([seed.slope for seed in seeds]):.2f} / beta (line: 1 / beta)")
+        axes.plot(ends, ends / beta, color="#888888", linewidth=1, zorder=0, label="posterior: slope 1 / beta")
+    axes.set_title(f"{key[1]}, {key[0]}: slope {np.mean([seed.slope for seed in seeds]):.2f} / beta")
     axes.set_xlabel("reward, less the prompt's mean")
     axes.set_ylabel("log-ratio, nats")
