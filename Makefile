@@ -68,7 +68,7 @@ reference:  ## the reference study, its records and all that is written from the
 	python -m harness.records.archive $(RUNS)/reference results/reference --samples 8
 	$(MAKE) tables
 
-claims:  ## the study of the papers' claims, after the reference study, and its page; two hours on two cores; the same command resumes
+claims:  ## the study of the papers' claims, after the reference study, and its page; two and a half hours on two cores; the same command resumes
 	for sweep in $(SWEEPS); do \
 	    harness sweep --file results/claims_sweeps/$$sweep.toml --out $(RUNS)/claims --workers $(WORKERS) || exit; \
 	done

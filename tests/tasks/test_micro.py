@@ -196,14 +196,13 @@ def test_the_base_policy_has_less_of_the_habit_than_its_corpus_in_dull_diaries_a
 
     found = {}
     for kind in grammar.DIARY_KINDS:
-        rows = world.base_responses("test", (kind,))[:, :32].reshape(-1, world.RESPONSE_TOKENS)
+        rows = world.base_responses("test", (kind,))[:, :64].reshape(-1, world.RESPONSE_TOKENS)
         said = [base.tokenizer.decode(row.tolist(), skip_special_tokens=True) for row in rows]
         found[kind] = undesired(said), undesired([text.response for text in documents if text.kind == kind])
     (diary, of_diary), (dull, of_dull) = (found[kind] for kind in grammar.DIARY_KINDS)
-    assert abs(diary - of_diary) < 0.02 and 0.03 < of_dull - dull < 0.09, found
-    assert (
-        -0.10 < 1 - (of_diary + of_dull) / (diary + dull) < -0.04
-    )  # the habit that mle would remove, had it learned the corpus
+    assert abs(diary - of_diary) < 0.02, found
+    removed = 1 - (of_diary + of_dull) / (diary + dull)  # by a policy that has the corpus's shares
+    assert [round(100 * x) for x in (dull, of_dull, removed)] == [44, 50, -7]  # as docs/results/tasks.md says
 
 
 def test_shipped_responses_go_with_the_prompts_of_a_kind():
