@@ -63,8 +63,9 @@ bench:  ## speed: benchmarks/README.md; ONLY="quark and micro" measures some, BE
 
 reference:  ## the reference study, its records and all that is written from them; hours on two cores; the same command resumes
 	harness study results/reference.toml --out $(RUNS)/reference --workers $(WORKERS)
-	harness sweep --file results/more.toml --out $(RUNS)/reference --workers $(WORKERS)
-	harness sweep --file results/over.toml --out $(RUNS)/reference --workers $(WORKERS)
+	for more in more over drift probes probe_seeds; do \
+	    harness sweep --file results/$$more.toml --out $(RUNS)/reference --workers $(WORKERS) || exit; \
+	done
 	python -m harness.records.archive $(RUNS)/reference results/reference --samples 8
 	$(MAKE) tables
 

@@ -254,8 +254,9 @@ class Trial:
 
         [n] -> None. A step of Adam goes down KL(reference || policy), in nats per token, on fresh responses of the reference,
         each behind one of the n tokens; its rate falls from a tenth of the embeddings' standard deviation to 0. The passes
-        are charged, and end with the budget; it is no update of the schedule. No checkpoint falls into it, and an interrupt
-        waits for its end: call it before the first update. Raises NotFinite, and BadSetting for a sharded policy.
+        are charged; it is no update of the schedule. No checkpoint falls into it, and an interrupt waits for its end: call
+        it before the first update. Raises NotFinite, and BadSetting for a sharded policy, or after the first step if all
+        would take more than half of the budget.
         """
         if not updates:
             return
@@ -263,10 +264,8 @@ class Trial:
         if sharding.divided(weight):
             raise BadSetting("model.shard=full cannot train control tokens alone; set neutral_updates=0, or model.shard=none")
         own = weight[rows].detach().clone().requires_grad_()
-        rate, adam = float(own.detach().std()) / 10, torch.optim.Adam([own])
+        rate, adam, before = float(own.detach().std()) / 10, torch.optim.Adam([own]), self.progress
         for step in range(updates):
-            if self.progress >= 1:
-                return
             drift = self._drift_behind(tokens, batch_size)
             self._check_finite("loss", drift)
             processes.check_same(self.rng, drift)
@@ -279,6 +278,8 @@ class Trial:
             with torch.no_grad():
                 weight[rows] = own
             self.policy.zero_grad()
+            if step == 0 and (self.progress - before) * updates > SETTLED:
+                raise BadSetting(_too_many(updates, self.progress - before))
 
     def _drift_behind(self, tokens: Tensor, n: int) -> Tensor:
         """KL(reference || policy behind a token drawn for each of n responses of the reference), nats per token: -> []."""
@@ -394,7 +395,17 @@ class Trial:
             raise NotFinite(f"the {what} of update {step} is {value.item()}; expected a finite number; try a smaller lr")
 
 
+SETTLED = 0.5  # largest share of the budget that neutral updates may take
 PLAIN = (type(None), bool, int, float, complex, str, bytes)
+
+
+def _too_many(updates: int, share: float) -> str:
+    """What to do about neutral updates that each take this share of the budget."""
+    most = int(SETTLED / share)
+    return (
+        f"{updates} neutral updates would take {updates * share:.0%} of the budget; expected {SETTLED:.0%} at most: set "
+        f"neutral_updates={most}{' or fewer' * (most > 0)}, or raise budget.flops"
+    )
 
 
 def _check_plain(name: str, value: Any) -> None:

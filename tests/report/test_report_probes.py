@@ -76,6 +76,20 @@ def test_one_probe_at_two_settings_has_two_columns_that_say_so(probed):
     assert sum("texts=64" in title for title in table.header) == 1
 
 
+def test_a_policy_that_has_nothing_to_take_away_is_beside_those_that_have(tmp_path):
+    """A probe that stops early, since there is no control token, is one row of the same column, its last points missing."""
+    for method, judge in (("base", [0.6]), ("oracle", [1.0]), ("quark", [0.9, 0.8])):
+        for seed in range(2):
+            dir = fake.write_run(tmp_path, method, seed)
+            (dir / "probes.jsonl").write_text(json.dumps(result("no_prefix", [j - 0.002 * seed for j in judge])) + "\n")
+    (probing,) = group(tmp_path).probings[0]
+    assert probing.at == ["0", "5"] and [m.method for m in probing.methods] == ["base", "oracle", "quark"]
+    assert probing.methods[0].points[1] is None and probing.methods[2].points[1] is not None
+    assert returns(probing, probing.methods[2]) == pytest.approx(0.5)
+    table = probe_table(group(tmp_path))
+    assert table is not None and len(table.header) == 2 and [row[1][:4] for row in table.rows] == ["0.60", "1.00", "0.80"]
+
+
 def test_a_reading_without_a_score_is_missing(tmp_path):
     dir = fake.write_run(tmp_path, "quark", 0)
     (dir / "probes.jsonl").write_text(json.dumps(result("decode", [0.9, None])) + "\n")

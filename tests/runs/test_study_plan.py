@@ -138,9 +138,13 @@ def test_the_committed_files_are_what_they_say():
     assert {*study.methods, "oracle", *UNTRIED} == set(registry.table("method"))
     assert study.tasks == ["toxicity", "sentiment", "repetition"]
     probing = told(ROOT / "results" / "probes.toml", None, None, None, None, [], [])  # with the oracle, which has no budget
-    assert {"base", "oracle"} < set(probing.methods) and probing.tasks == study.tasks
-    for probe in probing.set["evaluation.probes"]:
+    further = told(ROOT / "results" / "probe_seeds.toml", None, None, None, None, [], [])
+    assert {*probing.methods} == {*study.methods, "oracle"} > {*further.methods} > {"base", "oracle"}
+    assert probing.tasks == further.tasks == study.tasks
+    for probe in [*probing.set["evaluation.probes"], *further.set["evaluation.probes"]]:
         registry.load("probe", probe)
+    for name in ("more", "over", "drift", "small", "small-trials", "facts"):
+        assert told(ROOT / "results" / f"{name}.toml", None, None, None, None, [], []).methods
     sweep = told(ROOT / "results" / "trials.toml", None, None, None, None, [], [])
     rates = {m: sweep.grid.get(f"{m}.lr", sweep.grid["lr"]) for m in sweep.methods}
     own = {m for m in registry.table("method") if registry.attribute("method", m, "tuned_as")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import pytest
 import torch
@@ -108,11 +109,28 @@ def test_it_is_charged_but_is_no_update_of_the_schedule():
     assert trial.progress == 0  # the budget here is of updates
 
 
-def test_it_ends_with_the_budget():
+@pytest.mark.parametrize(("updates", "refused"), [(10, False), (1000, True)])
+def test_it_leaves_half_of_the_budget_at_least(updates, refused):
+    """Refused after one step, with the number that the budget allows; that number is then accepted."""
     policy = tiny_gpt2()
     trial = new_trial(policy, reference=policy.frozen_copy(), flops=1e8)
-    trial.settle(trial.policy.control_tokens(2, trial.rng), 1000, 8)
-    assert 1e8 <= trial.cost.flops < 1.2e8
+    tokens = trial.policy.control_tokens(2, trial.rng)
+    if not refused:
+        trial.settle(tokens, updates, 8)
+        assert 0 < trial.progress < 0.6
+        return
+    with pytest.raises(BadSetting, match=r"1000 neutral updates would take \d+% of the budget; expected 50% at most") as error:
+        trial.settle(tokens, updates, 8)
+    each = trial.progress
+    most = int(re.search(r"neutral_updates=(\d+) or fewer, or raise budget.flops", str(error.value)).group(1))  # type: ignore[union-attr]
+    assert most * each <= 0.5 < (most + 1) * each
+
+
+def test_a_budget_of_one_neutral_update_allows_none():
+    policy = tiny_gpt2()
+    trial = new_trial(policy, reference=policy.frozen_copy(), flops=1e3)
+    with pytest.raises(BadSetting, match="set neutral_updates=0, or raise"):
+        trial.settle(trial.policy.control_tokens(2, trial.rng), 1, 8)
 
 
 def test_a_sharded_policy_and_weights_that_are_not_finite(monkeypatch):

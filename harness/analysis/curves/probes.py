@@ -13,12 +13,14 @@ from harness.core.hashing import canonical
 from harness.records.read import probes
 from harness.records.schema import ProbeResult, Problem, Run
 
+Row = tuple[Entry, Run, ProbeResult]
+
 
 class Probed(NamedTuple):
     """A method under a probe: the judge's score at each point, the number that they become, and its seeds."""
 
     method: str
-    points: list[Interval | None]  # None where a reading has no score
+    points: list[Interval | None]  # None where there is no reading, or it has no score
     value: Interval | None
     values: list[float]  # by seed
 
@@ -40,7 +42,7 @@ class Probing(NamedTuple):
 def probings(group: Group) -> tuple[list[Probing], list[Problem]]:
     """The probes of a group by name and settings, each with its methods; records that cannot be read are problems."""
     problems: list[Problem] = []
-    found: dict[str, list[tuple[Entry, Run, ProbeResult]]] = {}
+    found: dict[str, list[Row]] = {}
     for entry in group.entries:
         for run in counted(entry):
             try:
@@ -49,9 +51,9 @@ def probings(group: Group) -> tuple[list[Probing], list[Problem]]:
                 problems.append(Problem(run.dir, str(error).removeprefix(f"{run.dir}: ")))
                 continue
             for result in results:
-                same = [result.probe, result.version, result.settings, list(points(result))]
+                same = [result.probe, result.version, result.settings]
                 found.setdefault(canonical(same), []).append((entry, run, result))
-    return [_probing(rows) for _, rows in sorted(found.items())], problems
+    return [_probing(rows) for _, every in sorted(found.items()) for rows in _along(every)], problems
 
 
 def points(result: ProbeResult) -> Iterable[str]:
@@ -59,23 +61,37 @@ def points(result: ProbeResult) -> Iterable[str]:
     return (reading.label or f"{reading.at:g}" for reading in result.readings)
 
 
-def _probing(rows: list[tuple[Entry, Run, ProbeResult]]) -> Probing:
-    first = rows[0][2]
+def _along(rows: list[Row]) -> list[list[Row]]:
+    """The rows by their points; one that stops early, as a policy without a control token does, is with those that go on."""
+    wholes: list[list[str]] = []
+    found: list[list[Row]] = []
+    for here in sorted((list(points(row[2])) for row in rows), key=len, reverse=True):
+        if not any(whole[: len(here)] == here for whole in wholes):
+            wholes.append(here)
+            found.append([])
+    for row in rows:
+        here = list(points(row[2]))
+        found[next(i for i, whole in enumerate(wholes) if whole[: len(here)] == here)].append(row)
+    return found
+
+
+def _probing(rows: list[Row]) -> Probing:
+    first = max((row[2] for row in rows), key=lambda result: len(result.readings))
     by_name: dict[str, list[tuple[Run, ProbeResult]]] = {}
     for entry, run, result in rows:
         by_name.setdefault(entry.name, []).append((run, result))
-    methods = [_probed(name, found) for name, found in by_name.items()]
+    methods = [_probed(name, found, len(first.readings)) for name, found in by_name.items()]
     return Probing(first.probe, first.settings, first.unit, first.number, list(points(first)), methods)
 
 
-def _probed(name: str, rows: list[tuple[Run, ProbeResult]]) -> Probed:
+def _probed(name: str, rows: list[tuple[Run, ProbeResult]], n: int) -> Probed:
     values = list(_by_seed(rows, lambda result: result.value))
-    along = [_interval(_by_seed(rows, lambda result, i=i: _judge(result, i))) for i in range(len(rows[0][1].readings))]
+    along = [_interval(_by_seed(rows, lambda result, i=i: _judge(result, i))) for i in range(n)]
     return Probed(name, along, _interval(values), values)
 
 
 def _judge(result: ProbeResult, i: int) -> float | None:
-    found = result.readings[i].metrics.get("judge")
+    found = result.readings[i].metrics.get("judge") if i < len(result.readings) else None
     return None if found is None else found.value
 
 
