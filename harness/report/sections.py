@@ -10,13 +10,14 @@ from typing import Any
 
 from harness.analysis.columns import BY_KEY, COLLAPSE, Column, final, of_base, own_columns
 from harness.analysis.curves.attainment import MOST, attained
-from harness.analysis.curves.probes import YARDSTICKS, Probing, apart, pairs, returns
+from harness.analysis.curves.probes import YARDSTICKS, Probing, apart, apart_families, pairs, returns
 from harness.analysis.groups import Entry, counted
 from harness.analysis.ranking import Ranked, share_of_area
 from harness.analysis.scalars import MOST_RUNS as MOST_TRACED
 from harness.analysis.scalars import as_data, shown, traces
 from harness.analysis.stats import Z95, Interval
 from harness.analysis.study import Study, StudyGroup
+from harness.core.text import count
 from harness.core.types import Metric
 from harness.records.schema import Problem, Run
 
@@ -26,6 +27,7 @@ from .figures.data import figure_data
 from .figures.panels import COMPUTE, JUDGE_KL, JUDGE_PPL, OVER, REWARD_KL, REWARD_PPL
 from .figures.probes import LABELS, title_of
 from .figures.sheets import Dots, Sheet
+from .figures.style import family
 from .tables import MOST_COLUMNS, Table, bounded, entry_table, listed, number, run_ids
 
 AREA = Column("area", "Judge area", "share of the frontier's", "up", ".2f", partial(share_of_area, key="judge"))
@@ -173,15 +175,26 @@ def probe_words(group: StudyGroup) -> str:
     for probing in group.probings[0]:
         if probing.probe in LABELS:
             said.append(f"{title_of(probing)}: its numbers are {LABELS[probing.probe]}, not scores of the judge.")
-        n, shown = pairs(probing), apart(probing)
-        if not n:
-            continue
-        most = ""
-        if shown:
-            a, b, test = shown[0]
-            most = f"; the largest difference is {abs(test.mean):.2f}, between {a} and {b}"
-        said.append(f"{title_of(probing)}: {len(shown)} of {n} pairs of methods are told apart{most}.")
-    return " ".join(said)
+        said += [_pair_words(probing), family_words(probing)]
+    return " ".join(filter(None, said))
+
+
+def _pair_words(probing: Probing) -> str:
+    n, shown = pairs(probing), apart(probing)
+    if not n:
+        return ""
+    most = f"; the largest difference is {abs(shown[0][2].mean):.2f}, between {shown[0][0]} and {shown[0][1]}" if shown else ""
+    return f"{title_of(probing)}: {len(shown)} of {n} pairs of methods are told apart{most}."
+
+
+def family_words(probing: Probing) -> str:
+    """Whether learning from text with the habit tells families of methods apart beyond error; empty of another probe."""
+    shown, n = apart_families(probing, family) if probing.probe == "relearn_habit" else ([], 0)
+    if not n:
+        return ""
+    pairs = ", ".join(f"{a} from {b} by {number(test.mean, '+.2f')}" for a, b, test in shown)
+    none = f"It tells none of {count(n, 'pair')} of families apart (t tests over their methods)."
+    return f"It tells families apart (t tests over their methods): {pairs}." if shown else none
 
 
 def optimum_table(group: StudyGroup) -> Table:

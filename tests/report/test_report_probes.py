@@ -9,9 +9,10 @@ from typing import Any
 import fake_records as fake
 import pytest
 
-from harness.analysis.curves.probes import apart, pairs, returns, yardstick
+from harness.analysis.curves.probes import apart, apart_families, pairs, returns, yardstick
 from harness.analysis.study import read_study
 from harness.report.build import build
+from harness.report.figures.style import family
 from harness.report.sections import probe_table, probe_words, yardstick_words
 
 
@@ -113,7 +114,7 @@ def test_the_page_has_the_section_only_where_something_was_probed(probed, tmp_pa
     assert "Does the habit come back?" in page and "### Does the habit come back?" in text
     assert 'aria-label="Learning from text with the habit"' in page and "ppo, 20 updates: judge 0.410" in page
     data = json.loads(next((tmp_path / "page" / "figures").glob("data-*.json")).read_text())
-    assert [probing["probe"] for probing in data["probes"]] == ["quantize", "relearn_habit"]
+    assert [probing["probe"] for probing in data["probes"]] == ["relearn_habit", "quantize"]
     for path in probed.rglob("probes.jsonl"):
         path.unlink()
     build(read_study([probed]), tmp_path / "bare")
@@ -160,3 +161,28 @@ def test_no_share_of_the_way_back_without_an_oracle_that_stands_out(tmp_path, or
     assert [returns(probing, method) for method in probing.methods] == [None] * (2 + bool(oracle))
     assert (yardstick(probing, "oracle") is None) is (not oracle)
     assert "In brackets" not in yardstick_words(group(tmp_path))
+
+
+def test_families_are_told_apart_over_their_methods(tmp_path):
+    """Two families of three methods, one seed each: the spread within a family is the error; controls do not count."""
+    far = {"ppo": 0.80, "rloo": 0.82, "reinforce": 0.84, "filtering": 0.30, "awr": 0.32, "rwr": 0.34}
+    for method, judge in {**far, "oracle": 0.99, "mle": 0.1, "dpo": 0.5}.items():
+        write(tmp_path, method, [[1.0, judge]])
+    (probing,) = group(tmp_path).probings[0]
+    ((a, b, test),), n = apart_families(probing, family)
+    assert {a, b} == {"policy gradients", "likelihood, weighted or conditioned"} and n == 1  # dpo is alone in its family
+    assert abs(test.mean) == pytest.approx(0.5) and test.df == pytest.approx(4)
+    assert "It tells families apart (t tests over their methods): " in probe_words(group(tmp_path))
+
+
+def test_families_that_overlap_are_said_not_to_differ(tmp_path):
+    for method, judge in {"ppo": 0.2, "rloo": 0.8, "filtering": 0.3, "awr": 0.7}.items():
+        write(tmp_path, method, [[1.0, judge]])
+    assert "It tells none of 1 pair of families apart" in probe_words(group(tmp_path))
+
+
+def test_what_readers_ask_first_comes_first(tmp_path):
+    dir = fake.write_run(tmp_path, "quark", 0)
+    rows = [result(name, [1.0, 0.9]) for name in ("decode", "a_probe_of_mine", "relearn_clean", "relearn_habit")]
+    (dir / "probes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [p.probe for p in group(tmp_path).probings[0]] == ["relearn_habit", "relearn_clean", "decode", "a_probe_of_mine"]

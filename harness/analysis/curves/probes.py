@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import combinations
+from math import comb
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -13,6 +15,7 @@ from harness.core.hashing import canonical
 from harness.records.read import probes
 from harness.records.schema import ProbeResult, Problem, Run
 
+CONTROLS = "controls"  # a family that is no way of unlearning
 Row = tuple[Entry, Run, ProbeResult]
 
 
@@ -25,6 +28,7 @@ class Probed(NamedTuple):
     values: list[float]  # by seed
 
 
+ORDER = ("relearn_habit", "relearn_clean", "sample_more", "prompt_search", "quantize", "decode", "no_prefix")  # as readers ask
 YARDSTICKS = ("base", "oracle")  # methods beside which the others are read: no unlearning, and never the habit
 
 
@@ -53,7 +57,8 @@ def probings(group: Group) -> tuple[list[Probing], list[Problem]]:
             for result in results:
                 same = [result.probe, result.version, result.settings]
                 found.setdefault(canonical(same), []).append((entry, run, result))
-    return [_probing(rows) for _, every in sorted(found.items()) for rows in _along(every)], problems
+    made = [_probing(rows) for _, every in sorted(found.items()) for rows in _along(every)]
+    return sorted(made, key=lambda made: ORDER.index(made.probe) if made.probe in ORDER else len(ORDER)), problems
 
 
 def points(result: ProbeResult) -> Iterable[str]:
@@ -130,15 +135,32 @@ def returns(probing: Probing, method: Probed) -> float | None:
 
 def apart(probing: Probing) -> list[tuple[str, str, Difference]]:
     """The pairs of methods that a probe tells apart, Holm-corrected over all pairs at 5 %, the largest difference first."""
-    able = [method for method in probing.methods if len(method.values) > 1]
-    pairs = [(a, b) for i, a in enumerate(able) for b in able[i + 1 :]]
-    tests = [welch_test(a.values, b.values) for a, b in pairs]
+    return _told({method.method: method.values for method in probing.methods if len(method.values) > 1})
+
+
+def apart_families(probing: Probing, family: Callable[[str], str]) -> tuple[list[tuple[str, str, Difference]], int]:
+    """The pairs of families that a probe tells apart, as `apart`, and the number of pairs; each method counts once.
+
+    The error is over the methods of a family, so one of a single method is left out; so are yardsticks and other controls.
+    """
+    means: dict[str, list[float]] = {}
+    for method in probing.methods:
+        name = family(method.method.partition(" ")[0])
+        if method.value is not None and method.method not in YARDSTICKS and name != CONTROLS:
+            means.setdefault(name, []).append(method.value.mean)
+    able = {name: values for name, values in means.items() if len(values) > 1}
+    return _told(able), comb(len(able), 2)
+
+
+def _told(values: Mapping[str, Sequence[float]]) -> list[tuple[str, str, Difference]]:
+    """The pairs that Welch's t tests tell apart, Holm-corrected over all of them at 5 %, the largest difference first."""
+    pairs = list(combinations(values, 2))
+    tests = [welch_test(values[a], values[b]) for a, b in pairs]
     p = holm([1.0 if test.p is None else test.p for test in tests])
-    shown = [(a.method, b.method, test) for (a, b), test, p in zip(pairs, tests, p, strict=True) if p <= 0.05]
+    shown = [(a, b, test) for (a, b), test, p in zip(pairs, tests, p, strict=True) if p <= 0.05]
     return sorted(shown, key=lambda pair: -abs(pair[2].mean))
 
 
 def pairs(probing: Probing) -> int:
     """The number of pairs of methods with two seeds or more."""
-    n = sum(len(method.values) > 1 for method in probing.methods)
-    return n * (n - 1) // 2
+    return comb(sum(len(method.values) > 1 for method in probing.methods), 2)

@@ -60,7 +60,7 @@ def draw_probe(ax: Axes, probing: Probing, methods: list[str], colours: Mapping[
     for found in probing.methods:
         i, colour = methods.index(found.method), colours[found.method]
         known = [(x, point) for x, point in enumerate(found.points) if point is not None]
-        if not known:
+        if not known or (len(probing.at) > 1 and [x for x, _ in known] == [0]):  # there was nothing to take away
             continue
         xs, means = [x for x, _ in known], [point.mean for _, point in known]
         if all(point.low is not None for _, point in known):
