@@ -68,13 +68,14 @@ def curve_table(group: StudyGroup, rows: int | None = None) -> str:
     whole = first_table(group)
     if rows is None:
         return markdown(whole)
-    there = [reading.name for reading in group.readings.rows if reading.least and reading.least.value is not None]
+    there = [reading.name for reading in group.readings.ways if reading.least and reading.least.value is not None]
     kept, far = there[: rows - 1], there[rows - 1 :]  # one row is the frontier's
     best = [row for row in whole.rows if row[0] in kept or row is whole.rows[0]]
     known = [any(row[x] not in ("", "–") for row in best) for x in range(len(whole.header))]
     columns = [x for x, name in enumerate(whole.header) if name.startswith(MAIN) and known[x]]
     shown = [[row[x] for x in columns] for row in best]
-    never = [row[0] for row in whole.rows[1:] if row[0] not in there]
+    ways = {reading.name for reading in group.readings.ways}
+    never = [row[0] for row in whole.rows[1:] if row[0] in ways and row[0] not in there]
     said = [f"Need more KL: {_words(far)}."] if far else []
     said += [f"Never remove 80 %: {_words(never)}."] if never else []
     return markdown(Table([whole.header[x] for x in columns], shown, [])) + "".join(f"\n{line}\n" for line in said)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from math import inf, isclose
 from pathlib import PurePosixPath
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+from harness.core import registry
 from harness.core.hashing import canonical
 from harness.core.text import plain, shorten
 from harness.core.types import Metric
@@ -19,6 +20,7 @@ from harness.records.schema import Manifest, MetricRecord, Run, Summary
 from .stats import Difference, Interval, crossed_interval, nested_interval, paired_by_prompt, welch_test
 from .terms import PromptTerms, Terms
 
+T = TypeVar("T")
 CALLED = {  # models of the world, known by their bytes, whatever they are called: where a name is put, and the setting it is of
     ("model", "name"): ("model", "id"),
     ("fluency", "name"): ("task", "fluency"),
@@ -110,6 +112,16 @@ def metric(found: MetricRecord | None) -> Metric:
         return Metric(None, None, 0, 0, "not recorded")
     reason = found.reason or ("no reason recorded" if found.value is None else None)
     return Metric(found.value, found.stderr, found.n, found.n_unscored, reason)
+
+
+def competing(found: Sequence[T], method: Callable[[T], str]) -> list[T]:
+    """Those whose method does not see the judge, which tells what could be reached and is no way to get there; else all."""
+    return [x for x in found if registry.attribute("method", method(x), "sees_judge") is not True] or [*found]
+
+
+def method_of(entry: Entry) -> str:
+    """The method of an entry, whatever the settings that its name has."""
+    return entry.runs[0].manifest.method
 
 
 def counted(entry: Entry) -> list[Run]:

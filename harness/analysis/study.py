@@ -23,7 +23,7 @@ from .curves.falls import Fall, falls
 from .curves.knobs import Curve, curves
 from .curves.probes import Probing, probings
 from .curves.table import Readings, readings
-from .groups import MOST_DRAWN, Entry, Estimate, Group, difference, estimate
+from .groups import MOST_DRAWN, Entry, Estimate, Group, competing, difference, estimate, method_of
 from .ranking import Above, Ranked, above_frontier, least_shown, ranking
 from .stats import Difference
 from .terms import PromptTerms
@@ -65,9 +65,12 @@ class StudyGroup(Group):
 
     @cached_property
     def ranks(self) -> list[Ranked]:
-        """The methods by the share of the habit removed, highest first; one with a run above the frontier is not ranked."""
+        """The methods by the share of the habit removed, highest first.
+
+        Not ranked is one with a run above the frontier, and one that sees the judge, beside others that do not.
+        """
         suspects = {id(run) for run, _ in self.above}
-        sound = [entry for entry in self.entries if suspects.isdisjoint(map(id, entry.runs))]
+        sound = competing([entry for entry in self.entries if suspects.isdisjoint(map(id, entry.runs))], method_of)
         return ranking([(entry, self.estimate(entry, BY_KEY["removed"])) for entry in sound], self.removed_more)
 
     @cached_property

@@ -202,7 +202,7 @@ def score_table(group: StudyGroup) -> Table:
 def curve_verdict(group: StudyGroup) -> list[str]:
     """Sentences that answer: which method removes the most at the least drift, by how much, how sure, at what cost."""
     found = group.readings
-    there = [r for r in found.rows if r.least and r.least.value is not None]
+    there = [r for r in found.ways if r.least and r.least.value is not None]
     if not any(r.reach is not None for r in found.rows):
         return ["No verdict: no run is done, or none measured the share of the undesired score removed.", *left_out(group)]
     timed = group.one_machine
@@ -238,7 +238,7 @@ def _change(d: Difference) -> str:
 
 def _first(found: Readings, there: list[Reading], timed: bool) -> list[str]:
     if not there:
-        best = max((r for r in found.rows if r.least), key=lambda r: r.least.most if r.least else 0.0)
+        best = max((r for r in found.ways if r.least), key=lambda r: r.least.most if r.least else 0.0)
         most = number(best.least.most if best.least else 0.0, ".0f")
         return [f"No method removes {TARGET:.0f}% of the habit: {best.name} comes nearest, with {most}% at its best."]
     first = there[0]
@@ -303,9 +303,9 @@ def _trained(there: list[Reading], timed: bool) -> list[str]:
 
 
 def _missing(found: Readings, there: list[Reading]) -> list[str]:
-    away = [r for r in found.rows if r not in there and r.least]
+    away = [r for r in found.ways if r not in there and r.least]
     names = ", ".join(f"{r.name} ({number(r.least.most, '.0f')}%)" for r in away if r.least)
-    reached = f"{len(there)} of {len(found.rows)} methods remove {TARGET:.0f}% at some value of their knob"
+    reached = f"{len(there)} of {len(found.ways)} methods remove {TARGET:.0f}% at some value of their knob"
     return [f"{reached}; not so, with the most that they remove: {names}."] if away else [f"{reached}."]
 
 

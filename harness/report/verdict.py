@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.analysis.columns import BY_KEY, bound_sign, undesired
-from harness.analysis.groups import Entry, Estimate, Group, counted, estimate, measure
+from harness.analysis.groups import Entry, Estimate, Group, competing, counted, estimate, measure, method_of
 from harness.analysis.ranking import Above, Ranked, beats, beside_best_of_n
 from harness.analysis.stats import Interval
 from harness.analysis.study import StudyGroup
@@ -122,12 +122,13 @@ def _detectable(group: StudyGroup) -> list[str]:
 
 
 def _trains(entry: Entry) -> bool:
-    return registry.attribute("method", entry.runs[0].manifest.method, "trains") is not False
+    return registry.attribute("method", method_of(entry), "trains") is not False
 
 
 def _best_of_n(group: Group) -> list[str]:
     """The trained methods below and above best-of-n at equal KL."""
-    found = [(e.name, gap) for e in group.entries if _trains(e) and (gap := beside_best_of_n(e))]
+    ways = competing(group.entries, method_of)
+    found = [(e.name, gap) for e in ways if _trains(e) and (gap := beside_best_of_n(e))]
     if not found:
         return []
     worse = [name for name, gap in found if beats(gap) is False]

@@ -52,6 +52,16 @@ def test_the_first_sentence_answers_the_question(group):
     assert any("of 15 pairs of methods apart" in s for s in more)
 
 
+def test_a_control_that_sees_the_judge_is_in_the_table_but_is_not_compared(tmp_path):
+    study = fake_curves.write_study(tmp_path, ("base", "quark", "ppo", "oracle"), ("toxicity",), prompts=40)
+    group, said = only_group(study), " ".join(curve_verdict(only_group(study)))
+    assert said.startswith("quark removes 80%") and "oracle" not in said and "2 of 3 methods remove 80%" in said
+    assert "of 3 pairs of methods apart" in said and "oracle" not in group.readings.ranks
+    row = next(row for row in first_table(group).rows if row[0] == "oracle")
+    shown = dict(zip(first_table(group).header, row, strict=True))
+    assert shown["Rank (by area)"] == MISSING and shown["More than the first (nats)"] == "" and shown["Reaches (KL)"] != MISSING
+
+
 def test_the_page_says_which_method_is_over_optimised(group, out):
     said = over_optimised(group)
     assert said in curve_verdict(group) and "knob to its weakest" in said

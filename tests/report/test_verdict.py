@@ -14,6 +14,7 @@ from harness.analysis.ranking import above_frontier, beside_best_of_n
 from harness.analysis.study import Study
 from harness.records.read import find_runs, read_run
 from harness.report.build import build
+from harness.report.sections import optimum_table
 from harness.report.verdict import verdict
 
 UNDRAWN = pytest.mark.usefixtures("undrawn")
@@ -27,6 +28,22 @@ def test_verdict_names_the_leader_with_its_numbers(tmp_path: Path) -> None:
         and "Every other method is ruled out as the best" in said
         and "optimal policy would reach the same reward" in said
     )
+
+
+def test_a_control_that_sees_the_judge_is_a_yardstick_and_does_not_lead(tmp_path: Path) -> None:
+    """The oracle removes more than any method may; it is in the tables, not in the ranking."""
+    scores = {"oracle": [1.0, 0.999, 1.0], "quark": [0.96, 0.97, 0.98], "unlikelihood": [0.80, 0.81, 0.82]}
+    said = " ".join(judged(tmp_path, scores))
+    assert said.startswith("quark removes the most") and "Every other method is ruled out" in said and "oracle" not in said
+    group = only_group(tmp_path)
+    assert [(r.entry.name, r.ranks) for r in group.ranks] == [("quark", (1, 1)), ("unlikelihood", (2, 2))]
+    table = optimum_table(group)
+    rank = table.header.index("Rank (by removed)")
+    assert {row[0]: row[rank] for row in table.rows}["oracle"] == "not ranked"
+
+
+def test_alone_it_is_reported_as_any_other(tmp_path: Path) -> None:
+    assert " ".join(judged(tmp_path, {"oracle": [1.0, 0.999, 1.0]})).startswith("oracle is the only method with a result")
 
 
 def test_verdict_says_ties(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from harness.core.types import Metric
 from harness.records.schema import Frontier, Run, Summary
 
 from ..columns import BY_KEY
-from ..groups import counted
+from ..groups import competing, counted
 from ..stats import Difference, Interval, holm, ranks_of, t_interval
 from ..terms import PromptTerms, Terms
 from .along import Least, Line, Scores, line
@@ -109,9 +109,14 @@ class Readings:
         return _optimal(self.frontier, self.base)
 
     @cached_property
+    def ways(self) -> list[Reading]:
+        """The rows that are compared: not those of a method that sees the judge, beside others."""
+        return competing(self.rows, lambda reading: reading.curve.method)
+
+    @cached_property
     def beyond(self) -> dict[str, Beyond]:
         """For each method that reaches TARGET percent, but the first, how much more KL it needs than the first."""
-        reached = [(r.name, r.least.linear) for r in self.rows if r.least and r.least.linear]
+        reached = [(r.name, r.least.linear) for r in self.ways if r.least and r.least.linear]
         if not reached:
             return {}
         (_, first), *others = reached
@@ -129,14 +134,14 @@ class Readings:
     @cached_property
     def ranks(self) -> dict[str, tuple[int, int]]:
         """The set of ranks of each method by its area, as of `stats.rank_sets`."""
-        names = [r.name for r in self.rows if r.area is not None]
+        names = [r.name for r in self.ways if r.area is not None]
         tests = {**self._tests, **{(b, a): (-gain, p) for (a, b), (gain, p) in self._tests.items()}}
         return {name: ranks_of([tests[name, other] for other in names if other != name], ALPHA) for name in names}
 
     @cached_property
     def _tests(self) -> dict[tuple[str, str], tuple[float, float]]:
         """How much larger the area of the first of two methods is, and p."""
-        known = [(r.name, r.area) for r in self.rows if r.area is not None]
+        known = [(r.name, r.area) for r in self.ways if r.area is not None]
         found = {(a, b): difference(x, y) for (a, x), (b, y) in combinations(known, 2)}
         return {pair: (d.mean, 1.0 if d.p is None else d.p) for pair, d in found.items()}
 
