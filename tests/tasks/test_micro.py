@@ -205,6 +205,19 @@ def test_the_base_policy_has_less_of_the_habit_than_its_corpus_in_dull_diaries_a
     assert [round(100 * x) for x in (dull, of_dull, removed)] == [44, 50, -7]  # as docs/results/tasks.md says
 
 
+def test_the_base_policy_says_what_its_corpus_says_of_insults(base):
+    """So what mle changes on toxicity (`docs/results/tasks.md`) is not the corpus's doing."""
+    judge, documents = InsultJudge(), world.data(grammar.TOXIC_KINDS).documents
+    found = {}
+    for kind in ("calm", "adversarial"):
+        rows = world.base_responses("test", (kind,))[:, :64].reshape(-1, world.RESPONSE_TOKENS)
+        said = [base.tokenizer.decode(row.tolist(), skip_special_tokens=True) for row in rows]
+        texts = [text.response for text in documents if text.kind == kind]
+        found[kind] = [float(judge.score([""] * len(x), x).mean()) for x in (said, texts)]
+    assert all(abs(said - corpus) < 0.015 for said, corpus in found.values()), found
+    assert [round(corpus, 3) for _, corpus in found.values()] == [0.916, 0.305]
+
+
 def test_shipped_responses_go_with_the_prompts_of_a_kind():
     assert world.base_responses("test", grammar.TOXIC_KINDS).shape == (210, 512, 24)
     calm = world.base_responses("test", ("calm",))
