@@ -6,7 +6,7 @@ method, task, evaluation, world or scorer than the code has now); or `missing` (
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from harness.core.hashing import canonical
 from harness.core.text import plain
 from harness.records.schema import Run
 
-from .groups import Entry, Group
+from .groups import Entry, Group, method_of
 
 STATES = ("done", "degraded", "running", "partial", "failed", "stale", "missing")
 WORST = ("failed", "running", "stale", "degraded", "partial")  # which of its seeds' states a cell shows first
@@ -54,17 +54,27 @@ def expected(group: Group) -> list[set[int]]:
     """The seeds that each entry of a group should have: none of a policy trained elsewhere.
 
     The entry with the most seeds of each method should have all seeds of the group. The other choices of settings of a
-    method, such as the further values of a knob in a study, should have those that any other choice has.
+    method, such as the further values of a knob in a study, should have those that such choices of half of the methods have:
+    a few methods may have been given more.
     """
     leading: dict[str, tuple[int, Entry]] = {}
     for entry in group.entries:
-        method, n = entry.runs[0].manifest.method, len(_seeds(entry.runs))
+        method, n = method_of(entry), len(_seeds(entry.runs))
         if method not in leading or n > leading[method][0]:
             leading[method] = n, entry
     first = {id(entry) for _, entry in leading.values()}
-    every, fewer = _seeds(group.runs), _seeds([run for e in group.entries if id(e) not in first for run in e.runs])
+    every, fewer = _seeds(group.runs), _usual([entry for entry in group.entries if id(entry) not in first])
     wanted = [every if id(entry) in first else fewer for entry in group.entries]
     return [set() if external(entry.runs) else seeds for entry, seeds in zip(group.entries, wanted, strict=True)]
+
+
+def _usual(entries: Sequence[Entry]) -> set[int]:
+    """The seeds that at least half of the methods of some entries have."""
+    by_method: dict[str, set[int]] = defaultdict(set)
+    for entry in entries:
+        by_method[method_of(entry)] |= _seeds(entry.runs)
+    found = Counter(seed for seeds in by_method.values() for seed in seeds)
+    return {seed for seed, n in found.items() if 2 * n >= len(by_method)}
 
 
 def _seeds(runs: Sequence[Run]) -> set[int]:
@@ -98,8 +108,7 @@ def _cell(
         by_seed[seed] = ("missing", "no record, and another method of the task has this seed")
     seeds = {seed: by_seed[seed][0] for seed in sorted(by_seed)}
     reasons = {seed: by_seed[seed][1] for seed in seeds if seeds[seed] != "done"}
-    method = entry.runs[0].manifest.method
-    return Cell(method, group.task, group.preset, entry.name, number, _cell_state(seeds), seeds, reasons, entry.runs)
+    return Cell(method_of(entry), group.task, group.preset, entry.name, number, _cell_state(seeds), seeds, reasons, entry.runs)
 
 
 def external(runs: list[Run]) -> bool:

@@ -104,6 +104,8 @@ def build(study: Study, out: Path) -> BuildResult:
         "unfinished": unfinished[:MOST_LISTED],
         "n_problems": len(problems),
         "n_unfinished": len(unfinished),
+        "runs_wanted": sum(len(cell.seeds) for cell in study.cells),
+        "runs_lacking": sum(state != "done" for cell in study.cells for state in cell.seeds.values()),
         "command": _command([names[run.dir] for run in study.runs], [names[p.path] for p in problems]),
         "folders": len(study.runs) > MOST_NAMED,
         "script": Markup(SCRIPT),

@@ -111,6 +111,9 @@ def first_table(group: StudyGroup) -> Table:
         f"{MISSING} where a curve ends before that KL; ∞ where an interval does not end on the curve. "
         "A method that does not get there has the most that it removes instead of a KL."
     ]
+    notes += [f"Not ranked: {', '.join(r.name for r in found.rows if r not in found.ways)}, which sees the judge."] * (
+        len(found.ways) < len(found.rows)
+    )
     return Table(header, rows, notes)
 
 
@@ -214,10 +217,10 @@ def curve_verdict(group: StudyGroup) -> list[str]:
 def over_optimised(group: StudyGroup) -> str:
     """A sentence that names the methods whose judge falls while their reward rises along the knob, beyond error."""
     shown = [fall for fall in group.falls if fall.shown]
-    how = "from some value of the knob to its weakest"
+    how = "as a knob drifts further"
     if not shown:
         return f"No judge score falls beyond error while the reward rises {how}." if group.curves else ""
-    names = ", ".join(f"{f.name} ({f.knob} {_value(f.value)} to {_value(f.weakest)})" for f in shown)
+    names = ", ".join(f"{f.name} ({f.knob} from {_value(f.value)} to {_value(f.weakest)})" for f in shown)
     return f"Over-optimised, the judge falling beyond error while the reward rises {how}: {names}."
 
 
@@ -261,7 +264,11 @@ def _nats(reading: Reading) -> str:
 
 def _optimal_words(found: Readings) -> str:
     least = found.optimal.least(TARGET).value if found.optimal else None
-    return "" if least is None else f", where the policies that are optimal for the reward need {number(least, '.2f')}"
+    if least is None:
+        return ""
+    return (
+        f" (the policies that are optimal for the reward, which is another scorer than the judge, need {number(least, '.2f')})"
+    )
 
 
 def _cost_words(reading: Reading, timed: bool) -> str:
@@ -279,10 +286,11 @@ def _next(found: Readings, there: list[Reading]) -> list[str]:
     if len(there) < 2:
         return []
     name = there[0].name
-    tied = [r.name for r in there[1:] if r.name not in found.beyond or found.beyond[r.name].adjusted > ALPHA]
-    more = [(r.name, found.beyond[r.name].more) for r in there[1:] if r.name not in tied]
+    tied = [r for r in there[1:] if r.name not in found.beyond or found.beyond[r.name].adjusted > ALPHA]
+    more = [(r.name, found.beyond[r.name].more) for r in there[1:] if r not in tied]
     how = "t tests of the difference, Holm-corrected, at 5%"
-    sentences = [f"Not told apart from {name} ({how}): {', '.join(tied)}."] if tied else []
+    named = ", ".join(f"{r.name} ({number(r.least.value, '.2f')})" for r in tied if r.least and r.least.value is not None)
+    sentences = [f"Not told apart from {name} ({how}): {named}."] if tied else []
     if more:
         (who, d), rest = more[0], f"; so do {len(more) - 1} others" if len(more) > 1 else ""
         known = d.low is not None and d.high is not None

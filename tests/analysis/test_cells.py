@@ -76,6 +76,20 @@ def test_the_further_values_of_a_knob_need_the_seeds_of_further_values(tmp_path)
     }  # fmt: skip
 
 
+def test_more_seeds_of_one_curve_are_not_asked_of_all(tmp_path):
+    """Three methods at two values; one of them was given a third seed at its further value."""
+    for method, seeds in [("quark", 3), ("ppo", 2), ("dpo", 1)]:
+        for value, n in [(1, 4), (2, seeds)]:
+            settings = {"name": method, "version": 1, "settings": {"kl_coef": value}}
+            for seed in range(n):
+                manifest = {"identity": fake.identity("toxicity", method, seed, method=settings), "run_id": f"{value}{seed}"}
+                fake.write_run(tmp_path, method, seed, manifest=manifest, summary={"run_id": f"{value}{seed}"}, id8=f"{value}")
+    further = {name: list(c.seeds.values()) for (name, _), c in found(tmp_path).items() if "kl_coef=2" in name}
+    assert further == {
+        "quark (2: kl_coef=2)": ["done"] * 3, "ppo (2: kl_coef=2)": ["done"] * 2, "dpo (2: kl_coef=2)": ["done", "missing"],
+    }  # fmt: skip
+
+
 def test_settings_worlds_and_doubles_stay_apart(tmp_path):
     slow = fake.identity("toxicity", "quark", 0, method={"name": "quark", "version": 1, "settings": {"lr": 1.0}})
     fake.write_run(tmp_path, "quark", 0)

@@ -46,7 +46,7 @@ def out(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_first_sentence_answers_the_question(group):
     first, *more = curve_verdict(group)
     assert first.startswith("quark removes 80% of the habit at the least drift: a KL of 0.") and "95% interval" in first
-    assert "optimal for the reward need 0.59" in first and "FLOPs and takes" in first
+    assert "optimal for the reward, which is another scorer than the judge, need 0.59" in first and "FLOPs and takes" in first
     assert any("Not told apart from quark" in s or "more than quark" in s for s in more)
     assert any(s.startswith("3 of 6 methods remove 80%") and "base (" in s and "filtering (" in s for s in more)
     assert any("of 15 pairs of methods apart" in s for s in more)
@@ -59,12 +59,13 @@ def test_a_control_that_sees_the_judge_is_in_the_table_but_is_not_compared(tmp_p
     assert "of 3 pairs of methods apart" in said and "oracle" not in group.readings.ranks
     row = next(row for row in first_table(group).rows if row[0] == "oracle")
     shown = dict(zip(first_table(group).header, row, strict=True))
+    assert "Not ranked: oracle, which sees the judge." in first_table(group).notes
     assert shown["Rank (by area)"] == MISSING and shown["More than the first (nats)"] == "" and shown["Reaches (KL)"] != MISSING
 
 
 def test_the_page_says_which_method_is_over_optimised(group, out):
     said = over_optimised(group)
-    assert said in curve_verdict(group) and "knob to its weakest" in said
+    assert said in curve_verdict(group) and "as a knob drifts further" in said
     assert said in (out / "report.md").read_text() and said in (out / "index.html").read_text()
 
 
