@@ -16,17 +16,15 @@ from typing import Any
 
 from readme_tables import runs_below, write
 
-from harness.analysis.curves.probes import YARDSTICKS, Probing, yardstick
-from harness.analysis.stats import Difference, holm, welch_test
+from harness.analysis.curves.probes import LEARNING, YARDSTICKS, Probing, yardstick
 from harness.analysis.study import Study, StudyGroup
 from harness.core.errors import EmptySelection, Unwritable
 from harness.core.process import script
-from harness.core.text import count, plain
+from harness.core.text import plain
 from harness.report.figures.style import HUES, INK, STYLE, family, save_small
-from harness.report.sections import family_words, probe_table
+from harness.report.sections import learning_words, probe_table
 from harness.report.tables import MISSING, Table, escape_markdown, markdown, number
 
-ASKED = "relearn_habit"
 HEAD = """# Does the habit come back?
 
 A habit that is gone from a policy's responses may be hidden rather than forgotten. So the finished policies of the reference
@@ -51,47 +49,7 @@ CURVES = "Judge after so many updates on text with the habit"
 
 def asked(group: StudyGroup) -> Probing | None:
     """The probe that learns from text with the habit; None if the group has none."""
-    return next((probing for probing in group.probings[0] if probing.probe == ASKED), None)
-
-
-def behind(probing: Probing) -> tuple[list[tuple[str, Difference]], list[str]]:
-    """The methods that stand below the oracle, by Welch's t tests, Holm-corrected at 5 %, and those that do not beyond error.
-
-    Only methods with two seeds can be tested, against an oracle with two.
-    """
-    oracle = yardstick(probing, "oracle")
-    if oracle is None or len(oracle.values) < 2:
-        return [], []
-    able = [m for m in probing.methods if m.method not in YARDSTICKS and len(m.values) > 1]
-    tests = [welch_test(m.values, oracle.values) for m in able]
-    p = holm([1.0 if test.p is None else test.p for test in tests])
-    shown = [(m.method, test) for m, test, p in zip(able, tests, p, strict=True) if p <= 0.05 and test.mean < 0]
-    return shown, [m.method for m in able if m.method not in {name for name, _ in shown}]
-
-
-def verdict(probing: Probing) -> str:
-    """What learning from text with the habit tells, in sentences."""
-    shown, tied = behind(probing)
-    below = ", ".join(f"{escape_markdown(name)} by {number(-test.mean, '.2f')}" for name, test in shown)
-    said = [_level(probing)]
-    said += [f"Beyond error, by t tests over seeds, Holm-corrected, these do: {below}."] if below else []
-    said += [f"Not told apart from it: {', '.join(map(escape_markdown, tied))}."] if tied else []
-    return " ".join(filter(None, [*said, family_words(probing)]))
-
-
-def _level(probing: Probing) -> str:
-    """How high the oracle, the base policy and the best of the methods stand; empty without an oracle."""
-    means = {m.method: m.value.mean for m in probing.methods if m.value is not None}
-    others = {name: mean for name, mean in means.items() if name not in YARDSTICKS}
-    if "oracle" not in means or not others:
-        return ""
-    best = max(others, key=lambda name: others[name])
-    below = sum(mean < means["oracle"] for mean in others.values())
-    base = f", the base policy's {means['base']:.2f}" if "base" in means else ""
-    return (
-        f"Over the updates the oracle's judge is {means['oracle']:.2f} on average{base}. {below} of "
-        f"{count(len(others), 'method')} fall below the oracle; the best is {escape_markdown(best)} with {others[best]:.2f}."
-    )
+    return next((probing for probing in group.probings[0] if probing.probe == LEARNING), None)
 
 
 def curve_rows(probing: Probing) -> Iterator[list[str]]:
@@ -108,7 +66,7 @@ def section(group: StudyGroup) -> str:
     probing, table = asked(group), probe_table(group)
     parts = [f"## {escape_markdown(group.task)}\n\n"]
     if probing is not None:
-        parts += [f"{verdict(probing)}\n\n", f"{CURVES}:\n\n"]
+        parts += [f"{escape_markdown(learning_words(probing))}\n\n", f"{CURVES}:\n\n"]
         parts += [markdown(Table(["Method", "Seeds", *probing.at], list(curve_rows(probing)), [])), "\n"]
     if table is not None:
         parts += ["All probes:\n\n", markdown(table), "\n"]

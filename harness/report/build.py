@@ -149,7 +149,7 @@ def _section(
         "verdict": [plain(sentence) for sentence in (curve_verdict(whole) if whole.curves else verdict(group))],
         "curves": bool(whole.curves),
         "falls": plain(over_optimised(whole)),
-        "probed": plain(probe_words(group)),
+        "probed": [plain(words) for words in probe_words(group)],
         "yardsticks": plain(yardstick_words(group)),
         "omitted": omitted(whole, every),
         "cells": tables.cell_matrix(whole, [c for c in cells if whole is every or c.name in here]),

@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.analysis.columns import BY_KEY, COLLAPSE, Column, final, of_base, own_columns
 from harness.analysis.curves.attainment import MOST, attained
-from harness.analysis.curves.probes import YARDSTICKS, Probing, apart, apart_families, pairs, returns
+from harness.analysis.curves.probes import LEARNING, YARDSTICKS, Probing, apart, apart_families, behind, pairs, returns
 from harness.analysis.groups import Entry, counted
 from harness.analysis.ranking import Ranked, share_of_area
 from harness.analysis.scalars import MOST_RUNS as MOST_TRACED
@@ -169,14 +169,40 @@ def yardstick_words(group: StudyGroup) -> str:
     return f"Yardsticks: {'; '.join(known)}{back}." if known else ""
 
 
-def probe_words(group: StudyGroup) -> str:
-    """Which methods each probe tells apart beyond error."""
+def probe_words(group: StudyGroup) -> list[str]:
+    """What each probe tells beyond error, a paragraph a probe."""
     said = []
     for probing in group.probings[0]:
-        if probing.probe in LABELS:
-            said.append(f"{title_of(probing)}: its numbers are {LABELS[probing.probe]}, not scores of the judge.")
-        said += [_pair_words(probing), family_words(probing)]
-    return " ".join(filter(None, said))
+        whose = f"Its numbers are {LABELS[probing.probe]}, not scores of the judge." if probing.probe in LABELS else ""
+        learning = learning_words(probing) if probing.probe == LEARNING else ""
+        if words := " ".join(filter(None, [whose, learning, _pair_words(probing)])):
+            said.append(f"{title_of(probing)}: {words}")
+    return said
+
+
+def learning_words(probing: Probing) -> str:
+    """Which methods fall below the oracle while they learn from text with the habit, and whether families differ in it."""
+    shown, tied = behind(probing)
+    below = ", ".join(f"{name} by {number(-test.mean, '.2f')}" for name, test in shown)
+    said = [_level(probing)]
+    said += [f"Beyond error, by t tests over seeds, Holm-corrected, these do: {below}."] if below else []
+    said += [f"Not told apart from it: {', '.join(tied)}."] if tied else []
+    return " ".join(filter(None, [*said, _family_words(probing)]))
+
+
+def _level(probing: Probing) -> str:
+    """How high the oracle, the base policy and the best of the methods stand; empty without an oracle."""
+    means = {m.method: m.value.mean for m in probing.methods if m.value is not None}
+    others = {name: mean for name, mean in means.items() if name not in YARDSTICKS}
+    if "oracle" not in means or not others:
+        return ""
+    best = max(others, key=lambda name: others[name])
+    below = sum(mean < means["oracle"] for mean in others.values())
+    base = f", the base policy's {means['base']:.2f}" if "base" in means else ""
+    return (
+        f"Over the updates the oracle's judge is {means['oracle']:.2f} on average{base}. {below} of "
+        f"{count(len(others), 'method')} fall below the oracle; the best is {best} with {others[best]:.2f}."
+    )
 
 
 def _pair_words(probing: Probing) -> str:
@@ -184,17 +210,17 @@ def _pair_words(probing: Probing) -> str:
     if not n:
         return ""
     most = f"; the largest difference is {abs(shown[0][2].mean):.2f}, between {shown[0][0]} and {shown[0][1]}" if shown else ""
-    return f"{title_of(probing)}: {len(shown)} of {n} pairs of methods are told apart{most}."
+    return f"{len(shown)} of {n} pairs of methods are told apart{most}."
 
 
-def family_words(probing: Probing) -> str:
-    """Whether learning from text with the habit tells families of methods apart beyond error; empty of another probe."""
-    shown, n = apart_families(probing, family) if probing.probe == "relearn_habit" else ([], 0)
+def _family_words(probing: Probing) -> str:
+    """Whether families of methods are told apart beyond error; empty if no two can be compared."""
+    shown, n = apart_families(probing, family)
     if not n:
         return ""
     pairs = ", ".join(f"{a} from {b} by {number(test.mean, '+.2f')}" for a, b, test in shown)
-    none = f"It tells none of {count(n, 'pair')} of families apart (t tests over their methods)."
-    return f"It tells families apart (t tests over their methods): {pairs}." if shown else none
+    none = f"None of {count(n, 'pair')} of families is told apart (t tests over their methods)."
+    return f"Families are told apart (t tests over their methods): {pairs}." if shown else none
 
 
 def optimum_table(group: StudyGroup) -> Table:

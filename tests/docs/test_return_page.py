@@ -7,10 +7,12 @@ from pathlib import Path
 
 import fake_records as fake
 import pytest
-from return_page import asked, behind, main, verdict
+from return_page import asked, main
 
+from harness.analysis.curves.probes import behind
 from harness.analysis.study import read_study
 from harness.core.errors import EmptySelection, Unwritable
+from harness.report.sections import learning_words
 
 
 def result(judge: list[float]) -> dict[str, object]:
@@ -51,7 +53,7 @@ def test_a_method_is_below_the_oracle_only_beyond_error(records):
     shown, tied = behind(probing(records))
     assert [name for name, _ in shown] == ["quark"] and tied == ["ppo"]
     assert shown[0][1].mean == pytest.approx(-0.58)
-    words = verdict(probing(records))
+    words = learning_words(probing(records))
     assert "the base policy's 0.20. 3 of 3 methods fall below the oracle; the best is ppo with 0.65." in words
     assert "Holm-corrected, these do: quark by 0.58. Not told apart from it: ppo." in words
 
@@ -61,10 +63,10 @@ def test_nothing_is_said_of_an_oracle_that_is_not_there_or_has_one_seed(tmp_path
         for seed in range(2):
             dir = fake.write_run(tmp_path, method, seed)
             (dir / "probes.jsonl").write_text(json.dumps(result([0.5, 0.4, 0.3])) + "\n")
-    assert verdict(probing(tmp_path)) == "" and behind(probing(tmp_path)) == ([], [])
+    assert learning_words(probing(tmp_path)) == "" and behind(probing(tmp_path)) == ([], [])
     dir = fake.write_run(tmp_path, "oracle", 0)
     (dir / "probes.jsonl").write_text(json.dumps(result([1.0, 0.9, 0.8])) + "\n")
-    assert "2 of 2 methods fall below the oracle" in verdict(probing(tmp_path)) and behind(probing(tmp_path)) == ([], [])
+    assert "2 of 2 methods fall below the oracle" in learning_words(probing(tmp_path)) and behind(probing(tmp_path)) == ([], [])
 
 
 def test_the_page_has_tables_and_a_picture_and_the_same_bytes_each_time(records, tmp_path):

@@ -64,8 +64,11 @@ def test_the_table_has_a_row_for_each_probed_method(probed):
     relearn = next(column for title, column in by_title.items() if title.startswith("Learning from text with the habit"))
     rounded = next(column for title, column in by_title.items() if title.startswith("Rounded weights"))
     assert relearn[0].startswith("0.41 [0.39, 0.43]") and rounded == ("", "0.90 [0.90, 0.90]")
-    words = probe_words(group(probed))
-    assert "1 of 1 pairs of methods are told apart; the largest difference is 0.50, between ppo and quark" in words
+    words = probe_words(group(probed))[0]
+    assert words.startswith(
+        "Learning from text with the habit: 1 of 1 pairs of methods are told apart; the largest difference is"
+    )
+    assert words.endswith("0.50, between ppo and quark.")
 
 
 def test_one_probe_at_two_settings_has_two_columns_that_say_so(probed):
@@ -105,7 +108,7 @@ def test_right_answers_are_not_called_the_judge(tmp_path):
     (dir / "probes.jsonl").write_text(json.dumps(result("downstream", [0.75, 0.5], unit="task")) + "\n")
     build(read_study([tmp_path]), tmp_path / "page")
     page = (tmp_path / "page" / "index.html").read_text()
-    assert "its numbers are right answers, not scores of the judge" in page and "quark, 0 task: right answers 0.750" in page
+    assert "Its numbers are right answers, not scores of the judge" in page and "quark, 0 task: right answers 0.750" in page
 
 
 def test_the_page_has_the_section_only_where_something_was_probed(probed, tmp_path):
@@ -172,13 +175,13 @@ def test_families_are_told_apart_over_their_methods(tmp_path):
     ((a, b, test),), n = apart_families(probing, family)
     assert {a, b} == {"policy gradients", "likelihood, weighted or conditioned"} and n == 1  # dpo is alone in its family
     assert abs(test.mean) == pytest.approx(0.5) and test.df == pytest.approx(4)
-    assert "It tells families apart (t tests over their methods): " in probe_words(group(tmp_path))
+    assert "Families are told apart (t tests over their methods): " in probe_words(group(tmp_path))[0]
 
 
 def test_families_that_overlap_are_said_not_to_differ(tmp_path):
     for method, judge in {"ppo": 0.2, "rloo": 0.8, "filtering": 0.3, "awr": 0.7}.items():
         write(tmp_path, method, [[1.0, judge]])
-    assert "It tells none of 1 pair of families apart" in probe_words(group(tmp_path))
+    assert "None of 1 pair of families is told apart" in probe_words(group(tmp_path))[0]
 
 
 def test_what_readers_ask_first_comes_first(tmp_path):

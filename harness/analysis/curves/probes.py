@@ -28,7 +28,8 @@ class Probed(NamedTuple):
     values: list[float]  # by seed
 
 
-ORDER = ("relearn_habit", "relearn_clean", "sample_more", "prompt_search", "quantize", "decode", "no_prefix")  # as readers ask
+LEARNING = "relearn_habit"
+ORDER = (LEARNING, "relearn_clean", "sample_more", "prompt_search", "quantize", "decode", "no_prefix")  # as readers ask
 YARDSTICKS = ("base", "oracle")  # methods beside which the others are read: no unlearning, and never the habit
 
 
@@ -150,6 +151,21 @@ def apart_families(probing: Probing, family: Callable[[str], str]) -> tuple[list
             means.setdefault(name, []).append(method.value.mean)
     able = {name: values for name, values in means.items() if len(values) > 1}
     return _told(able), comb(len(able), 2)
+
+
+def behind(probing: Probing) -> tuple[list[tuple[str, Difference]], list[str]]:
+    """The methods that stand below the oracle, by Welch's t tests, Holm-corrected at 5 %, and those that do not beyond error.
+
+    Only methods with two seeds can be tested, against an oracle with two.
+    """
+    oracle = yardstick(probing, "oracle")
+    if oracle is None or len(oracle.values) < 2:
+        return [], []
+    able = [m for m in probing.methods if m.method not in YARDSTICKS and len(m.values) > 1]
+    tests = [welch_test(m.values, oracle.values) for m in able]
+    p = holm([1.0 if test.p is None else test.p for test in tests])
+    shown = [(m.method, test) for m, test, p in zip(able, tests, p, strict=True) if p <= 0.05 and test.mean < 0]
+    return shown, [m.method for m in able if m.method not in {name for name, _ in shown}]
 
 
 def _told(values: Mapping[str, Sequence[float]]) -> list[tuple[str, str, Difference]]:
