@@ -50,14 +50,15 @@ class Progress:
         self._task = self._bar.add_task(label, total=1.0, facts="")
         self._bar.start()
 
-    def at(self, share: float, facts: Mapping[str, str], measured: str = "") -> None:
+    def at(self, share: float, facts: Mapping[str, str], measured: str = "", now: Mapping[str, str] = {}) -> None:
         """Update the progress of training (0 to 1), the values of the present update, and the last measurement.
 
-        A value stays until it is replaced, so the measurement names its own update.
+        A value stays until it is replaced, so the measurement names its own update; one of `now` is shown this once.
         """
         self._facts |= facts
         self._measured = measured or self._measured
-        text = "  ".join([*(f"{k} {v}" for k, v in self._facts.items()), *([self._measured] if self._measured else [])])
+        known = [f"{k} {v}" for k, v in {**self._facts, **now}.items()]
+        text = "  ".join([*known, *([self._measured] if self._measured else [])])
         if self._bar is not None:
             self._bar.update(self._task, completed=share, facts=text)
         elif time.monotonic() - self._last > PLAIN_EVERY:

@@ -160,6 +160,7 @@ class Session:
         with self.clock.at("loading"):
             trial, next_point = self._trial()
             trial.clock = self.clock
+            trial.shown = lambda facts: self.progress.at(trial.progress, {}, now=facts)
             evaluator = self.cell.make_evaluator(self.progress)
             along = evaluator if self.rule == checkpoint_rule.LAST else self.cell.make_evaluator(self.progress, "validation")
         with trial.off_the_clock():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -101,6 +101,7 @@ class Trial:
     - `rng`: the CPU generator for all randomness of the method
     - `cost`: tokens, scorer calls, updates and estimated FLOPs used so far
     - `clock`: seconds by activity, for `harness run --profile`
+    - `shown`: called with what is to be shown of work between updates, such as {"round": "3 of 5"}
     """
 
     def __init__(
@@ -121,6 +122,7 @@ class Trial:
         self.cost = Cost(sum(p.numel() for p in reference.parameters()))
         self.unscored = 0
         self.clock = Clock()
+        self.shown: Callable[[dict[str, str]], None] = lambda facts: None
         self.deployed: Policy | DeployedPolicy = policy
         self._spent = 0.0  # progress at the end of the last update, which the learning rate goes by
         self._task, self._budget, self._lr, self._sees_judge = task, budget, lr, sees_judge
@@ -278,6 +280,7 @@ class Trial:
             with torch.no_grad():
                 weight[rows] = own
             self.policy.zero_grad()
+            self.shown({"neutral update": f"{step + 1} of {updates}", "nats per token": f"{drift.item():.3f}"})
             if step == 0 and (self.progress - before) * updates > SETTLED:
                 raise BadSetting(_too_many(updates, self.progress - before))
 

@@ -92,6 +92,15 @@ def test_progress_and_board_write_it_out(capsys):
     assert not obeyed(err) and err.count(SEEN) == 2
 
 
+def test_what_is_shown_between_updates_is_gone_with_the_next(capsys, monkeypatch):
+    monkeypatch.setattr("harness.runs.progress.PLAIN_EVERY", -1.0)
+    progress = Progress()
+    progress.at(0.1, {}, now={"neutral update": "3 of 5"})
+    progress.at(0.2, {"update": "1"})
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.endswith("10%  neutral update 3 of 5") and second.endswith("20%  update 1")
+
+
 def test_the_bar_says_which_update_its_measurement_is_of(capsys, monkeypatch):
     monkeypatch.setattr("harness.runs.progress.PLAIN_EVERY", -1.0)
     metrics = {key: Metric(0.5, 0.1, 9) for key in ("reward", "judge", "kl", "efficiency")} | {"ppl": Metric(3.0, 0.1, 9)}

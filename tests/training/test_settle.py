@@ -126,6 +126,14 @@ def test_it_leaves_half_of_the_budget_at_least(updates, refused):
     assert most * each <= 0.5 < (most + 1) * each
 
 
+def test_each_step_is_shown():
+    trial, shown = made("gpt2"), []
+    trial.shown = shown.append
+    trial.settle(trial.policy.control_tokens(2, trial.rng), 3, 8)
+    assert [facts["neutral update"] for facts in shown] == ["1 of 3", "2 of 3", "3 of 3"]
+    assert all(float(facts["nats per token"]) > 0 for facts in shown)
+
+
 def test_a_budget_of_one_neutral_update_allows_none():
     policy = tiny_gpt2()
     trial = new_trial(policy, reference=policy.frozen_copy(), flops=1e3)
