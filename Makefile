@@ -13,7 +13,7 @@ check:  ## style, format, spelling and types
 	mypy
 	lint-imports
 
-test:  ## the test suite: offline, on a CPU, about nine minutes
+test:  ## the test suite: offline, on a CPU, about twelve minutes
 	pytest
 
 test-all:  ## the test suite with its slow tests: simulated studies, thousands of texts for every scorer
