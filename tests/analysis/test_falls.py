@@ -34,7 +34,7 @@ def test_a_judge_that_falls_while_the_reward_rises_is_shown(tmp_path):
     assert (fall.name, fall.value, fall.weakest) == ("reinforce", 0.3, 0.1) and fall.shown
     assert fall.judge.mean == pytest.approx(-0.1) and fall.reward.mean == pytest.approx(0.1)
     assert fall.p == pytest.approx(6 * 0.000255, rel=0.01)
-    assert "reinforce (kl_coef 0.3 to 0.1)" in over_optimised(group)
+    assert "reinforce (kl_coef from 0.3 to 0.1)" in over_optimised(group)
     ((name, where, reward, judge, _),) = falls_table(group).rows
     assert (name, where) == ("reinforce", "kl_coef 0.3 to 0.1") and reward.startswith("+0.100 [") and judge.startswith("−0.100")
 
