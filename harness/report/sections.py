@@ -218,9 +218,9 @@ def _family_words(probing: Probing) -> str:
     shown, n = apart_families(probing, family)
     if not n:
         return ""
-    pairs = ", ".join(f"{a} from {b} by {number(test.mean, '+.2f')}" for a, b, test in shown)
+    named = ", ".join(f"{a} from {b} by {number(test.mean, '+.2f')}" for a, b, test in shown)
     none = f"None of {count(n, 'pair')} of families is told apart (t tests over their methods)."
-    return f"Families are told apart (t tests over their methods): {pairs}." if shown else none
+    return f"Families are told apart (t tests over their methods): {named}." if shown else none
 
 
 def optimum_table(group: StudyGroup) -> Table:
