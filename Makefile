@@ -16,8 +16,8 @@ check:  ## style, format, spelling and types
 test:  ## the test suite: offline, on a CPU, about twelve minutes
 	pytest
 
-test-all:  ## the test suite with its slow tests: simulated studies, thousands of texts for every scorer
-	pytest -m 'slow or not slow'
+test-all:  ## the test suite with its slow and its long tests: kills, simulated studies, thousands of texts for every scorer
+	pytest -m ''
 
 docs:  ## the site in build/site, without warnings; it needs no network (pip install -e '.[docs]')
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
@@ -31,7 +31,7 @@ pages:  ## the pages written from help texts, docstrings and the record models
 newest:  ## all tests in a new environment with the newest packages that pyproject.toml allows; records their versions
 	rm -rf $(ENVIRONMENTS)/newest && $(PYTHON) -m venv $(ENVIRONMENTS)/newest
 	$(ENVIRONMENTS)/newest/bin/pip install -q -e '.[test]'
-	PATH="$(CURDIR)/$(ENVIRONMENTS)/newest/bin:$$PATH" pytest -m 'slow or not slow'
+	PATH="$(CURDIR)/$(ENVIRONMENTS)/newest/bin:$$PATH" pytest -m ''
 	$(ENVIRONMENTS)/newest/bin/python constraints/bounds.py tested > constraints/tested.txt
 
 oldest:  ## all tests in a new environment with the lower bound of every dependency
@@ -39,7 +39,7 @@ oldest:  ## all tests in a new environment with the lower bound of every depende
 	$(ENVIRONMENTS)/oldest/bin/pip install -q packaging
 	$(ENVIRONMENTS)/oldest/bin/python constraints/bounds.py oldest > $(ENVIRONMENTS)/oldest.txt
 	$(ENVIRONMENTS)/oldest/bin/pip install -q -e '.[test]' -c $(ENVIRONMENTS)/oldest.txt
-	PATH="$(CURDIR)/$(ENVIRONMENTS)/oldest/bin:$$PATH" pytest -m 'slow or not slow'
+	PATH="$(CURDIR)/$(ENVIRONMENTS)/oldest/bin:$$PATH" pytest -m ''
 
 shipped:  ## the base policy's scores and evaluations that ship with the micro world, after a change of what they depend on
 	OMP_NUM_THREADS=2 python -m harness.runs.shipped
@@ -110,5 +110,6 @@ tables:  ## the pages, tables and figures that are written from the committed re
 
 trials:  ## the committed trials on validation prompts, and the learning rates that they choose for the preset micro
 	harness sweep --file results/trials.toml --out $(RUNS)/trials --workers $(WORKERS)
+	harness sweep --file results/trials_decoding.toml --out $(RUNS)/trials --workers $(WORKERS)
 	python -m harness.records.archive $(RUNS)/trials results/trials
 	python -m harness.report.learning_rates results/trials --write harness/core/presets/micro.toml

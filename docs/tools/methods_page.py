@@ -136,7 +136,8 @@ def page(finals: list[Run], trials: list[Run], shapes: list[Run], command: str, 
     chose = [run for run in trials if run not in other]
     parts.append(f"## Trials\n\nThe trials on validation prompts that chose the settings.\n\n{trials_page(Study(chose))}")
     if other:
-        parts.append(f"### At other settings than the preset's\n\nThese chose nothing.\n\n{plain_trials(other)}")
+        chosen = "These chose no learning rate: the preset's file says what they chose."
+        parts.append(f"### At other settings than the preset's\n\n{chosen}\n\n{plain_trials(other)}")
     parts.append("## The papers' claims\n\nEach claim of the papers with a verdict from runs: [Claims](claims.md).\n")
     if shapes:
         parts.append("## Ablations\n\nRuns that vary one setting, on the test prompts.\n\n" + trials_page(Study(shapes)))

@@ -37,7 +37,9 @@ token. A method that deploys no policy of its own is not probed. A command write
 `base` has unlearned nothing. `oracle` is the same architecture, trained from scratch as the base policy was, on its corpus
 without the habit: it has nothing to remember, and is the yardstick. Each number is the judge's score, 1 is best; in round
 brackets is the share of the way back, from the oracle's number (0%) to the base policy's (100%), in square brackets a 95 %
-interval over seeds. [The papers' claims](claims.md) have verdicts on what four papers say of this.
+interval over seeds of the method. What a probe draws, such as the texts to learn from, is the same for all policies: methods
+compare on equal terms, and the interval does not hold how far a number depends on these draws. Only of `base`, whose seeds
+are one policy, is it over seeds of the probe. [The papers' claims](claims.md) have verdicts on what four papers say of this.
 
 """
 YARDS = {

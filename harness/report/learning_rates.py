@@ -2,7 +2,8 @@
 
 It prints the table of all trials with the chosen ones marked (`harness.report.trials` has the rule) and the learning rates as
 the tables of a preset; with --write they replace what stands between the two marks in that file. A record counts as a trial if
-it is measured on validation prompts and differs from its preset in the learning rate and in `evaluation` alone.
+it is measured on validation prompts and differs from its preset in the learning rate and in `evaluation` alone; one of a method
+that has no learning rate may differ in the method's settings, which you then write into the preset yourself.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 from harness.analysis.study import Study
 from harness.core import registry
@@ -35,15 +37,23 @@ def on_validation(run: Run) -> bool:
 
 
 def counts(run: Run) -> bool:
-    """Whether a record is a trial of its preset: the preset's settings but for the learning rate, the whole budget."""
-    m = run.manifest
-    if not on_validation(run) or "lr" not in m.identity.get("method", {}).get("settings", {}):
+    """Whether a record is a trial of its preset: the preset's settings but for the learning rate, the whole budget.
+
+    A method without a learning rate has trials of its other settings.
+    """
+    m, own = run.manifest, _own(run)
+    if not on_validation(run) or not own:
         return False
     if m.settings is None or m.preset not in preset_names() or m.task not in read_preset(m.preset)["tasks"]:
         return True  # a preset or a task of the user's own, which a record does not hold
     of_preset = resolve(m.preset, m.method, m.task).model_dump()
     same = all(m.settings.get(section) == of_preset[section] for section in ("budget", "optimizer"))
-    return same and _without_rate(m.settings.get("method")) == _without_rate(of_preset["method"])
+    return same and ("lr" not in own or _without_rate(m.settings.get("method")) == _without_rate(of_preset["method"]))
+
+
+def _own(run: Run) -> dict[str, Any]:
+    """The settings of a record's method; none of a record that does not say."""
+    return dict(run.manifest.identity.get("method", {}).get("settings", {}))
 
 
 def _without_rate(settings: object) -> dict[str, object]:
@@ -62,7 +72,7 @@ def learning_rates(study: Study) -> Rates:
         if group.task in found:
             raise BadData(f"the trials of task {group.task} are of several presets or worlds; expected one: choose the records")
         best = {method: chosen(group, entries) for method, entries in by_method(group).items()}
-        rates = {m: float(e.runs[0].manifest.identity["method"]["settings"]["lr"]) for m, e in best.items() if e is not None}
+        rates = {m: float(lr) for m, e in best.items() if e is not None and (lr := _own(e.runs[0]).get("lr")) is not None}
         as_others = {name: registry.attribute("method", name, "tuned_as") for name in registry.table("method")}
         found[group.task] = {name: rates[other] for name, other in as_others.items() if other in rates} | rates
     return found

@@ -31,7 +31,7 @@ def in_memory(template: Run, side: str, values: np.ndarray) -> Side:
     ("n", "paired", "prompts"),
     [
         (3, True, False), (3, False, True),
-        *(pytest.param(*world, marks=pytest.mark.slow) for world in (
+        *(pytest.param(*world, marks=pytest.mark.long) for world in (
             (3, False, False), (3, True, True), (5, True, False), (5, True, True), (10, True, False), (10, True, True),
         )),
     ],

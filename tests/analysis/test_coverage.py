@@ -49,7 +49,7 @@ def test_an_interval_of_three_seeds_covers_the_truth(spread: str) -> None:
         assert 0.92 <= share <= 0.98, name  # 500 studies: 2 points for their own error
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("n", [3, 5, 10])
 @pytest.mark.parametrize("spread", SPREADS)
 def test_intervals_cover_93_to_97_percent(spread: str, n: int) -> None:

@@ -4,7 +4,7 @@ import curve_coverage
 import pytest
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("spread", curve_coverage.SPREADS)
 @pytest.mark.parametrize("shape", curve_coverage.SHAPES)
 def test_intervals_along_a_curve_cover_93_to_97_percent(shape: str, spread: str) -> None:

@@ -37,8 +37,10 @@ def test_every_method_that_is_listed(name, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in EVERY if n not in NEVER_BACK])
-def test_every_method_returns_to_the_base_where_it_says_so(name):
+def test_every_method_returns_to_the_base_where_it_says_so(name, monkeypatch):
+    """This rule alone, after the first, without which there are no others: the test above checks the rest."""
     assert "base_returns" in registry.load("method", name).claims
+    monkeypatch.setattr(rules, "RULES", [rules.RULES[0], next(r for r in rules.RULES if r.name == "base returns")])
     holds_every_rule(name)
 
 

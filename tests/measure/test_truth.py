@@ -2,7 +2,7 @@
 
 An estimate is unbiased where the mean of 200 of them is within three standard errors of the exact value, and its
 nominal 95% interval is honest where 90 to 98% of those intervals hold the exact value (a fair coverage of 95% has a
-standard deviation of 1.5 points over 200 draws). A frontier of each of 200 draws takes long: without `-m slow` there are
+standard deviation of 1.5 points over 200 draws). A frontier of each of 200 draws takes long: without `-m long` there are
 50, whose coverage has a standard deviation of 3.1 points, and the bounds are as many of those away.
 
 The standard errors of the suite take the prompt as the unit: they say how the value would vary with other prompts of
@@ -79,7 +79,7 @@ def base_rewards(exact, rows):
     return draw(exact, rows, M, seed=2, values=world.rewards()).reshape(DRAWS, X, M)
 
 
-@pytest.fixture(scope="module", params=[FEW, pytest.param(DRAWS, marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=[FEW, pytest.param(DRAWS, marks=pytest.mark.long)])
 def frontiers(request, base_rewards):
     """A frontier a draw, of the first draws or of all."""
     return [estimate(rewards) for rewards in base_rewards[: request.param]]

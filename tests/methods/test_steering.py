@@ -9,33 +9,43 @@ from tiny import tiny_gpt2
 from trials import new_trial, run
 
 from harness.core.errors import RunFailed
-from harness.methods.steering import Steering, SteeringSettings, mean_activation
+from harness.methods.steering import Steering, SteeringSettings, mean_activation, pairs
 
-REWARD = torch.tensor([0.9, 0.1, float("nan"), 0.2, 0.7])
-ROWS = [[2, 3, 4], [5, 6], [7], [8], [9, 10]]
+NAN = float("nan")
+REWARD = torch.tensor([0.9, 0.1, NAN, 0.15, 0.2, 0.7, 0.8, 0.9])  # two responses to each of four prompts
+ROWS = [[2, 3, 4], [5, 6], [7], [3], [8], [9, 10], [2, 2], [6]]
+PROMPTS = [row for prompt in ([4, 11], [5, 11], [6, 11], [7, 11]) for row in (prompt, prompt)]
 
 
 def worked(coefficient: float = 1.0, reward: torch.Tensor = REWARD):
-    """A trial whose one exploration is these five responses to one prompt; the worst two fifths of the scored are bad."""
-    trial, rollout = new_trial(tiny_gpt2()), responses(ROWS, [[4, 11]] * 5)
-    trial.sample, trial.reward = lambda prompts, policy: rollout, lambda _: reward
-    settings = SteeringSettings(coefficient=coefficient, depth=0.0, num_quantiles=3, explore_prompts=5)
+    """A trial whose one exploration gives these responses; 0.2 and below is bad: the first and third prompt have pairs."""
+    trial, rollout = new_trial(tiny_gpt2()), responses(ROWS, PROMPTS)
+    trial.sample, trial.reward = lambda prompts, policy, n: rollout, lambda _: reward
+    settings = SteeringSettings(coefficient=coefficient, depth=0.0, num_quantiles=3, explore_prompts=4)
     assert run(Steering(settings), trial, 1) == []
     return trial, rollout
 
 
 @torch.no_grad()
-def test_the_vector_is_the_mean_of_the_good_less_that_of_the_bad():
-    """Of [2, 3, 4] and [9, 10] less that of [5, 6] and [8], each over all tokens; what has no reward is left out."""
+def test_the_vector_is_what_sets_the_good_apart_from_the_bad_under_one_prompt():
+    """Of [2, 3, 4] less [5, 6] and of [9, 10] less [8], each its mean over tokens; a prompt with two good says nothing."""
     trial, _ = worked()
     model = tiny_gpt2().model
 
-    def at(row):  # what the first of two layers leaves where each token of a response is predicted
-        return model(input_ids=torch.tensor([[4, 11, *row]]), output_hidden_states=True).hidden_states[1][0, 1:-1]
+    def at(i):  # what the first of two layers leaves where the tokens of a response are predicted
+        ids = torch.tensor([[*PROMPTS[i], *ROWS[i]]])
+        return model(input_ids=ids, output_hidden_states=True).hidden_states[1][0, 1:-1].mean(0)
 
-    good, bad = (torch.cat([at(ROWS[i]) for i in rows]).mean(0) for rows in ((0, 4), (1, 3)))
-    torch.testing.assert_close(trial.deployed.model.vector, good - bad, atol=1e-5, rtol=1e-4)
+    expected = ((at(0) - at(1)) + (at(5) - at(4))) / 2
+    torch.testing.assert_close(trial.deployed.model.vector, expected, atol=1e-5, rtol=1e-4)
     assert trial.deployed.model.layer == 0 and trial.cost.updates == 0
+
+
+@torch.no_grad()
+def test_a_shift_of_all_responses_to_a_prompt_is_not_in_the_vector():
+    """Prompts with much of the habit have other activations whatever the response; two responses to each share that."""
+    good, bad = pairs(torch.tensor([0.1, 0.9, 0.8, 0.9, 0.9, 0.2, 0.1, 0.2, NAN, 0.1]), 0.2)
+    assert good.tolist() == [1, 4] and bad.tolist() == [0, 5] and (good // 2).tolist() == (bad // 2).tolist()
 
 
 @torch.no_grad()
@@ -49,12 +59,12 @@ def test_the_coefficient_multiplies_the_vector_and_0_is_the_base():
 
 def test_the_pass_over_the_exploration_is_charged():
     trial, _ = worked()
-    assert trial.cost.forward_tokens == 4 * 2 + 8 and trial.cost.trained_tokens == 0  # without the one that has no reward
+    assert trial.cost.forward_tokens == 4 * 2 + 8 and trial.cost.trained_tokens == 0  # two pairs, of 3, 2, 1 and 2 tokens
 
 
 @torch.no_grad()
 def test_means_do_not_depend_on_how_rows_are_batched(monkeypatch):
-    policy, rollout = tiny_gpt2(), responses(ROWS, [[4, 11]] * 5)
+    policy, rollout = tiny_gpt2(), responses(ROWS, PROMPTS)
     whole = mean_activation(policy, rollout, 1)
     monkeypatch.setattr("harness.methods.steering.BATCH", 2)
     torch.testing.assert_close(mean_activation(policy, rollout, 1), whole)
@@ -62,4 +72,9 @@ def test_means_do_not_depend_on_how_rows_are_batched(monkeypatch):
 
 def test_equal_rewards_give_no_direction():
     with pytest.raises(RunFailed, match="nothing to forget"):
-        worked(reward=torch.full((5,), 0.5))
+        worked(reward=torch.full((8,), 0.5))
+
+
+def test_without_a_pair_there_is_no_direction():
+    with pytest.raises(RunFailed, match="none of 4 prompts has a good and a bad response among its two"):
+        worked(reward=torch.tensor([0.1, 0.1, 0.9, 0.9, NAN, 0.1, 0.9, 0.9]))

@@ -66,6 +66,24 @@ def test_other_records_are_no_trials(tmp_path, capsys):
         rates.main([str(tmp_path)])
 
 
+def test_a_method_without_a_rate_has_trials_of_its_other_settings(tmp_path, capsys):
+    for coefficient, judge in ((1.0, 0.7), (4.0, 0.9)):
+        settings = resolve("micro", "steering", "toxicity", [f"coefficient={coefficient}"]).model_dump()
+        identity = fake_records.identity(
+            "toxicity", "steering", 0, method={"name": "steering", "version": 1, "settings": settings["method"]},
+            evaluation={"n": 200, "split": "validation"},
+        )  # fmt: skip
+        final = {"judge": fake_records.point(judge), "kl": fake_records.point(1.0)}
+        manifest = {"identity": identity, "settings": settings}
+        fake_records.write_run(tmp_path, "steering", 0, final=final, manifest=manifest, id8=f"{int(coefficient):08d}")
+    record(tmp_path, "quark", "toxicity", 1e-4, 0.7)
+    study = Study([run for run in find_runs([tmp_path])[0] if rates.counts(run)])
+    assert len(study.runs) == 3 and rates.learning_rates(study)["toxicity"] == {"quark": 1e-4}
+    rates.main([str(tmp_path)])
+    (chosen,) = (line for line in capsys.readouterr().out.splitlines() if line.endswith("| chosen |") and "steering" in line)
+    assert "coefficient=4.0" in chosen
+
+
 def test_trials_of_a_preset_of_ones_own_count_as_they_are(tmp_path):
     identity = fake_records.identity("toxicity", "quark", 0, evaluation={"split": "validation"})
     fake_records.write_run(tmp_path, "quark", 0, preset="mine", manifest={"identity": identity})

@@ -200,7 +200,7 @@ def test_cards_say_what_a_method_is_and_what_ran(tmp_path: Path) -> None:
     assert "insults" in task_card(only_group(tmp_path)).line
 
 
-@pytest.mark.parametrize("tasks", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("tasks", [1, pytest.param(3, marks=pytest.mark.long)])
 def test_the_page_of_a_benchmark_is_not_heavy(tasks: int, tmp_path: Path) -> None:
     """20 methods, 3 tasks, a run each: the page is drawn from means, so seeds add little."""
     for method in sorted(METHODS)[:20]:

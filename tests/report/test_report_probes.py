@@ -94,6 +94,33 @@ def test_a_policy_that_has_nothing_to_take_away_is_beside_those_that_have(tmp_pa
     assert table is not None and len(table.header) == 2 and [row[1][:4] for row in table.rows] == ["0.60", "1.00", "0.80"]
 
 
+def test_seeds_that_left_one_policy_count_as_one_and_the_seeds_of_the_probe_count_instead(tmp_path):
+    """Under equal draws the same policy gives the same number: no interval comes of that, but of draws of the probe."""
+    for method, weights in (("base", ["a", "a", "a"]), ("quark", ["b", "c", "d"])):
+        for seed, name in enumerate(weights):
+            files = {"policy/model.safetensors": name, "policy/config.json": str(seed), "policy/policy.json": "e"}
+            dir = fake.write_run(tmp_path, method, seed, manifest={"files": files})
+            rows = [result("prompt_search", [0.5 - 0.01 * seed])] if method == "quark" else [result("prompt_search", [0.35])]
+            rows += [result("prompt_search", [0.20 + 0.01 * n], seed=n) for n in (1, 2)] if seed == 0 else []
+            rows += [result("sample_more", [0.30])]
+            (dir / "probes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = {probing.probe: {m.method: m for m in probing.methods} for probing in group(tmp_path).probings[0]}
+    search, more = found["prompt_search"], found["sample_more"]
+    assert search["base"].values == pytest.approx([0.35, 0.21, 0.22]) and search["base"].value.low is not None
+    assert search["quark"].values == pytest.approx([(0.5 + 0.21 + 0.22) / 3, 0.49, 0.48])
+    assert more["base"].values == [0.30] and more["base"].value == (0.30, None, None)
+    assert more["quark"].values == [0.30] * 3 and more["quark"].value.low is not None
+
+
+def test_a_trained_policy_of_one_seed_has_no_interval_from_the_draws_of_a_probe(tmp_path):
+    for method in ("base", "quark"):
+        dir = fake.write_run(tmp_path, method, 0, manifest={"files": {"policy/model.safetensors": method}})
+        rows = [result("prompt_search", [0.20 + 0.01 * n], seed=n) for n in range(3)]
+        (dir / "probes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (probing,) = group(tmp_path).probings[0]
+    assert [len(m.values) for m in probing.methods] == [3, 1]
+
+
 def test_a_reading_without_a_score_is_missing(tmp_path):
     dir = fake.write_run(tmp_path, "quark", 0)
     (dir / "probes.jsonl").write_text(json.dumps(result("decode", [0.9, None])) + "\n")

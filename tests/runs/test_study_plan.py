@@ -1,6 +1,7 @@
 """Studies: which cells there are, in which order, and that they are the cells of `harness run`."""
 
 import json
+import math
 from itertools import groupby
 from pathlib import Path
 
@@ -14,7 +15,6 @@ from harness.core.settings import parse_override, preset_names, read_preset, res
 from harness.runs.sweep.plan import told
 from harness.runs.sweep.study import StudySpec, knob, ordered, plan_study, points, read_study
 
-UNTRIED = {"reinforce_pp", "rmu", "self_debias", "simnpo", "steering", "task_vector", "undo"}  # no trials yet
 TRAINED = [name for name in registry.table("method") if registry.attribute("method", name, "knob")]
 
 
@@ -135,7 +135,7 @@ def test_what_a_preset_sets_a_knob_to_is_among_its_values(preset, method):
 
 def test_the_committed_files_are_what_they_say():
     study = read_study(ROOT / "results" / "reference.toml")
-    assert {*study.methods, "oracle", *UNTRIED} == set(registry.table("method"))
+    assert {*study.methods, "oracle"} == set(registry.table("method"))
     assert study.tasks == ["toxicity", "sentiment", "repetition"]
     probing = told(ROOT / "results" / "probes.toml", None, None, None, None, [], [])  # with the oracle, which has no budget
     further = told(ROOT / "results" / "probe_seeds.toml", None, None, None, None, [], [])
@@ -150,6 +150,10 @@ def test_the_committed_files_are_what_they_say():
     own = {m for m in registry.table("method") if registry.attribute("method", m, "tuned_as")}
     assert set(rates) == set(TRAINED) - {"best_of_n", "self_debias", "steering"} and own == {"mle", "random_reward"}
     assert {len(values) for values in rates.values()} == {4} and sweep.set["evaluation.split"] == "validation"
+    decoding = told(ROOT / "results" / "trials_decoding.toml", None, None, None, None, [], [])
+    assert {*decoding.methods} == {"self_debias", "steering"} and decoding.set == sweep.set and decoding.tasks == sweep.tasks
+    sizes = {m: math.prod(len(v) for key, v in decoding.grid.items() if key.startswith(f"{m}.")) for m in decoding.methods}
+    assert sizes == {"self_debias": 4, "steering": 8}
 
 
 def test_a_study_takes_the_finished_cells_of_a_sweep_for_its_own(tmp_path):

@@ -49,7 +49,7 @@ def test_the_policy_behind_each_token_comes_closer_to_the_reference(name):
     trial = made(name)
     tokens = trial.policy.control_tokens(3, trial.rng, 3.0)
     before = [drift(trial, int(token)) for token in tokens]
-    trial.settle(tokens, 150, 32)
+    trial.settle(tokens, 60, 16)
     after = [drift(trial, int(token)) for token in tokens]
     assert min(before) > 0.01 and sum(after) < 0.75 * sum(before), (before, after)
     assert all(b < a for a, b in zip(before, after, strict=True))

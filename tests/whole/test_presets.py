@@ -21,7 +21,7 @@ from harness.core import registry
 from harness.core.errors import BadSetting, UnknownName
 from harness.core.settings import preset_names, read_preset, resolve
 from harness.records.read import find_runs, read_run
-from harness.report import learning_rates
+from harness.report import learning_rates, trials
 from harness.runs import assemble
 from harness.runs.cost import shapes
 from harness.tasks import DATASETS, SCORERS
@@ -251,6 +251,17 @@ def test_the_micro_preset_has_the_learning_rates_that_the_committed_trials_choos
         for control, other in (("random_reward", "reinforce"), ("mle", "filtering")):
             assert registry.attribute("method", control, "tuned_as") == other
             assert resolve("micro", control, task).method["lr"] == resolve("micro", other, task).method["lr"]
+
+
+def test_the_micro_preset_has_the_settings_that_the_committed_trials_choose_for_methods_without_a_rate():
+    study = Study([run for run in find_runs([ROOT / "results" / "trials"])[0] if learning_rates.counts(run)])
+    found = {(g.task, m): trials.chosen(g, entries) for g in study.groups for m, entries in trials.by_method(g).items()}
+    told = {key: entry.runs[0].manifest.identity["method"]["settings"] for key, entry in found.items() if entry}
+    fixed = {key: settings for key, settings in told.items() if "lr" not in settings}
+    assert {method for _, method in fixed} == {"self_debias", "steering"}
+    for (task, method), settings in fixed.items():
+        own = registry.load("method", method).Settings(**resolve("micro", method, task).method)
+        assert own.model_dump(mode="json") == settings, (task, method)
 
 
 def test_a_preset_is_shown_resolved_with_sizes_and_costs(harness):

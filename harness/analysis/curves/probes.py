@@ -25,11 +25,12 @@ class Probed(NamedTuple):
     method: str
     points: list[Interval | None]  # None where there is no reading, or it has no score
     value: Interval | None
-    values: list[float]  # by seed
+    values: list[float]  # by seed of the method; of one policy under several seeds of the probe, by those
 
 
 LEARNING = "relearn_habit"
 ORDER = (LEARNING, "relearn_clean", "sample_more", "prompt_search", "quantize", "decode", "no_prefix")  # as readers ask
+OF_LIBRARY = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 YARDSTICKS = ("base", "oracle")  # methods beside which the others are read: no unlearning, and never the habit
 
 
@@ -102,12 +103,29 @@ def _judge(result: ProbeResult, i: int) -> float | None:
 
 
 def _by_seed(rows: list[tuple[Run, ProbeResult]], of: Any) -> Iterable[float]:
-    """The mean of a number over the probe's own seeds, for each seed of the method that has it."""
-    seeds: dict[int, list[float]] = {}
+    """The mean of a number over the probe's own seeds, for each seed of the method; of one policy, by the probe's."""
+    one, seeds = _of_one_policy(rows), dict[int, list[float]]()
     for run, result in rows:
         if (value := of(result)) is not None:
-            seeds.setdefault(run.manifest.seed, []).append(value)
+            seeds.setdefault(result.seed if one else run.manifest.seed, []).append(value)
     return map(fmean, seeds.values())
+
+
+def _of_one_policy(rows: list[tuple[Run, ProbeResult]]) -> bool:
+    """Whether all seeds of a method left the same weights, as those of `base` do: one policy, and no sample of several."""
+    weights = {run.manifest.seed: _weights(run) for run, _ in rows}
+    first, *others = weights.values()
+    return (
+        bool(first)
+        and all(other == first for other in others)
+        and (bool(others) or rows[0][0].manifest.method == YARDSTICKS[0])
+    )
+
+
+def _weights(run: Run) -> dict[str, str]:
+    """The hashes of a policy's files in the record, without those whose bytes differ between versions of a library."""
+    files = (run.manifest.files or {}).items()
+    return {name: found for name, found in files if name.startswith("policy/") and name.rpartition("/")[2] not in OF_LIBRARY}
 
 
 def _interval(values: Iterable[float]) -> Interval | None:

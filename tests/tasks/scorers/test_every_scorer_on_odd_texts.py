@@ -69,7 +69,7 @@ def test_a_few_hundred_odd_texts(name, options):
     check(name, options, 240, alone=1)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", SCORING)
 def test_thousands_of_odd_texts(name, options):
     check(name, options, *((4_000, 16) if name in SLOW else (10_000, 3)))
