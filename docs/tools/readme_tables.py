@@ -77,7 +77,7 @@ def curve_table(group: StudyGroup, rows: int | None = None) -> str:
     ways = {reading.name for reading in group.readings.ways}
     never = [row[0] for row in whole.rows[1:] if row[0] in ways and row[0] not in there]
     said = [f"Need more KL: {_words(far)}."] if far else []
-    said += [f"Never remove 80 %: {_words(never)}."] if never else []
+    said += [f"Do not remove 80 % at any value that was tried: {_words(never)}."] if never else []
     return markdown(Table([whole.header[x] for x in columns], shown, [])) + "".join(f"\n{line}\n" for line in said)
 
 

@@ -114,6 +114,8 @@ def first_table(group: StudyGroup) -> Table:
     notes += [f"Not ranked: {', '.join(r.name for r in found.rows if r not in found.ways)}, which sees the judge."] * (
         len(found.ways) < len(found.rows)
     )
+    alone = [r.name for r in found.ways if r.area is not None and r not in found.ranked]
+    notes += [f"Not ranked: {', '.join(alone)}, with one seed so far."] * bool(alone)
     return Table(header, rows, notes)
 
 

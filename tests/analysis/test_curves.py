@@ -13,6 +13,7 @@ from harness.analysis.curves.knobs import curves, knob_of
 from harness.analysis.study import Study, StudyGroup
 from harness.records.read import find_runs
 from harness.records.schema import Manifest
+from harness.report.curves import first_table
 
 SOME = ("base", "mle", "random_reward", "best_of_n", "quark", "ppo", "dexperts")
 
@@ -126,6 +127,23 @@ def test_pairs_told_apart_are_counted_and_ranks_agree_with_them(study):
     told, pairs = study.readings.pairs
     assert pairs == 21 and told >= 12
     assert study.readings.ranks["quark"][1] < study.readings.ranks["random_reward"][0]
+
+
+def test_a_method_with_one_seed_takes_no_rank_from_the_others(tmp_path):
+    """Without an error over seeds it could have any rank, and so could every other beside it."""
+    fake_curves.write_study(tmp_path, ("quark", "random_reward"), ("toxicity",), prompts=12)
+    before = only_group(tmp_path).readings
+    fake_curves.write_study(tmp_path, ("ppo",), ("toxicity",), seeds=(1, 1, 1, 1, 1), prompts=12)
+    after = only_group(tmp_path).readings
+    assert next(r for r in after.rows if r.name == "ppo").area is not None
+    assert [r.name for r in after.rows if r not in after.ranked] == ["ppo"]
+    assert after.ranks == before.ranks == {"quark": (1, 1), "random_reward": (2, 2)} and after.pairs == before.pairs == (1, 1)
+    assert "Not ranked: ppo, with one seed so far." in first_table(only_group(tmp_path)).notes
+
+
+def test_where_all_have_one_seed_none_is_told_apart(tmp_path):
+    fake_curves.write_study(tmp_path, ("quark", "ppo"), ("toxicity",), seeds=(1, 1, 1, 1, 1), prompts=12)
+    assert only_group(tmp_path).readings.ranks == {"quark": (1, 2), "ppo": (1, 2)}
 
 
 def test_the_cost_is_that_of_a_run(study):

@@ -114,6 +114,12 @@ class Readings:
         return competing(self.rows, lambda reading: reading.curve.method)
 
     @cached_property
+    def ranked(self) -> list[Reading]:
+        """The rows whose areas are tested and ranked: with an error over seeds, if any has one; others could have any rank."""
+        known = [(reading, area) for reading in self.ways if (area := reading.area) is not None]
+        return [reading for reading, area in known if area.seeds] or [reading for reading, _ in known]
+
+    @cached_property
     def beyond(self) -> dict[str, Beyond]:
         """For each method that reaches TARGET percent, but the first, how much more KL it needs than the first."""
         reached = [(r.name, r.least.linear) for r in self.ways if r.least and r.least.linear]
@@ -134,14 +140,14 @@ class Readings:
     @cached_property
     def ranks(self) -> dict[str, tuple[int, int]]:
         """The set of ranks of each method by its area, as of `stats.rank_sets`."""
-        names = [r.name for r in self.ways if r.area is not None]
+        names = [r.name for r in self.ranked]
         tests = {**self._tests, **{(b, a): (-gain, p) for (a, b), (gain, p) in self._tests.items()}}
         return {name: ranks_of([tests[name, other] for other in names if other != name], ALPHA) for name in names}
 
     @cached_property
     def _tests(self) -> dict[tuple[str, str], tuple[float, float]]:
         """How much larger the area of the first of two methods is, and p."""
-        known = [(r.name, r.area) for r in self.ways if r.area is not None]
+        known = [(r.name, r.area) for r in self.ranked if r.area is not None]
         found = {(a, b): difference(x, y) for (a, x), (b, y) in combinations(known, 2)}
         return {pair: (d.mean, 1.0 if d.p is None else d.p) for pair, d in found.items()}
 
