@@ -110,6 +110,7 @@ tables:  ## the pages, tables and figures that are written from the committed re
 
 trials:  ## the committed trials on validation prompts, and the learning rates that they choose for the preset micro
 	harness sweep --file results/trials.toml --out $(RUNS)/trials --workers $(WORKERS)
+	harness sweep --file results/trials_weights.toml --out $(RUNS)/trials --workers $(WORKERS)
 	harness sweep --file results/trials_decoding.toml --out $(RUNS)/trials --workers $(WORKERS)
 	python -m harness.records.archive $(RUNS)/trials results/trials
 	python -m harness.report.learning_rates results/trials --write harness/core/presets/micro.toml

@@ -42,7 +42,7 @@ def test_the_vector_is_what_sets_the_good_apart_from_the_bad_under_one_prompt():
 
 
 @torch.no_grad()
-def test_a_shift_of_all_responses_to_a_prompt_is_not_in_the_vector():
+def test_the_good_and_the_bad_of_a_pair_have_one_prompt():
     """Prompts with much of the habit have other activations whatever the response; two responses to each share that."""
     good, bad = pairs(torch.tensor([0.1, 0.9, 0.8, 0.9, 0.9, 0.2, 0.1, 0.2, NAN, 0.1]), 0.2)
     assert good.tolist() == [1, 4] and bad.tolist() == [0, 5] and (good // 2).tolist() == (bad // 2).tolist()

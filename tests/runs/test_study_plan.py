@@ -154,6 +154,8 @@ def test_the_committed_files_are_what_they_say():
     assert {*decoding.methods} == {"self_debias", "steering"} and decoding.set == sweep.set and decoding.tasks == sweep.tasks
     sizes = {m: math.prod(len(v) for key, v in decoding.grid.items() if key.startswith(f"{m}.")) for m in decoding.methods}
     assert sizes == {"self_debias": 4, "steering": 8}
+    weights = told(ROOT / "results" / "trials_weights.toml", None, None, None, None, [], [])
+    assert {*weights.methods} == {"rmu", "simnpo"} and weights.set == sweep.set
 
 
 def test_a_study_takes_the_finished_cells_of_a_sweep_for_its_own(tmp_path):

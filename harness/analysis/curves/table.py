@@ -127,8 +127,9 @@ class Readings:
             return {}
         (_, first), *others = reached
         found = {name: difference(other, first) for name, other in others}
-        adjusted = holm([1.0 if d.p is None else d.p for d in found.values()])
-        return {name: Beyond(d, p) for (name, d), p in zip(found.items(), adjusted, strict=True)}
+        tested = {name: d.p for name, d in found.items() if d.p is not None}  # one without an error is no test to correct for
+        adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
+        return {name: Beyond(d, adjusted.get(name, 1.0)) for name, d in found.items()}
 
     @cached_property
     def pairs(self) -> tuple[int, int]:
