@@ -133,15 +133,15 @@ def test_a_method_with_one_seed_takes_no_rank_from_the_others(tmp_path):
     """Without an error over seeds it could have any rank, and so could every other beside it."""
     fake_curves.write_study(tmp_path, ("quark", "random_reward"), ("toxicity",), prompts=12)
     before = only_group(tmp_path).readings
-    fake_curves.write_study(tmp_path, ("ppo",), ("toxicity",), seeds=(1, 1, 1, 1, 1), prompts=12)
+    fake_curves.write_study(tmp_path, ("dpo",), ("toxicity",), seeds=(1, 1, 1, 1, 1), prompts=12)
     after = only_group(tmp_path).readings
-    assert next(r for r in after.rows if r.name == "ppo").area is not None
-    assert [r.name for r in after.rows if r not in after.ranked] == ["ppo"]
+    assert next(r for r in after.rows if r.name == "dpo").area is not None
+    assert [r.name for r in after.rows if r not in after.ranked] == ["dpo"]
     assert after.ranks == before.ranks == {"quark": (1, 1), "random_reward": (2, 2)} and after.pairs == before.pairs == (1, 1)
     fake_curves.write_study(tmp_path, ("best_of_n",), ("toxicity",), prompts=12)
     (further,) = (more for more in only_group(tmp_path).readings.beyond.values() if more.more.p is not None)
     assert further.adjusted == further.more.p  # the other difference cannot be tested, so one test is made
-    assert "Not ranked: ppo, with one seed so far." in first_table(only_group(tmp_path)).notes
+    assert "Not ranked: dpo, with one seed so far." in first_table(only_group(tmp_path)).notes
 
 
 def test_where_all_have_one_seed_none_is_told_apart(tmp_path):
