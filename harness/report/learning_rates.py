@@ -17,7 +17,7 @@ from typing import Any
 from harness.analysis.study import Study
 from harness.core import registry
 from harness.core.errors import BadData, EmptySelection, MissingPrerequisite
-from harness.core.files import replace
+from harness.core.files import replace, writing
 from harness.core.process import script
 from harness.core.settings import preset_names, read_preset, resolve
 from harness.core.text import escaped, escaped_lines
@@ -139,7 +139,8 @@ def main(words: list[str]) -> None:
 def _write(path: Path, rates: Rates) -> None:
     if not path.is_file():
         raise MissingPrerequisite(f"no preset file {path}")
-    replace(path, rewritten(path.read_text(encoding="utf-8"), rates, path).encode())
+    with writing(path):
+        replace(path, rewritten(path.read_text(encoding="utf-8"), rates, path).encode())
 
 
 if __name__ == "__main__":

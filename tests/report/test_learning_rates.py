@@ -1,5 +1,6 @@
 """Learning rates by task: which records are trials, which rates they choose, and the block of a preset that holds them."""
 
+import errno
 import shutil
 import tomllib
 from pathlib import Path
@@ -8,7 +9,7 @@ import fake_records
 import pytest
 
 from harness.analysis.study import Study
-from harness.core.errors import BadData, EmptySelection, MissingPrerequisite
+from harness.core.errors import BadData, CannotWrite, EmptySelection, MissingPrerequisite
 from harness.core.settings import read_preset, resolve
 from harness.records.read import find_runs
 from harness.report import learning_rates as rates
@@ -104,6 +105,20 @@ def test_a_preset_that_cannot_take_them(tmp_path):
     record(tmp_path, "quark", "toxicity", 1e-4, 0.7)
     with pytest.raises(MissingPrerequisite, match="no preset file"):
         rates.main([str(tmp_path), "--write", str(tmp_path / "nowhere.toml")])
+
+
+def test_a_preset_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
+    record(tmp_path, "quark", "toxicity", 1e-4, 0.7)
+    path = tmp_path / "mine.toml"
+    path.write_text(PRESET)
+
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("harness.core.files.os.replace", refuse)
+    with pytest.raises(CannotWrite, match=r"cannot write .*mine\.toml: Operation not permitted"):
+        rates.main([str(tmp_path), "--write", str(path)])
+    assert path.read_text() == PRESET and not list(tmp_path.glob("*.tmp"))
 
 
 def test_a_rate_of_a_task_goes_before_that_of_the_preset(monkeypatch):
