@@ -1,15 +1,17 @@
 """The report of a study with curves: its verdict, first table, figures and files, and the page of older records as it was."""
 
 import csv
+import io
 import json
 import math
-from io import StringIO
+import re
 from pathlib import Path
 
 import fake_curves
 import fake_records as fake
 import pytest
 from fake_reports import HOSTILE, Page, contents, only_group, report, rows_of, undraw
+from PIL import Image
 
 from harness.analysis.columns import BY_KEY
 from harness.analysis.study import Study, StudyGroup
@@ -17,6 +19,7 @@ from harness.report.curves import curve_data, curve_verdict, curves_csv, first_t
 from harness.report.figures import curves, sheets
 from harness.report.figures.curves import spread
 from harness.report.figures.data import figure_data
+from harness.report.figures.style import SHADE
 from harness.report.sections import pictures
 from harness.report.tables import MISSING
 
@@ -141,8 +144,22 @@ def test_every_curve_is_drawn_named_and_told_on_hover(group):
     assert len(drawn.panels) == 4 and all(f">{name}</text>" in svg for name in SOME)
     assert "quark, kl_coef 0.1, 5 seeds: KL 0.6" in drawn.panels[0] and 'class="m m0"' in drawn.panels[0]
     assert 'class="m m3 band"' in drawn.panels[0] and " band" not in drawn.panels[2]
+    shade = tuple(bytes.fromhex(SHADE[1:]))  # of the largest area, and grey
+    assert shade in {colour for _, colour in Image.open(io.BytesIO(drawn.png)).convert("RGB").getcolors(1 << 24)}
     by_family = sheets.families(data | curve_data(group, data), "y")
     assert len(by_family.panels) == len({method["family"] for method in data["methods"]})
+
+
+def test_panels_grow_with_the_names_beside_them(group):
+    """Forty names of 8.7 points each need 4.8 inches, and labels above and below the panel 1.1."""
+    data = figure_data(group.at_middle)
+    data |= curve_data(group, data)
+    few = sheets.knobs(data, "x")
+    many = sheets.knobs(data | {"curves": [data["curves"][0] | {"name": f"m{i}"} for i in range(40)]}, "x")
+    heights = [float(re.search(r'viewBox="\S+ \S+ \S+ (\S+)"', sheet.panels[0])[1]) / 72 for sheet in (few, many)]
+    assert heights == pytest.approx([4.0, 5.9], abs=0.01)
+    names = [float(y) for y in re.findall(r'y="(\S+)"[^>]*>m\d+</text>', many.panels[0])]
+    assert len(names) == 40 and min(names) > 72 and max(names) < 72 + 4.83 * 72 + 10  # beside the panel, or a line below
 
 
 def test_a_band_over_the_whole_panel_is_wide():
@@ -209,7 +226,7 @@ def test_times_of_different_machines_are_left_out(group, tmp_path):
     times = BY_KEY["seconds"]
     assert all(mixed.estimate(entry, times).interval is None for entry in mixed.entries)
     assert all(group.estimate(entry, times).interval for entry in group.entries)
-    assert {row["seconds"] for row in csv.DictReader(StringIO(curves_csv(Study(mixed.runs))))} == {""}
-    assert "" not in {row["seconds"] for row in csv.DictReader(StringIO(curves_csv(Study(group.runs))))}
+    assert {row["seconds"] for row in csv.DictReader(io.StringIO(curves_csv(Study(mixed.runs))))} == {""}
+    assert "" not in {row["seconds"] for row in csv.DictReader(io.StringIO(curves_csv(Study(group.runs))))}
     assert "Reward against wall-clock time" not in str(pictures(mixed, "x")[0]["compute"].panels)
     assert "Reward against wall-clock time" in str(pictures(group, "x")[0]["compute"].panels)

@@ -15,7 +15,7 @@ from .style import GREY, INK
 from .ticks import Ticks
 
 ROOM = 1.08  # of the KL cap, to the right edge
-LEADER = {"arrowstyle": "-", "linewidth": 0.4, "alpha": 0.55, "shrinkA": 0, "shrinkB": 2}
+LEADER = {"arrowstyle": "-", "linewidth": 0.4, "alpha": 0.55, "shrinkA": 1, "shrinkB": 2, "relpos": (0, 0.5)}
 SIZE, LINE = 7.5, 8.7  # points: of a label, and from one label to the next
 WIDE = 1 / 3  # of the panel's height: a wider band would hide the others, and is left to the family's own plot
 JUDGE, REWARD = "judge, 1 is best", "reward, 1 is best"

@@ -23,7 +23,7 @@ from harness.analysis.scalars import Trace
 from harness.core.text import plain
 
 from .attainment import draw_attained
-from .curves import KL_JUDGE, PANELS, draw_curves
+from .curves import KL_JUDGE, LINE, PANELS, draw_curves
 from .panels import Note, Panel, draw_panel
 from .pareto import legend_entries
 from .probes import draw_probe, title_of
@@ -105,13 +105,14 @@ def bands(data: dict[str, Any], methods: Sequence[dict[str, Any]], columns: int 
 
 def knobs(data: dict[str, Any], tag: str, columns: int = 2) -> Sheet:
     """Draw the curves over knob values: judge and reward, against KL and against perplexity."""
+    cell = _wide(len(data["curves"]))
     with matplotlib.style.context(["default", STYLE]):
-        figure = Figure(figsize=(columns * WIDE[0], TITLE + ceil(len(PANELS) / columns) * WIDE[1]))
+        figure = Figure(figsize=(columns * cell[0], TITLE + ceil(len(PANELS) / columns) * cell[1]))
         notes = []
-        for k, (panel, ax) in enumerate(zip(PANELS, _grid(figure, len(PANELS), columns, WIDE, WIDE_MARGIN), strict=True)):
+        for k, (panel, ax) in enumerate(zip(PANELS, _grid(figure, len(PANELS), columns, cell, WIDE_MARGIN), strict=True)):
             notes += draw_curves(ax, data, panel, f"{tag}-{k}")
         _title(figure, data["title"])
-    return _sheet(figure, notes, [panel.title for panel in PANELS], columns, WIDE)
+    return _sheet(figure, notes, [panel.title for panel in PANELS], columns, cell)
 
 
 def families(data: dict[str, Any], tag: str, columns: int = 3) -> Sheet:
@@ -141,14 +142,19 @@ def training(title: str, found: Sequence[Trace], colours: dict[str, str], column
 def probes(title: str, found: Sequence[Probing], methods: list[dict[str, Any]], tag: str, columns: int = 2) -> Sheet:
     """Draw one panel per probe, a line per method; `methods` are those of `figure_data`."""
     columns, names = min(columns, len(found)), [method["name"] for method in methods]
-    colours = {method["name"]: method["colour"] for method in methods}
+    colours, cell = {method["name"]: method["colour"] for method in methods}, _wide(len(methods))
     with matplotlib.style.context(["default", STYLE]):
-        figure = Figure(figsize=(columns * WIDE[0], TITLE + ceil(len(found) / columns) * WIDE[1]))
+        figure = Figure(figsize=(columns * cell[0], TITLE + ceil(len(found) / columns) * cell[1]))
         notes = []
-        for k, (probing, ax) in enumerate(zip(found, _grid(figure, len(found), columns, WIDE, WIDE_MARGIN), strict=True)):
+        for k, (probing, ax) in enumerate(zip(found, _grid(figure, len(found), columns, cell, WIDE_MARGIN), strict=True)):
             notes += draw_probe(ax, probing, names, colours, f"{tag}-{k}")
         _title(figure, title)
-    return _sheet(figure, notes, [title_of(probing) for probing in found], columns, WIDE)
+    return _sheet(figure, notes, [title_of(probing) for probing in found], columns, cell)
+
+
+def _wide(names: int) -> tuple[float, float]:
+    """A wide cell, high enough that the names beside its panel, one below another, are as high as the panel."""
+    return WIDE[0], max(WIDE[1], WIDE_MARGIN[1] + WIDE_MARGIN[3] + names * LINE / INCH)
 
 
 def _grid(figure: Figure, n: int, columns: int, cell: tuple[float, float], margin: tuple[float, ...]) -> list[Axes]:

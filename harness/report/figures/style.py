@@ -121,6 +121,7 @@ def save_small(figure: Figure) -> bytes:
     out, small = io.BytesIO(), io.BytesIO()
     with matplotlib.style.context(["default", STYLE]):
         figure.savefig(out, format="png", dpi=SMALL_DPI, metadata={"Software": None})
-    image = Image.open(out).convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    method = Image.Quantize.MAXCOVERAGE  # keeps rare colours, as of a name; one step of k-means gives large areas theirs back
+    image = Image.open(out).convert("RGB").quantize(256, method=method, kmeans=1, dither=Image.Dither.NONE)
     image.save(small, format="png", optimize=True)
     return small.getvalue()
