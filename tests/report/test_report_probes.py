@@ -15,6 +15,8 @@ from harness.report.build import build
 from harness.report.figures.style import family
 from harness.report.sections import probe_table, probe_words, yardstick_words
 
+UNDRAWN = pytest.mark.usefixtures("undrawn")  # but for the figure of probes
+
 
 def result(probe: str, judge: list[float | None], **more: Any) -> dict[str, Any]:
     """An invented line of probes.jsonl."""
@@ -130,6 +132,7 @@ def test_a_reading_without_a_score_is_missing(tmp_path):
     assert table is not None and table.rows == [["quark", ""]]
 
 
+@UNDRAWN
 def test_right_answers_are_not_called_the_judge(tmp_path):
     dir = fake.write_run(tmp_path, "quark", 0)
     (dir / "probes.jsonl").write_text(json.dumps(result("downstream", [0.75, 0.5], unit="task")) + "\n")
@@ -138,6 +141,7 @@ def test_right_answers_are_not_called_the_judge(tmp_path):
     assert "Its numbers are right answers, not scores of the judge" in page and "quark, 0 task: right answers 0.750" in page
 
 
+@UNDRAWN
 def test_the_page_has_the_section_only_where_something_was_probed(probed, tmp_path):
     build(read_study([probed]), tmp_path / "page")
     page, text = (tmp_path / "page" / "index.html").read_text(), (tmp_path / "page" / "report.md").read_text()
@@ -151,6 +155,7 @@ def test_the_page_has_the_section_only_where_something_was_probed(probed, tmp_pa
     assert "Does the habit come back?" not in (tmp_path / "bare" / "index.html").read_text()
 
 
+@UNDRAWN
 def test_a_broken_file_is_a_problem_of_that_run(probed, tmp_path):
     path = next(probed.rglob("probes.jsonl"))
     path.write_text('{"probe": 3}\n')
@@ -165,6 +170,7 @@ def write(dir: Path, method: str, judge: list[list[float]]) -> None:
         (at / "probes.jsonl").write_text(json.dumps(result("relearn_habit", list(readings))) + "\n")
 
 
+@UNDRAWN
 def test_base_and_oracle_are_the_yardsticks_of_the_others(tmp_path):
     """First in the table; the others stand at a share of the way from the oracle's number to the base policy's."""
     write(tmp_path, "quark", [[1.0, 0.6], [1.0, 0.7]])
