@@ -1,4 +1,4 @@
-.PHONY: check test test-all docs pages newest oldest shipped facts-world facts architectures bench reference claims small small-trials scorers tables trials
+.PHONY: check test test-all docs pages newest oldest shipped facts-world facts architectures bench reference claims small small-trials small-budget scorers tables trials
 RUNS ?= runs
 WORKERS ?= 2
 SMALL = --set task.prompts=$(PROMPTS) --set task.reward=$(RUNS)/scorers/reward --set task.judge=$(RUNS)/scorers/judge
@@ -86,6 +86,11 @@ small-trials: scorers  ## the trials of the study on a real model, and what they
 	harness sweep --file results/small-trials.toml $(SMALL) --out $(RUNS)/small-trials --workers $(WORKERS)
 	python -m harness.records.archive $(RUNS)/small-trials results/small-trials
 	python -m harness.report.trials results/small-trials
+
+small-budget: scorers  ## Quark there at one, two and four times the budget of the preset small; three hours on two cores; resumes
+	harness sweep --file results/small-budget.toml $(SMALL) --out $(RUNS)/small-budget
+	python -m harness.records.archive $(RUNS)/small-budget results/small-budget
+	python -m harness.report.trials results/small-budget
 
 scorers:
 	$(if $(and $(PROMPTS),$(TWEETS)),,$(error give the files: make small PROMPTS=rtp.jsonl TWEETS=tweets.jsonl))
