@@ -39,7 +39,8 @@ without the habit: it has nothing to remember, and is the yardstick. Each number
 brackets is the share of the way back, from the oracle's number (0%) to the base policy's (100%), in square brackets a 95 %
 interval over seeds of the method. What a probe draws, such as the texts to learn from, is the same for all policies: methods
 compare on equal terms, and the interval does not hold how far a number depends on these draws. Only of `base`, whose seeds
-are one policy, is it over seeds of the probe. [The papers' claims](claims.md) have verdicts on what four papers say of this.
+are one policy, is it over seeds of the probe. A mean over updates counts the start too, so a method that removed little has
+a low one for that alone. [The papers' claims](claims.md) have verdicts on what four papers say of this.
 
 """
 YARDS = {
