@@ -16,7 +16,7 @@ from harness.analysis.groups import counted
 from harness.analysis.stats import Difference, Interval
 from harness.analysis.study import MACHINES, Study, StudyGroup
 from harness.core import registry
-from harness.core.text import plain, shorten
+from harness.core.text import count, plain, shorten
 
 from .tables import MISSING, Table, number, to_csv
 from .verdict import left_out, suspects
@@ -191,8 +191,9 @@ def _knob(curve: Curve) -> str:
     """The knob with its values, and the number of seeds at each."""
     seeds = [len({run.manifest.seed for run in counted(point.entry)}) for point in curve.points]
     if not curve.knob or (len(curve.points) == 1 and curve.points[0].value is None):
-        return f"no knob, {seeds[0]} seed{'' if seeds[0] == 1 else 's'}"
-    return plain(f"{curve.knob} {', '.join(_value(p.value) for p in curve.points)}; {', '.join(map(str, seeds))} seeds")
+        return f"no knob, {count(seeds[0], 'seed')}"
+    told = ", ".join([*map(str, seeds[:-1]), count(seeds[-1], "seed")])
+    return plain(f"{curve.knob} {', '.join(_value(p.value) for p in curve.points)}; {told}")
 
 
 def score_table(group: StudyGroup) -> Table:

@@ -150,6 +150,12 @@ def test_every_curve_is_drawn_named_and_told_on_hover(group):
     assert len(by_family.panels) == len({method["family"] for method in data["methods"]})
 
 
+def test_one_seed_is_a_seed(tmp_path):
+    group = only_group(fake_curves.write_study(tmp_path, ("quark", "base"), ("toxicity",), (2, 1, 1, 1, 1), prompts=6))
+    knobs = {row[0]: row[-1] for row in first_table(group).rows[1:]}
+    assert knobs == {"quark": "kl_coef 1, 0.3, 0.1, 0.03, 0.01; 2, 1, 1, 1, 1 seed", "base": "no knob, 2 seeds"}
+
+
 def test_panels_grow_with_the_names_beside_them(group):
     """Forty names of 8.7 points each need 4.8 inches, and labels above and below the panel 1.1."""
     data = figure_data(group.at_middle)
