@@ -12,6 +12,7 @@ import pytest
 from harness.analysis.curves.probes import apart, apart_families, pairs, returns, yardstick
 from harness.analysis.study import read_study
 from harness.report.build import build
+from harness.report.figures import sheets
 from harness.report.figures.style import family
 from harness.report.sections import probe_table, probe_words, yardstick_words
 
@@ -153,6 +154,12 @@ def test_the_page_has_the_section_only_where_something_was_probed(probed, tmp_pa
         path.unlink()
     build(read_study([probed]), tmp_path / "bare")
     assert "Does the habit come back?" not in (tmp_path / "bare" / "index.html").read_text()
+
+
+def test_panels_have_room_for_the_probed_methods_alone(probed):
+    methods = [{"name": name, "colour": "#000000"} for name in ("quark", "ppo", *(f"m{i}" for i in range(40)))]
+    drawn = sheets.probes("x", group(probed).probings[0], methods, "x")
+    assert all(f' {sheets.WIDE[1] * 72:g}"' in panel[:200] for panel in drawn.panels)
 
 
 @UNDRAWN

@@ -142,7 +142,8 @@ def training(title: str, found: Sequence[Trace], colours: dict[str, str], column
 def probes(title: str, found: Sequence[Probing], methods: list[dict[str, Any]], tag: str, columns: int = 2) -> Sheet:
     """Draw one panel per probe, a line per method; `methods` are those of `figure_data`."""
     columns, names = min(columns, len(found)), [method["name"] for method in methods]
-    colours, cell = {method["name"]: method["colour"] for method in methods}, _wide(len(methods))
+    colours = {method["name"]: method["colour"] for method in methods}
+    cell = _wide(max(len(probing.methods) for probing in found))
     with matplotlib.style.context(["default", STYLE]):
         figure = Figure(figsize=(columns * cell[0], TITLE + ceil(len(found) / columns) * cell[1]))
         notes = []
