@@ -1,6 +1,7 @@
 """The presets on real models, data and scorers: every row runs end to end on tiny stand-ins in the real formats, offline."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -28,6 +29,7 @@ from harness.tasks import DATASETS, SCORERS
 
 TASKS = ("toxicity", "sentiment", "sentiment_negative", "repetition", "pii", "pep8")
 IN_MICRO = {*TASKS, "facts"}
+SMOLLM2 = 134_515_008  # parameters
 SMALL = {
     "task.decoding.max_new_tokens": 8, "task.paper_tokens": 8, "task.data.train": 40, "task.data.held_out": 3,
     "task.data.documents": 40, "task.data.clean": 5, "budget.flops": 1e18, "budget.updates": 3, "model.device": "cpu",
@@ -336,13 +338,27 @@ def test_the_data_sets_are_listed(harness):
     assert "preset gpt2, repetition: num_quantiles=8, kl_coef=0.01" in out
 
 
-@pytest.mark.parametrize("preset", ["gpt2", "paper"])
 @pytest.mark.parametrize("method", ["dpo", "kto", "rloo", "grpo"])
-def test_trls_trainers_have_trls_learning_rate_and_the_guide_says_so(preset, method):
-    """A tenth of Quark's, which other methods have: written in the preset, not left to a default that nobody sees."""
+def test_trls_trainers_have_trls_learning_rate_and_the_guide_says_so(method):
+    """In the preset of published settings, written there and not left to a default that nobody sees."""
     config = (Path(find_spec("trl").submodule_search_locations[0]) / "trainer" / f"{method}_config.py").read_text()
     theirs = float(re.search(r"learning_rate: float = field\(\s*default=([\d.e-]+)", config)[1])
-    assert read_preset(preset)["methods"][method]["lr"] == theirs == 1e-6
-    assert read_preset(preset)["methods"]["quark"]["lr"] == 1e-5
-    guide = (Path(__file__).parents[2] / "docs" / "guides" / "presets.md").read_text()
+    assert read_preset("paper")["methods"][method]["lr"] == theirs == 1e-6
+    guide = (ROOT / "docs" / "guides" / "presets.md").read_text()
     assert f"`{method}`" in guide and "the learning rate of TRL 1.16, 1e-6" in guide
+
+
+@pytest.mark.parametrize("preset", ["gpt2", "paper"])
+def test_every_learning_rate_on_real_models_is_written_in_the_preset(preset):
+    trained = {name for name in registry.table("method") if "lr" in registry.load("method", name).Settings.model_fields}
+    written = {name for name, table in read_preset(preset)["methods"].items() if "lr" in table}
+    assert written == trained - {"oracle"}  # it trains as the micro world's base policy did, and runs there alone
+
+
+@pytest.mark.parametrize("method", ["reinforce", "random_reward", "gdc", "dpo", "kto", "rloo", "npo", "gradient_ascent"])
+def test_gpt2_has_the_rates_of_small_gpu_divided_by_how_many_more_updates_it_has(method):
+    gpt2, small = (read_preset(name) for name in ("gpt2", "small-gpu"))
+    more = gpt2["budget"]["flops"] / small["budget"]["flops"] * SMOLLM2 / shapes.parameters("gpt2")
+    wanted = math.log10(small["methods"][method]["lr"] / more)
+    nearest = min((1e-7, 3e-7, 1e-6, 3e-6, 1e-5, 3e-5), key=lambda rate: abs(math.log10(rate) - wanted))
+    assert gpt2["methods"][method]["lr"] == nearest
