@@ -88,7 +88,9 @@ small-trials: scorers  ## the trials of the study on a real model, and what they
 	python -m harness.report.trials results/small-trials
 
 small-budget: scorers  ## Quark there at one, two and four times the budget of the preset small; three hours on two cores; resumes
-	harness sweep --file results/small-budget.toml $(SMALL) --out $(RUNS)/small-budget
+	for sweep in budget neutral; do \
+	    harness sweep --file results/small-$$sweep.toml $(SMALL) --out $(RUNS)/small-budget || exit; \
+	done
 	python -m harness.records.archive $(RUNS)/small-budget results/small-budget
 	python -m harness.report.trials results/small-budget
 

@@ -143,7 +143,7 @@ def test_the_committed_files_are_what_they_say():
     assert probing.tasks == further.tasks == study.tasks
     for probe in [*probing.set["evaluation.probes"], *further.set["evaluation.probes"]]:
         registry.load("probe", probe)
-    for name in ("more", "over", "drift", "small", "small-trials", "small-budget", "facts"):
+    for name in ("more", "over", "drift", "small", "small-trials", "small-budget", "small-neutral", "facts"):
         assert told(ROOT / "results" / f"{name}.toml", None, None, None, None, [], []).methods
     sweep = told(ROOT / "results" / "trials.toml", None, None, None, None, [], [])
     rates = {m: sweep.grid.get(f"{m}.lr", sweep.grid["lr"]) for m in sweep.methods}
