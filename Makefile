@@ -107,6 +107,7 @@ tables:  ## the pages, tables and figures that are written from the committed re
 	harness report results/small -o reports/small || [ $$? = 4 ]
 	cp reports/small/figures/pareto-small-gpu-toxicity.png docs/results/small.png
 	python docs/tools/transfer_page.py docs/results/transfer.md --toy results/reference --real results/small --picture docs/results/transfer.png
+	python docs/tools/budget_picture.py docs/results/small-budget.png results/small-budget
 	python docs/tools/return_page.py docs/results/return.md --reference results/reference --picture docs/results/return.png
 	python docs/tools/readme_tables.py README.md results/reference --rows 10
 	python docs/tools/readme_tables.py docs/results/tasks.md results/reference

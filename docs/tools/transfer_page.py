@@ -157,7 +157,11 @@ def draw(found: list[tuple[StudyGroup, StudyGroup]], path: Path) -> None:
         figure = Figure(figsize=(5.6 * len(found), height), layout="constrained")
         for axes, (task, methods) in zip(figure.subplots(1, len(found), squeeze=False)[0], ranked, strict=True):
             _panel(axes, task, methods)
-        content = save_small(figure)
+        keep(save_small(figure), path)
+
+
+def keep(content: bytes, path: Path) -> None:
+    """Write a picture; raises Unwritable."""
     try:
         path.write_bytes(content)
     except OSError as error:
