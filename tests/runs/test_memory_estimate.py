@@ -114,7 +114,7 @@ def test_setups_change_the_part_that_they_are_for():
 
 def test_a_method_says_what_its_updates_have():
     assert load_of(settings(), "quark") == Load(64, 1, memory.PROMPT + 20, 20)
-    assert load_of(settings("gpt2", "dpo"), "dpo")[:2] == (128, 1)  # pairs
+    assert load_of(settings("gpt2", "dpo"), "dpo")[:2] == (64, 1)  # pairs
     assert load_of(settings("gpt2", "ppo"), "ppo")[:2] == (128, 2)  # a fourth of 512, and a value network of its own
     shared = settings("gpt2", "ppo", "toxicity", "method.value_trunk=shared", "method.explore_prompts=10")
     assert load_of(shared, "ppo")[:2] == (3, 1)
