@@ -44,6 +44,14 @@ def point(run: Run) -> Point:
     return Point(identity["budget"]["flops"], label, {"removed": removed} | found, base["reward"].value)
 
 
+def whole(run: Run) -> bool:
+    """Whether a finished run has all numbers that are drawn; one that is missing is not zero."""
+    needed = [run.summary.final[name] for name in ("judge", "reward", "kl")] + [
+        run.summary.base[n] for n in ("judge", "reward")
+    ]
+    return all(metric.value is not None for metric in needed)
+
+
 def draw(points: list[Point], path: Path) -> None:
     """Draw each number against the budget, a marker for each setting; raises Unwritable."""
     import matplotlib
@@ -74,15 +82,15 @@ def _panel(axes: Any, name: str, points: list[Point]) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Write the picture; raises EmptySelection if no run has ended."""
+    """Write the picture; raises EmptySelection if no run has ended with a score."""
     parser = argparse.ArgumentParser(prog="python docs/tools/budget_picture.py", allow_abbrev=False)
     parser.add_argument("picture", type=Path)
     parser.add_argument("folders", type=Path, nargs="+", help="folders of records of one method at several budgets")
     args = parser.parse_args(arguments)
-    found = (point(run) for run in runs_below(args.folders) if run.summary)
+    found = (point(run) for run in runs_below(args.folders) if run.summary and whole(run))
     points = sorted(found, key=lambda p: (p.label != PLAIN, p.label, p.flops))
     if not points:
-        raise EmptySelection("no run has ended there; run them first, or name another folder")
+        raise EmptySelection("no run there has ended with a score; run them first, or name another folder")
     draw(points, args.picture)
 
 

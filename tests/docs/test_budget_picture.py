@@ -10,7 +10,7 @@ from harness.core.errors import EmptySelection, Unwritable
 from harness.records.read import find_runs
 
 
-def record(root: Path, seed: int, flops: float, judge: float, **settings: int) -> None:
+def record(root: Path, seed: int, flops: float, judge: float | None, **settings: int) -> None:
     identity = fake.identity("toxicity", "quark", seed) | {"budget": {"flops": flops}}
     identity["method"] = identity["method"] | {"settings": settings}
     final = {"judge": fake.point(judge, 0.01), "reward": fake.point(0.7, 0.02), "kl": fake.point(2.0)}
@@ -28,6 +28,13 @@ def test_what_is_removed_by_hand(tmp_path):
     assert point.numbers["reward"] == pytest.approx((0.7, 0.0392), abs=1e-4)
 
 
+def test_a_run_without_a_score_is_left_out(tmp_path):
+    record(tmp_path, 0, 1e14, None)
+    assert not any(budget_picture.whole(run) for run in find_runs([tmp_path])[0])
+    with pytest.raises(EmptySelection):
+        budget_picture.main([str(tmp_path / "budget.png"), str(tmp_path)])
+
+
 def test_the_command(tmp_path):
     for seed, flops in enumerate((1e14, 2e14)):
         record(tmp_path / "runs", seed, flops, 0.7)
@@ -36,5 +43,5 @@ def test_the_command(tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(Unwritable, match="cannot be written"):
         budget_picture.main([str(tmp_path / "no" / "such.png"), str(tmp_path / "runs")])
-    with pytest.raises(EmptySelection, match="no run has ended there"):
+    with pytest.raises(EmptySelection, match="no run there has ended with a score"):
         budget_picture.main([str(picture), str(tmp_path / "none")])
